@@ -1,0 +1,1 @@
+"""Sockets: where requests leave and answers arrive."""
