@@ -1,0 +1,310 @@
+"""Provide a real Triton: one private environment per Python version, in a cache folder.
+
+The environment holds the CPU server out of the wheel ``nvidia-pytriton`` and the numpy its Python backend needs,
+both pinned by hash. It is made once, under a lock, and appears by one rename: two processes at once make one, and
+an interrupted installation leaves nothing that counts. What is missing is said in one line, :class:`TritonUnavailable`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Installation", "TritonUnavailable", "cache_folder", "install"]
+
+_log = logging.getLogger("tritonhttp.testing")
+
+_REQUIREMENTS = Path(__file__).parent / "requirements" / "triton.txt"
+# The Python versions that have both a stub in the wheel and a wheel of numpy 1.26, best first.
+_VERSIONS = ((3, 12), (3, 11), (3, 10))
+# The wheel is manylinux_2_35.
+_GLIBC = (2, 35)
+# Raised when the layout below changes, so that older environments are not taken for new ones.
+_LAYOUT = 1
+_ELSEWHERE = "set TRITON_URL=host:port to use a server that runs elsewhere"
+
+
+class TritonUnavailable(RuntimeError):  # noqa: N818 - it says what is, like its neighbours in the error tree
+    """No Triton can run here; the message is one line that says what is missing and what to do.
+
+    Attributes
+    ----------
+    excused : bool
+        True where nothing can be done about it in Python: another platform, an old C library, no libpython.
+        Tests may be skipped then.
+    """
+
+    def __init__(self, reason: str, *, excused: bool = False) -> None:
+        super().__init__(f"no Triton server can run here: {reason}; or {_ELSEWHERE}")
+        self.excused = excused
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A provided server: the folder of its environment, and what starting it needs."""
+
+    folder: Path
+    version: str
+
+    @property
+    def _packages(self) -> Path:
+        return self.folder / "lib" / f"python{self.version}" / "site-packages"
+
+    @property
+    def executable(self) -> Path:
+        """The server program."""
+        return self._packages / "pytriton" / "tritonserver" / "bin" / "tritonserver"
+
+    @property
+    def backends(self) -> Path:
+        """The folder for ``--backend-directory``: the Python backend with the stub of this Python version."""
+        return self.folder / "backends"
+
+    @property
+    def libpython(self) -> Path:
+        """A folder that holds a link to libpython and nothing else, so that it hides no other library."""
+        return self.folder / "libpython"
+
+    def environ(self) -> dict[str, str]:
+        """Return the environment variables to start the server with.
+
+        The backend takes the interpreter for its models from ``PATH``. The caller's own ``PYTHON*`` settings are
+        left out: they would lead the models to the caller's numpy.
+        """
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        env.pop("VIRTUAL_ENV", None)
+        libraries = [str(self._packages / "nvidia_pytriton.libs"), str(self.libpython)]
+        if inherited := env.get("LD_LIBRARY_PATH"):
+            libraries.append(inherited)
+        env["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+        env["PATH"] = os.pathsep.join([str(self.folder / "bin"), env.get("PATH", os.defpath)])
+        env["PYTHONDONTWRITEBYTECODE"] = "1"
+        return env
+
+    def complete(self) -> bool:
+        """Tell whether everything is still there; links lead outside, to an interpreter that may have gone."""
+        return (
+            self.executable.exists()
+            and (self.folder / "bin" / "python").exists()
+            and any(path.exists() for path in self.libpython.glob("libpython*"))
+        )
+
+
+@dataclass(frozen=True)
+class _Interpreter:
+    """What an interpreter says about itself."""
+
+    executable: str
+    version: tuple[int, int]
+    library: str
+    library_folders: tuple[str, ...]
+    modules: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return "{}.{}".format(*self.version)
+
+    def libpython(self) -> Path | None:
+        """Return the shared library that the backend's stub of this version is linked to."""
+        paths = (Path(folder) / self.library for folder in self.library_folders)
+        return next((path for path in paths if path.exists()), None)
+
+    def trouble(self) -> TritonUnavailable | None:
+        """Return why this interpreter cannot run the server's models, or None."""
+        if self.version not in _VERSIONS:
+            return TritonUnavailable(
+                f"its models need Python 3.10, 3.11 or 3.12 and {self.executable} is Python {self.name}", excused=True
+            )
+        if self.libpython() is None:
+            return TritonUnavailable(
+                f"{self.library} is missing for {self.executable} (on Debian and Ubuntu install libpython{self.name}, "
+                f"on Fedora python{self.name}-libs)",
+                excused=True,
+            )
+        if missing := {"venv", "ensurepip"}.difference(self.modules):
+            return TritonUnavailable(
+                f"{self.executable} lacks the module {' and '.join(sorted(missing))} "
+                f"(on Debian and Ubuntu install python{self.name}-venv)"
+            )
+        return None
+
+
+_ASK = """
+import importlib.util, json, os, sys, sysconfig
+get = sysconfig.get_config_var
+name = "libpython%d.%d.so.1.0" % sys.version_info[:2]
+base = getattr(sys, "_base_executable", None) or sys.executable
+folders = [get("LIBDIR"), os.path.join(sys.base_prefix, "lib"), os.path.join(sys.base_prefix, "lib64")]
+multiarch = get("MULTIARCH")
+if multiarch:
+    folders += [os.path.join(root, multiarch) for root in (get("LIBDIR"), "/usr/lib", "/lib") if root]
+folders += ["/usr/lib64", "/usr/lib", "/usr/local/lib"]
+print(json.dumps({
+    "executable": base,
+    "version": sys.version_info[:2],
+    "library": name,
+    "library_folders": [folder for folder in folders if folder],
+    "modules": [module for module in ("venv", "ensurepip") if importlib.util.find_spec(module)],
+}))
+"""
+
+
+def _ask(executable: str) -> _Interpreter | None:
+    """Let an interpreter describe itself; None where it does not run, as a version manager's dead shim."""
+    try:
+        done = subprocess.run(
+            [executable, "-I", "-c", _ASK], capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=True
+        )
+        said = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return _Interpreter(
+        executable=said["executable"],
+        version=(said["version"][0], said["version"][1]),
+        library=said["library"],
+        library_folders=tuple(said["library_folders"]),
+        modules=tuple(said["modules"]),
+    )
+
+
+def _candidates(python: str | None) -> Iterator[_Interpreter]:
+    if python is not None:
+        if (found := _ask(python)) is not None:
+            yield found
+        return
+    if (running := _ask(sys.executable)) is not None:
+        yield running
+    for major, minor in _VERSIONS:
+        for folder in os.get_exec_path():
+            path = shutil.which(f"python{major}.{minor}", path=folder)
+            if path is not None and (found := _ask(path)) is not None and found.version == (major, minor):
+                yield found
+
+
+def _choose(python: str | None) -> _Interpreter:
+    first: TritonUnavailable | None = None
+    for interpreter in _candidates(python):
+        trouble = interpreter.trouble()
+        if trouble is None:
+            return interpreter
+        # What is wrong with the running Python says more than what is wrong with one found on PATH.
+        first = first or trouble
+    raise first or TritonUnavailable(f"{python or sys.executable} does not run as a Python interpreter")
+
+
+def _check_platform() -> None:
+    machine = platform.machine()
+    if sys.platform != "linux" or machine not in ("x86_64", "AMD64"):
+        raise TritonUnavailable(
+            f"its wheel is for Linux on x86_64, this is {platform.system()} on {machine}", excused=True
+        )
+    name, version = platform.libc_ver()
+    if name != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < _GLIBC:
+        here = f"{name} {version}".strip() or "another C library"
+        raise TritonUnavailable("it needs glibc {}.{}, this is ".format(*_GLIBC) + here, excused=True)
+
+
+def cache_folder() -> Path:
+    """Return where environments are kept: ``$TRITONHTTP_CACHE``, or ``tritonhttp`` in the user's cache folder."""
+    if own := os.environ.get("TRITONHTTP_CACHE"):
+        return Path(own).expanduser().absolute()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared and os.path.isabs(shared) else Path.home() / ".cache") / "tritonhttp"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    import fcntl  # not on Windows, where this is never reached
+
+    with open(path, "w") as file:
+        # The kernel drops the lock when its holder dies.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def install(python: str | None = None) -> Installation:
+    """Return the environment of the server, made first where it is not there yet.
+
+    Parameters
+    ----------
+    python : str, optional
+        The interpreter that the models run under: 3.10, 3.11 or 3.12. Without it the running one, or else the
+        first on ``PATH`` that is fit.
+
+    Raises
+    ------
+    TritonUnavailable
+        One line that says what is missing here.
+    """
+    _check_platform()
+    interpreter = _choose(python)
+    cache = cache_folder()
+    identity = f"{_LAYOUT} {interpreter.executable} {_REQUIREMENTS.read_text()}"
+    key = f"triton-py{interpreter.name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    installation = Installation(cache / key, interpreter.name)
+    if installation.complete():
+        return installation
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(cache / f"{key}.lock"):
+            if not installation.complete():
+                _build(interpreter, installation)
+    except OSError as error:
+        raise TritonUnavailable(f"the cache folder {cache} cannot be used ({error.strerror or error})") from error
+    return installation
+
+
+def _build(interpreter: _Interpreter, installation: Installation) -> None:
+    """Make the environment beside its place and rename it there; the caller holds the lock."""
+    started = time.monotonic()
+    _log.info("installing Triton in %s", installation.folder)
+    partial = Installation(installation.folder.with_suffix(".partial"), installation.version)
+    shutil.rmtree(partial.folder, ignore_errors=True)
+    try:
+        _command("the virtual environment failed", [interpreter.executable, "-m", "venv", str(partial.folder)])
+        pip = [str(partial.folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
+        flags = ["--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:", "--no-warn-script-location"]
+        _command("pip failed", [*pip, *flags, "-r", str(_REQUIREMENTS)])
+        _link(interpreter, partial)
+        shutil.rmtree(installation.folder, ignore_errors=True)
+        partial.folder.rename(installation.folder)
+    finally:
+        shutil.rmtree(partial.folder, ignore_errors=True)
+    _log.info("installed Triton in %.1f s", time.monotonic() - started)
+
+
+def _link(interpreter: _Interpreter, installation: Installation) -> None:
+    """Put together what the wheel keeps apart; the links are relative, since the folder gets renamed."""
+    server = installation.executable.parents[1]
+    server.joinpath("bin", "tritonserver").chmod(0o755)
+    backend = installation.backends / "python"
+    backend.mkdir(parents=True)
+    stub = server / "python_backend_stubs" / interpreter.name / "triton_python_backend_stub"
+    stub.chmod(0o755)
+    for source in [*server.joinpath("backends", "python").iterdir(), stub]:
+        backend.joinpath(source.name).symlink_to(os.path.relpath(source, backend))
+    library = interpreter.libpython()
+    assert library is not None  # or this interpreter would not have been chosen
+    installation.libpython.mkdir()
+    installation.libpython.joinpath(library.name).symlink_to(library)
+
+
+def _command(failure: str, command: list[str]) -> None:
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    done = subprocess.run(
+        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        raise TritonUnavailable(f"{failure}: {lines[-1] if lines else f'exit code {done.returncode}'}")

@@ -1,0 +1,291 @@
+"""A real Triton for tests: started in seconds, ended with its owner.
+
+The server runs under a small supervisor process (``_supervisor.py``). Whatever happens to the owner, SIGKILL
+included, no process, no port, and no file of the server in ``/dev/shm`` stays behind; its log is an unlinked
+file. Several servers, of several processes, run side by side on ports of their own.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from . import _supervisor
+from .provision import install
+
+__all__ = ["TritonFailed", "TritonServer", "packaged_models"]
+
+_HOST = "127.0.0.1"
+# How often a start is tried again after somebody else took one of its ports.
+_PORT_TRIES = 5
+# Seconds that stop() gives the server to end in order.
+_GRACE = 10
+_LOG_TAIL_LINES = 40
+# Triton starts its endpoints after its models, so a taken port shows late, and another server's answer on that port
+# must not be taken for ours: these lines are in our own log.
+_SERVING = re.compile(r"Started HTTPService at[\s\S]*Started Metrics Service at")
+_PORT_TAKEN = re.compile(r"already in use|Address already in use|failed to start (HTTP|Metrics)", re.IGNORECASE)
+
+
+def packaged_models() -> Path:
+    """Return the model repository that comes with this package."""
+    return Path(__file__).parent / "models"
+
+
+class TritonFailed(RuntimeError):  # noqa: N818 - it says what happened, like its neighbours in the error tree
+    """The server did not become ready; the message ends with the end of its log."""
+
+
+class TritonServer:
+    """Start a real Triton on free loopback ports, and stop it with the ``with`` block.
+
+    The first start on a machine installs the server into a cache folder (``$TRITONHTTP_CACHE``, or
+    ``tritonhttp`` in the user's cache folder); later ones take a few seconds. The object is for one thread at a time.
+
+    Parameters
+    ----------
+    model_repository : str or Path, optional
+        The folder of models; without it the models of this package.
+    models : iterable of str, optional
+        The names of the models to load; without it all. The others can be loaded by request.
+    args : iterable of str
+        More flags for ``tritonserver``.
+    startup_timeout : float
+        Seconds from the start of the process until it must be ready (installing does not count).
+    python : str, optional
+        The interpreter that the models run under: Python 3.10, 3.11 or 3.12. Without it the running one if it is
+        fit, or else one on ``PATH``.
+
+    Raises
+    ------
+    TritonUnavailable
+        From ``start``: no Triton can run here; one line.
+    TritonFailed
+        From ``start``: the server ended or was not ready in time; with the end of its log.
+
+    Examples
+    --------
+    >>> with TritonServer(models=["add_sub"]) as server:  # doctest: +SKIP
+    ...     client = InferenceServerClient(server.url)
+    """
+
+    def __init__(
+        self,
+        model_repository: str | os.PathLike[str] | None = None,
+        *,
+        models: Iterable[str] | None = None,
+        args: Iterable[str] = (),
+        startup_timeout: float = 60.0,
+        python: str | None = None,
+    ) -> None:
+        self._repository = Path(model_repository or packaged_models())
+        self._models = ["*"] if models is None else list(models)
+        self._args = list(args)
+        self._startup_timeout = startup_timeout
+        self._python = python
+        self._ports: tuple[int, int] | None = None
+        self._owner = 0
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+        self._prefix = ""
+        self._log_file: IO[bytes] | None = None
+        self._last_log = ""
+
+    def __enter__(self) -> TritonServer:
+        if self._supervisor is None:
+            self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        where = self.url if self._ports else "not started"
+        return f"<TritonServer {where}{'' if self.running else ', stopped' if self._ports else ''}>"
+
+    @property
+    def url(self) -> str:
+        """``"127.0.0.1:port"``, as a client takes it; the same through ``restart``."""
+        return f"{_HOST}:{self._known_ports()[0]}"
+
+    @property
+    def metrics_url(self) -> str:
+        """The address of the metrics in Prometheus' text format."""
+        return f"http://{_HOST}:{self._known_ports()[1]}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """The process id of ``tritonserver``; RuntimeError while none runs."""
+        if self._supervisor is None:
+            raise RuntimeError("the server is not started")
+        return self._pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the server process is there."""
+        return self._supervisor is not None and self._supervisor.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What the server and its models wrote since its last start, as text; kept after its end."""
+        if self._log_file is not None:
+            size = os.fstat(self._log_file.fileno()).st_size
+            self._last_log = os.pread(self._log_file.fileno(), size, 0).decode("utf-8", "replace")
+        return self._last_log
+
+    def start(self) -> None:
+        """Start the server and return when it is ready; after a stop, on the same ports."""
+        if self._supervisor is not None:
+            raise RuntimeError("the server is started already")
+        deadline_free = self._ports is None
+        for remaining in reversed(range(_PORT_TRIES)):
+            if deadline_free:
+                self._ports = _free_ports()
+            self._launch()
+            try:
+                self._wait_until_ready()
+                return
+            except BaseException as error:
+                self.kill()
+                taken = isinstance(error, TritonFailed) and _PORT_TAKEN.search(self._last_log)
+                if not (deadline_free and taken and remaining):
+                    raise
+
+    def stop(self) -> None:
+        """End the server in order: requests under way are answered. Without effect where it is not running."""
+        if self._supervisor is not None and os.getpid() == self._owner:
+            pipe = self._supervisor.stdin
+            assert pipe is not None
+            try:
+                os.write(pipe.fileno(), b"stop")
+                self._supervisor.wait(_GRACE + 5)
+            except (BrokenPipeError, subprocess.TimeoutExpired):
+                pass  # it has gone already, or must go now
+        self.kill()
+
+    def kill(self) -> None:
+        """End the server with SIGKILL, the processes of its models included, and return when all are gone."""
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is None or os.getpid() != self._owner:
+            # A forked child has a copy of this object, and its parent's server is none of its business.
+            return
+        assert supervisor.stdin is not None
+        supervisor.stdin.close()
+        supervisor.wait()
+        _supervisor.remove_shared_memory(self._prefix)  # in case the supervisor itself was killed
+        _ = self.log
+        if self._log_file is not None:
+            self._log_file.close()
+            self._log_file = None
+
+    def restart(self) -> None:
+        """Stop the server if it runs, and start it again on the same ports."""
+        self.stop()
+        self.start()
+
+    def _known_ports(self) -> tuple[int, int]:
+        if self._ports is None:
+            raise RuntimeError("the server has no address before its first start")
+        return self._ports
+
+    def _launch(self) -> None:
+        installation = install(self._python)
+        http_port, metrics_port = self._known_ports()
+        self._owner = os.getpid()
+        self._prefix = f"tritonhttp-{self._owner}-{os.urandom(4).hex()}-"
+        argv = [
+            str(installation.executable),
+            f"--model-repository={self._repository}",
+            f"--backend-directory={installation.backends}",
+            f"--backend-config=python,shm-region-prefix-name={self._prefix}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={name}" for name in self._models),
+            f"--http-address={_HOST}",
+            f"--http-port={http_port}",
+            f"--metrics-address={_HOST}",
+            f"--metrics-port={metrics_port}",
+            "--allow-grpc=false",
+            f"--exit-timeout-secs={_GRACE - 2}",
+            *self._args,
+        ]
+        order = {"argv": argv, "env": installation.environ(), "prefix": self._prefix, "owner": self._owner, "grace": _GRACE}
+        # Everything that writes shares one open file, so each write lands behind the last.
+        self._log_file = tempfile.TemporaryFile()
+        self._last_log = ""
+        self._supervisor = subprocess.Popen(
+            [sys.executable, "-I", "-S", _supervisor.__file__, json.dumps(order)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log_file,
+            # An interrupt at the keyboard is for the owner, who then stops the server.
+            start_new_session=True,
+        )
+        assert self._supervisor.stdout is not None
+        with self._supervisor.stdout as answer:
+            self._pid = int(answer.readline() or 0)
+
+    def _wait_until_ready(self) -> None:
+        started = time.monotonic()
+        while True:
+            if not self.running:
+                raise TritonFailed(f"tritonserver ended while starting; the end of its log:\n{self._log_tail()}")
+            if _SERVING.search(self.log) and self._ready():
+                return
+            if time.monotonic() - started > self._startup_timeout:
+                raise TritonFailed(
+                    f"tritonserver was not ready after {self._startup_timeout:g} s; the end of its log:\n"
+                    f"{self._log_tail()}"
+                )
+            time.sleep(0.02)
+
+    def _ready(self) -> bool:
+        connection = http.client.HTTPConnection(_HOST, self._known_ports()[0], timeout=1)
+        try:
+            connection.request("GET", "/v2/health/ready")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def _log_tail(self) -> str:
+        return "\n".join(self.log.splitlines()[-_LOG_TAIL_LINES:])
+
+
+def _free_ports() -> tuple[int, int]:
+    """Return two ports that nobody listens on now.
+
+    They lie below the range that the system gives to outgoing connections: a client that tries to reconnect to a
+    stopped server could otherwise be given the server's own port, and connect to itself.
+    """
+    try:
+        lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        lowest = 32768
+    pool = range(10240, lowest) if lowest > 12000 else range(50000, 65000)
+    found: list[int] = []
+    for port in random.SystemRandom().sample(pool, 200):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_HOST, port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == 2:
+            return found[0], found[1]
+    raise TritonFailed("no free port on the loopback interface")
