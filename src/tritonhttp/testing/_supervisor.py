@@ -1,17 +1,19 @@
 """Run one server and end it with its owner; executed as a script, with the standard library only.
 
-The owner holds the write end of the pipe that is this process's standard input. ``stop`` in that pipe ends the
-server in order; the pipe's end, or the owner's death, ends it at once. Either way this process leaves only when
-every descendant of the server is gone and its shared memory files are deleted.
+The owner holds the write end of the pipe that is this process's standard input. ``stop`` in that pipe ends
+the server in order; the pipe's end, or the owner's death, ends it at once. Either way this process leaves only
+when every descendant of the server is gone, and its files in ``/dev/shm`` and ``/tmp`` are deleted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +23,10 @@ from pathlib import Path
 # A forked child of the owner may hold the pipe open after the owner's death, so this process also looks, this
 # often (in seconds), whether the owner is still its parent.
 _LOOK = 0.25
+# The Python backend makes this folder in /tmp as it starts, TMPDIR or not, and a killed server leaves it behind.
+_SCRATCH = "python_env_*"
+# It is there 0.2 s after the start; a server without a Python model makes none.
+_SCRATCH_WAIT = 2.0
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -32,7 +38,42 @@ def remove_shared_memory(prefix: str) -> None:
             path.unlink()
 
 
-def _supervise(argv: list[str], env: dict[str, str], prefix: str, owner: int, grace: float) -> None:
+class _Scratch:
+    """Find the server's folder in ``/tmp``: the one that appears while no other server starts."""
+
+    def __init__(self, installation: str) -> None:
+        self._lock: int | None = os.open(installation, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._before = set(Path("/tmp").glob(_SCRATCH))
+        self._until = time.monotonic() + _SCRATCH_WAIT
+        self._folder: Path | None = None
+
+    def search(self) -> bool:
+        """Look for the folder; False once it is found or given up."""
+        if self._lock is None:
+            return False
+        found = [path for path in Path("/tmp").glob(_SCRATCH) if path not in self._before and _is_ours(path)]
+        if found or time.monotonic() > self._until:
+            self._folder = found[0] if len(found) == 1 else None
+            os.close(self._lock)
+            self._lock = None
+        return self._lock is not None
+
+    def remove(self) -> None:
+        self.search()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _is_ours(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return path.stat().st_uid == os.getuid()
+    return False
+
+
+def _supervise(
+    argv: list[str], env: dict[str, str], installation: str, prefix: str, owner: int, grace: float
+) -> None:
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     # The stubs of the Python backend become children of this process when the server dies before them.
     prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -41,6 +82,7 @@ def _supervise(argv: list[str], env: dict[str, str], prefix: str, owner: int, gr
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
     child_ended = _wake_on_child()
+    scratch = _Scratch(installation)
     server = subprocess.Popen(
         argv,
         env=env,
@@ -53,7 +95,7 @@ def _supervise(argv: list[str], env: dict[str, str], prefix: str, owner: int, gr
         os.write(1, f"{server.pid}\n".encode())
     kill_at = float("inf")
     while os.getppid() == owner and time.monotonic() < kill_at and not _exited(server.pid):
-        readable, _, _ = select.select([0, child_ended], [], [], _LOOK)
+        readable, _, _ = select.select([0, child_ended], [], [], 0.01 if scratch.search() else _LOOK)
         if child_ended in readable:
             os.read(child_ended, 64)
         if 0 in readable:
@@ -68,6 +110,7 @@ def _supervise(argv: list[str], env: dict[str, str], prefix: str, owner: int, gr
         while True:
             os.wait()
     remove_shared_memory(prefix)
+    scratch.remove()
 
 
 def _wake_on_child() -> int:

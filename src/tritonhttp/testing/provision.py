@@ -124,7 +124,8 @@ class _Interpreter:
         """Return why this interpreter cannot run the server's models, or None."""
         if self.version not in _VERSIONS:
             return TritonUnavailable(
-                f"its models need Python 3.10, 3.11 or 3.12 and {self.executable} is Python {self.name}", excused=True
+                f"its models need Python 3.10, 3.11 or 3.12 and {self.executable} is Python {self.name}",
+                excused=True,
             )
         if self.libpython() is None:
             return TritonUnavailable(
@@ -164,7 +165,11 @@ def _ask(executable: str) -> _Interpreter | None:
     """Let an interpreter describe itself; None where it does not run, as a version manager's dead shim."""
     try:
         done = subprocess.run(
-            [executable, "-I", "-c", _ASK], capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=True
+            [executable, "-I", "-c", _ASK],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=30,
+            check=True,
         )
         said = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
@@ -261,7 +266,9 @@ def install(python: str | None = None) -> Installation:
             if not installation.complete():
                 _build(interpreter, installation)
     except OSError as error:
-        raise TritonUnavailable(f"the cache folder {cache} cannot be used ({error.strerror or error})") from error
+        raise TritonUnavailable(
+            f"the cache folder {cache} cannot be used ({error.strerror or error})"
+        ) from error
     return installation
 
 
@@ -272,9 +279,17 @@ def _build(interpreter: _Interpreter, installation: Installation) -> None:
     partial = Installation(installation.folder.with_suffix(".partial"), installation.version)
     shutil.rmtree(partial.folder, ignore_errors=True)
     try:
-        _command("the virtual environment failed", [interpreter.executable, "-m", "venv", str(partial.folder)])
+        _command(
+            "the virtual environment failed", [interpreter.executable, "-m", "venv", str(partial.folder)]
+        )
         pip = [str(partial.folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
-        flags = ["--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:", "--no-warn-script-location"]
+        flags = [
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "--only-binary=:all:",
+            "--no-warn-script-location",
+        ]
         _command("pip failed", [*pip, *flags, "-r", str(_REQUIREMENTS)])
         _link(interpreter, partial)
         shutil.rmtree(installation.folder, ignore_errors=True)
@@ -303,7 +318,12 @@ def _link(interpreter: _Interpreter, installation: Installation) -> None:
 def _command(failure: str, command: list[str]) -> None:
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     done = subprocess.run(
-        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if done.returncode:
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]

@@ -30,13 +30,17 @@ __all__ = ["TritonFailed", "TritonServer", "packaged_models"]
 _HOST = "127.0.0.1"
 # How often a start is tried again after somebody else took one of its ports.
 _PORT_TRIES = 5
-# Seconds that stop() gives the server to end in order.
+# Seconds that stop() gives to requests under way. Triton waits as long for clients that keep a connection open.
+_EXIT_TIMEOUT = 3
+# Seconds after which a stopping server is killed.
 _GRACE = 10
 _LOG_TAIL_LINES = 40
 # Triton starts its endpoints after its models, so a taken port shows late, and another server's answer on that port
 # must not be taken for ours: these lines are in our own log.
 _SERVING = re.compile(r"Started HTTPService at[\s\S]*Started Metrics Service at")
-_PORT_TAKEN = re.compile(r"already in use|Address already in use|failed to start (HTTP|Metrics)", re.IGNORECASE)
+_PORT_TAKEN = re.compile(
+    r"already in use|Address already in use|failed to start (HTTP|Metrics)", re.IGNORECASE
+)
 
 
 def packaged_models() -> Path:
@@ -49,7 +53,7 @@ class TritonFailed(RuntimeError):  # noqa: N818 - it says what happened, like it
 
 
 class TritonServer:
-    """Start a real Triton on free loopback ports, and stop it with the ``with`` block.
+    """Start a real Triton on free loopback ports; the end of the ``with`` block ends it at once.
 
     The first start on a machine installs the server into a cache folder (``$TRITONHTTP_CACHE``, or
     ``tritonhttp`` in the user's cache folder); later ones take a few seconds. The object is for one thread at a time.
@@ -111,7 +115,7 @@ class TritonServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self.kill()
 
     def __repr__(self) -> str:
         where = self.url if self._ports else "not started"
@@ -151,9 +155,9 @@ class TritonServer:
         """Start the server and return when it is ready; after a stop, on the same ports."""
         if self._supervisor is not None:
             raise RuntimeError("the server is started already")
-        deadline_free = self._ports is None
+        choose_ports = self._ports is None
         for remaining in reversed(range(_PORT_TRIES)):
-            if deadline_free:
+            if choose_ports:
                 self._ports = _free_ports()
             self._launch()
             try:
@@ -162,11 +166,14 @@ class TritonServer:
             except BaseException as error:
                 self.kill()
                 taken = isinstance(error, TritonFailed) and _PORT_TAKEN.search(self._last_log)
-                if not (deadline_free and taken and remaining):
+                if not (choose_ports and taken and remaining):
                     raise
 
     def stop(self) -> None:
-        """End the server in order: requests under way are answered. Without effect where it is not running."""
+        """End the server in order; without effect where it is not running.
+
+        Requests under way have 3 seconds to be answered, and models their ``finalize``. It takes about that long.
+        """
         if self._supervisor is not None and os.getpid() == self._owner:
             pipe = self._supervisor.stdin
             assert pipe is not None
@@ -193,8 +200,8 @@ class TritonServer:
             self._log_file = None
 
     def restart(self) -> None:
-        """Stop the server if it runs, and start it again on the same ports."""
-        self.stop()
+        """End the server if it runs, at once, and start it again on the same ports."""
+        self.kill()
         self.start()
 
     def _known_ports(self) -> tuple[int, int]:
@@ -219,10 +226,17 @@ class TritonServer:
             f"--metrics-address={_HOST}",
             f"--metrics-port={metrics_port}",
             "--allow-grpc=false",
-            f"--exit-timeout-secs={_GRACE - 2}",
+            f"--exit-timeout-secs={_EXIT_TIMEOUT}",
             *self._args,
         ]
-        order = {"argv": argv, "env": installation.environ(), "prefix": self._prefix, "owner": self._owner, "grace": _GRACE}
+        order = {
+            "argv": argv,
+            "env": installation.environ(),
+            "installation": str(installation.folder),
+            "prefix": self._prefix,
+            "owner": self._owner,
+            "grace": _GRACE,
+        }
         # Everything that writes shares one open file, so each write lands behind the last.
         self._log_file = tempfile.TemporaryFile()
         self._last_log = ""
@@ -242,7 +256,9 @@ class TritonServer:
         started = time.monotonic()
         while True:
             if not self.running:
-                raise TritonFailed(f"tritonserver ended while starting; the end of its log:\n{self._log_tail()}")
+                raise TritonFailed(
+                    f"tritonserver ended while starting; the end of its log:\n{self._log_tail()}"
+                )
             if _SERVING.search(self.log) and self._ready():
                 return
             if time.monotonic() - started > self._startup_timeout:
