@@ -1,8 +1,8 @@
 """Run one server and end it with its owner; executed as a script, with the standard library only.
 
 The owner holds the write end of the pipe that is this process's standard input. ``stop`` in that pipe ends
-the server in order; the pipe's end, or the owner's death, ends it at once. Either way this process leaves only
-when every descendant of the server is gone, and its files in ``/dev/shm`` and ``/tmp`` are deleted.
+the server in order; the pipe's end, or the owner's death, ends it at once. Either way this process leaves
+only when every descendant of the server is gone, and its files in ``/dev/shm`` and ``/tmp`` are deleted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 # A forked child of the owner may hold the pipe open after the owner's death, so this process also looks, this
 # often (in seconds), whether the owner is still its parent.
 _LOOK = 0.25
-# The Python backend makes this folder in /tmp as it starts, TMPDIR or not, and a killed server leaves it behind.
+# The Python backend makes this folder in /tmp as it starts, TMPDIR or not, and leaves it there when killed.
 _SCRATCH = "python_env_*"
 # It is there 0.2 s after the start; a server without a Python model makes none.
 _SCRATCH_WAIT = 2.0

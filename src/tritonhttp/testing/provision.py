@@ -1,8 +1,9 @@
 """Provide a real Triton: one private environment per Python version, in a cache folder.
 
-The environment holds the CPU server out of the wheel ``nvidia-pytriton`` and the numpy its Python backend needs,
-both pinned by hash. It is made once, under a lock, and appears by one rename: two processes at once make one, and
-an interrupted installation leaves nothing that counts. What is missing is said in one line, :class:`TritonUnavailable`.
+The environment holds the CPU server out of the wheel ``nvidia-pytriton`` and the numpy that its Python
+backend needs, both pinned by hash. It is made once, under a lock, and appears by one rename: two processes at
+once make one, and an interrupted installation leaves nothing that counts. What is missing is said in one line
+by :class:`TritonUnavailable`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _LAYOUT = 1
 _ELSEWHERE = "set TRITON_URL=host:port to use a server that runs elsewhere"
 
 
-class TritonUnavailable(RuntimeError):  # noqa: N818 - it says what is, like its neighbours in the error tree
+class TritonUnavailable(RuntimeError):
     """No Triton can run here; the message is one line that says what is missing and what to do.
 
     Attributes
@@ -79,8 +80,8 @@ class Installation:
     def environ(self) -> dict[str, str]:
         """Return the environment variables to start the server with.
 
-        The backend takes the interpreter for its models from ``PATH``. The caller's own ``PYTHON*`` settings are
-        left out: they would lead the models to the caller's numpy.
+        The backend takes the interpreter for its models from ``PATH``. The caller's own ``PYTHON*`` settings
+        are left out: they would lead the models to the caller's numpy.
         """
         env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         env.pop("VIRTUAL_ENV", None)
@@ -93,7 +94,7 @@ class Installation:
         return env
 
     def complete(self) -> bool:
-        """Tell whether everything is still there; links lead outside, to an interpreter that may have gone."""
+        """Tell whether all is still there; links lead outside, to an interpreter that may have gone."""
         return (
             self.executable.exists()
             and (self.folder / "bin" / "python").exists()
@@ -129,8 +130,8 @@ class _Interpreter:
             )
         if self.libpython() is None:
             return TritonUnavailable(
-                f"{self.library} is missing for {self.executable} (on Debian and Ubuntu install libpython{self.name}, "
-                f"on Fedora python{self.name}-libs)",
+                f"{self.library} is missing for {self.executable} "
+                f"(on Debian and Ubuntu install libpython{self.name}, on Fedora python{self.name}-libs)",
                 excused=True,
             )
         if missing := {"venv", "ensurepip"}.difference(self.modules):
@@ -221,7 +222,7 @@ def _check_platform() -> None:
 
 
 def cache_folder() -> Path:
-    """Return where environments are kept: ``$TRITONHTTP_CACHE``, or ``tritonhttp`` in the user's cache folder."""
+    """Return where servers are kept: ``$TRITONHTTP_CACHE``, or ``tritonhttp`` in the user's cache."""
     if own := os.environ.get("TRITONHTTP_CACHE"):
         return Path(own).expanduser().absolute()
     shared = os.environ.get("XDG_CACHE_HOME")

@@ -1,0 +1,12 @@
+"""OUTPUT0 is INPUT0: its memory is handed on by DLPack, which also knows the types that numpy lacks."""
+
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        tensor = pb_utils.get_input_tensor_by_name(request, "INPUT0")
+        return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("OUTPUT0", tensor)])
