@@ -1,1 +1,68 @@
+"""The HTTP client for Triton Inference Server and every server of the Open Inference Protocol.
 
+Its names are those of ``tritonclient.http``::
+
+    import tritonhttp as httpclient
+
+    with httpclient.InferenceServerClient("localhost:8000") as client:
+        image = httpclient.InferInput("IMAGE", [1, 64], "FP32").set_data_from_numpy(pixels)
+        client.infer("digits", [image]).as_numpy("SCORES")
+"""
+
+from ._version import __version__
+from .client import InferAsyncRequest, InferenceServerClient
+from .errors import (
+    ConnectError,
+    ConnectionLost,
+    ConnectRefused,
+    ConnectTimeout,
+    DeadlineExceeded,
+    InferenceServerException,
+    InvalidRequest,
+    NameResolutionError,
+    ProtocolError,
+    ServerError,
+    TransportError,
+)
+from .plugins import InferenceServerClientPlugin, Request
+from .tensors import InferInput, InferRequestedOutput, InferResult
+from .utils import (
+    TRITON_RESERVED_REQUEST_PARAMS,
+    TRITON_RESERVED_REQUEST_PARAMS_PREFIX,
+    deserialize_bytes_tensor,
+    np_to_triton_dtype,
+    raise_error,
+    serialize_byte_tensor,
+    serialized_byte_size,
+    triton_to_np_dtype,
+)
+
+__all__ = [
+    "TRITON_RESERVED_REQUEST_PARAMS",
+    "TRITON_RESERVED_REQUEST_PARAMS_PREFIX",
+    "ConnectError",
+    "ConnectRefused",
+    "ConnectTimeout",
+    "ConnectionLost",
+    "DeadlineExceeded",
+    "InferAsyncRequest",
+    "InferInput",
+    "InferRequestedOutput",
+    "InferResult",
+    "InferenceServerClient",
+    "InferenceServerClientPlugin",
+    "InferenceServerException",
+    "InvalidRequest",
+    "NameResolutionError",
+    "ProtocolError",
+    "Request",
+    "ServerError",
+    "TransportError",
+    "__version__",
+    "deserialize_bytes_tensor",
+    "np_to_triton_dtype",
+    "raise_error",
+    "serialize_byte_tensor",
+    "serialized_byte_size",
+    "triton_to_np_dtype",
+]

@@ -7,6 +7,7 @@
     ├── TransportError                  nothing usable came back; names method, URL and phase
     │   ├── ConnectError                also ConnectionError
     │   │   ├── ConnectRefused          also ConnectionRefusedError
+    │   │   ├── ConnectTimeout          also DeadlineExceeded
     │   │   ├── NameResolutionError     also socket.gaierror
     │   │   └── TLSError                also ssl.SSLError
     │   ├── ConnectionLost              also ConnectionError: it broke while in use
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 __all__ = [
     "ConnectError",
     "ConnectRefused",
+    "ConnectTimeout",
     "ConnectionLost",
     "DeadlineExceeded",
     "InferenceServerException",
@@ -121,6 +123,12 @@ class TransportError(InferenceServerException):
         self.phase = phase
         super().__init__(f"{method} {url}: {reason}" if url else reason)
 
+    def locate(self, method: str, url: str) -> None:
+        """Name the request, where the error was made before it was known."""
+        self.method, self.url = method, url
+        self._msg = f"{method} {url}: {self._msg}"
+        self.args = (self._msg,)
+
 
 class ConnectError(TransportError, ConnectionError):
     """No connection could be made."""
@@ -154,6 +162,10 @@ else:
 
 class DeadlineExceeded(TransportError, _Timeouts):
     """A time limit passed; the message holds "timed out", the phase and the limit."""
+
+
+class ConnectTimeout(ConnectError, DeadlineExceeded):
+    """No connection could be made in time."""
 
 
 class ProtocolError(InferenceServerException):

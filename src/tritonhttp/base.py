@@ -1,0 +1,218 @@
+"""What the blocking and the asyncio client share: everything but the waiting.
+
+From an operation and a call's options to the buffers that a transport sends; the plugin; the verbose log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import log, operations
+from ._version import __version__
+from .errors import InvalidRequest, raise_error
+from .operations import Operation
+from .plugins import InferenceServerClientPlugin, Request
+from .tensors import InferInput, InferRequestedOutput, InferResult
+from .transport.address import Address
+from .wire.http1 import Buffer, Response, encode_head, header_line
+
+__all__ = ["ClientBase"]
+
+
+class ClientBase:
+    """The part of a client that does no I/O.
+
+    Parameters
+    ----------
+    address : Address
+        The server.
+    verbose : bool
+        Log every request and response on stdout.
+    """
+
+    def __init__(self, address: Address, verbose: bool) -> None:
+        self._address = address
+        self._verbose = verbose
+        self._log = log.verbose_logger() if verbose else log.logger
+        self._plugin: InferenceServerClientPlugin | None = None
+        self._own_headers = {"Host": address.authority, "User-Agent": f"tritonhttp/{__version__}"}
+        self._own_lines = "".join(header_line(name, value) for name, value in self._own_headers.items())
+
+    # -- plugins --
+
+    def register_plugin(self, plugin: InferenceServerClientPlugin) -> None:
+        """Call a plugin before each request from now on.
+
+        Raises
+        ------
+        InferenceServerException
+            If there is one already.
+        """
+        if self._plugin is not None:
+            raise_error(
+                "A plugin is already registered. Please unregister the previous plugin first before"
+                " registering a new plugin."
+            )
+        self._plugin = plugin
+
+    def plugin(self) -> InferenceServerClientPlugin | None:
+        """Return the registered plugin, or None."""
+        return self._plugin
+
+    def unregister_plugin(self) -> None:
+        """Stop calling the plugin.
+
+        Raises
+        ------
+        InferenceServerException
+            If there is none.
+        """
+        if self._plugin is None:
+            raise_error("No plugin has been registered.")
+        self._plugin = None
+
+    def _call_plugin(self, request: Request) -> None:
+        """Let the plugin change the request, if there is one."""
+        if self._plugin is not None:
+            self._plugin(request)
+
+    def _validate_headers(self, headers: Mapping[str, Any] | None) -> None:
+        """Refuse headers that the client has to write itself.
+
+        Raises
+        ------
+        InferenceServerException
+            For Transfer-Encoding, which would contradict the body's framing.
+        """
+        for name in headers or ():
+            if isinstance(name, str) and name.lower() == "transfer-encoding":
+                raise InvalidRequest(
+                    "Unsupported HTTP header: 'Transfer-Encoding' is not supported in the Python client library."
+                    " Use raw HTTP request libraries or the C++ client instead for this header."
+                )
+
+    # -- bodies, without sending them --
+
+    @staticmethod
+    def generate_request_body(
+        inputs: Sequence[InferInput],
+        outputs: Sequence[InferRequestedOutput] | None = None,
+        request_id: str = "",
+        sequence_id: int | str = 0,
+        sequence_start: bool = False,
+        sequence_end: bool = False,
+        priority: int = 0,
+        timeout: int | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> tuple[bytes, int | None]:
+        """Return an inference's request body, to be sent by other means.
+
+        Parameters
+        ----------
+        inputs, outputs, request_id, sequence_id, sequence_start, sequence_end, priority, timeout, parameters
+            As for :meth:`infer`.
+
+        Returns
+        -------
+        body : bytes
+            The whole body.
+        json_size : int or None
+            The value for Inference-Header-Content-Length; None where the body is JSON alone.
+        """
+        body, binary = operations.infer_body(
+            inputs,
+            outputs,
+            request_id,
+            sequence_id,
+            sequence_start,
+            sequence_end,
+            priority,
+            timeout,
+            parameters,
+        )
+        return b"".join(body), len(body[0]) if binary else None
+
+    @staticmethod
+    def parse_response_body(
+        response_body: Buffer,
+        verbose: bool = False,
+        header_length: int | None = None,
+        content_encoding: str | None = None,
+    ) -> InferResult:
+        """Make a result from a response's body, as :meth:`InferResult.from_response_body` does."""
+        return InferResult.from_response_body(response_body, verbose, header_length, content_encoding)
+
+    # -- from an operation to what a transport sends --
+
+    def _decode_infer(self, response: Response) -> InferResult:
+        operations.check(response)
+        return InferResult(response, self._verbose)
+
+    def _is_overridden(self, name: str) -> bool:
+        """Return whether a subclass or the instance brings its own `_get` or `_post`, which calls go through."""
+        return name in self.__dict__ or not getattr(type(self), name).__module__.startswith("tritonhttp")
+
+    @staticmethod
+    def _merge_headers(operation: Operation[Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the call's headers: the caller's, and over them those that belong to the operation's body."""
+        if not given:
+            headers = dict(operation.headers)
+            if operation.content_type is not None:
+                headers["Content-Type"] = operation.content_type
+            return headers
+        own = {name.lower() for name, _ in operation.headers}
+        headers = {name: value for name, value in given.items() if str(name).lower() not in own}
+        headers.update(operation.headers)
+        if operation.content_type is not None and not any(
+            str(name).lower() == "content-type" for name in headers
+        ):
+            headers["Content-Type"] = operation.content_type
+        return headers
+
+    def _encode(
+        self,
+        method: str,
+        path: str,
+        body: Sequence[Buffer],
+        headers: dict[str, Any] | None,
+        query_params: Mapping[str, Any] | None,
+    ) -> tuple[str, list[Buffer]]:
+        """Return the request's target, and the buffers to send. The plugin is called here, once for a request."""
+        request = Request(headers)
+        self._call_plugin(request)
+        headers = request.headers
+        self._validate_headers(headers)
+        target = f"{self._address.base_path}/{path}"
+        if query_params:
+            target = f"{target}?{operations.query_string(query_params)}"
+        length = sum(map(len, body))
+        if self._verbose or self._log.isEnabledFor(10):
+            shown = log.masked(headers.items()) or None
+            self._log.debug(
+                "%s %s, headers %s%s", method, target, shown, f"\n<{length} bytes>" if body else ""
+            )
+        return target, [encode_head(method, target, self._lines(headers, length), length), *body]
+
+    def _lines(self, headers: Mapping[str, Any], length: int) -> str:
+        lines = [self._own_lines]
+        for name, value in headers.items():
+            line = header_line(name, value)
+            lowered = name.lower()
+            if lowered == "content-length":
+                if str(value) != str(length):
+                    raise InvalidRequest(f"header Content-Length: {value!r}, but the body has {length} bytes")
+                continue
+            if lowered in ("host", "user-agent"):
+                lines[0] = "".join(
+                    header_line(own, text)
+                    for own, text in self._own_headers.items()
+                    if not any(str(other).lower() == own.lower() for other in headers)
+                )
+            lines.append(line)
+        return "".join(lines)
+
+    def _log_response(self, response: Response) -> Response:
+        if self._verbose or self._log.isEnabledFor(10):
+            self._log.debug("%r", response)
+        return response

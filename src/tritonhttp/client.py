@@ -1,0 +1,650 @@
+"""The blocking client: one line per endpoint over :mod:`tritonhttp.operations`, safe to share between threads."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import operations
+from .base import ClientBase
+from .errors import InferenceServerException, InvalidRequest
+from .operations import Operation
+from .tensors import InferInput, InferRequestedOutput, InferResult
+from .transport.address import parse_url, tls_context
+from .transport.blocking import BlockingTransport
+from .transport.policy import Timeouts
+from .wire.http1 import Buffer, Response
+
+if TYPE_CHECKING:
+    import ssl as ssl_module
+    from concurrent.futures import Future, ThreadPoolExecutor
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = ["InferAsyncRequest", "InferenceServerClient"]
+
+T = TypeVar("T")
+Headers = Mapping[str, Any] | None
+QueryParams = Mapping[str, Any] | None
+
+
+class InferAsyncRequest:
+    """A handle of an inference under way.
+
+    Parameters
+    ----------
+    greenlet
+        Anything whose ``get(block=…, timeout=…)`` gives the response: what `async_infer` makes, a
+        ``gevent.Greenlet``, a queue.
+    verbose : bool
+        Show the response's JSON on stdout.
+    """
+
+    def __init__(self, greenlet: Any, verbose: bool = False) -> None:
+        self._greenlet = greenlet
+        self._verbose = verbose
+
+    def get_result(self, block: bool = True, timeout: float | None = None) -> InferResult:
+        """Return the inference's result; from any thread, any number of times.
+
+        Parameters
+        ----------
+        block : bool
+            Wait for it.
+        timeout : float, optional
+            How long to wait, in seconds; None: until it is there. Without meaning when `block` is False.
+
+        Raises
+        ------
+        InferenceServerException
+            If the inference failed, or its result is not there in time.
+        """
+        try:
+            found = self._greenlet.get(block=block, timeout=timeout)
+        except BaseException as error:
+            if _is_timeout(error):
+                raise InferenceServerException("failed to obtain inference response") from None
+            raise
+        if isinstance(found, InferResult):
+            return found
+        operations.check(found)
+        return InferResult(found, self._verbose)
+
+
+class _NotYet(Exception):
+    """The result is not there in time."""
+
+
+def _is_timeout(error: BaseException) -> bool:
+    """Whether a greenlet's or a queue's `get` ran out of time; gevent's Timeout is no Exception."""
+    if isinstance(error, InferenceServerException):
+        return False
+    if isinstance(error, (_NotYet, TimeoutError)):
+        return True
+    classes = (
+        getattr(sys.modules.get("gevent"), "Timeout", None),
+        getattr(sys.modules.get("queue"), "Empty", None),
+    )
+    return isinstance(error, tuple(each for each in classes if isinstance(each, type)))
+
+
+class _Pending:
+    """A future as what :class:`InferAsyncRequest` expects."""
+
+    def __init__(self, future: Future[InferResult]) -> None:
+        self._future = future
+
+    def get(self, block: bool = True, timeout: float | None = None) -> InferResult:
+        if not self._future.done():
+            from concurrent.futures import wait
+
+            if not block or not wait([self._future], timeout).done:
+                raise _NotYet
+        return self._future.result()
+
+
+_clients: weakref.WeakSet[InferenceServerClient] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class InferenceServerClient(ClientBase):
+    """Talk to an inference server over HTTP.
+
+    One client may be used by any number of threads at a time. Every method takes `headers`, a mapping of
+    additional HTTP headers, and `query_params`, a mapping of query parameters (a list as a value gives its
+    name several times); neither is changed. What fails raises an :class:`InferenceServerException`;
+    `tritonhttp.errors` has the tree.
+
+    Parameters
+    ----------
+    url : str
+        ``host:port`` with an optional base path, for example ``"localhost:8000"`` or
+        ``"gateway:443/triton"``; ``http://`` and ``https://`` may stand before it. IPv6 literals in brackets.
+    verbose : bool
+        Log every request and response on stdout.
+    concurrency : int
+        The most connections, and so the most requests at a time; more wait for their turn.
+    connection_timeout : float or None
+        Seconds for making a connection.
+    network_timeout : float or None
+        Seconds for each send or receive without progress.
+    max_greenlets : int or None
+        The most requests of `async_infer` at a time, if fewer than `concurrency`.
+    ssl : bool
+        Use TLS; the server's certificate chain is verified always. The options below mean nothing without it.
+    ssl_options : dict, optional
+        What ``ssl.wrap_socket`` took: keyfile, certfile, ca_certs, ciphers, …
+    ssl_context_factory : callable, optional
+        Returns the ``ssl.SSLContext`` to use.
+    insecure : bool
+        Do not compare the server's name with its certificate.
+
+    Raises
+    ------
+    InvalidRequest
+        For arguments that cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        verbose: bool = False,
+        concurrency: int = 1,
+        connection_timeout: float | None = 60.0,
+        network_timeout: float | None = 60.0,
+        max_greenlets: int | None = None,
+        ssl: bool = False,
+        ssl_options: Mapping[str, Any] | None = None,
+        ssl_context_factory: Callable[[], ssl_module.SSLContext] | None = None,
+        insecure: bool = False,
+    ) -> None:
+        self._executor: ThreadPoolExecutor | None = None
+        address = parse_url(url, ssl)
+        super().__init__(address, verbose)
+        context = tls_context(ssl_options, ssl_context_factory, insecure) if address.tls else None
+        limit = _positive(concurrency, "concurrency")
+        timeouts = Timeouts(connection=connection_timeout, network=network_timeout)
+        self._workers = (
+            limit if max_greenlets is None else min(limit, _positive(max_greenlets, "max_greenlets"))
+        )
+        self._transport = BlockingTransport(address, limit, timeouts, context)
+        self._lock = threading.Lock()
+        self._closed = False
+        _clients.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # May run on any thread, a worker's too: nothing here waits.
+        executor = getattr(self, "_executor", None)
+        if executor is not None:
+            executor.shutdown(wait=False)
+        transport = getattr(self, "_transport", None)
+        if transport is not None:
+            transport.close()
+
+    def close(self) -> None:
+        """Close the client, after the inferences that `async_infer` began; every later call fails. Idempotent."""
+        with self._lock:
+            self._closed = True
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=True)
+        self._transport.close()
+
+    def _start_anew(self) -> None:
+        """In a forked child: no connection and no thread of the parent's exists here."""
+        self._lock = threading.Lock()
+        self._executor = None
+        self._transport.reset()
+
+    # -- health and metadata --
+
+    def is_server_live(self, headers: Headers = None, query_params: QueryParams = None) -> bool:
+        """Return whether the server is alive."""
+        return self._run(operations.is_server_live(), headers, query_params)
+
+    def is_server_ready(self, headers: Headers = None, query_params: QueryParams = None) -> bool:
+        """Return whether the server is ready to infer."""
+        return self._run(operations.is_server_ready(), headers, query_params)
+
+    def is_model_ready(
+        self,
+        model_name: str,
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> bool:
+        """Return whether a model is ready; without a version, one that the server chooses."""
+        return self._run(operations.is_model_ready(model_name, model_version), headers, query_params)
+
+    def get_server_metadata(
+        self, headers: Headers = None, query_params: QueryParams = None
+    ) -> dict[str, Any]:
+        """Return the server's name, version and extensions."""
+        return self._run(operations.get_server_metadata(), headers, query_params)
+
+    def get_model_metadata(
+        self,
+        model_name: str,
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> dict[str, Any]:
+        """Return a model's versions, platform, inputs and outputs."""
+        return self._run(operations.get_model_metadata(model_name, model_version), headers, query_params)
+
+    def get_model_config(
+        self,
+        model_name: str,
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> dict[str, Any]:
+        """Return a model's configuration."""
+        return self._run(operations.get_model_config(model_name, model_version), headers, query_params)
+
+    def get_inference_statistics(
+        self,
+        model_name: str = "",
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> dict[str, Any]:
+        """Return the statistics of a model, or of all models where no name is given."""
+        operation = operations.get_inference_statistics(model_name, model_version)
+        return self._run(operation, headers, query_params)
+
+    # -- model repository --
+
+    def get_model_repository_index(
+        self, headers: Headers = None, query_params: QueryParams = None
+    ) -> list[dict[str, Any]]:
+        """Return the models of the repository: a list of name, version, state and reason."""
+        return self._run(operations.get_model_repository_index(), headers, query_params)
+
+    def load_model(
+        self,
+        model_name: str,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        config: str | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Load or reload a model.
+
+        Parameters
+        ----------
+        model_name : str
+            The model.
+        headers, query_params
+            See the class.
+        config : str, optional
+            A configuration as JSON, in place of the one in the repository.
+        files : mapping of str to bytes, optional
+            Files in place of the model's directory: paths with ``file:`` before them, for example
+            ``"file:1/model.onnx"``, and their contents. Needs `config`.
+        """
+        self._run(operations.load_model(model_name, config, files), headers, query_params)
+
+    def unload_model(
+        self,
+        model_name: str,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        unload_dependents: bool = False,
+    ) -> None:
+        """Unload a model; with `unload_dependents` also the models that only it needed."""
+        self._run(operations.unload_model(model_name, unload_dependents), headers, query_params)
+
+    # -- trace and log settings --
+
+    def get_trace_settings(
+        self, model_name: str | None = None, headers: Headers = None, query_params: QueryParams = None
+    ) -> dict[str, Any]:
+        """Return the trace settings of a model, or the global ones."""
+        return self._run(operations.get_trace_settings(model_name), headers, query_params)
+
+    def update_trace_settings(
+        self,
+        model_name: str | None = None,
+        settings: Mapping[str, Any] = {},
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> dict[str, Any]:
+        """Change trace settings of a model, or global ones; None clears a setting. Return all of them."""
+        return self._run(operations.update_trace_settings(model_name, settings), headers, query_params)
+
+    def get_log_settings(self, headers: Headers = None, query_params: QueryParams = None) -> dict[str, Any]:
+        """Return the server's log settings."""
+        return self._run(operations.get_log_settings(), headers, query_params)
+
+    def update_log_settings(
+        self, settings: Mapping[str, Any], headers: Headers = None, query_params: QueryParams = None
+    ) -> dict[str, Any]:
+        """Change log settings of the server; return all of them."""
+        return self._run(operations.update_log_settings(settings), headers, query_params)
+
+    # -- shared memory --
+
+    def get_system_shared_memory_status(
+        self, region_name: str = "", headers: Headers = None, query_params: QueryParams = None
+    ) -> list[dict[str, Any]]:
+        """Return the registered system shared memory regions, or the one of that name."""
+        return self._run(operations.get_shared_memory_status("system", region_name), headers, query_params)
+
+    def register_system_shared_memory(
+        self,
+        name: str,
+        key: str,
+        byte_size: int,
+        offset: int = 0,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> None:
+        """Make a system shared memory region known to the server.
+
+        Parameters
+        ----------
+        name : str
+            The name for it in requests.
+        key : str
+            The key of the memory object that holds it.
+        byte_size : int
+            Its size in bytes.
+        offset : int
+            Where in the memory object it starts, in bytes.
+        headers, query_params
+            See the class.
+        """
+        operation = operations.register_system_shared_memory(name, key, byte_size, offset)
+        self._run(operation, headers, query_params)
+
+    def unregister_system_shared_memory(
+        self, name: str = "", headers: Headers = None, query_params: QueryParams = None
+    ) -> None:
+        """Make the server forget a system shared memory region, or all of them where no name is given."""
+        self._run(operations.unregister_shared_memory("system", name), headers, query_params)
+
+    def get_cuda_shared_memory_status(
+        self, region_name: str = "", headers: Headers = None, query_params: QueryParams = None
+    ) -> list[dict[str, Any]]:
+        """Return the registered CUDA shared memory regions, or the one of that name."""
+        return self._run(operations.get_shared_memory_status("cuda", region_name), headers, query_params)
+
+    def register_cuda_shared_memory(
+        self,
+        name: str,
+        raw_handle: bytes,
+        device_id: int,
+        byte_size: int,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> None:
+        """Make a CUDA shared memory region known to the server.
+
+        Parameters
+        ----------
+        name : str
+            The name for it in requests.
+        raw_handle : bytes
+            The serialized cudaIPC handle as base64.
+        device_id : int
+            The GPU on which the handle was made.
+        byte_size : int
+            Its size in bytes.
+        headers, query_params
+            See the class.
+        """
+        operation = operations.register_cuda_shared_memory(name, raw_handle, device_id, byte_size)
+        self._run(operation, headers, query_params)
+
+    def unregister_cuda_shared_memory(
+        self, name: str = "", headers: Headers = None, query_params: QueryParams = None
+    ) -> None:
+        """Make the server forget a CUDA shared memory region, or all of them where no name is given."""
+        self._run(operations.unregister_shared_memory("cuda", name), headers, query_params)
+
+    # -- inference --
+
+    def infer(
+        self,
+        model_name: str,
+        inputs: Sequence[InferInput],
+        model_version: str = "",
+        outputs: Sequence[InferRequestedOutput] | None = None,
+        request_id: str = "",
+        sequence_id: int | str = 0,
+        sequence_start: bool = False,
+        sequence_end: bool = False,
+        priority: int = 0,
+        timeout: int | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        request_compression_algorithm: str | None = None,
+        response_compression_algorithm: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> InferResult:
+        """Run an inference and return its result.
+
+        Parameters
+        ----------
+        model_name : str
+            The model.
+        inputs : sequence of InferInput
+            Its inputs. Numeric arrays are read here, when they are sent, not when they were set.
+        model_version : str
+            The version; empty: the server chooses.
+        outputs : sequence of InferRequestedOutput, optional
+            The outputs to return, and how; None: all, as binary.
+        request_id : str
+            An identifier that comes back in the response.
+        sequence_id : int or str
+            The sequence that the request belongs to; 0 or "": none.
+        sequence_start, sequence_end : bool
+            Whether it is the sequence's first, and its last; without meaning where there is none.
+        priority : int
+            1 is the highest; 0: the model's default.
+        timeout : int, optional
+            How long the request may wait in the server's queue, in microseconds; only for models with dynamic
+            batching. It says nothing of how long this call may take.
+        headers, query_params
+            See the class.
+        request_compression_algorithm, response_compression_algorithm : str, optional
+            ``"gzip"`` or ``"deflate"``: how to compress the request; what the server may use for the
+            response.
+        parameters : mapping, optional
+            Further parameters of the request, for the model.
+
+        Raises
+        ------
+        InferenceServerException
+            See `tritonhttp.errors` for which.
+        """
+        operation = operations.infer(
+            model_name,
+            inputs,
+            model_version,
+            outputs,
+            request_id,
+            sequence_id,
+            sequence_start,
+            sequence_end,
+            priority,
+            timeout,
+            request_compression_algorithm,
+            response_compression_algorithm,
+            parameters,
+            self._decode_infer,
+        )
+        return self._run(operation, headers, query_params)
+
+    def async_infer(
+        self,
+        model_name: str,
+        inputs: Sequence[InferInput],
+        model_version: str = "",
+        outputs: Sequence[InferRequestedOutput] | None = None,
+        request_id: str = "",
+        sequence_id: int | str = 0,
+        sequence_start: bool = False,
+        sequence_end: bool = False,
+        priority: int = 0,
+        timeout: int | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        request_compression_algorithm: str | None = None,
+        response_compression_algorithm: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        copy: bool = True,
+    ) -> InferAsyncRequest:
+        """Start an inference and return its handle at once.
+
+        At most `concurrency` requests are under way at a time; more wait in line, in the order in which they
+        were started, and hold their data meanwhile.
+
+        Parameters
+        ----------
+        model_name, inputs, model_version, outputs, request_id, sequence_id, sequence_start, sequence_end,
+        priority, timeout, headers, query_params, request_compression_algorithm,
+        response_compression_algorithm, parameters
+            As for :meth:`infer`.
+        copy : bool
+            True: the arrays of the inputs may be changed as soon as this returns. False: nothing is copied,
+            and they must stay as they are until the result is there.
+
+        Returns
+        -------
+        InferAsyncRequest
+            Its ``get_result()`` gives the result, or raises what went wrong.
+
+        Raises
+        ------
+        InvalidRequest
+            For arguments that cannot be sent.
+        """
+        operation = operations.infer(
+            model_name,
+            inputs,
+            model_version,
+            outputs,
+            request_id,
+            sequence_id,
+            sequence_start,
+            sequence_end,
+            priority,
+            timeout,
+            request_compression_algorithm,
+            response_compression_algorithm,
+            parameters,
+            self._decode_infer,
+            snapshot=copy,
+        )
+        given = dict(headers) if headers else None
+        params = dict(query_params) if query_params else None
+        with self._lock:
+            if self._closed:
+                raise InferenceServerException("the client is closed")
+            if self._executor is None:
+                from concurrent.futures import ThreadPoolExecutor
+
+                self._executor = ThreadPoolExecutor(self._workers, "tritonhttp")
+            future = self._executor.submit(self._run, operation, given, params)
+        return InferAsyncRequest(_Pending(future), self._verbose)
+
+    # -- requests --
+
+    def _get(self, request_uri: str, headers: Headers, query_params: QueryParams) -> Response:
+        """Send a GET request and return its response.
+
+        Calls go through this method where a subclass or the instance has its own.
+
+        Parameters
+        ----------
+        request_uri : str
+            The path below the server's base path.
+        headers, query_params
+            See the class.
+
+        Returns
+        -------
+        Response
+            With ``status_code``, ``get(header)`` and ``read()``.
+        """
+        return self._exchange("GET", request_uri, (), dict(headers or {}), query_params)
+
+    def _post(
+        self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
+    ) -> Response:
+        """Send a POST request and return its response; as :meth:`_get`.
+
+        Parameters
+        ----------
+        request_uri : str
+            The path below the server's base path.
+        request_body : bytes or str
+            The whole body.
+        headers, query_params
+            See the class.
+        """
+        body = request_body.encode() if isinstance(request_body, str) else request_body
+        return self._exchange("POST", request_uri, (body,), dict(headers or {}), query_params)
+
+    def _run(self, operation: Operation[T], headers: Headers, query_params: QueryParams) -> T:
+        """Carry an operation out: what every public method comes down to."""
+        merged = self._merge_headers(operation, headers)
+        if operation.method == "GET":
+            if self._is_overridden("_get"):
+                return operation.decode(
+                    self._get(request_uri=operation.path, headers=merged, query_params=query_params)
+                )
+        elif self._is_overridden("_post"):
+            body = b"".join(operation.body)
+            return operation.decode(
+                self._post(
+                    request_uri=operation.path, request_body=body, headers=merged, query_params=query_params
+                )
+            )
+        return operation.decode(
+            self._exchange(
+                operation.method, operation.path, operation.body, merged, query_params, operation.repeatable
+            )
+        )
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: Sequence[Buffer],
+        headers: dict[str, Any],
+        query_params: QueryParams,
+        repeatable: bool = False,
+    ) -> Response:
+        target, buffers = self._encode(method, path, body, headers, query_params)
+        return self._log_response(self._transport.exchange(method, target, buffers, repeatable=repeatable))
+
+
+def _positive(value: int, name: str) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise InvalidRequest(f"{name} must be a whole number above 0, got {value!r}")
+    return value

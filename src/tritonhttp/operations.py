@@ -1,0 +1,371 @@
+"""Every endpoint of the server, once: a pure function that returns what to send and how to read the answer.
+
+Sources: the Open Inference Protocol (health, metadata, infer) and Triton's extensions for the model
+repository, configuration, statistics, tracing, logging, shared memory and binary tensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote, quote_plus
+
+from .errors import InvalidRequest, ProtocolError, ServerError
+from .tensors import InferInput, InferRequestedOutput, InferResult
+from .wire import compression, inference, jsonio
+from .wire.http1 import Buffer, Response
+
+__all__ = ["Operation", "check", "query_string"]
+
+T = TypeVar("T")
+
+JSON = "application/json"
+BINARY = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[T]):
+    """One request and the way to read its answer.
+
+    Attributes
+    ----------
+    method, path : str
+        The path is percent-encoded, relative to the server's base path, without a leading slash.
+    decode : callable
+        Turns the response into the call's result, or raises.
+    body : tuple of buffers
+        What is sent, in order; never joined unless a caller needs one body.
+    headers : tuple of (name, value)
+        Headers that belong to the body; a caller's own do not replace them.
+    content_type : str or None
+        The Content-Type unless the caller's headers have one.
+    repeatable : bool
+        Whether sending it twice does no more than sending it once.
+    """
+
+    method: str
+    path: str
+    decode: Callable[[Response], T]
+    body: tuple[Buffer, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    content_type: str | None = None
+    repeatable: bool = False
+
+
+# -- health and metadata
+# -----------------------------------------------------------------------------------------
+
+
+def is_server_live() -> Operation[bool]:
+    return _get("v2/health/live", _is_ok)
+
+
+def is_server_ready() -> Operation[bool]:
+    return _get("v2/health/ready", _is_ok)
+
+
+def is_model_ready(model_name: str, model_version: str) -> Operation[bool]:
+    return _get(f"{_model(model_name, model_version)}/ready", _is_ok)
+
+
+def get_server_metadata() -> Operation[dict[str, Any]]:
+    return _get("v2", _json)
+
+
+def get_model_metadata(model_name: str, model_version: str) -> Operation[dict[str, Any]]:
+    return _get(_model(model_name, model_version), _json)
+
+
+def get_model_config(model_name: str, model_version: str) -> Operation[dict[str, Any]]:
+    return _get(f"{_model(model_name, model_version)}/config", _json)
+
+
+def get_inference_statistics(model_name: str, model_version: str) -> Operation[dict[str, Any]]:
+    path = f"{_model(model_name, model_version)}/stats" if model_name else "v2/models/stats"
+    return _get(path, _json)
+
+
+# -- model repository
+# --------------------------------------------------------------------------------------------
+
+
+def get_model_repository_index() -> Operation[list[dict[str, Any]]]:
+    return _post("v2/repository/index", {}, _json, repeatable=True)
+
+
+def load_model(model_name: str, config: str | None, files: Mapping[str, bytes] | None) -> Operation[None]:
+    parameters: dict[str, str] = {}
+    if config is not None:
+        if not isinstance(config, str):
+            raise InvalidRequest(f"config must be a str that holds JSON, got {type(config).__name__}")
+        parameters["config"] = config
+    if files:
+        from base64 import b64encode
+
+        if config is None:
+            raise InvalidRequest("files override the model's directory and need its config as well")
+        for path, content in files.items():
+            if not path.startswith("file:"):
+                raise InvalidRequest(f"a path in files must begin with 'file:', got {path!r}")
+            parameters[path] = b64encode(content).decode("ascii")
+    body = {"parameters": parameters} if parameters else {}
+    return _post(f"v2/repository/models/{_quoted(model_name)}/load", body, _nothing)
+
+
+def unload_model(model_name: str, unload_dependents: bool) -> Operation[None]:
+    body = {"parameters": {"unload_dependents": unload_dependents}}
+    return _post(f"v2/repository/models/{_quoted(model_name)}/unload", body, _nothing)
+
+
+# -- trace and log settings
+# --------------------------------------------------------------------------------------
+
+
+def get_trace_settings(model_name: str | None) -> Operation[dict[str, Any]]:
+    return _get(_trace(model_name), _json)
+
+
+def update_trace_settings(model_name: str | None, settings: Mapping[str, Any]) -> Operation[dict[str, Any]]:
+    return _post(_trace(model_name), jsonio.plain(dict(settings), "settings"), _json)
+
+
+def get_log_settings() -> Operation[dict[str, Any]]:
+    return _get("v2/logging", _json)
+
+
+def update_log_settings(settings: Mapping[str, Any]) -> Operation[dict[str, Any]]:
+    return _post("v2/logging", jsonio.plain(dict(settings), "settings"), _json)
+
+
+# -- shared memory; `kind` is "system" or "cuda"
+# -----------------------------------------------------------------
+
+
+def get_shared_memory_status(kind: str, region_name: str) -> Operation[Any]:
+    return _get(f"{_regions(kind, region_name)}/status", _json)
+
+
+def register_system_shared_memory(name: str, key: str, byte_size: int, offset: int) -> Operation[None]:
+    body = {"key": key, "offset": offset, "byte_size": byte_size}
+    return _post(f"{_regions('system', name)}/register", body, _nothing)
+
+
+def register_cuda_shared_memory(
+    name: str, raw_handle: bytes, device_id: int, byte_size: int
+) -> Operation[None]:
+    handle = raw_handle.decode("ascii") if isinstance(raw_handle, bytes) else raw_handle
+    body = {"raw_handle": {"b64": handle}, "device_id": device_id, "byte_size": byte_size}
+    return _post(f"{_regions('cuda', name)}/register", body, _nothing)
+
+
+def unregister_shared_memory(kind: str, name: str) -> Operation[None]:
+    return Operation("POST", f"{_regions(kind, name)}/unregister", _nothing)
+
+
+# -- inference
+# ---------------------------------------------------------------------------------------------------
+
+
+def infer(
+    model_name: str,
+    inputs: Sequence[InferInput],
+    model_version: str,
+    outputs: Sequence[InferRequestedOutput] | None,
+    request_id: str,
+    sequence_id: int | str,
+    sequence_start: bool,
+    sequence_end: bool,
+    priority: int,
+    timeout: int | None,
+    request_compression_algorithm: str | None,
+    response_compression_algorithm: str | None,
+    parameters: Mapping[str, Any] | None,
+    decode: Callable[[Response], InferResult],
+    snapshot: bool = False,
+) -> Operation[InferResult]:
+    """Return the inference's operation; with `snapshot` its body holds none of the caller's memory."""
+    path = f"{_model(model_name, model_version)}/infer"
+    body, binary = infer_body(
+        inputs,
+        outputs,
+        request_id,
+        sequence_id,
+        sequence_start,
+        sequence_end,
+        priority,
+        timeout,
+        parameters,
+        snapshot,
+    )
+    headers: list[tuple[str, str]] = []
+    if binary:
+        headers.append(("Inference-Header-Content-Length", str(len(body[0]))))
+    if request_compression_algorithm:
+        body = compression.compress(body, request_compression_algorithm)
+        headers.append(("Content-Encoding", request_compression_algorithm))
+    if response_compression_algorithm:
+        if response_compression_algorithm not in compression.ALGORITHMS:
+            raise InvalidRequest(
+                f"unsupported compression algorithm {response_compression_algorithm!r}:"
+                " expected 'gzip', 'deflate' or None"
+            )
+        headers.append(("Accept-Encoding", response_compression_algorithm))
+    return Operation("POST", path, decode, body, tuple(headers), BINARY if binary else JSON)
+
+
+def infer_body(
+    inputs: Sequence[InferInput],
+    outputs: Sequence[InferRequestedOutput] | None,
+    request_id: str,
+    sequence_id: int | str,
+    sequence_start: bool,
+    sequence_end: bool,
+    priority: int,
+    timeout: int | None,
+    parameters: Mapping[str, Any] | None,
+    snapshot: bool = False,
+) -> tuple[tuple[Buffer, ...], bool]:
+    """Return an inference's body, the JSON head first, and whether binary tensors follow the head."""
+    descriptors: list[dict[str, Any]] = []
+    buffers: list[Buffer] = [b""]
+    binary = False
+    for tensor in inputs:
+        buffer = tensor._buffer(snapshot)
+        descriptor = tensor._descriptor(buffer)
+        if len(descriptor) == 3:
+            raise InvalidRequest(
+                f"input {tensor.name()!r} has no data: call set_data_from_numpy() or set_shared_memory() first"
+            )
+        descriptors.append(descriptor)
+        if buffer is not None:
+            binary = True
+            buffers.append(buffer)
+    buffers[0] = inference.encode_request(
+        descriptors,
+        [output._get_tensor() for output in outputs] if outputs else None,
+        request_id,
+        sequence_id,
+        sequence_start,
+        sequence_end,
+        priority,
+        timeout,
+        parameters,
+    )
+    return tuple(buffers), binary
+
+
+# -- what the endpoints share
+# ------------------------------------------------------------------------------------
+
+
+def query_string(parameters: Mapping[str, Any]) -> str:
+    """Return query parameters encoded; a list gives its name once for each value.
+
+    Raises
+    ------
+    InvalidRequest
+        For a value with CR, LF or NUL.
+    """
+    pairs: list[str] = []
+    for name, value in parameters.items():
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if re.search(r"[\r\n\0]", f"{name}{item}"):
+                raise InvalidRequest(f"query parameter {name!r} must be text without CR, LF or NUL")
+            pairs.append(f"{quote_plus(str(name))}={quote_plus(str(item))}")
+    return "&".join(pairs)
+
+
+def check(response: Response) -> None:
+    """Raise a :class:`ServerError` with a readable message where the response's status is no success."""
+    if 200 <= response.status_code < 300:
+        return
+    raw = response.read()
+    encoding = response.get("Content-Encoding")
+    if encoding:
+        with suppress(ProtocolError):  # what cannot be unfolded is shown as it came
+            raw = bytes(compression.decompress(raw, encoding, limit=1 << 24))
+    text = raw.decode("utf-8", "replace")
+    message = _error_text(text, response)
+    raise ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
+
+
+def _error_text(text: str, response: Response) -> str:
+    """Find the words for a person in an error answer: of a server (JSON) or of a gateway (HTML, text, nothing)."""
+    try:
+        found = jsonio.loads(text.encode(), "error")
+    except ProtocolError:
+        found = None
+    if isinstance(found, dict):
+        for key in ("error", "detail", "message"):
+            if found.get(key):
+                return inference.error_message({"error": found[key]}) or text
+    if "<html" in text[:1024].lower() or "<!doctype" in text[:1024].lower():
+        text = re.sub(r"(?is)<(script|style|head)\b.*?</\1>|<[^>]*>", " ", text)
+    words = " ".join(text.split())
+    if not words:
+        reason = getattr(response, "reason", "")
+        return f"client received an empty response from the server.{f' ({reason})' if reason else ''}"
+    return words if len(words) <= 500 else f"{words[:500]}…"
+
+
+def _get(path: str, decode: Callable[[Response], T]) -> Operation[T]:
+    return Operation("GET", path, decode, repeatable=True)
+
+
+def _post(
+    path: str, body: Mapping[str, Any], decode: Callable[[Response], T], repeatable: bool = False
+) -> Operation[T]:
+    return Operation("POST", path, decode, (jsonio.dumps(body),), (), JSON, repeatable)
+
+
+def _is_ok(response: Response) -> bool:
+    return response.status_code == 200
+
+
+def _nothing(response: Response) -> None:
+    check(response)
+
+
+def _json(response: Response) -> Any:
+    check(response)
+    answer = jsonio.loads(response.read(), "the server's response")
+    message = inference.error_message(answer)
+    if message is not None:
+        raise ServerError(message, str(response.status_code), jsonio.dumps(answer).decode())
+    return answer
+
+
+def _quoted(name: str) -> str:
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest(f"a name must be a str that is not empty, got {name!r}")
+    try:
+        return quote(name, safe="")
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"name {name!r} is not valid text: {error}") from error
+
+
+def _model(name: str, version: str) -> str:
+    if not isinstance(version, str):
+        raise InvalidRequest("model version must be a string")
+    if not isinstance(name, str):
+        raise InvalidRequest(f"model name must be a string, got {name!r}")
+    return _model_path(name, version)
+
+
+@lru_cache(maxsize=1024)
+def _model_path(name: str, version: str) -> str:
+    return (
+        f"v2/models/{_quoted(name)}/versions/{_quoted(version)}" if version else f"v2/models/{_quoted(name)}"
+    )
+
+
+def _trace(model_name: str | None) -> str:
+    return f"{_model(model_name, '')}/trace/setting" if model_name else "v2/trace/setting"
+
+
+def _regions(kind: str, name: str) -> str:
+    return f"v2/{kind}sharedmemory/region/{_quoted(name)}" if name else f"v2/{kind}sharedmemory"

@@ -1,0 +1,377 @@
+"""The tensors of a call: what goes in, what is asked for, what came out.
+
+An :class:`InferInput` set from a numeric array keeps a view of that array: `infer` reads it when the request
+is sent. JSON and BYTES data are encoded when they are set. An :class:`InferResult` gives arrays that are
+views of the response's body where that is possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from .errors import InvalidRequest, ProtocolError
+from .log import verbose_logger
+from .wire import bytes_tensor, compression, dtypes, inference, jsonio
+from .wire.http1 import Buffer, Response
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["InferInput", "InferRequestedOutput", "InferResult"]
+
+
+class InferInput:
+    """Describe one input tensor of an inference.
+
+    Parameters
+    ----------
+    name : str
+        The input's name in the model.
+    shape : sequence of int
+        Its shape, the batch dimension included.
+    datatype : str
+        The protocol's name of its datatype, for example ``"FP32"``.
+    """
+
+    def __init__(self, name: str, shape: Sequence[int], datatype: str) -> None:
+        self._name = name
+        self._shape = _as_list(shape)
+        self._datatype = datatype
+        # At most one of these is set: a numeric array, encoded BYTES, JSON, or a region's parameters.
+        self._array: npt.NDArray[Any] | None = None
+        self._encoded: bytes | bytearray | None = None
+        self._json: bytes | None = None
+        self._region: dict[str, Any] | None = None
+
+    def name(self) -> str:
+        """Return the input's name."""
+        return self._name
+
+    def datatype(self) -> str:
+        """Return the name of the input's datatype."""
+        return self._datatype
+
+    def shape(self) -> list[int]:
+        """Return the input's shape."""
+        return self._shape
+
+    def set_shape(self, shape: Sequence[int]) -> Self:
+        """Set the input's shape, and return the input."""
+        self._shape = _as_list(shape)
+        return self
+
+    def set_data_from_numpy(
+        self, input_tensor: npt.NDArray[Any], binary_data: bool = True, *, copy: bool = False
+    ) -> Self:
+        """Set the tensor's data, and return the input.
+
+        Parameters
+        ----------
+        input_tensor : numpy.ndarray
+            An array of the input's shape and datatype; any memory order and byte order. Elements of an object
+            array: bytes as they are, str as UTF-8, anything else as its ``str()``.
+        binary_data : bool
+            True: the data travel as binary behind the JSON head. False: as a list in the JSON.
+        copy : bool
+            True: copy a numeric array now. False: keep a view, which `infer` reads when it sends the request;
+            what is changed in the array until then is sent. BYTES and JSON data are always encoded now.
+
+        Raises
+        ------
+        InvalidRequest
+            If the array's dtype or shape are others than the input's, or its data have no form in JSON.
+        """
+        if not isinstance(input_tensor, np.ndarray):
+            raise InvalidRequest(
+                f"input_tensor must be a numpy array, got {type(input_tensor).__name__} for input {self._name!r}"
+            )
+        datatype = dtypes.np_to_triton_dtype(input_tensor.dtype)
+        if datatype != self._datatype:
+            raise InvalidRequest(
+                f"got unexpected datatype {datatype} from numpy array, expected {self._datatype}."
+                f"{_BF16_ADVICE if self._datatype == 'BF16' else ''}"
+                f" The array for input {self._name!r} has dtype {input_tensor.dtype}."
+            )
+        if input_tensor.shape != tuple(self._shape):
+            raise InvalidRequest(
+                f"got unexpected numpy array shape [{str(input_tensor.shape)[1:-1]}],"
+                f" expected [{str(self._shape)[1:-1]}] for input {self._name!r}"
+            )
+        array = encoded = text = None
+        if not binary_data:
+            text = self._as_json(input_tensor)
+        elif datatype == "BYTES":
+            encoded = bytes_tensor.encode(input_tensor)
+        else:
+            array = input_tensor.copy() if copy else input_tensor
+        self._array, self._encoded, self._json, self._region = array, encoded, text, None
+        return self
+
+    def set_shared_memory(self, region_name: str, byte_size: int, offset: int = 0) -> Self:
+        """Take the tensor's data from a registered shared memory region, and return the input.
+
+        Parameters
+        ----------
+        region_name : str
+            The name under which the region is registered with the server.
+        byte_size : int
+            The tensor's size in bytes.
+        offset : int
+            Where in the region the tensor starts, in bytes.
+        """
+        self._array = self._encoded = self._json = None
+        self._region = _region(region_name, byte_size, offset)
+        return self
+
+    def _as_json(self, array: npt.NDArray[Any]) -> bytes:
+        if self._datatype == "BF16":
+            raise InvalidRequest(
+                "BF16 inputs must be sent as binary data over HTTP. Please set binary_data=True"
+                f" for input {self._name!r}"
+            )
+        if self._datatype != "BYTES":
+            return jsonio.dump_array(array)
+        texts: list[str] = []
+        for element in array.ravel().tolist():
+            try:
+                texts.append(element.decode("utf-8") if isinstance(element, bytes) else str(element))
+            except UnicodeDecodeError as error:
+                raise InvalidRequest(
+                    f'Failed to encode "{element!r}" using UTF-8. Please use binary_data=True, if you want to'
+                    f" pass a byte array (input {self._name!r})."
+                ) from error
+        return jsonio.dumps(texts)
+
+    def _buffer(self, snapshot: bool = False) -> Buffer | None:
+        """Return the binary data as it goes out, or None; with `snapshot` nothing of it is the caller's memory."""
+        if self._array is None:
+            return self._encoded
+        array = dtypes.as_little_endian(self._array)
+        if snapshot and array is self._array:
+            return array.tobytes()
+        try:
+            return array.data.cast("B")
+        except (BufferError, TypeError, ValueError):
+            # Zero-size arrays, and bfloat16, which the buffer protocol has no letter for.
+            return array.reshape(-1).view(np.uint8).data
+
+    def _descriptor(self, buffer: Buffer | None) -> dict[str, Any]:
+        """Return the input's JSON object, ready for orjson."""
+        tensor: dict[str, Any] = {"name": self._name, "shape": self._shape, "datatype": self._datatype}
+        if buffer is not None:
+            tensor["parameters"] = {"binary_data_size": len(buffer)}
+        elif self._region is not None:
+            tensor["parameters"] = self._region
+        elif self._json is not None:
+            tensor["data"] = orjson.Fragment(self._json)
+        return tensor
+
+    def _get_binary_data(self) -> bytes | None:
+        """Return the raw binary data, or None where the input has none."""
+        buffer = self._buffer()
+        return None if buffer is None else bytes(buffer)
+
+    def _get_tensor(self) -> dict[str, Any]:
+        """Return the input's JSON object as a dict of plain values."""
+        tensor = self._descriptor(self._buffer())
+        if "data" in tensor:
+            tensor["data"] = jsonio.loads(self._json or b"", "the input's own data")
+        return tensor
+
+    def __repr__(self) -> str:
+        return f"InferInput({self._name!r}, {self._shape}, {self._datatype!r})"
+
+
+_BF16_ADVICE = (
+    " Since r26.06, BF16 inputs must use ml_dtypes.bfloat16 instead of np.float32 truncation; create a numpy array"
+    " with `np.array(data, dtype=ml_dtypes.bfloat16)`."
+)
+
+
+class InferRequestedOutput:
+    """Describe one output that an inference shall return, and how.
+
+    Parameters
+    ----------
+    name : str
+        The output's name in the model.
+    binary_data : bool
+        True: its data come as binary behind the JSON. False: as a list in the JSON. Without effect while the
+        output is placed in shared memory.
+    class_count : int
+        How many classes to return in place of the tensor, best first, as BYTES ``"score:index:label"``; 0:
+        none.
+    """
+
+    def __init__(self, name: str, binary_data: bool = True, class_count: int = 0) -> None:
+        self._name = name
+        self._binary = binary_data
+        self._class_count = class_count
+        self._region: dict[str, Any] | None = None
+
+    def name(self) -> str:
+        """Return the output's name."""
+        return self._name
+
+    def set_shared_memory(self, region_name: str, byte_size: int, offset: int = 0) -> None:
+        """Place the output in a registered shared memory region.
+
+        Parameters
+        ----------
+        region_name : str
+            The name under which the region is registered with the server.
+        byte_size : int
+            The bytes that there are for the output.
+        offset : int
+            Where in the region they start, in bytes.
+
+        Raises
+        ------
+        InvalidRequest
+            If classes were asked for.
+        """
+        if self._class_count:
+            raise InvalidRequest("shared memory can't be set on classification output")
+        self._region = _region(region_name, byte_size, offset)
+
+    def unset_shared_memory(self) -> None:
+        """Return the output in the response again."""
+        self._region = None
+
+    def _get_tensor(self) -> dict[str, Any]:
+        """Return the output's JSON object as a dict."""
+        parameters: dict[str, Any] = {"binary_data": self._binary and self._region is None}
+        if self._class_count:
+            parameters["classification"] = self._class_count
+        if self._region is not None:
+            parameters.update(self._region)
+        return {"name": self._name, "parameters": parameters}
+
+    def __repr__(self) -> str:
+        return f"InferRequestedOutput({self._name!r}, {self._binary}, {self._class_count})"
+
+
+class InferResult:
+    """Hold the response of an inference.
+
+    Parameters
+    ----------
+    response
+        The response: of this library, or any object whose ``get(name)`` gives a header and ``read()`` the
+        body.
+    verbose : bool
+        Show the response's JSON on stdout.
+
+    Raises
+    ------
+    ProtocolError
+        If the response is no valid answer of the protocol.
+    """
+
+    def __init__(self, response: Any, verbose: bool) -> None:
+        encoding = response.get("Content-Encoding")
+        length = response.get("Inference-Header-Content-Length")
+        body: Buffer = response.body if type(response) is Response else response.read()
+        if encoding:
+            body = compression.decompress(body, str(encoding))
+        self._body = body
+        self._answer = inference.decode_response(body, None if length is None else _header_length(length))
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        if verbose:
+            verbose_logger().debug("%s", self._answer.json)
+
+    @classmethod
+    def from_response_body(
+        cls,
+        response_body: Buffer,
+        verbose: bool = False,
+        header_length: int | None = None,
+        content_encoding: str | None = None,
+    ) -> Self:
+        """Make a result from a response's body that was received by other means.
+
+        Parameters
+        ----------
+        response_body : bytes
+            The body as received.
+        verbose : bool
+            Show the response's JSON on stdout.
+        header_length : int, optional
+            The value of Inference-Header-Content-Length; None where the whole body is JSON.
+        content_encoding : str, optional
+            The value of Content-Encoding where the body is compressed: ``"gzip"`` or ``"deflate"``.
+        """
+        headers = {"inference-header-content-length": header_length, "content-encoding": content_encoding}
+        present = {name: str(value) for name, value in headers.items() if value is not None}
+        return cls(Response(200, present, response_body), verbose)
+
+    def as_numpy(self, name: str) -> npt.NDArray[Any] | None:
+        """Return an output's data as an array, or None where the response holds none under that name.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            Writable, of the output's shape; the same array each time. BYTES give an object array: of bytes,
+            or of str where the output came as JSON. None also for an output that was placed in shared memory.
+
+        Raises
+        ------
+        ProtocolError
+            If the data do not fit the output's shape and datatype.
+        """
+        array = self._arrays.get(name)
+        if array is None:
+            output = self.get_output(name)
+            if output is None:
+                return None
+            span = self._answer.spans.get(name)
+            if span is None and "data" not in output:
+                return None
+            array = self._arrays[name] = inference.decode_tensor(output, self._body, span)
+        return array
+
+    def get_output(self, name: str) -> dict[str, Any] | None:
+        """Return an output's JSON object, or None where there is none of that name."""
+        for output in self._answer.json.get("outputs") or ():
+            if output["name"] == name:
+                found: dict[str, Any] = output
+                return found
+        return None
+
+    def get_response(self) -> dict[str, Any]:
+        """Return the response's JSON as a dict."""
+        return self._answer.json
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_body": bytes(self._body), "_answer": self._answer, "_arrays": {}}
+
+    def __repr__(self) -> str:
+        outputs = self._answer.json.get("outputs") or ()
+        shown = ", ".join(f"{each['name']}: {each.get('datatype')} {each.get('shape')}" for each in outputs)
+        return f"<InferResult of {self._answer.json.get('model_name', '?')!r}: {shown}>"
+
+
+def _as_list(shape: Sequence[int]) -> list[int]:
+    try:
+        return list(shape)
+    except TypeError as error:
+        raise InvalidRequest(f"a shape must be a sequence of whole numbers, got {shape!r}") from error
+
+
+def _region(name: str, byte_size: int, offset: int) -> dict[str, Any]:
+    region = {"shared_memory_region": name, "shared_memory_byte_size": byte_size}
+    if offset:
+        region["shared_memory_offset"] = offset
+    return region
+
+
+def _header_length(value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise ProtocolError(f"Inference-Header-Content-Length: expected a number, got {value!r}") from None

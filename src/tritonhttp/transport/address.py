@@ -1,0 +1,200 @@
+"""Where the server is: its URL taken apart, the addresses of its name, the TLS context for it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DeadlineExceeded, InvalidRequest, NameResolutionError
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["Address", "SocketAddress", "parse_url", "resolve", "tls_context"]
+
+_URL = re.compile(
+    r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://)?"
+    r"(?:\[(?P<literal>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[^\s:/?#\[\]@]+))"
+    r"(?::(?P<port>[0-9]*))?"
+    r"(?P<path>/[^\s?#]*)?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A server's place.
+
+    Attributes
+    ----------
+    host : str
+        A name or an address literal, an IPv6 literal without its brackets.
+    port : int
+    tls : bool
+        Whether the connection is encrypted.
+    base_path : str
+        What stands before every path: empty, or with a leading slash and without one at its end.
+    """
+
+    host: str
+    port: int
+    tls: bool
+    base_path: str
+
+    @property
+    def authority(self) -> str:
+        """The value of the Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+    @property
+    def origin(self) -> str:
+        """Scheme and authority, for messages."""
+        return f"{'https' if self.tls else 'http'}://{self.authority}"
+
+
+def parse_url(url: str, ssl: bool) -> Address:
+    """Take ``host:port/base-path`` apart, with or without ``http://`` or ``https://`` before it.
+
+    Raises
+    ------
+    InvalidRequest
+        Where it has another form, or its scheme contradicts `ssl`.
+    """
+    match = _URL.fullmatch(url.strip()) if isinstance(url, str) else None
+    if match is None:
+        raise InvalidRequest(
+            f"expected a URL of the form host:port/base-path, got {_without_credentials(url)!r}"
+        )
+    scheme = (match["scheme"] or ("https" if ssl else "http")).lower()
+    if scheme not in ("http", "https"):
+        raise InvalidRequest(f"expected a URL of http or https, got the scheme {scheme!r}")
+    if ssl and scheme == "http":
+        raise InvalidRequest(
+            f"ssl=True contradicts the scheme of {url!r}: drop the scheme, or write https://"
+        )
+    port = int(match["port"]) if match["port"] else (443 if scheme == "https" else 80)
+    if not 0 < port < 1 << 16:
+        raise InvalidRequest(f"expected a port from 1 to 65535, got {port} in {url!r}")
+    return Address(
+        match["literal"] or match["host"], port, scheme == "https", (match["path"] or "").rstrip("/")
+    )
+
+
+def _without_credentials(url: object) -> str:
+    return re.sub(r"[^/\s]*@", "***@", str(url))
+
+
+SocketAddress = tuple[int, Any]
+"""An address family, and the address in its form for ``socket.connect``."""
+
+
+def resolve(host: str, port: int, deadline: float | None) -> list[SocketAddress]:
+    """Return the addresses of a host, in the order that the system prefers.
+
+    A name is looked up in a thread of its own, since that cannot be interrupted; when the time is up the call
+    gives up and the thread ends by itself.
+
+    Raises
+    ------
+    NameResolutionError
+        If the name has no address.
+    DeadlineExceeded
+        If the answer takes too long.
+    """
+    found: list[SocketAddress] = []
+    failure: list[OSError] = []
+
+    def look_up(flags: int) -> None:
+        try:
+            for family, _, _, _, address in socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=flags
+            ):
+                if (family, address) not in found:
+                    found.append((family, address))
+        except (OSError, UnicodeError) as error:
+            failure.append(error if isinstance(error, OSError) else OSError(str(error)))
+
+    look_up(socket.AI_NUMERICHOST)
+    if found:
+        return found
+    failure.clear()
+    helper = threading.Thread(target=look_up, args=(0,), name="tritonhttp-resolve", daemon=True)
+    helper.start()
+    helper.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    if helper.is_alive():
+        raise DeadlineExceeded(f"timed out while resolving the name {host!r}", phase="resolve")
+    if not found:
+        reason = failure[0] if failure else "no address"
+        raise NameResolutionError(f"cannot resolve the server's name {host!r}: {reason}", phase="resolve")
+    return found
+
+
+def tls_context(
+    options: Mapping[str, Any] | None, factory: Callable[[], ssl.SSLContext] | None, insecure: bool
+) -> ssl.SSLContext:
+    """Return the context for a client's connections. The server's chain is verified always.
+
+    Parameters
+    ----------
+    options : mapping, optional
+        What ``ssl.wrap_socket`` took: keyfile, certfile, ca_certs, ciphers, ssl_version. `cert_reqs` and the
+        options of its behaviour (do_handshake_on_connect, suppress_ragged_eofs) are accepted and change
+        nothing.
+    factory : callable, optional
+        Returns a context, which is used as it is; `options` then add certificates and ciphers to it.
+    insecure : bool
+        Do not compare the server's name with its certificate.
+
+    Raises
+    ------
+    InvalidRequest
+        For an unknown option, or files that cannot be loaded.
+    """
+    import ssl
+
+    context = factory() if factory is not None else ssl.create_default_context()
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    unknown = set(given) - _TLS_OPTIONS
+    if unknown:
+        raise InvalidRequest(
+            f"unknown ssl_options {sorted(unknown)}: expected some of {sorted(_TLS_OPTIONS)}"
+        )
+    try:
+        if "ca_certs" in given:
+            context.load_verify_locations(cafile=given["ca_certs"])
+        if "certfile" in given:
+            context.load_cert_chain(given["certfile"], given.get("keyfile"), given.get("password"))
+        if "ciphers" in given:
+            context.set_ciphers(given["ciphers"])
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"ssl_options {sorted(given)} cannot be used: {error}") from error
+    version = given.get("ssl_version")
+    if version is not None and version not in (ssl.PROTOCOL_TLS, ssl.PROTOCOL_TLS_CLIENT):
+        exact = ssl.TLSVersion.__members__.get(ssl._SSLMethod(version).name.replace("PROTOCOL_", ""))  # type: ignore[attr-defined]
+        if exact is None:
+            raise InvalidRequest(f"ssl_version {version!r} is not supported")
+        context.minimum_version = context.maximum_version = exact
+    if insecure:
+        context.check_hostname = False
+    return context
+
+
+_TLS_OPTIONS = frozenset(
+    (
+        "ca_certs",
+        "cert_reqs",
+        "certfile",
+        "ciphers",
+        "do_handshake_on_connect",
+        "keyfile",
+        "password",
+        "server_side",
+        "ssl_version",
+        "suppress_ragged_eofs",
+    )
+)

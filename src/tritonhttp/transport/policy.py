@@ -1,0 +1,63 @@
+"""Decisions of the transports, and the frozen options that they follow. No I/O, and the time is an argument."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import InvalidRequest
+
+__all__ = ["Timeouts", "earliest", "may_resend", "step_timeout"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timeouts:
+    """Time limits in seconds; None is no limit.
+
+    Attributes
+    ----------
+    connection : float or None
+        For making a connection: name, connect and TLS together.
+    network : float or None
+        For each send or receive without progress.
+    """
+
+    connection: float | None = 60.0
+    network: float | None = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("connection", "network"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, (int, float)) or math.isnan(value) or value <= 0):
+                raise InvalidRequest(
+                    f"{name}_timeout must be a number of seconds above 0, or None; got {value!r}"
+                )
+
+
+def earliest(*deadlines: float | None) -> float | None:
+    """Return the first of the deadlines that there are."""
+    present = [deadline for deadline in deadlines if deadline is not None]
+    return min(present) if present else None
+
+
+def step_timeout(limit: float | None, deadline: float | None, now: float) -> float | None:
+    """Return how long one step may take: its own limit, or what is left until the deadline; never below 0."""
+    if deadline is None:
+        return limit
+    left = max(0.0, deadline - now)
+    return left if limit is None else min(limit, left)
+
+
+def may_resend(*, repeatable: bool, answered: bool, handed_over: bool) -> bool:
+    """Decide whether a request goes out again after a reused connection turned out closed.
+
+    Parameters
+    ----------
+    repeatable : bool
+        Whether sending it twice does no more than sending it once.
+    answered : bool
+        Whether any byte of an answer came.
+    handed_over : bool
+        Whether the kernel took the whole request, so that the server may have seen it.
+    """
+    return not answered and (repeatable or not handed_over)

@@ -1,0 +1,96 @@
+"""Content codings of bodies: gzip and deflate, in both directions.
+
+"deflate" is the zlib format (RFC 9110, 8.4.1.2). Some servers send the raw stream under that name; it is read too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..errors import InvalidRequest, ProtocolError
+
+__all__ = ["ALGORITHMS", "compress", "decompress"]
+
+Buffer = bytes | bytearray | memoryview
+
+#: Name of the coding -> zlib's wbits for writing it.
+ALGORITHMS = {"gzip": 31, "deflate": 15}
+_EITHER_HEADER, _NO_HEADER = 47, -15
+
+
+def compress(buffers: Iterable[Buffer], algorithm: str) -> tuple[bytes, ...]:
+    """Compress the buffers as one body.
+
+    Raises
+    ------
+    InvalidRequest
+        For an algorithm other than ``"gzip"`` and ``"deflate"``.
+    """
+    import zlib
+
+    wbits = ALGORITHMS.get(algorithm)
+    if wbits is None:
+        raise InvalidRequest(
+            f"unsupported compression algorithm {algorithm!r}: expected 'gzip', 'deflate' or None"
+        )
+    stream = zlib.compressobj(wbits=wbits)
+    pieces = [stream.compress(buffer) for buffer in buffers]
+    pieces.append(stream.flush())
+    return (b"".join(pieces),)
+
+
+def decompress(body: Buffer, encoding: str, limit: int | None = None) -> Buffer:
+    """Undo the codings of a Content-Encoding value.
+
+    Parameters
+    ----------
+    body
+        The body as received.
+    encoding : str
+        ``"gzip"``, ``"deflate"``, ``"identity"``, or a list of them in the order that they were applied.
+    limit : int, optional
+        The most bytes to produce.
+
+    Raises
+    ------
+    ProtocolError
+        For an unknown coding, a damaged or truncated stream, or more than `limit` bytes.
+    """
+    for coding in reversed([token.strip().lower() for token in encoding.split(",")]):
+        if coding in ("gzip", "x-gzip", "deflate"):
+            body = _inflate(body, coding, limit)
+        elif coding not in ("", "identity"):
+            raise ProtocolError(f"Content-Encoding {encoding!r}: expected gzip, deflate or identity")
+    return body
+
+
+def _inflate(body: Buffer, coding: str, limit: int | None) -> bytes:
+    import zlib
+
+    # A zlib header's first two bytes are a multiple of 31 with the method 8 in the low half (RFC 1950).
+    headless = coding == "deflate" and not (
+        len(body) >= 2 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
+    )
+    pieces: list[bytes] = []
+    rest: Buffer = body
+    size = 0
+    try:
+        while True:
+            stream = zlib.decompressobj(_NO_HEADER if headless else _EITHER_HEADER)
+            while not stream.eof:
+                # Each step is bounded, so that a small body cannot unfold into all of the memory.
+                piece = stream.decompress(
+                    rest, min(1 << 24, limit - size + 1) if limit is not None else 1 << 24
+                )
+                rest = stream.unconsumed_tail
+                size += len(piece)
+                if limit is not None and size > limit:
+                    raise ProtocolError(f"the {coding} body unfolds to more than the limit of {limit} bytes")
+                if not piece and not rest and not stream.eof:
+                    raise ProtocolError(f"the {coding} body of {len(body)} bytes is truncated")
+                pieces.append(piece)
+            rest = stream.unused_data
+            if coding == "deflate" or not rest.strip(b"\0"):
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    except zlib.error as error:
+        raise ProtocolError(f"the body is not valid {coding}: {error}") from error

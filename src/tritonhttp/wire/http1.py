@@ -1,0 +1,451 @@
+"""HTTP/1.1 without a socket: write a request's head, read a response from wherever the bytes come.
+
+:class:`ResponseReader` tells the transport where to receive next (:meth:`~ResponseReader.get_buffer`) and
+takes note of what arrived (:meth:`~ResponseReader.received`, :meth:`~ResponseReader.received_eof`). The
+grammar of heads and chunks is llhttp's, through httptools; a body of known length never passes through it but
+is received straight into the memory that the result will use.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httptools
+import numpy as np
+
+from ..errors import InvalidRequest, ProtocolError
+
+__all__ = [
+    "COALESCE",
+    "MAX_HEAD",
+    "Buffer",
+    "Response",
+    "ResponseHead",
+    "ResponseReader",
+    "coalesce",
+    "encode_head",
+    "header_line",
+    "parse_head",
+]
+
+Buffer = bytes | bytearray | memoryview
+
+#: Most bytes of a response head, and most header lines in it.
+MAX_HEAD = 1 << 16
+_MAX_HEADERS = 256
+
+#: Buffers up to this size may be copied together; what is larger is a tensor, which is never copied.
+COALESCE = 1 << 16
+
+#: Where the first tensor of a received body starts in memory, for the vector units of the caller's processor.
+_ALIGNMENT = 64
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_FORBIDDEN = re.compile(r"[\r\n\0]")
+
+
+# -- requests
+# ----------------------------------------------------------------------------------------------------
+
+
+def header_line(name: str, value: object) -> str:
+    """Return a header line with its line end.
+
+    Raises
+    ------
+    InvalidRequest
+        Where the name is no token, or the value would end the line.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    text = str(value)
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        raise InvalidRequest(f"header name {name!r} is not a token of HTTP")
+    if value is None or _FORBIDDEN.search(text):
+        # The value stays out of the message: it may be a credential.
+        raise InvalidRequest(f"the value of header {name!r} must be text without CR, LF or NUL")
+    return f"{name}: {text}\r\n"
+
+
+def encode_head(method: str, target: str, lines: str, length: int) -> bytes:
+    """Return a request's head.
+
+    Parameters
+    ----------
+    method, target : str
+        The method, and the path with its query, percent-encoded.
+    lines : str
+        Header lines, each with its line end.
+    length : int
+        The body's size in bytes.
+    """
+    if length or method != "GET":
+        lines = f"{lines}Content-Length: {length}\r\n"
+    return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode()
+
+
+def coalesce(buffers: Sequence[Buffer], limit: int = COALESCE) -> list[Buffer]:
+    """Return the buffers in their order, small neighbours joined; a buffer larger than `limit` is never copied."""
+    joined: list[Buffer] = []
+    small: list[Buffer] = []
+    size = 0
+    for buffer in buffers:
+        length = len(buffer)
+        if size + length > limit:
+            if small:
+                joined.append(small[0] if len(small) == 1 else b"".join(small))
+                small, size = [], 0
+            if length > limit:
+                joined.append(buffer)
+                continue
+        if length:
+            small.append(buffer)
+            size += length
+    if small:
+        joined.append(small[0] if len(small) == 1 else b"".join(small))
+    return joined
+
+
+# -- responses
+# ---------------------------------------------------------------------------------------------------
+
+
+class ResponseHead:
+    """A response's status and headers, and how its body is framed. Shared between responses: not to be changed."""
+
+    __slots__ = ("chunked", "content_length", "headers", "keep_alive", "reason", "status")
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        headers: Mapping[str, str],
+        *,
+        content_length: int | None,
+        chunked: bool,
+        keep_alive: bool,
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        #: Names in lower case; the values of a name that came more than once are joined by ", ".
+        self.headers = headers
+        #: None where the body ends with the connection, or is chunked.
+        self.content_length = content_length
+        self.chunked = chunked
+        #: Whether the server keeps the connection open behind this response.
+        self.keep_alive = keep_alive
+
+
+class Response:
+    """A whole response. ``status_code``, ``get()`` and ``read()`` are what programs for the reference use."""
+
+    __slots__ = ("_position", "body", "headers", "reason", "status_code")
+
+    def __init__(self, status_code: int, headers: Mapping[str, str], body: Buffer, reason: str = "") -> None:
+        self.status_code = status_code
+        self.headers = headers
+        self.body = body
+        self.reason = reason
+        self._position = 0
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a header's value, its name in any case."""
+        return self.headers.get(name.lower(), default)
+
+    def read(self, length: int | None = -1) -> bytes:
+        """Return the next `length` bytes of the body as bytes, or all that is left of it."""
+        start = self._position
+        end = len(self.body) if length is None or length < 0 else min(start + length, len(self.body))
+        self._position = end
+        return bytes(self.body[start:end])
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status_code} {self.reason}, {len(self.body)} bytes>"
+
+
+class _HeadParser:
+    """Collects llhttp's callbacks for one response; also the pieces of a chunked body."""
+
+    def __init__(self) -> None:
+        self.reason = b""
+        self.lines: list[tuple[str, str]] = []
+        self.size = 0
+        self.headers_complete = False
+        self.message_complete = False
+        #: Whether something stands behind the message; it is not part of it.
+        self.excess = False
+        self.pieces: list[bytes] = []
+        self.parser = httptools.HttpResponseParser(self)
+
+    def on_message_begin(self) -> None:
+        self.excess = self.message_complete
+
+    def on_status(self, reason: bytes) -> None:
+        self.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.lines) >= _MAX_HEADERS:
+            raise ProtocolError(f"the response has more than {_MAX_HEADERS} header lines")
+        self.lines.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        self.headers_complete = True
+
+    def on_body(self, piece: bytes) -> None:
+        if not self.excess:
+            self.size += len(piece)
+            self.pieces.append(piece)
+
+    def on_message_complete(self) -> None:
+        self.message_complete = True
+
+    def feed(self, data: Buffer) -> None:
+        """Parse what arrived.
+
+        Raises
+        ------
+        ProtocolError
+            Where it is no HTTP/1 response.
+        """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as error:
+            raise ProtocolError("the server switched to another protocol (status 101), unasked") from error
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, ProtocolError):
+                raise error.__context__ from None
+            raise
+        except httptools.HttpParserError as error:
+            if self.message_complete:
+                self.excess = True
+                return
+            raise ProtocolError(f"expected an HTTP/1.1 response: {error}") from error
+
+    def head(self) -> ResponseHead:
+        """Return the parsed head."""
+        if not self.headers_complete:
+            raise ProtocolError("expected an HTTP/1.1 response, got a head without an end")
+        headers: dict[str, str] = {}
+        for name, value in self.lines:
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        status = self.parser.get_status_code()
+        chunked = "chunked" in headers.get("transfer-encoding", "").lower()
+        # Both framings at once may be an attempt to smuggle a second answer (RFC 9112, 6.3).
+        ambiguous = chunked and "content-length" in headers
+        length: int | None = None
+        if status < 200 or status in (204, 304):
+            length = 0
+        elif not chunked and "content-length" in headers:
+            # llhttp has refused what is no number, or several that differ.
+            length = int(headers["content-length"].split(",")[0])
+        return ResponseHead(
+            status,
+            self.reason.decode("latin-1"),
+            headers,
+            content_length=length,
+            chunked=chunked and length is None,
+            keep_alive=bool(self.parser.should_keep_alive()) and not ambiguous,
+        )
+
+
+_heads: dict[bytes, ResponseHead] = {}
+
+
+def parse_head(data: bytes) -> ResponseHead:
+    """Parse a response's head, the empty line included.
+
+    A server answers the same model with the same head over and over (Triton sends no date), so they are
+    remembered.
+    """
+    head = _heads.get(data)
+    if head is None:
+        parser = _HeadParser()
+        parser.feed(data)
+        head = parser.head()
+        if len(_heads) >= 512:
+            _heads.clear()
+        if len(data) <= 1024:
+            _heads[data] = head
+    return head
+
+
+def _allocate(head: ResponseHead, length: int) -> memoryview:
+    """Return memory for a body, not zeroed, its first tensor on a 64-byte boundary."""
+    json_size = head.headers.get("inference-header-content-length", "")
+    try:
+        memory = np.empty(length + _ALIGNMENT, np.uint8)
+    except (MemoryError, OverflowError, ValueError) as error:
+        raise ProtocolError(f"the server announced {length} bytes, more than there is memory for") from error
+    address = memory.__array_interface__["data"][0] + (int(json_size) if json_size.isdecimal() else 0)
+    start = -address % _ALIGNMENT
+    return memory.data[start : start + length]
+
+
+class ResponseReader:
+    """Reads one response after the other from one connection.
+
+    A transport calls :meth:`start` when it sends a request, then receives into :meth:`get_buffer` and reports
+    to :meth:`received` until that returns True; then :attr:`response` is there, and :attr:`reusable` says
+    whether the connection may carry another request.
+
+    Parameters
+    ----------
+    max_body : int, optional
+        The most bytes of a body; more is a :class:`ProtocolError`.
+    """
+
+    __slots__ = (
+        "_body",
+        "_filled",
+        "_got",
+        "_head",
+        "_parser",
+        "_scratch",
+        "_view",
+        "max_body",
+        "response",
+        "reusable",
+        "started",
+    )
+
+    def __init__(self, max_body: int | None = None) -> None:
+        self.max_body = max_body
+        self._scratch = bytearray(MAX_HEAD)
+        self._view = memoryview(self._scratch)
+        self.response: Response | None = None
+        self.reusable = True
+        self.start()
+
+    def start(self) -> None:
+        """Expect a new response."""
+        self._filled = 0
+        self._head: ResponseHead | None = None
+        self._parser: _HeadParser | None = None
+        self._body: memoryview | None = None
+        self._got = 0
+        self.response = None
+        #: Whether anything of the answer has arrived.
+        self.started = False
+
+    def get_buffer(self) -> memoryview:
+        """Return where to receive next."""
+        if self._body is not None:
+            return self._body[self._got :]
+        return self._view[self._filled :] if self._filled else self._view
+
+    def received(self, count: int) -> bool:
+        """Take note of `count` bytes in the last :meth:`get_buffer`; return whether the response is whole.
+
+        Raises
+        ------
+        ProtocolError
+            Where they are not HTTP, or pass a limit.
+        """
+        self.started = True
+        if self._body is not None:
+            self._got += count
+            if self._got < len(self._body):
+                return False
+            if self._head is not None and self._head.content_length is not None:
+                return self._complete(self._body)
+            self._grow()
+            return False
+        if self._parser is not None:
+            return self._received_chunks(self._view[:count])
+        return self._received_head(count)
+
+    def received_eof(self) -> bool:
+        """Take note that the server closed its side; return True where that ends the response as it should."""
+        self.reusable = False
+        head = self._head
+        if head is not None and self._body is not None and head.content_length is None and not head.chunked:
+            return self._complete(self._body[: self._got])
+        return False
+
+    def progress(self) -> str:
+        """Say how far the response came, for an error's message."""
+        if self._head is None:
+            return f"{self._filled} bytes of the response's head" if self._filled else "no byte of a response"
+        if self._head.content_length is not None:
+            return f"{self._got} of {self._head.content_length} bytes of the response's body"
+        return "an incomplete body"
+
+    def _received_head(self, count: int) -> bool:
+        searched = max(0, self._filled - 3)
+        self._filled += count
+        while True:
+            end = self._scratch.find(b"\r\n\r\n", searched, self._filled)
+            if end < 0:
+                return self._incomplete_head()
+            end += 4
+            head = parse_head(bytes(self._view[:end]))
+            if head.status >= 200:
+                break
+            # An interim response (RFC 9110, 15.2): what follows is the answer itself, or another of them.
+            self._scratch[: self._filled - end] = self._scratch[end : self._filled]
+            self._filled -= end
+            searched = 0
+        self._head = head
+        if not head.keep_alive:
+            self.reusable = False
+        length = head.content_length
+        have = self._filled - end
+        if length is not None:
+            self._check_size(length)
+            if have >= length:
+                if have > length:
+                    # Bytes that nobody asked for: whatever they are, they are not the next answer.
+                    self.reusable = False
+                return self._complete(bytes(self._view[end : end + length]))
+            self._body = _allocate(head, length)
+        elif head.chunked:
+            self._parser = parser = _HeadParser()
+            parser.feed(self._view[:end])
+            rest = bytes(self._view[end : self._filled])
+            self._filled = 0
+            return bool(rest) and self._received_chunks(rest)
+        else:
+            self._body = memoryview(bytearray(max(MAX_HEAD, 2 * have)))
+        self._body[:have] = self._view[end : self._filled]
+        self._got = have
+        return False
+
+    def _incomplete_head(self) -> bool:
+        start = bytes(self._view[: min(self._filled, 40)])
+        prefix = b"HTTP/1."
+        if not start.startswith(prefix[: len(start)]) or self._scratch.find(b"\n\n", 0, self._filled) >= 0:
+            raise ProtocolError(f"expected an HTTP/1.1 response, got bytes that begin with {start!r}")
+        if self._filled == MAX_HEAD:
+            raise ProtocolError(f"the response's head is longer than {MAX_HEAD} bytes")
+        return False
+
+    def _received_chunks(self, data: Buffer) -> bool:
+        parser = self._parser
+        assert parser is not None
+        parser.feed(data)
+        self._check_size(parser.size)
+        if not parser.message_complete:
+            return False
+        if parser.excess:
+            self.reusable = False
+        return self._complete(b"".join(parser.pieces))
+
+    def _grow(self) -> None:
+        body = self._body
+        assert body is not None
+        self._check_size(len(body) + 1)
+        self._body = memoryview(bytearray(2 * len(body)))
+        self._body[: len(body)] = body
+
+    def _check_size(self, size: int) -> None:
+        if self.max_body is not None and size > self.max_body:
+            raise ProtocolError(f"the response's body has {size} bytes or more, the limit is {self.max_body}")
+
+    def _complete(self, body: Buffer) -> bool:
+        head = self._head
+        assert head is not None
+        self.response = Response(head.status, head.headers, body, head.reason)
+        self._body = None
+        return True

@@ -1,0 +1,252 @@
+"""An inference on the wire: the JSON head of a request, and a response's tensors as views of its body.
+
+Sources: the Open Inference Protocol's "Inference Request/Response JSON Object", and Triton's extensions for
+binary tensors, sequences, scheduling policy and parameters. A body is the JSON head, then the binary tensors
+in the order that the head lists them, without padding; ``Inference-Header-Content-Length`` says where the
+head ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InvalidRequest, ProtocolError, ServerError
+from . import bytes_tensor, dtypes, jsonio
+
+__all__ = [
+    "RESERVED_PARAMETERS",
+    "RESERVED_PREFIX",
+    "Answer",
+    "decode_response",
+    "decode_tensor",
+    "encode_request",
+    "error_message",
+]
+
+Buffer = bytes | bytearray | memoryview
+
+#: Parameters that arguments of `infer` stand for; a caller cannot set them by hand.
+RESERVED_PARAMETERS = (
+    "sequence_id",
+    "sequence_start",
+    "sequence_end",
+    "priority",
+    "timeout",
+    "headers",
+    "binary_data_output",
+)
+RESERVED_PREFIX = "triton_"
+
+
+def encode_request(
+    inputs: Sequence[Mapping[str, Any]],
+    outputs: Sequence[Mapping[str, Any]] | None,
+    request_id: str = "",
+    sequence_id: int | str = 0,
+    sequence_start: bool = False,
+    sequence_end: bool = False,
+    priority: int = 0,
+    timeout: int | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> bytes:
+    """Return the JSON head of an inference request; `inputs` and `outputs` are their JSON objects.
+
+    Raises
+    ------
+    InvalidRequest
+        For a reserved parameter, or a value that JSON has no form for.
+    """
+    request: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    if request_id:
+        request["id"] = request_id
+    if sequence_id not in (0, ""):
+        options["sequence_id"] = jsonio.plain(sequence_id, "sequence_id")
+        options["sequence_start"] = sequence_start
+        options["sequence_end"] = sequence_end
+    if priority:
+        options["priority"] = priority
+    if timeout is not None:
+        options["timeout"] = timeout
+    request["inputs"] = inputs
+    if outputs:
+        request["outputs"] = outputs
+    else:
+        # Without it the server answers every output as JSON, ten times the size.
+        options["binary_data_output"] = True
+    if parameters:
+        for key, value in parameters.items():
+            if key in RESERVED_PARAMETERS or str(key).startswith(RESERVED_PREFIX):
+                raise InvalidRequest(f'Parameter "{key}" is a reserved parameter and cannot be specified.')
+            options[key] = jsonio.plain(value, f"parameter {key!r}")
+    if options:
+        request["parameters"] = options
+    return jsonio.dumps(request)
+
+
+class Answer(NamedTuple):
+    """A decoded inference response: its JSON, and where in the body the binary tensor of each output lies."""
+
+    json: dict[str, Any]
+    spans: dict[str, tuple[int, int]]
+
+
+def decode_response(body: Buffer, header_length: int | None) -> Answer:
+    """Decode the head of an inference response.
+
+    Parameters
+    ----------
+    body
+        The whole body, no longer compressed.
+    header_length : int or None
+        The head's size in bytes; None where the whole body is JSON.
+
+    Raises
+    ------
+    ProtocolError
+        Where the body is no answer of the protocol: no JSON, the wrong types, sizes that do not add up.
+    ServerError
+        Where a body that came with a status of success holds an error.
+    """
+    size = len(body)
+    if header_length is None:
+        head = body
+    else:
+        if not 0 <= header_length <= size:
+            raise ProtocolError(
+                f"Inference-Header-Content-Length is {header_length}, the response's body has {size} bytes"
+            )
+        head = memoryview(body)[:header_length]
+    answer = jsonio.loads(head, "the response of infer")
+    if not isinstance(answer, dict):
+        raise ProtocolError(f"the response of infer: expected a JSON object, got {type(answer).__name__}")
+    message = error_message(answer)
+    if message is not None:
+        raise ServerError(message, status="200", debug_details=bytes(head).decode("utf-8", "replace"))
+    spans: dict[str, tuple[int, int]] = {}
+    position = size if header_length is None else header_length
+    for output in _outputs(answer):
+        parameters = output.get("parameters")
+        if parameters is not None:
+            if not isinstance(parameters, dict):
+                raise ProtocolError(f"output {output['name']!r}: expected parameters to be an object")
+            length = parameters.get("binary_data_size")
+            if length is not None:
+                if type(length) is not int or length < 0 or position + length > size:
+                    raise ProtocolError(
+                        f"output {output['name']!r}: binary_data_size is {length!r},"
+                        f" {size - position} bytes of the response's body are left"
+                    )
+                spans[output["name"]] = (position, length)
+                position += length
+    if position != size:
+        raise ProtocolError(
+            f"the response's body has {size} bytes, its head and binary tensors take {position} of them"
+        )
+    return Answer(answer, spans)
+
+
+def _outputs(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    outputs = answer.get("outputs")
+    if outputs is None:
+        return []
+    if not isinstance(outputs, list):
+        raise ProtocolError(
+            f"the response of infer: expected outputs to be a list, got {type(outputs).__name__}"
+        )
+    for output in outputs:
+        if not isinstance(output, dict) or not isinstance(output.get("name"), str):
+            raise ProtocolError(f"the response of infer: expected an output with a name, got {output!r:.200}")
+    return outputs
+
+
+def decode_tensor(output: Mapping[str, Any], body: Buffer, span: tuple[int, int] | None) -> npt.NDArray[Any]:
+    """Return one output as an array of its shape and dtype.
+
+    Parameters
+    ----------
+    output
+        The output's JSON object.
+    body
+        The whole body.
+    span : tuple of int or None
+        Offset and size of the binary tensor in it; None where the data are in the JSON.
+
+    Returns
+    -------
+    numpy.ndarray
+        Writable and aligned. A view of `body` where that is so already, unless the tensor is so small a part
+        of it that it should not keep it alive. BYTES: an object array, of bytes from binary data, of str from
+        JSON.
+    """
+    name = output["name"]
+    shape = output.get("shape")
+    datatype = output.get("datatype")
+    if not isinstance(shape, list) or not all(type(dim) is int and dim >= 0 for dim in shape):
+        raise ProtocolError(f"output {name!r}: expected a shape of whole numbers, got {shape!r:.200}")
+    scalar = dtypes.triton_to_np_dtype(datatype) if isinstance(datatype, str) else None
+    if scalar is None:
+        raise ProtocolError(f"output {name!r}: unknown datatype {datatype!r}")
+    count = 1
+    for dim in shape:
+        count *= dim
+    if span is None:
+        return _json_tensor(output, scalar, shape, count)
+    offset, size = span
+    if datatype == "BYTES":
+        try:
+            return bytes_tensor.decode(memoryview(body)[offset : offset + size], count).reshape(shape)
+        except ProtocolError as error:
+            raise ProtocolError(f"output {name!r}: {error.message()}") from error
+    dtype = np.dtype(scalar).newbyteorder("<")
+    if count * dtype.itemsize != size:
+        raise ProtocolError(
+            f"output {name!r}: {datatype} of shape {shape} takes {count * dtype.itemsize} bytes, got {size}"
+        )
+    array = np.frombuffer(body, dtype, count, offset) if size else np.empty(0, dtype)
+    if not array.flags.writeable or not array.flags.aligned or size * 16 < len(body):
+        array = array.copy()
+    return array.reshape(shape)
+
+
+def _json_tensor(output: Mapping[str, Any], scalar: Any, shape: list[int], count: int) -> npt.NDArray[Any]:
+    name = output["name"]
+    data = output.get("data")
+    if not isinstance(data, list):
+        raise ProtocolError(f"output {name!r}: expected its data as a list, got {type(data).__name__}")
+    try:
+        array = np.array(data, dtype=scalar)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ProtocolError(f"output {name!r}: its data are not {output['datatype']}: {error}") from error
+    if array.size != count:
+        raise ProtocolError(f"output {name!r}: shape {shape} takes {count} elements, got {array.size}")
+    return array.reshape(shape)
+
+
+def error_message(answer: Any) -> str | None:
+    """Return the error that a JSON answer holds, or None.
+
+    Triton and most servers send ``{"error": "…"}``; those on FastAPI ``{"detail": …}``, which may be a list
+    of objects with a place and a message; gateways often ``{"message": "…"}``.
+    """
+    if not isinstance(answer, dict) or "outputs" in answer or "model_name" in answer:
+        return None
+    found = answer.get("error")
+    return None if found is None else _as_text(found)
+
+
+def _as_text(found: Any) -> str:
+    if isinstance(found, str):
+        return found
+    if isinstance(found, dict):
+        text = found.get("msg", found.get("message", found.get("error")))
+        if text is not None:
+            place = ".".join(str(part) for part in found.get("loc", ()))
+            return f"{place}: {text}" if place else str(text)
+    if isinstance(found, list) and found:
+        return "; ".join(_as_text(item) for item in found)
+    return jsonio.dumps(found).decode()

@@ -1,0 +1,95 @@
+"""JSON as Triton writes and reads it: the speed of orjson, and the values that orjson gets wrong.
+
+Triton's JSON may hold bare ``NaN``, ``Infinity`` and ``-Infinity``, in both directions. orjson refuses them
+on reading and writes null for them, so reading falls back to the standard module, and writing passes such
+values through as ready-made fragments. What cannot be written is an :class:`InvalidRequest`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from ..errors import InvalidRequest, ProtocolError
+
+__all__ = ["dump_array", "dumps", "loads", "plain"]
+
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+_INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
+
+
+def dumps(value: Any) -> bytes:
+    """Encode a value whose numbers are finite and fit 64 bits (what came through :func:`plain` does)."""
+    try:
+        return orjson.dumps(value, option=_OPTIONS)
+    except TypeError as error:
+        raise InvalidRequest(f"cannot be written as JSON: {error}") from error
+
+
+def plain(value: Any, where: str) -> Any:
+    """Return a caller's value ready for :func:`dumps`, with NaN, infinities and large integers as fragments.
+
+    Raises
+    ------
+    InvalidRequest
+        For a value that JSON has no form for, such as bytes; the message names `where`.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, int):
+        return value if _INT64_MIN <= value <= _UINT64_MAX else orjson.Fragment(str(int(value)))
+    if isinstance(value, float):
+        return value if math.isfinite(value) else orjson.Fragment(json.dumps(float(value)))
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist(), where)
+    if isinstance(value, dict):
+        return {str(key): plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, where) for item in value]
+    raise InvalidRequest(f"{where} is a {type(value).__name__}, which JSON has no form for")
+
+
+def dump_array(array: npt.NDArray[Any]) -> bytes:
+    """Encode a numeric or boolean array, flat and in C order, as a JSON list."""
+    if array.dtype.kind == "f":
+        if array.dtype.itemsize == 2:
+            array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            return json.dumps(array.ravel().tolist()).encode("ascii")
+    flat = np.ascontiguousarray(array.ravel(), dtype=array.dtype.newbyteorder("="))
+    return orjson.dumps(flat, option=_OPTIONS)
+
+
+def loads(data: bytes | bytearray | memoryview, what: str) -> Any:
+    """Decode JSON from the server, bare NaN and infinities included.
+
+    Raises
+    ------
+    ProtocolError
+        For anything else; the message names `what` and shows how it begins.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as refusal:
+        raw = bytes(data)
+        try:
+            return json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ProtocolError(
+                f"{what}: Failed to encode using UTF-8. Please use binary_data=True, if you want to pass"
+                f" a byte array. UnicodeError: {error}",
+                debug_details=raw,
+            ) from error
+        except (ValueError, RecursionError):
+            start = raw[:80].decode("utf-8", "replace")
+            raise ProtocolError(
+                f"{what}: expected JSON, got {len(raw)} bytes that begin with {start!r} ({refusal})",
+                debug_details=raw,
+            ) from refusal
