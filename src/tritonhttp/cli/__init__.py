@@ -1,0 +1,1 @@
+"""The programs of the package: the only code of it that prints."""

@@ -12,6 +12,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -27,6 +28,7 @@ _LOOK = 0.25
 _SCRATCH = "python_env_*"
 # It is there 0.2 s after the start; a server without a Python model makes none.
 _SCRATCH_WAIT = 2.0
+_OVERRIDE = re.compile(r"/tmp/folder\w{6}(?=/)")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -103,14 +105,42 @@ def _supervise(
                 break
             server.terminate()
             kill_at = time.monotonic() + grace
+    overrides = _override_folders(server.pid)
     # Before the server is reaped, so that the group's number cannot have gone to anybody else.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            os.wait()
+    _end_children()
     remove_shared_memory(prefix)
     scratch.remove()
+    for folder in overrides:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_children() -> None:
+    """End whatever became a child of this process, and return when none is left."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            # A model may have started a process in a group of its own.
+            with contextlib.suppress(OSError):
+                for pid in listed.read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
+            os.wait()
+
+
+def _override_folders(group: int) -> set[str]:
+    """Return where the server put models that were sent to it as files: it leaves those folders, even in order.
+
+    A model's process has the path of its model as an argument.
+    """
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.getpgid(int(process.name)) == group:
+                for argument in process.joinpath("cmdline").read_bytes().split(b"\0"):
+                    if match := _OVERRIDE.match(os.fsdecode(argument)):
+                        found.add(match[0])
+    return found
 
 
 def _wake_on_child() -> int:

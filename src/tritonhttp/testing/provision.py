@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Installation", "TritonUnavailable", "cache_folder", "install"]
+__all__ = ["Installation", "TritonUnavailable", "cache_folder", "install", "installed"]
 
 _log = logging.getLogger("tritonhttp.testing")
 
@@ -42,8 +42,8 @@ class TritonUnavailable(RuntimeError):
     Attributes
     ----------
     excused : bool
-        True where nothing can be done about it in Python: another platform, an old C library, no libpython.
-        Tests may be skipped then.
+        True where the machine is at fault, not the installation: another platform, an older C library, no
+        libpython. Tests may be skipped then.
     """
 
     def __init__(self, reason: str, *, excused: bool = False) -> None:
@@ -239,6 +239,20 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+def _plan(python: str | None) -> tuple[_Interpreter, Installation]:
+    """Decide which interpreter serves and where its environment is, or goes."""
+    _check_platform()
+    interpreter = _choose(python)
+    identity = f"{_LAYOUT} {interpreter.executable} {_REQUIREMENTS.read_text()}"
+    key = f"triton-py{interpreter.name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    return interpreter, Installation(cache_folder() / key, interpreter.name)
+
+
+def installed(python: str | None = None) -> bool:
+    """Tell whether :func:`install` has nothing left to do; raises as it does."""
+    return _plan(python)[1].complete()
+
+
 def install(python: str | None = None) -> Installation:
     """Return the environment of the server, made first where it is not there yet.
 
@@ -253,12 +267,9 @@ def install(python: str | None = None) -> Installation:
     TritonUnavailable
         One line that says what is missing here.
     """
-    _check_platform()
-    interpreter = _choose(python)
-    cache = cache_folder()
-    identity = f"{_LAYOUT} {interpreter.executable} {_REQUIREMENTS.read_text()}"
-    key = f"triton-py{interpreter.name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    installation = Installation(cache / key, interpreter.name)
+    interpreter, installation = _plan(python)
+    cache = installation.folder.parent
+    key = installation.folder.name
     if installation.complete():
         return installation
     try:
