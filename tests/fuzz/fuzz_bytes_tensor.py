@@ -1,0 +1,191 @@
+"""Compare C, Python and a plain reading of the format on random and mutated input, for as long as asked.
+
+Run ``python tests/fuzz/fuzz_bytes_tensor.py --seconds 600 --seed 1``; best with the extension built with
+``-fsanitize=address,undefined``. Ends with status 1 at the first difference and shows how to see it again.
+"""
+
+# ruff: noqa: T201  a program
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import struct
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from tritonhttp.errors import InvalidRequest, ProtocolError
+from tritonhttp.wire import bytes_tensor
+
+_SPEEDUPS = bytes_tensor._speedups
+_ALPHABETS = ("ab\0", "aäß€😀\0", "a\ud800\udfff")
+
+
+class _Meddler:
+    """An element whose str() changes the array that is being encoded."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.array: np.ndarray | None = None
+
+    def __str__(self) -> str:
+        if self.array is not None:
+            array, self.array = self.array, None
+            array[...] = b"changed"
+        return self.text
+
+
+class _Failing:
+    def __str__(self) -> str:
+        raise KeyError("failing")
+
+
+def _length(generator: random.Random) -> int:
+    return generator.choice((0, 0, 1, 2, 3, 4, 5, 20, 255, 256, 257, generator.randrange(3000)))
+
+
+def _text(generator: random.Random) -> str:
+    weights = (10, 10, 1 if generator.random() < 0.05 else 0)
+    return "".join(generator.choices(generator.choices(_ALPHABETS, weights)[0], k=_length(generator) % 300))
+
+
+def _element(generator: random.Random) -> Any:
+    match generator.randrange(12):
+        case 0 | 1 | 2 | 3:
+            return generator.randbytes(_length(generator))
+        case 4 | 5 | 6:
+            return _text(generator)
+        case 7:
+            return generator.choice((np.bytes_, bytearray, memoryview))(generator.randbytes(7))
+        case 8:
+            return np.str_(_text(generator))
+        case 9:
+            return generator.choice((None, True, 1, 1.5, 10**30, [1], ()))
+        case 10:
+            return _Meddler(_text(generator))
+        case _:
+            return _Failing() if generator.random() < 0.02 else generator.randrange(-5, 2**40)
+
+
+def _array(generator: random.Random) -> np.ndarray:
+    shape = generator.choice(
+        ((), (0,), (1,), (7,), (3, 0, 2), (4, 5), (2, 3, 4), (generator.randrange(400),))
+    )
+    size = int(np.prod(shape))
+    kind = generator.randrange(4)
+    if kind == 0:
+        width = generator.randrange(1, 9)
+        flat = np.array([bytes(generator.choices(b"a\0", k=width)) for _ in range(size)], dtype=f"S{width}")
+    elif kind == 1:
+        flat = np.array(["".join(generator.choices("aä😀\0", k=5)) for _ in range(size)], dtype="U5")
+    else:
+        make = _element if kind == 2 else generator.choice((_text, lambda g: g.randbytes(_length(g))))
+        flat = np.empty(size, dtype=object)
+        for index in range(size):
+            flat[index] = make(generator)
+    array = flat.reshape(shape)
+    if array.ndim and generator.random() < 0.5:
+        array = generator.choice((array.T, array[::-1], array[..., ::2], np.asfortranarray(array)))
+    return array
+
+
+def _plain(array: np.ndarray) -> bytes:
+    framed = []
+    for item in array.ravel().tolist():
+        octets = bytes(item) if isinstance(item, bytes | bytearray | memoryview) else str(item).encode()
+        framed += [struct.pack("<I", len(octets)), octets]
+    return b"".join(framed)
+
+
+def _mutated(generator: random.Random, data: bytes) -> bytes:
+    mutated = bytearray(data)
+    for _ in range(generator.randrange(4)):
+        position = generator.randrange(len(mutated) + 1)
+        match generator.randrange(5):
+            case 0:
+                del mutated[position:]
+            case 1:
+                mutated[position:position] = generator.randbytes(generator.randrange(6))
+            case 2:
+                del mutated[position : position + generator.randrange(6)]
+            case 3:
+                mutated[position : position + 4] = struct.pack(
+                    "<I", generator.choice((0, 1, 2**31, 2**32 - 1))
+                )
+            case _:
+                mutated[position : position + 1] = generator.randbytes(1)
+    return bytes(mutated)
+
+
+def _outcome(function: Any, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except (InvalidRequest, ProtocolError) as error:
+        return type(error), str(error)
+    except (KeyError, UnicodeEncodeError) as error:
+        return (KeyError, "") if isinstance(error, KeyError) else (InvalidRequest, "")
+
+
+def _arm(array: np.ndarray) -> np.ndarray:
+    """Let the meddlers of a fresh copy change that copy, since each may do so once only."""
+    copy = array.copy()
+    for item in copy.ravel().tolist():
+        if isinstance(item, _Meddler):
+            item.array = copy
+    return copy
+
+
+def _check(generator: random.Random) -> None:
+    array = _array(generator)
+    expected = _outcome(_plain, array)
+    encoded = []
+    for speedups in (_SPEEDUPS, None):
+        bytes_tensor._speedups = speedups
+        outcome = _outcome(bytes_tensor.encode, _arm(array))
+        encoded.append(outcome if isinstance(outcome, tuple) else bytes(outcome))
+    assert encoded[0] == encoded[1], (encoded, array)
+    if isinstance(expected, tuple):
+        assert encoded[0][0] is expected[0], (encoded[0], expected)
+        return
+    assert encoded[0] == expected, (encoded[0], expected)
+
+    data = _mutated(generator, expected)
+    count = generator.choice((None, array.size, array.size + 1, 0, 2**40))
+    decoded = []
+    for speedups in (_SPEEDUPS, None):
+        bytes_tensor._speedups = speedups
+        outcome = _outcome(bytes_tensor.decode, memoryview(data), count)
+        decoded.append(outcome if isinstance(outcome, tuple) else outcome.tolist())
+    assert decoded[0] == decoded[1], (decoded, data, count)
+    if isinstance(decoded[0], list):
+        assert _plain(np.array([*decoded[0], None], dtype=object)[:-1]) == data, data
+
+
+def main() -> int:
+    """Run until the time is over or something differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 2**32)
+    options = parser.parse_args()
+    print("extension", "built" if _SPEEDUPS else "NOT BUILT", "- seed", options.seed)
+    end = time.monotonic() + options.seconds
+    done = 0
+    while time.monotonic() < end:
+        try:
+            _check(random.Random(f"{options.seed} {done}"))
+        except AssertionError as error:
+            print(f"seed {options.seed}, case {done}: {error}")
+            return 1
+        done += 1
+        if done % 20_000 == 0:
+            print(done, "cases,", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MiB at most")
+    print(done, "cases without a difference")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
