@@ -175,7 +175,8 @@ def tls_context(
         raise InvalidRequest(f"ssl_options {sorted(given)} cannot be used: {error}") from error
     version = given.get("ssl_version")
     if version is not None and version not in (ssl.PROTOCOL_TLS, ssl.PROTOCOL_TLS_CLIENT):
-        exact = ssl.TLSVersion.__members__.get(ssl._SSLMethod(version).name.replace("PROTOCOL_", ""))  # type: ignore[attr-defined]
+        name = str(getattr(version, "name", version)).removeprefix("PROTOCOL_")
+        exact = ssl.TLSVersion.__members__.get(name)
         if exact is None:
             raise InvalidRequest(f"ssl_version {version!r} is not supported")
         context.minimum_version = context.maximum_version = exact

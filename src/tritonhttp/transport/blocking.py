@@ -281,6 +281,7 @@ class BlockingTransport:
 
     def _check_out(self, deadline: float | None, fresh: bool) -> tuple[_Connection, bool]:
         """Return a connection, and whether it carried a request before."""
+        waiter = None
         with self._lock:
             if self._pool.closed:
                 raise InferenceServerException("the client is closed")
@@ -288,7 +289,7 @@ class BlockingTransport:
             if place is WAIT:
                 waiter = _Waiter()
                 self._pool.wait(waiter)
-        if place is WAIT:
+        if waiter is not None:
             place = self._wait(waiter, deadline)
         if isinstance(place, _Connection):
             if not fresh and not place.is_stale():
