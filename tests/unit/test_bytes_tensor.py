@@ -528,6 +528,16 @@ class TestExtension:
         with pytest.raises(IndexError):
             run(list.clear)
 
+        tracemalloc.start()
+        try:
+            for _ in range(2000):  # what was written so far is freed
+                with pytest.raises(RuntimeError):
+                    run(unconvert)
+            gc.collect()
+            assert tracemalloc.get_traced_memory()[0] < 100_000
+        finally:
+            tracemalloc.stop()
+
     @pytest.mark.parametrize("converted", [None, "text", bytearray(b"x"), Loud(b"x")])
     def test_the_converter_must_return_bytes(self, converted: Any) -> None:
         with pytest.raises(TypeError, match="did not return bytes"):
