@@ -19,6 +19,8 @@ from .wire.http1 import Buffer, Response, encode_head, header_line
 
 __all__ = ["ClientBase"]
 
+_DEBUG = 10  # logging's level
+
 
 class ClientBase:
     """The part of a client that does no I/O.
@@ -36,6 +38,11 @@ class ClientBase:
         self._verbose = verbose
         self._log = log.verbose_logger() if verbose else log.logger
         self._plugin: InferenceServerClientPlugin | None = None
+        #: Whether a subclass wants to see each request.
+        self._customized = (
+            type(self)._call_plugin is not ClientBase._call_plugin
+            or type(self)._validate_headers is not ClientBase._validate_headers
+        )
         self._own_headers = {"Host": address.authority, "User-Agent": f"tritonhttp/{__version__}"}
         self._own_lines = "".join(header_line(name, value) for name, value in self._own_headers.items())
 
@@ -149,20 +156,15 @@ class ClientBase:
         operations.check(response)
         return InferResult(response, self._verbose)
 
-    def _is_overridden(self, name: str) -> bool:
-        """Return whether a subclass or the instance brings its own `_get` or `_post`, which calls go through."""
-        return name in self.__dict__ or not getattr(type(self), name).__module__.startswith("tritonhttp")
+    def _is_overridden(self, name: str, original: Any) -> bool:
+        """Return whether a subclass, the instance or a test brings its own `_get` or `_post`."""
+        return name in self.__dict__ or getattr(type(self), name) is not original
 
     @staticmethod
     def _merge_headers(operation: Operation[Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the call's headers: the caller's, and over them those that belong to the operation's body."""
-        if not given:
-            headers = dict(operation.headers)
-            if operation.content_type is not None:
-                headers["Content-Type"] = operation.content_type
-            return headers
         own = {name.lower() for name, _ in operation.headers}
-        headers = {name: value for name, value in given.items() if str(name).lower() not in own}
+        headers = {name: value for name, value in (given or {}).items() if str(name).lower() not in own}
         headers.update(operation.headers)
         if operation.content_type is not None and not any(
             str(name).lower() == "content-type" for name in headers
@@ -172,27 +174,31 @@ class ClientBase:
 
     def _encode(
         self,
-        method: str,
-        path: str,
-        body: Sequence[Buffer],
-        headers: dict[str, Any] | None,
+        operation: Operation[Any],
+        headers: Mapping[str, Any] | None,
         query_params: Mapping[str, Any] | None,
     ) -> tuple[str, list[Buffer]]:
         """Return the request's target, and the buffers to send. The plugin is called here, once for a request."""
-        request = Request(headers)
-        self._call_plugin(request)
-        headers = request.headers
-        self._validate_headers(headers)
-        target = f"{self._address.base_path}/{path}"
+        method, body = operation.method, operation.body
+        target = f"{self._address.base_path}/{operation.path}"
         if query_params:
             target = f"{target}?{operations.query_string(query_params)}"
         length = sum(map(len, body))
-        if self._verbose or self._log.isEnabledFor(10):
-            shown = log.masked(headers.items()) or None
-            self._log.debug(
-                "%s %s, headers %s%s", method, target, shown, f"\n<{length} bytes>" if body else ""
-            )
-        return target, [encode_head(method, target, self._lines(headers, length), length), *body]
+        if headers or self._customized or self._plugin is not None or self._log.isEnabledFor(_DEBUG):
+            request = Request(self._merge_headers(operation, headers))
+            self._call_plugin(request)
+            self._validate_headers(request.headers)
+            lines = self._lines(request.headers, length)
+            shown = log.masked(request.headers.items()) or None
+            size = f"\n<{length} bytes>" if body else ""
+            self._log.debug("%s %s, headers %s%s", method, target, shown, size)
+        else:
+            lines = self._own_lines
+            for name, value in operation.headers:
+                lines += f"{name}: {value}\r\n"
+            if operation.content_type is not None:
+                lines += f"Content-Type: {operation.content_type}\r\n"
+        return target, [encode_head(method, target, lines, length), *body]
 
     def _lines(self, headers: Mapping[str, Any], length: int) -> str:
         lines = [self._own_lines]
@@ -213,6 +219,5 @@ class ClientBase:
         return "".join(lines)
 
     def _log_response(self, response: Response) -> Response:
-        if self._verbose or self._log.isEnabledFor(10):
-            self._log.debug("%r", response)
+        self._log.debug("%r", response)
         return response

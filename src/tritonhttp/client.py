@@ -591,7 +591,7 @@ class InferenceServerClient(ClientBase):
         Response
             With ``status_code``, ``get(header)`` and ``read()``.
         """
-        return self._exchange("GET", request_uri, (), dict(headers or {}), query_params)
+        return self._exchange(Operation("GET", request_uri, _undecoded), headers, query_params)
 
     def _post(
         self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
@@ -608,40 +608,40 @@ class InferenceServerClient(ClientBase):
             See the class.
         """
         body = request_body.encode() if isinstance(request_body, str) else request_body
-        return self._exchange("POST", request_uri, (body,), dict(headers or {}), query_params)
+        return self._exchange(Operation("POST", request_uri, _undecoded, (body,)), headers, query_params)
 
     def _run(self, operation: Operation[T], headers: Headers, query_params: QueryParams) -> T:
         """Carry an operation out: what every public method comes down to."""
-        merged = self._merge_headers(operation, headers)
         if operation.method == "GET":
-            if self._is_overridden("_get"):
+            if self._is_overridden("_get", _GET):
+                merged = self._merge_headers(operation, headers)
                 return operation.decode(
                     self._get(request_uri=operation.path, headers=merged, query_params=query_params)
                 )
-        elif self._is_overridden("_post"):
+        elif self._is_overridden("_post", _POST):
+            merged = self._merge_headers(operation, headers)
             body = b"".join(operation.body)
             return operation.decode(
                 self._post(
                     request_uri=operation.path, request_body=body, headers=merged, query_params=query_params
                 )
             )
-        return operation.decode(
-            self._exchange(
-                operation.method, operation.path, operation.body, merged, query_params, operation.repeatable
-            )
-        )
+        return operation.decode(self._exchange(operation, headers, query_params))
 
-    def _exchange(
-        self,
-        method: str,
-        path: str,
-        body: Sequence[Buffer],
-        headers: dict[str, Any],
-        query_params: QueryParams,
-        repeatable: bool = False,
-    ) -> Response:
-        target, buffers = self._encode(method, path, body, headers, query_params)
-        return self._log_response(self._transport.exchange(method, target, buffers, repeatable=repeatable))
+    def _exchange(self, operation: Operation[Any], headers: Headers, query_params: QueryParams) -> Response:
+        target, buffers = self._encode(operation, headers, query_params)
+        response = self._transport.exchange(
+            operation.method, target, buffers, repeatable=operation.repeatable
+        )
+        return self._log_response(response)
+
+
+#: The methods that a subclass, an instance or a test may replace.
+_GET, _POST = InferenceServerClient._get, InferenceServerClient._post
+
+
+def _undecoded(response: Response) -> Response:
+    return response
 
 
 def _positive(value: int, name: str) -> int:

@@ -27,7 +27,7 @@ JSON = "application/json"
 BINARY = "application/octet-stream"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed; but freezing it would cost five times what making it costs
 class Operation(Generic[T]):
     """One request and the way to read its answer.
 
@@ -56,8 +56,7 @@ class Operation(Generic[T]):
     repeatable: bool = False
 
 
-# -- health and metadata
-# -----------------------------------------------------------------------------------------
+# -- health and metadata ----------------------------------------------------------------------------
 
 
 def is_server_live() -> Operation[bool]:
@@ -89,8 +88,7 @@ def get_inference_statistics(model_name: str, model_version: str) -> Operation[d
     return _get(path, _json)
 
 
-# -- model repository
-# --------------------------------------------------------------------------------------------
+# -- model repository -------------------------------------------------------------------------------
 
 
 def get_model_repository_index() -> Operation[list[dict[str, Any]]]:
@@ -121,8 +119,7 @@ def unload_model(model_name: str, unload_dependents: bool) -> Operation[None]:
     return _post(f"v2/repository/models/{_quoted(model_name)}/unload", body, _nothing)
 
 
-# -- trace and log settings
-# --------------------------------------------------------------------------------------
+# -- trace and log settings -------------------------------------------------------------------------
 
 
 def get_trace_settings(model_name: str | None) -> Operation[dict[str, Any]]:
@@ -141,8 +138,7 @@ def update_log_settings(settings: Mapping[str, Any]) -> Operation[dict[str, Any]
     return _post("v2/logging", jsonio.plain(dict(settings), "settings"), _json)
 
 
-# -- shared memory; `kind` is "system" or "cuda"
-# -----------------------------------------------------------------
+# -- shared memory; `kind` is "system" or "cuda" ----------------------------------------------------
 
 
 def get_shared_memory_status(kind: str, region_name: str) -> Operation[Any]:
@@ -166,8 +162,7 @@ def unregister_shared_memory(kind: str, name: str) -> Operation[None]:
     return Operation("POST", f"{_regions(kind, name)}/unregister", _nothing)
 
 
-# -- inference
-# ---------------------------------------------------------------------------------------------------
+# -- inference --------------------------------------------------------------------------------------
 
 
 def infer(
@@ -258,8 +253,7 @@ def infer_body(
     return tuple(buffers), binary
 
 
-# -- what the endpoints share
-# ------------------------------------------------------------------------------------
+# -- what the endpoints share -----------------------------------------------------------------------
 
 
 def query_string(parameters: Mapping[str, Any]) -> str:

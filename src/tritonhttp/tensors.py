@@ -280,7 +280,8 @@ class InferResult:
         if encoding:
             body = compression.decompress(body, str(encoding))
         self._body = body
-        self._answer = inference.decode_response(body, None if length is None else _header_length(length))
+        self._head_size = None if length is None else _header_length(length)
+        self._answer = inference.decode_response(body, self._head_size)
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         if verbose:
             verbose_logger().debug("%s", self._answer.json)
@@ -326,13 +327,9 @@ class InferResult:
         """
         array = self._arrays.get(name)
         if array is None:
-            output = self.get_output(name)
-            if output is None:
-                return None
-            span = self._answer.spans.get(name)
-            if span is None and "data" not in output:
-                return None
-            array = self._arrays[name] = inference.decode_tensor(output, self._body, span)
+            array = self._answer.layout.tensor(name, self._body)
+            if array is not None:
+                self._arrays[name] = array
         return array
 
     def get_output(self, name: str) -> dict[str, Any] | None:
@@ -348,7 +345,11 @@ class InferResult:
         return self._answer.json
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_body": bytes(self._body), "_answer": self._answer, "_arrays": {}}
+        return {"_body": bytes(self._body), "_head_size": self._head_size}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _arrays={})
+        self._answer = inference.decode_response(self._body, self._head_size)
 
     def __repr__(self) -> str:
         outputs = self._answer.json.get("outputs") or ()

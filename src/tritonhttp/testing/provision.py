@@ -32,7 +32,7 @@ _VERSIONS = ((3, 12), (3, 11), (3, 10))
 # The wheel is manylinux_2_35.
 _GLIBC = (2, 35)
 # Raised when the layout below changes, so that older environments are not taken for new ones.
-_LAYOUT = 1
+_LAYOUT = 2
 _ELSEWHERE = "set TRITON_URL=host:port to use a server that runs elsewhere"
 
 
@@ -90,7 +90,6 @@ class Installation:
             libraries.append(inherited)
         env["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
         env["PATH"] = os.pathsep.join([str(self.folder / "bin"), env.get("PATH", os.defpath)])
-        env["PYTHONDONTWRITEBYTECODE"] = "1"
         return env
 
     def complete(self) -> bool:
@@ -323,6 +322,9 @@ def _link(interpreter: _Interpreter, installation: Installation) -> None:
         backend.joinpath(source.name).symlink_to(os.path.relpath(source, backend))
     library = interpreter.libpython()
     assert library is not None  # or this interpreter would not have been chosen
+    # The stubs heed no variable like PYTHONDONTWRITEBYTECODE, and would write into the folders of the models.
+    packages = installation.executable.parents[3]
+    packages.joinpath("no_bytecode.pth").write_text("import sys; sys.dont_write_bytecode = True\n")
     installation.libpython.mkdir()
     installation.libpython.joinpath(library.name).symlink_to(library)
 

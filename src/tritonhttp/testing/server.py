@@ -34,7 +34,8 @@ _PORT_TRIES = 5
 _EXIT_TIMEOUT = 3
 # Seconds after which a stopping server is killed.
 _GRACE = 10
-_LOG_TAIL_LINES = 40
+_LOG_HEAD = 5
+_LOG_TAIL = 40
 # Triton starts its endpoints after its models, so a taken port shows late, and an answer of another server on
 # that port must not be taken for ours: these lines are in our own log.
 _SERVING = re.compile(r"Started HTTPService at[\s\S]*Started Metrics Service at")
@@ -47,7 +48,7 @@ def packaged_models() -> Path:
 
 
 class TritonFailed(RuntimeError):
-    """The server did not become ready; the message ends with the end of its log."""
+    """The server did not become ready; the message ends with its log, shortened."""
 
 
 class TritonServer:
@@ -64,7 +65,7 @@ class TritonServer:
     models : iterable of str, optional
         The names of the models to load; without it all. The others can be loaded by request.
     args : iterable of str
-        More flags for ``tritonserver``.
+        More flags for ``tritonserver``; HTTP and metrics must stay on.
     startup_timeout : float
         Seconds from the start of the process until it must be ready (installing does not count).
     python : str, optional
@@ -76,7 +77,7 @@ class TritonServer:
     TritonUnavailable
         From ``start``: no Triton can run here; one line.
     TritonFailed
-        From ``start``: the server ended or was not ready in time; with the end of its log.
+        From ``start``: the server ended or was not ready in time; with its log, shortened.
 
     Examples
     --------
@@ -259,28 +260,39 @@ class TritonServer:
         started = time.monotonic()
         while True:
             if not self.running:
-                raise TritonFailed(f"tritonserver ended while starting; the end of its log:\n{self._tail()}")
-            if _SERVING.search(self.log) and self._ready():
-                return
+                raise TritonFailed(f"tritonserver ended while starting; its log:\n{self._excerpt()}")
+            if _SERVING.search(self.log) and self._answers():
+                # Without its metrics the server would go on.
+                if "failed to start Metrics" not in self.log:
+                    return
+                raise TritonFailed(f"another program has the metrics port; the log:\n{self._excerpt()}")
             if time.monotonic() - started > self._startup_timeout:
                 raise TritonFailed(
-                    f"tritonserver was not ready after {self._startup_timeout:g} s; the end of its log:\n"
-                    f"{self._tail()}"
+                    f"tritonserver was not ready after {self._startup_timeout:g} s; its log:\n"
+                    f"{self._excerpt()}"
                 )
             time.sleep(0.02)
 
-    def _ready(self) -> bool:
-        connection = http.client.HTTPConnection(_HOST, self._known_ports()[0], timeout=1)
-        try:
-            connection.request("GET", "/v2/health/ready")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
+    def _answers(self) -> bool:
+        return all(map(_get, self._known_ports(), ("/v2/health/ready", "/metrics")))
 
-    def _tail(self) -> str:
-        return "\n".join(self.log.splitlines()[-_LOG_TAIL_LINES:])
+    def _excerpt(self) -> str:
+        """Return the beginning of the log, where a wrong flag shows, and its end, where a broken model shows."""
+        lines = self.log.splitlines()
+        if len(lines) > _LOG_HEAD + _LOG_TAIL:
+            lines[_LOG_HEAD:-_LOG_TAIL] = ["..."]
+        return "\n".join(lines)
+
+
+def _get(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection(_HOST, port, timeout=1)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _free_ports() -> tuple[int, int]:

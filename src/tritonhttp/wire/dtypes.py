@@ -50,7 +50,7 @@ def np_to_triton_dtype(np_dtype: npt.DTypeLike) -> str | None:
         For example ``"FP32"``; ``"BYTES"`` for object arrays and for numpy's string types.
     """
     try:
-        dtype = np.dtype(np_dtype)
+        dtype = np_dtype if isinstance(np_dtype, np.dtype) else np.dtype(np_dtype)
     except TypeError:
         return None
     name = _BY_DTYPE.get(dtype)
@@ -93,7 +93,7 @@ def item_size(datatype: str) -> int | None:
 
 def as_little_endian(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the array C-contiguous and in the byte order of the wire; itself where it is so already."""
-    order = array.dtype.byteorder
-    if order == ">" or (order == "=" and sys.byteorder == "big"):
-        array = array.astype(array.dtype.newbyteorder("<"))
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array).reshape(array.shape)
+    dtype = array.dtype
+    if array.flags.c_contiguous and dtype.isnative and sys.byteorder == "little":
+        return array
+    return np.ascontiguousarray(array, dtype.newbyteorder("<")).reshape(array.shape)

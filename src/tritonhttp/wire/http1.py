@@ -45,9 +45,11 @@ _ALIGNMENT = 64
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _FORBIDDEN = re.compile(r"[\r\n\0]")
 
+_START = b"HTTP/1."
+_SWITCHED = "the server switched to another protocol (status 101), unasked"
 
-# -- requests
-# ----------------------------------------------------------------------------------------------------
+
+# -- requests ---------------------------------------------------------------------------------------
 
 
 def header_line(name: str, value: object) -> str:
@@ -88,6 +90,8 @@ def encode_head(method: str, target: str, lines: str, length: int) -> bytes:
 
 def coalesce(buffers: Sequence[Buffer], limit: int = COALESCE) -> list[Buffer]:
     """Return the buffers in their order, small neighbours joined; a buffer larger than `limit` is never copied."""
+    if sum(map(len, buffers)) <= limit:
+        return [b"".join(buffers)]
     joined: list[Buffer] = []
     small: list[Buffer] = []
     size = 0
@@ -95,7 +99,7 @@ def coalesce(buffers: Sequence[Buffer], limit: int = COALESCE) -> list[Buffer]:
         length = len(buffer)
         if size + length > limit:
             if small:
-                joined.append(small[0] if len(small) == 1 else b"".join(small))
+                joined.append(b"".join(small))
                 small, size = [], 0
             if length > limit:
                 joined.append(buffer)
@@ -104,12 +108,11 @@ def coalesce(buffers: Sequence[Buffer], limit: int = COALESCE) -> list[Buffer]:
             small.append(buffer)
             size += length
     if small:
-        joined.append(small[0] if len(small) == 1 else b"".join(small))
+        joined.append(b"".join(small))
     return joined
 
 
-# -- responses
-# ---------------------------------------------------------------------------------------------------
+# -- responses --------------------------------------------------------------------------------------
 
 
 class ResponseHead:
@@ -173,6 +176,7 @@ class _HeadParser:
         self.lines: list[tuple[str, str]] = []
         self.size = 0
         self.headers_complete = False
+        self.keep_alive = False
         self.message_complete = False
         #: Whether something stands behind the message; it is not part of it.
         self.excess = False
@@ -186,12 +190,16 @@ class _HeadParser:
         self.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.excess:
+            return
         if len(self.lines) >= _MAX_HEADERS:
             raise ProtocolError(f"the response has more than {_MAX_HEADERS} header lines")
         self.lines.append((name.decode("latin-1").lower(), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
         self.headers_complete = True
+        # Asked here: where the message has no body, llhttp forgets the headers' part in it at once.
+        self.keep_alive = bool(self.parser.should_keep_alive())
 
     def on_body(self, piece: bytes) -> None:
         if not self.excess:
@@ -212,7 +220,7 @@ class _HeadParser:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as error:
-            raise ProtocolError("the server switched to another protocol (status 101), unasked") from error
+            raise ProtocolError(_SWITCHED) from error
         except httptools.HttpParserCallbackError as error:
             if isinstance(error.__context__, ProtocolError):
                 raise error.__context__ from None
@@ -231,7 +239,14 @@ class _HeadParser:
         for name, value in self.lines:
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
         status = self.parser.get_status_code()
-        chunked = "chunked" in headers.get("transfer-encoding", "").lower()
+        if status < 100:
+            raise ProtocolError(f"expected an HTTP/1.1 response, got one of status {status:03}")
+        if status == 101:
+            raise ProtocolError(_SWITCHED)
+        coding = headers.get("transfer-encoding", "identity").strip().lower()
+        if coding not in ("chunked", "identity"):
+            raise ProtocolError(f"Transfer-Encoding {coding!r}: expected chunked, nothing else was asked for")
+        chunked = coding == "chunked"
         # Both framings at once may be an attempt to smuggle a second answer (RFC 9112, 6.3).
         ambiguous = chunked and "content-length" in headers
         length: int | None = None
@@ -246,7 +261,7 @@ class _HeadParser:
             headers,
             content_length=length,
             chunked=chunked and length is None,
-            keep_alive=bool(self.parser.should_keep_alive()) and not ambiguous,
+            keep_alive=self.keep_alive and not ambiguous,
         )
 
 
@@ -261,6 +276,8 @@ def parse_head(data: bytes) -> ResponseHead:
     """
     head = _heads.get(data)
     if head is None:
+        if not data.startswith(_START):  # llhttp takes other versions, and empty lines before
+            raise ProtocolError(f"expected an HTTP/1.1 response, got bytes that begin with {data[:40]!r}")
         parser = _HeadParser()
         parser.feed(data)
         head = parser.head()
@@ -361,6 +378,7 @@ class ResponseReader:
         self.reusable = False
         head = self._head
         if head is not None and self._body is not None and head.content_length is None and not head.chunked:
+            self._check_size(self._got)
             return self._complete(self._body[: self._got])
         return False
 
@@ -414,8 +432,7 @@ class ResponseReader:
 
     def _incomplete_head(self) -> bool:
         start = bytes(self._view[: min(self._filled, 40)])
-        prefix = b"HTTP/1."
-        if not start.startswith(prefix[: len(start)]) or self._scratch.find(b"\n\n", 0, self._filled) >= 0:
+        if not start.startswith(_START[: len(start)]) or self._scratch.find(b"\n\n", 0, self._filled) >= 0:
             raise ProtocolError(f"expected an HTTP/1.1 response, got bytes that begin with {start!r}")
         if self._filled == MAX_HEAD:
             raise ProtocolError(f"the response's head is longer than {MAX_HEAD} bytes")

@@ -8,8 +8,10 @@ head ends.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +23,8 @@ __all__ = [
     "RESERVED_PARAMETERS",
     "RESERVED_PREFIX",
     "Answer",
+    "Layout",
     "decode_response",
-    "decode_tensor",
     "encode_request",
     "error_message",
 ]
@@ -88,11 +90,102 @@ def encode_request(
     return jsonio.dumps(request)
 
 
-class Answer(NamedTuple):
-    """A decoded inference response: its JSON, and where in the body the binary tensor of each output lies."""
+class Layout:
+    """What the head of an inference response says of the body behind it.
 
-    json: dict[str, Any]
-    spans: dict[str, tuple[int, int]]
+    A model answers requests of the same shapes with the same head, so one layout serves them all: nothing in it is
+    ever given to a caller.
+    """
+
+    __slots__ = ("_views", "outputs", "size", "spans")
+
+    def __init__(self, answer: dict[str, Any], head_size: int) -> None:
+        #: The JSON object of each output, by its name.
+        self.outputs: dict[str, dict[str, Any]] = {}
+        #: Offset and size of each binary tensor in the body, by its output's name.
+        self.spans: dict[str, tuple[int, int]] = {}
+        #: Shape, dtype and offset of the tensors that were asked for.
+        self._views: dict[str, tuple[tuple[int, ...], np.dtype[Any], int]] = {}
+        position = head_size
+        for output in _outputs(answer):
+            name = output["name"]
+            self.outputs.setdefault(name, output)
+            parameters = output.get("parameters")
+            if parameters is None:
+                continue
+            if not isinstance(parameters, dict):
+                raise ProtocolError(f"output {name!r}: expected parameters to be an object")
+            length = parameters.get("binary_data_size")
+            if length is not None:
+                if type(length) is not int or length < 0:
+                    raise ProtocolError(
+                        f"output {name!r}: expected binary_data_size as a size, got {length!r}"
+                    )
+                self.spans.setdefault(name, (position, length))
+                position += length
+        #: The bytes that head and tensors take.
+        self.size = position
+
+    def tensor(self, name: str, body: Buffer) -> npt.NDArray[Any] | None:
+        """Return one output as an array of its shape and dtype, or None where the response holds no data of it.
+
+        The array is writable and aligned: a view of `body` where that is so already, unless the tensor is so small
+        a part of it that it should not keep it alive. BYTES give an object array, of bytes from binary data, of str
+        from JSON.
+        """
+        view = self._views.get(name)
+        if view is None:
+            output = self.outputs.get(name)
+            span = self.spans.get(name)
+            if output is None or (span is None and "data" not in output):
+                return None
+            scalar, shape, count = _describe(output)
+            if span is None:
+                return _json_tensor(output, scalar, shape, count)
+            offset, size = span
+            if output["datatype"] == "BYTES":
+                try:
+                    return bytes_tensor.decode(memoryview(body)[offset : offset + size], count).reshape(shape)
+                except ProtocolError as error:
+                    raise ProtocolError(f"output {name!r}: {error.message()}") from error
+            dtype = np.dtype(scalar)
+            if not dtype.isnative or sys.byteorder == "big":
+                dtype = dtype.newbyteorder("<")
+            if count * dtype.itemsize != size:
+                raise ProtocolError(
+                    f"output {name!r}: {output['datatype']} of shape {shape} takes"
+                    f" {count * dtype.itemsize} bytes, got {size}"
+                )
+            view = self._views[name] = (tuple(shape), dtype, offset)
+        shape_, dtype, offset = view
+        array: npt.NDArray[Any] = np.ndarray(shape_, dtype, body, offset)
+        flags = array.flags
+        if not flags.writeable or not flags.aligned or array.nbytes * 16 < len(body):
+            array = array.copy()
+        return array
+
+
+class Answer:
+    """A decoded inference response: its layout, and its JSON for those who ask for it."""
+
+    __slots__ = ("_head", "_json", "layout")
+
+    def __init__(self, layout: Layout, head: bytes, json: dict[str, Any] | None) -> None:
+        self.layout = layout
+        self._head = head
+        self._json = json
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The response's JSON object; the caller's own."""
+        if self._json is None:
+            self._json = jsonio.loads(self._head, "the response of infer")
+        return self._json
+
+
+_layouts: dict[bytes, Layout] = {}
+_MAX_LAYOUTS = 256
+_MAX_SHARED_HEAD = 1 << 12
 
 
 def decode_response(body: Buffer, header_length: int | None) -> Answer:
@@ -114,40 +207,40 @@ def decode_response(body: Buffer, header_length: int | None) -> Answer:
     """
     size = len(body)
     if header_length is None:
-        head = body
+        header_length = size
+    elif not 0 <= header_length <= size:
+        raise ProtocolError(
+            f"Inference-Header-Content-Length is {header_length}, the response's body has {size} bytes"
+        )
+    if header_length > _MAX_SHARED_HEAD:
+        answer = _loads(body if header_length == size else memoryview(body)[:header_length])
+        layout = Layout(answer, header_length)
+        decoded = Answer(layout, b"", answer)
     else:
-        if not 0 <= header_length <= size:
-            raise ProtocolError(
-                f"Inference-Header-Content-Length is {header_length}, the response's body has {size} bytes"
-            )
-        head = memoryview(body)[:header_length]
+        head = bytes(body[:header_length])
+        found = _layouts.get(head)
+        if found is None:
+            found = Layout(_loads(head), header_length)
+            if len(_layouts) >= _MAX_LAYOUTS:
+                _layouts.clear()
+            _layouts[head] = found
+        layout = found
+        decoded = Answer(layout, head, None)
+    if layout.size != size:
+        raise ProtocolError(
+            f"the response's body has {size} bytes, its head and binary tensors take {layout.size}"
+        )
+    return decoded
+
+
+def _loads(head: Buffer) -> dict[str, Any]:
     answer = jsonio.loads(head, "the response of infer")
     if not isinstance(answer, dict):
         raise ProtocolError(f"the response of infer: expected a JSON object, got {type(answer).__name__}")
     message = error_message(answer)
     if message is not None:
         raise ServerError(message, status="200", debug_details=bytes(head).decode("utf-8", "replace"))
-    spans: dict[str, tuple[int, int]] = {}
-    position = size if header_length is None else header_length
-    for output in _outputs(answer):
-        parameters = output.get("parameters")
-        if parameters is not None:
-            if not isinstance(parameters, dict):
-                raise ProtocolError(f"output {output['name']!r}: expected parameters to be an object")
-            length = parameters.get("binary_data_size")
-            if length is not None:
-                if type(length) is not int or length < 0 or position + length > size:
-                    raise ProtocolError(
-                        f"output {output['name']!r}: binary_data_size is {length!r},"
-                        f" {size - position} bytes of the response's body are left"
-                    )
-                spans[output["name"]] = (position, length)
-                position += length
-    if position != size:
-        raise ProtocolError(
-            f"the response's body has {size} bytes, its head and binary tensors take {position} of them"
-        )
-    return Answer(answer, spans)
+    return answer
 
 
 def _outputs(answer: dict[str, Any]) -> list[dict[str, Any]]:
@@ -164,53 +257,15 @@ def _outputs(answer: dict[str, Any]) -> list[dict[str, Any]]:
     return outputs
 
 
-def decode_tensor(output: Mapping[str, Any], body: Buffer, span: tuple[int, int] | None) -> npt.NDArray[Any]:
-    """Return one output as an array of its shape and dtype.
-
-    Parameters
-    ----------
-    output
-        The output's JSON object.
-    body
-        The whole body.
-    span : tuple of int or None
-        Offset and size of the binary tensor in it; None where the data are in the JSON.
-
-    Returns
-    -------
-    numpy.ndarray
-        Writable and aligned. A view of `body` where that is so already, unless the tensor is so small a part
-        of it that it should not keep it alive. BYTES: an object array, of bytes from binary data, of str from
-        JSON.
-    """
-    name = output["name"]
-    shape = output.get("shape")
-    datatype = output.get("datatype")
+def _describe(output: Mapping[str, Any]) -> tuple[Any, list[int], int]:
+    """Return an output's scalar type, its shape, and how many elements that is."""
+    name, shape, datatype = output["name"], output.get("shape"), output.get("datatype")
     if not isinstance(shape, list) or not all(type(dim) is int and dim >= 0 for dim in shape):
         raise ProtocolError(f"output {name!r}: expected a shape of whole numbers, got {shape!r:.200}")
     scalar = dtypes.triton_to_np_dtype(datatype) if isinstance(datatype, str) else None
     if scalar is None:
         raise ProtocolError(f"output {name!r}: unknown datatype {datatype!r}")
-    count = 1
-    for dim in shape:
-        count *= dim
-    if span is None:
-        return _json_tensor(output, scalar, shape, count)
-    offset, size = span
-    if datatype == "BYTES":
-        try:
-            return bytes_tensor.decode(memoryview(body)[offset : offset + size], count).reshape(shape)
-        except ProtocolError as error:
-            raise ProtocolError(f"output {name!r}: {error.message()}") from error
-    dtype = np.dtype(scalar).newbyteorder("<")
-    if count * dtype.itemsize != size:
-        raise ProtocolError(
-            f"output {name!r}: {datatype} of shape {shape} takes {count * dtype.itemsize} bytes, got {size}"
-        )
-    array = np.frombuffer(body, dtype, count, offset) if size else np.empty(0, dtype)
-    if not array.flags.writeable or not array.flags.aligned or size * 16 < len(body):
-        array = array.copy()
-    return array.reshape(shape)
+    return scalar, shape, math.prod(shape)
 
 
 def _json_tensor(output: Mapping[str, Any], scalar: Any, shape: list[int], count: int) -> npt.NDArray[Any]:

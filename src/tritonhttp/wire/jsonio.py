@@ -26,6 +26,10 @@ _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 def dumps(value: Any) -> bytes:
     """Encode a value whose numbers are finite and fit 64 bits (what came through :func:`plain` does)."""
     try:
+        return orjson.dumps(value)
+    except TypeError:
+        pass  # numpy's numbers, as in a shape, take an option that makes all others slower
+    try:
         return orjson.dumps(value, option=_OPTIONS)
     except TypeError as error:
         raise InvalidRequest(f"cannot be written as JSON: {error}") from error
