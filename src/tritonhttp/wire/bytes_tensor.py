@@ -17,7 +17,7 @@ from tritonhttp.errors import InvalidRequest, ProtocolError
 
 try:
     from tritonhttp.wire import _bytes_tensor as _speedups
-except ImportError:  # installed without a compiler: the same in Python, three to six times slower
+except ImportError:  # installed without a compiler: the same in Python, five to ten times slower
     _speedups = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
