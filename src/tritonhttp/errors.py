@@ -20,10 +20,10 @@ A program that catches the built-in error, as programs for the reference do, sti
 
 from __future__ import annotations
 
-import errno
 import socket
 import sys
 from collections.abc import Mapping
+from errno import ECONNREFUSED
 from typing import TYPE_CHECKING, Any, NoReturn
 
 __all__ = [
@@ -137,9 +137,10 @@ class ConnectError(TransportError, ConnectionError):
 class ConnectRefused(ConnectError, ConnectionRefusedError):
     """Nothing listens at the server's address."""
 
+    errno = ECONNREFUSED  # of the class: OSError's own slot is lost in pickling
+
     def __init__(self, reason: str, *, method: str = "", url: str = "", phase: str = "connect") -> None:
         super().__init__(reason, method=method, url=url, phase=phase)
-        self.errno = errno.ECONNREFUSED
 
 
 class NameResolutionError(ConnectError, socket.gaierror):
