@@ -1,0 +1,178 @@
+"""Who may import whom: a lower room never enters a higher one. Read from the source, so lazy imports count too."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tritonhttp
+
+ROOT = Path(tritonhttp.__file__).parent
+#: Without the models that run inside the test server.
+SOURCES = sorted(path for path in ROOT.rglob("*.py") if "testing/models/" not in path.as_posix())
+
+#: The longest prefix counts. `tritonhttp` itself is the front door: what it opens onto is public.
+ROOMS = {
+    "tritonhttp": 4,
+    "tritonhttp._version": 0,
+    "tritonhttp.errors": 0,
+    "tritonhttp.log": 0,
+    "tritonhttp.wire": 1,
+    "tritonhttp.tensors": 2,
+    "tritonhttp.operations": 2,
+    "tritonhttp.plugins": 2,
+    "tritonhttp.auth": 2,
+    "tritonhttp.transport": 3,
+    "tritonhttp.utils": 3,
+    "tritonhttp.base": 4,
+    "tritonhttp.client": 4,
+    "tritonhttp.aio": 4,
+    "tritonhttp.model": 4,
+    "tritonhttp.testing": 5,
+    "tritonhttp.bulk": 5,
+    "tritonhttp.cli": 5,
+}
+
+#: Package of somebody else -> where it may be imported; "" is everywhere in the library proper.
+OTHERS = {
+    "numpy": "tritonhttp",
+    "orjson": "tritonhttp",
+    "httptools": "tritonhttp.wire",
+    "ml_dtypes": "tritonhttp",
+}
+LAZY = {"ml_dtypes"}
+
+NO_IO = {"socket", "ssl", "asyncio", "threading", "time", "select", "selectors", "concurrent", "datetime"}
+
+TRANSPORTS = {"tritonhttp.transport.blocking", "tritonhttp.transport.asyncio"}
+
+
+def module_name(path: Path) -> str:
+    parts = ("tritonhttp", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {module_name(path): path for path in SOURCES}
+
+
+def room(module: str) -> int:
+    while module not in ROOMS:
+        module = module.rpartition(".")[0]
+    return ROOMS[module]
+
+
+class Imports(ast.NodeVisitor):
+    """Collects (module, whether inside a function) of all imports that are executed."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package.split(".")
+        self.depth = 0
+        self.found: list[tuple[str, bool]] = []
+
+    def visit_If(self, node: ast.If) -> None:
+        test = node.test
+        typing_only = isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
+        for child in node.orelse if typing_only else [*node.body, *node.orelse]:
+            self.visit(child)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> None:
+        self.depth += 1
+        self.generic_visit(node)
+        self.depth -= 1
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+    visit_Lambda = visit_FunctionDef
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.found += [(alias.name, self.depth > 0) for alias in node.names]
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = self.package[: len(self.package) - node.level + 1] if node.level else []
+        module = ".".join([*base, *([node.module] if node.module else [])])
+        for alias in node.names:
+            submodule = f"{module}.{alias.name}"
+            self.found.append((submodule if submodule in NAMES else module, self.depth > 0))
+
+    def visit_Call(self, node: ast.Call) -> None:
+        """Import by name counts as well: `import_module("…")`."""
+        function = node.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        if name in ("import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
+            self.found.append((str(node.args[0].value), self.depth > 0))
+        self.generic_visit(node)
+
+
+def imports(module: str) -> list[tuple[str, bool]]:
+    path = NAMES[module]
+    visitor = Imports(module if path.name == "__init__.py" else module.rpartition(".")[0])
+    visitor.visit(ast.parse(path.read_text("utf-8")))
+    return visitor.found
+
+
+def own_imports(module: str) -> Iterator[str]:
+    return (found for found, _ in imports(module) if found.split(".")[0] == "tritonhttp")
+
+
+@pytest.mark.parametrize("module", list(NAMES))
+def test_a_room_has_a_number(module: str) -> None:
+    if module != "tritonhttp":
+        first = ".".join(module.split(".")[:2])
+        assert first in ROOMS, f"say in ROOMS where {first} belongs"
+
+
+@pytest.mark.parametrize("module", list(NAMES))
+def test_a_lower_room_never_imports_a_higher_one(module: str) -> None:
+    assert [found for found in own_imports(module) if room(found) > room(module)] == []
+
+
+@pytest.mark.parametrize("module", [name for name in NAMES if name.startswith("tritonhttp.wire")])
+def test_the_wire_does_no_io_and_reads_no_clock(module: str) -> None:
+    assert [found for found, _ in imports(module) if found.split(".")[0] in NO_IO] == []
+
+
+@pytest.mark.parametrize("module", ["tritonhttp.transport.policy", "tritonhttp.transport.pool"])
+def test_decisions_do_no_io_and_read_no_clock(module: str) -> None:
+    assert [found for found, _ in imports(module) if found.split(".")[0] in NO_IO] == []
+
+
+@pytest.mark.parametrize("module", ["tritonhttp.tensors", "tritonhttp.operations", "tritonhttp.plugins"])
+def test_operations_do_no_io(module: str) -> None:
+    assert [found for found, _ in imports(module) if found.split(".")[0] in NO_IO] == []
+
+
+@pytest.mark.parametrize("module", sorted(TRANSPORTS & set(NAMES)))
+def test_transports_do_not_know_each_other(module: str) -> None:
+    assert (TRANSPORTS - {module}).isdisjoint(own_imports(module))
+
+
+def test_the_blocking_side_never_imports_asyncio() -> None:
+    for module in ("tritonhttp.transport.blocking", "tritonhttp.client", "tritonhttp.base"):
+        assert [found for found, _ in imports(module) if found.split(".")[0] == "asyncio"] == []
+
+
+@pytest.mark.parametrize("module", [name for name in NAMES if room(name) < 5])
+def test_the_library_proper_needs_little(module: str) -> None:
+    for found, lazy in imports(module):
+        package = found.split(".")[0]
+        if package == "tritonhttp" or package in sys.stdlib_module_names:
+            continue
+        assert package in OTHERS, f"{module} imports {found}"
+        assert module.startswith(OTHERS[package]), f"{found} is not for {module}"
+        assert lazy or package not in LAZY, f"{found} is optional: import it where it is used"
+
+
+def prints(path: Path) -> list[int]:
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+
+
+@pytest.mark.parametrize("module", [name for name in NAMES if not name.startswith("tritonhttp.cli")])
+def test_only_the_command_line_prints(module: str) -> None:
+    assert prints(NAMES[module]) == []

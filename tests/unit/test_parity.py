@@ -1,0 +1,167 @@
+"""The names, parameters, defaults and kinds of the reference hold here; what is ours comes after, keyword-only."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tritonhttp
+
+REFERENCE = json.loads(Path(__file__).with_name("reference_api.json").read_text("utf-8"))["modules"]
+
+#: Module of the reference -> the same here. A module that comes to exist is one more line.
+HERE = {
+    "http": "tritonhttp",
+    "utils": "tritonhttp.utils",
+}
+
+KINDS = ("static ", "classmethod ", "async ")
+
+
+def parse(text: str) -> tuple[str, inspect.Signature]:
+    """Turn a line of the table into a kind and a signature."""
+    kind = next((kind.strip() for kind in KINDS if text.startswith(kind)), "")
+    function = ast.parse(f"def f{text.removeprefix(kind).strip()}: ...").body[0]
+    assert isinstance(function, ast.FunctionDef)
+    arguments = function.args
+    assert not arguments.posonlyargs
+    assert not arguments.kwonlyargs
+    first_default = len(arguments.args) - len(arguments.defaults)
+    parameters = [
+        inspect.Parameter(
+            argument.arg,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=ast.literal_eval(arguments.defaults[index - first_default])
+            if index >= first_default
+            else inspect.Parameter.empty,
+        )
+        for index, argument in enumerate(arguments.args)
+    ]
+    return kind, inspect.Signature(parameters)
+
+
+def functions() -> Iterator[tuple[str, str | None, str, str]]:
+    for module in HERE:
+        for name, described in REFERENCE[module].items():
+            if isinstance(described, dict):
+                for method, text in described.items():
+                    yield module, name, method, text
+            elif isinstance(described, str) and described.startswith(("(", *KINDS)):
+                yield module, None, name, described
+
+
+def shown(value: Any) -> str:
+    return value or "" if isinstance(value, str | None) else str(value)
+
+
+def kind_of(owner: Any, name: str) -> str:
+    raw = inspect.getattr_static(owner, name)
+    if isinstance(raw, staticmethod):
+        return "static"
+    if isinstance(raw, classmethod):
+        return "classmethod"
+    return "async" if inspect.iscoroutinefunction(raw) else ""
+
+
+@pytest.mark.parametrize(("module", "owner", "name", "text"), list(functions()), ids=shown)
+def test_signature_is_the_references(module: str, owner: str | None, name: str, text: str) -> None:
+    holder = importlib.import_module(HERE[module])
+    if owner is not None:
+        holder = getattr(holder, owner)
+    kind, wanted = parse(text)
+    assert kind_of(holder, name) == kind
+    found = list(inspect.signature(getattr(holder, name)).parameters.values())
+    # `self` of a plain method; a class method is bound when it is fetched.
+    theirs = list(wanted.parameters.values())
+    shared, ours = found[: len(theirs)], found[len(theirs) :]
+    assert [(each.name, each.default) for each in shared] == [(each.name, each.default) for each in theirs]
+    assert {each.kind for each in shared} <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    assert {each.kind for each in ours} <= {inspect.Parameter.KEYWORD_ONLY}
+    assert all(each.default is not inspect.Parameter.empty for each in ours)
+
+
+def values() -> Iterator[tuple[str, str, Any]]:
+    for module in HERE:
+        for name, described in REFERENCE[module].items():
+            if not isinstance(described, dict) and not str(described).startswith(("(", *KINDS)):
+                yield module, name, described
+
+
+@pytest.mark.parametrize(("module", "name", "described"), list(values()), ids=shown)
+def test_value_is_the_references(module: str, name: str, described: Any) -> None:
+    found = getattr(importlib.import_module(HERE[module]), name)
+    same = "the same class as "
+    if name.startswith("TRITON_"):
+        assert found == described
+        assert type(found) is type(described)
+    elif described.startswith(same):
+        other_module, _, other = described.removeprefix(same).rpartition(".")
+        assert found is getattr(importlib.import_module(HERE[other_module]), other)
+    else:
+        assert isinstance(found, type)
+        assert issubclass(found, Exception) == ("Exception" in described)
+
+
+def test_the_table_has_every_module_named_here() -> None:
+    assert set(HERE) <= set(REFERENCE)
+
+
+def test_mutable_default_of_update_trace_settings_is_never_changed() -> None:
+    parameters = inspect.signature(tritonhttp.InferenceServerClient.update_trace_settings).parameters
+    assert parameters["settings"].default == {}
+
+
+def star(module: str) -> set[str]:
+    names: dict[str, Any] = {}
+    exec(f"from {module} import *", names)
+    return set(names) - {"__builtins__"}
+
+
+@pytest.mark.parametrize("module", HERE)
+def test_star_import_brings_the_references_names(module: str) -> None:
+    assert set(REFERENCE[module]) <= star(HERE[module])
+
+
+def test_utils_are_reachable_from_the_top_module() -> None:
+    utils = importlib.import_module("tritonhttp.utils")
+    for name in REFERENCE["utils"]:
+        assert getattr(tritonhttp, name) is getattr(utils, name)
+
+
+def modules() -> list[str]:
+    found = ["tritonhttp"]
+    for module in pkgutil.walk_packages(tritonhttp.__path__, "tritonhttp."):
+        parts = module.name.split(".")
+        if "models" not in parts and parts[-1] not in ("_bytes_tensor", "__main__"):
+            found.append(module.name)
+    return found
+
+
+@pytest.mark.parametrize("module", modules())
+def test_all_names_exist_and_are_named_once(module: str) -> None:
+    try:
+        imported = importlib.import_module(module)
+    except ImportError as error:
+        if "pip install" not in str(error):  # an optional dependency says how it is installed
+            raise
+        pytest.skip(str(error))
+    names = getattr(imported, "__all__", [])
+    assert len(names) == len(set(names))
+    assert [name for name in names if not hasattr(imported, name)] == []
+
+
+def test_top_module_exports_its_public_names() -> None:
+    public = {
+        name
+        for name, value in vars(tritonhttp).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert public == set(tritonhttp.__all__) - {"__version__"}
