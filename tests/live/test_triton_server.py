@@ -293,6 +293,29 @@ def test_no_address_before_the_start():
     server.kill()
 
 
+def test_the_demo(triton_server):
+    """With the server that is there; starting one is the other tests' matter."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tritonhttp.cli.demo", triton_server.url], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "accuracy    98.50% of 400 images" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) < 80
+
+
+def test_the_demo_without_a_server():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-m", "tritonhttp.cli.demo", address], capture_output=True, text=True
+        )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("demo: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_the_packaged_models_are_ready(triton_server, triton_client):
     if not isinstance(triton_server, TritonServer):
         pytest.skip(f"{triton_server.url} runs elsewhere, with models of its own")

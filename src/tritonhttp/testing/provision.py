@@ -124,8 +124,7 @@ class _Interpreter:
         """Return why this interpreter cannot run the server's models, or None."""
         if self.version not in _VERSIONS:
             return TritonUnavailable(
-                f"its models need Python 3.10, 3.11 or 3.12 and {self.executable} is Python {self.name}",
-                excused=True,
+                f"its models need Python 3.10, 3.11 or 3.12, and {self.executable} is Python {self.name}"
             )
         if self.libpython() is None:
             return TritonUnavailable(
