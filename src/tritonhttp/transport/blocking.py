@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -42,19 +44,27 @@ _MAX_VECTOR = 1024
 _TLS_SLICE = 1 << 18
 #: How long an answer may take that a server sent before it stopped reading.
 _EARLY_ANSWER = 1.0
+#: How a time limit of the kernel (SO_RCVTIMEO) ends a call, and how one of Python's socket does.
+_TIMED_OUT = (BlockingIOError, TimeoutError)
+_TIMEVAL = struct.Struct("ll")
 
 
 class _Connection:
     """One socket, and the reader of its responses."""
 
-    __slots__ = ("_armed", "_poller", "_vectored", "handed_over", "reader", "sock")
+    __slots__ = ("_armed", "_kernel_waits", "_poller", "_vectored", "handed_over", "reader", "sock")
 
-    def __init__(self, sock: socket.socket, vectored: bool) -> None:
+    def __init__(self, sock: socket.socket, encrypted: bool) -> None:
         self.sock = sock
         self.reader = ResponseReader()
         #: Whether the kernel has taken the whole request.
         self.handed_over = False
-        self._vectored = vectored
+        self._vectored = not encrypted and hasattr(sock, "sendmsg")
+        # A socket with a timeout polls before every send and receive. Where it is the kernel's own, not gevent's
+        # and not under TLS, the kernel can watch the time itself.
+        self._kernel_waits = not encrypted and sys.platform == "linux" and type(sock).__module__ == "socket"
+        if self._kernel_waits:
+            sock.settimeout(None)
         self._armed: float | None = -1.0
         self._poller = None
         if hasattr(select, "poll"):
@@ -83,7 +93,7 @@ class _Connection:
         self.handed_over = False
         try:
             self._send(buffers, network, deadline)
-        except TimeoutError:
+        except _TIMED_OUT:
             raise DeadlineExceeded(
                 f"timed out while sending: {_limit(network, deadline)}", phase="send"
             ) from None
@@ -105,7 +115,14 @@ class _Connection:
             if timeout == 0:
                 raise TimeoutError
         if timeout != self._armed:
-            self.sock.settimeout(timeout)
+            if self._kernel_waits:
+                seconds, fraction = divmod(timeout or 0.0, 1.0)
+                microseconds = 0 if timeout is None else min(int(fraction * 1e6) + 1, 999_999)
+                limit = _TIMEVAL.pack(int(seconds), microseconds)
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            else:
+                self.sock.settimeout(timeout)
             self._armed = timeout
 
     def _send(self, buffers: Sequence[Buffer], network: float | None, deadline: float | None) -> None:
@@ -141,7 +158,7 @@ class _Connection:
                     raise ConnectionLost(
                         f"the server closed the connection after {reader.progress()}", phase="receive"
                     )
-        except TimeoutError:
+        except _TIMED_OUT:
             raise DeadlineExceeded(
                 f"timed out while receiving: {_limit(network, deadline)}, after {reader.progress()}",
                 phase="receive",
@@ -353,7 +370,7 @@ class BlockingTransport:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if self._context is not None:
                 sock = self._encrypt(sock, self._context, deadline)
-            connection = _Connection(sock, self._context is None and hasattr(sock, "sendmsg"))
+            connection = _Connection(sock, encrypted=self._context is not None)
         except BaseException:
             sock.close()
             raise
