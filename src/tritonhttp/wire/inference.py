@@ -145,9 +145,10 @@ class Layout:
             offset, size = span
             if output["datatype"] == "BYTES":
                 try:
-                    return bytes_tensor.decode(memoryview(body)[offset : offset + size], count).reshape(shape)
+                    elements = bytes_tensor.decode(memoryview(body)[offset : offset + size], count)
                 except ProtocolError as error:
                     raise ProtocolError(f"output {name!r}: {error.message()}") from error
+                return _reshape(elements, shape, name)
             dtype = np.dtype(scalar)
             if not dtype.isnative or sys.byteorder == "big":
                 dtype = dtype.newbyteorder("<")
@@ -158,7 +159,10 @@ class Layout:
                 )
             view = self._views[name] = (tuple(shape), dtype, offset)
         shape_, dtype, offset = view
-        array: npt.NDArray[Any] = np.ndarray(shape_, dtype, body, offset)
+        try:
+            array: npt.NDArray[Any] = np.ndarray(shape_, dtype, body, offset)
+        except (OverflowError, ValueError) as error:
+            raise _no_such_shape(name, shape_, error) from error
         flags = array.flags
         if not flags.writeable or not flags.aligned or array.nbytes * 16 < len(body):
             array = array.copy()
@@ -279,7 +283,19 @@ def _json_tensor(output: Mapping[str, Any], scalar: Any, shape: list[int], count
         raise ProtocolError(f"output {name!r}: its data are not {output['datatype']}: {error}") from error
     if array.size != count:
         raise ProtocolError(f"output {name!r}: shape {shape} takes {count} elements, got {array.size}")
-    return array.reshape(shape)
+    return _reshape(array, shape, name)
+
+
+def _reshape(array: npt.NDArray[Any], shape: list[int], name: str) -> npt.NDArray[Any]:
+    try:
+        return array.reshape(shape)
+    except (OverflowError, ValueError) as error:
+        raise _no_such_shape(name, shape, error) from error
+
+
+def _no_such_shape(name: str, shape: Sequence[int], error: Exception) -> ProtocolError:
+    """Too many dimensions for numpy, or dimensions beside a 0 whose product is beyond all memory."""
+    return ProtocolError(f"output {name!r}: no array has the shape {str(shape):.200}: {error}")
 
 
 def error_message(answer: Any) -> str | None:
@@ -295,13 +311,18 @@ def error_message(answer: Any) -> str | None:
 
 
 def _as_text(found: Any) -> str:
-    if isinstance(found, str):
-        return found
-    if isinstance(found, dict):
-        text = found.get("msg", found.get("message", found.get("error")))
-        if text is not None:
-            place = ".".join(str(part) for part in found.get("loc", ()))
-            return f"{place}: {text}" if place else str(text)
-    if isinstance(found, list) and found:
-        return "; ".join(_as_text(item) for item in found)
-    return jsonio.dumps(found).decode()
+    return "; ".join(map(_item_text, found)) if isinstance(found, list) and found else _item_text(found)
+
+
+def _item_text(item: Any) -> str:
+    if isinstance(item, str):
+        return item
+    if isinstance(item, dict):
+        text = item.get("msg", item.get("message", item.get("error")))
+        if isinstance(text, str):
+            place = item.get("loc")
+            return f"{'.'.join(map(str, place))}: {text}" if isinstance(place, list) and place else text
+    try:
+        return jsonio.dumps(item).decode()
+    except InvalidRequest:  # read by the standard module, and beyond what orjson writes
+        return f"an error without words, a JSON {type(item).__name__}"
