@@ -298,7 +298,8 @@ def _error_text(text: str, response: Response) -> str:
             if found.get(key):
                 return inference.error_message({"error": found[key]}) or text
     if "<html" in text[:1024].lower() or "<!doctype" in text[:1024].lower():
-        text = re.sub(r"(?is)<(script|style|head)\b.*?</\1>|<[^>]*>", " ", text)
+        # Only its beginning: on tags that are never closed the pattern takes time in the square of the length.
+        text = re.sub(r"(?is)<(script|style|head)\b.*?</\1>|<[^>]*>", " ", text[:8192])
     words = " ".join(text.split())
     if not words:
         reason = getattr(response, "reason", "")
@@ -326,10 +327,12 @@ def _nothing(response: Response) -> None:
 
 def _json(response: Response) -> Any:
     check(response)
-    answer = jsonio.loads(response.read(), "the server's response")
+    raw = response.read()
+    answer = jsonio.loads(raw, "the server's response")
     message = inference.error_message(answer)
     if message is not None:
-        raise ServerError(message, str(response.status_code), jsonio.dumps(answer).decode())
+        text = raw.decode("utf-8", "replace")
+        raise ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
     return answer
 
 
