@@ -15,7 +15,7 @@ from ..errors import DeadlineExceeded, InvalidRequest, NameResolutionError
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["Address", "SocketAddress", "parse_url", "resolve", "tls_context"]
+__all__ = ["Address", "SocketAddress", "literal", "look_up", "parse_url", "resolve", "tls_context"]
 
 _URL = re.compile(
     r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://)?"
@@ -93,11 +93,36 @@ SocketAddress = tuple[int, Any]
 """An address family, and the address in its form for ``socket.connect``."""
 
 
+def literal(host: str, port: int) -> list[SocketAddress]:
+    """Return the address that a literal stands for; empty where the host is a name."""
+    try:
+        return _look_up(host, port, socket.AI_NUMERICHOST)
+    except OSError:
+        return []
+
+
+def look_up(
+    host: str, port: int, done: Callable[[list[SocketAddress] | NameResolutionError], object]
+) -> None:
+    """Look a name up in a thread of its own, since that cannot be interrupted, and call `done` there.
+
+    Who gives up waiting leaves the thread to end by itself.
+    """
+
+    def work() -> None:
+        try:
+            outcome: list[SocketAddress] | NameResolutionError = _look_up(host, port, 0)
+        except (OSError, UnicodeError) as error:
+            outcome = NameResolutionError(
+                f"cannot resolve the server's name {host!r}: {error}", phase="resolve"
+            )
+        done(outcome)
+
+    threading.Thread(target=work, name="tritonhttp-resolve", daemon=True).start()
+
+
 def resolve(host: str, port: int, deadline: float | None) -> list[SocketAddress]:
     """Return the addresses of a host, in the order that the system prefers.
-
-    A name is looked up in a thread of its own, since that cannot be interrupted; when the time is up the call
-    gives up and the thread ends by itself.
 
     Raises
     ------
@@ -106,31 +131,29 @@ def resolve(host: str, port: int, deadline: float | None) -> list[SocketAddress]
     DeadlineExceeded
         If the answer takes too long.
     """
-    found: list[SocketAddress] = []
-    failure: list[OSError] = []
-
-    def look_up(flags: int) -> None:
-        try:
-            for family, _, _, _, address in socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=flags
-            ):
-                if (family, address) not in found:
-                    found.append((family, address))
-        except (OSError, UnicodeError) as error:
-            failure.append(error if isinstance(error, OSError) else OSError(str(error)))
-
-    look_up(socket.AI_NUMERICHOST)
+    found = literal(host, port)
     if found:
         return found
-    failure.clear()
-    helper = threading.Thread(target=look_up, args=(0,), name="tritonhttp-resolve", daemon=True)
-    helper.start()
-    helper.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-    if helper.is_alive():
+    outcome: list[list[SocketAddress] | NameResolutionError] = []
+    known = threading.Event()
+
+    def note(answer: list[SocketAddress] | NameResolutionError) -> None:
+        outcome.append(answer)
+        known.set()
+
+    look_up(host, port, note)
+    if not known.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
         raise DeadlineExceeded(f"timed out while resolving the name {host!r}", phase="resolve")
-    if not found:
-        reason = failure[0] if failure else "no address"
-        raise NameResolutionError(f"cannot resolve the server's name {host!r}: {reason}", phase="resolve")
+    if isinstance(outcome[0], NameResolutionError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _look_up(host: str, port: int, flags: int) -> list[SocketAddress]:
+    found: list[SocketAddress] = []
+    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags):
+        if (family, address) not in found:
+            found.append((family, address))
     return found
 
 

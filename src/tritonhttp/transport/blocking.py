@@ -15,14 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from .. import errors
 from ..errors import (
-    ConnectError,
     ConnectionLost,
-    ConnectRefused,
-    ConnectTimeout,
     DeadlineExceeded,
     InferenceServerException,
     ProtocolError,
@@ -30,6 +26,7 @@ from ..errors import (
 )
 from ..wire.http1 import Buffer, Response, ResponseReader, coalesce
 from .address import Address, SocketAddress, resolve
+from .failures import closed, connect_failure, located, tls_failure
 from .policy import Timeouts, earliest, may_resend, step_timeout
 from .pool import OPEN, WAIT, Pool, Signal
 
@@ -273,7 +270,7 @@ class BlockingTransport:
                 self._check_in(connection, reusable=connection.reader.reusable)
                 return response
         except (TransportError, ProtocolError) as error:
-            self._say_where(error, method, target)
+            raise located(error, self._address, method, target) from error.__cause__
 
     def close(self) -> None:
         """Close the idle connections now, and the others when their requests end; turn away who waits."""
@@ -285,15 +282,6 @@ class BlockingTransport:
         for waiter in waiters:
             waiter.woken.set()
 
-    def _say_where(self, error: TransportError | ProtocolError, method: str, target: str) -> NoReturn:
-        url = f"{self._address.origin}{target}"
-        if isinstance(error, TransportError):
-            error.locate(method, url)
-            raise error
-        raise ProtocolError(
-            f"{method} {url}: {error.message()}", debug_details=error.debug_details()
-        ) from error
-
     # -- the pool's decisions, carried out --
 
     def _check_out(self, deadline: float | None, fresh: bool) -> tuple[_Connection, bool]:
@@ -301,7 +289,7 @@ class BlockingTransport:
         waiter = None
         with self._lock:
             if self._pool.closed:
-                raise InferenceServerException("the client is closed")
+                raise closed()
             place = self._pool.take()
             if place is WAIT:
                 waiter = _Waiter()
@@ -333,7 +321,7 @@ class BlockingTransport:
             )
         waiter.woken.wait()
         if waiter.grant is None:
-            raise InferenceServerException("the client is closed")
+            raise closed()
         return waiter.grant
 
     def _stop_waiting(self, waiter: _Waiter) -> bool:
@@ -379,7 +367,7 @@ class BlockingTransport:
         return connection
 
     def _connect(self, addresses: Sequence[SocketAddress], deadline: float | None) -> socket.socket:
-        failures: list[OSError] = []
+        failures: list[tuple[SocketAddress, OSError]] = []
         for position, (family, address) in enumerate(addresses):
             left = step_timeout(None, deadline, time.monotonic())
             # An address that swallows packets leaves time for those behind it.
@@ -391,32 +379,16 @@ class BlockingTransport:
                 return sock
             except OSError as error:
                 sock.close()
-                failures.append(error)
+                failures.append(((family, address), error))
             except BaseException:
                 sock.close()
                 raise
-        where = f"cannot connect to {self._address.host} port {self._address.port}"
-        reasons = "; ".join(
-            f"{address[0]}: {'timed out' if isinstance(failure, TimeoutError) else failure}"
-            for (_, address), failure in zip(addresses, failures, strict=True)
-        )
-        if all(isinstance(failure, ConnectionRefusedError) for failure in failures):
-            raise ConnectRefused(f"{where}: {reasons}") from failures[0]
-        if any(isinstance(failure, TimeoutError) for failure in failures):
-            raise ConnectTimeout(f"{where}: {reasons}", phase="connect") from failures[0]
-        raise ConnectError(f"{where}: {reasons}", phase="connect") from failures[0]
+        raise connect_failure(self._address, failures) from failures[0][1]
 
     def _encrypt(self, sock: socket.socket, context: ssl.SSLContext, deadline: float | None) -> socket.socket:
-        host = self._address.host
+        left = step_timeout(None, deadline, time.monotonic())
+        sock.settimeout(None if left is None else max(left, 0.001))
         try:
-            left = step_timeout(None, deadline, time.monotonic())
-            sock.settimeout(None if left is None else max(left, 0.001))
-            return context.wrap_socket(sock, server_hostname=host)
-        except TimeoutError as error:
-            raise ConnectTimeout(f"timed out in the TLS handshake with {host}", phase="tls") from error
-        except OSError as error:
-            raise errors.TLSError(f"the TLS handshake with {host} failed: {error}", phase="tls") from error
-        except ValueError as error:
-            raise errors.TLSError(
-                f"the TLS context cannot be used for {host}: {error}", phase="tls"
-            ) from error
+            return context.wrap_socket(sock, server_hostname=self._address.host)
+        except (OSError, ValueError) as error:
+            raise tls_failure(self._address, error) from error
