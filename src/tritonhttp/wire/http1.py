@@ -194,7 +194,8 @@ class _HeadParser:
             return
         if len(self.lines) >= _MAX_HEADERS:
             raise ProtocolError(f"the response has more than {_MAX_HEADERS} header lines")
-        self.lines.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+        # llhttp leaves the white space behind a value, which is no part of it (RFC 9110, 5.5).
+        self.lines.append((name.decode("latin-1").lower(), value.decode("latin-1").rstrip(" \t")))
 
     def on_headers_complete(self) -> None:
         self.headers_complete = True
