@@ -59,11 +59,13 @@ class Supervised:
             time.sleep(0.01)
         _, child, folder = self.log.read_text().split()
         self.child, self.folder = int(child), Path(folder)
-        time.sleep(0.1)  # the supervisor looks for the folder every 10 ms
+        # The supervisor has found the folder, and tells it to its owner.
+        assert self.process.stdout.readline().decode() == f"{self.folder}\n"
         assert alive(self.child)
         assert self.folder.is_dir()
 
     def finish(self) -> None:
+        """Close the pipe and wait."""
         self.process.communicate(timeout=10)
         assert self.process.returncode == 0, self.log.read_text()
         assert not alive(self.pid)
@@ -99,7 +101,7 @@ def test_the_end_of_the_pipe_ends_it_at_once(supervise):
     supervised = supervise()
     supervised.wait_for_start()
     started = time.monotonic()
-    supervised.finish()  # communicate() closes the pipe
+    supervised.finish()
     assert time.monotonic() - started < 2
     assert "ordered" not in supervised.log.read_text()
 

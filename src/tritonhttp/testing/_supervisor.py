@@ -40,6 +40,12 @@ def remove_shared_memory(prefix: str) -> None:
             path.unlink()
 
 
+def _tell(line: str) -> None:
+    """Tell the owner: first the pid of the server, then its folder, in case this process dies before it."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, f"{line}\n".encode())
+
+
 class _Scratch:
     """Find the server's folder in ``/tmp``: the one that appears while no other server starts."""
 
@@ -56,7 +62,9 @@ class _Scratch:
             return False
         found = [path for path in Path("/tmp").glob(_SCRATCH) if path not in self._before and _is_ours(path)]
         if found or time.monotonic() > self._until:
-            self._folder = found[0] if len(found) == 1 else None
+            if len(found) == 1:
+                self._folder = found[0]
+                _tell(str(self._folder))
             os.close(self._lock)
             self._lock = None
         return self._lock is not None
@@ -93,8 +101,7 @@ def _supervise(
         start_new_session=True,
         preexec_fn=die_with_supervisor,
     )
-    with contextlib.suppress(BrokenPipeError):
-        os.write(1, f"{server.pid}\n".encode())
+    _tell(str(server.pid))
     kill_at = float("inf")
     while os.getppid() == owner and time.monotonic() < kill_at and not _exited(server.pid):
         readable, _, _ = select.select([0, child_ended], [], [], 0.01 if scratch.search() else _LOOK)

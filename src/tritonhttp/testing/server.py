@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -193,10 +194,11 @@ class TritonServer:
         if supervisor is None or os.getpid() != self._owner:
             # A forked child has a copy of this object, and its parent's server is none of its business.
             return
-        assert supervisor.stdin is not None
-        supervisor.stdin.close()
-        supervisor.wait()
-        _supervisor.remove_shared_memory(self._prefix)  # in case the supervisor itself was killed
+        told, _ = supervisor.communicate()
+        # In case the supervisor itself was killed.
+        _supervisor.remove_shared_memory(self._prefix)
+        for folder in told.decode().splitlines():
+            shutil.rmtree(folder, ignore_errors=True)
         _ = self.log
         if self._log_file is not None:
             self._log_file.close()
@@ -253,8 +255,7 @@ class TritonServer:
             start_new_session=True,
         )
         assert self._supervisor.stdout is not None
-        with self._supervisor.stdout as answer:
-            self._pid = int(answer.readline() or 0)
+        self._pid = int(self._supervisor.stdout.readline() or 0)
 
     def _wait_until_ready(self) -> None:
         started = time.monotonic()
