@@ -43,8 +43,12 @@ class ClientBase:
             type(self)._call_plugin is not ClientBase._call_plugin
             or type(self)._validate_headers is not ClientBase._validate_headers
         )
-        self._own_headers = {"Host": address.authority, "User-Agent": f"tritonhttp/{__version__}"}
-        self._own_lines = "".join(header_line(name, value) for name, value in self._own_headers.items())
+        #: Header lines of every request, by their names in lower case.
+        self._own_headers = {
+            "host": header_line("Host", address.authority),
+            "user-agent": header_line("User-Agent", f"tritonhttp/{__version__}"),
+        }
+        self._own_lines = "".join(self._own_headers.values())
 
     # -- plugins --
 
@@ -172,51 +176,46 @@ class ClientBase:
             headers["Content-Type"] = operation.content_type
         return headers
 
+    def _request(self, operation: Operation[Any], headers: Mapping[str, Any] | None) -> Request | None:
+        """Return what the plugin may see and change of a call, or None where nobody looks."""
+        if headers or self._customized or self._plugin is not None or self._log.isEnabledFor(_DEBUG):
+            return Request(self._merge_headers(operation, headers))
+        return None
+
     def _encode(
-        self,
-        operation: Operation[Any],
-        headers: Mapping[str, Any] | None,
-        query_params: Mapping[str, Any] | None,
+        self, operation: Operation[Any], request: Request | None, query_params: Mapping[str, Any] | None
     ) -> tuple[str, list[Buffer]]:
-        """Return the request's target, and the buffers to send. The plugin is called here, once for a request."""
+        """Return the request's target, and the buffers to send."""
         method, body = operation.method, operation.body
         target = f"{self._address.base_path}/{operation.path}"
         if query_params:
             target = f"{target}?{operations.query_string(query_params)}"
         length = sum(map(len, body))
-        if headers or self._customized or self._plugin is not None or self._log.isEnabledFor(_DEBUG):
-            request = Request(self._merge_headers(operation, headers))
-            self._call_plugin(request)
-            self._validate_headers(request.headers)
-            lines = self._lines(request.headers, length)
-            shown = log.masked(request.headers.items()) or None
-            size = f"\n<{length} bytes>" if body else ""
-            self._log.debug("%s %s, headers %s%s", method, target, shown, size)
-        else:
+        if request is None:
             lines = self._own_lines
             for name, value in operation.headers:
                 lines += f"{name}: {value}\r\n"
             if operation.content_type is not None:
                 lines += f"Content-Type: {operation.content_type}\r\n"
+        else:
+            self._validate_headers(request.headers)
+            lines = self._lines(request.headers, length)
+            shown = log.masked(request.headers.items()) or None
+            size = f"\n<{length} bytes>" if body else ""
+            self._log.debug("%s %s, headers %s%s", method, target, shown, size)
         return target, [encode_head(method, target, lines, length), *body]
 
     def _lines(self, headers: Mapping[str, Any], length: int) -> str:
-        lines = [self._own_lines]
+        """Return the header lines; of names that differ in case only, the last one."""
+        lines = dict(self._own_headers)
         for name, value in headers.items():
             line = header_line(name, value)
             lowered = name.lower()
-            if lowered == "content-length":
-                if str(value) != str(length):
-                    raise InvalidRequest(f"header Content-Length: {value!r}, but the body has {length} bytes")
-                continue
-            if lowered in ("host", "user-agent"):
-                lines[0] = "".join(
-                    header_line(own, text)
-                    for own, text in self._own_headers.items()
-                    if not any(str(other).lower() == own.lower() for other in headers)
-                )
-            lines.append(line)
-        return "".join(lines)
+            if lowered != "content-length":
+                lines[lowered] = line
+            elif str(value) != str(length):
+                raise InvalidRequest(f"header Content-Length: {value!r}, but the body has {length} bytes")
+        return "".join(lines.values())
 
     def _log_response(self, response: Response) -> Response:
         self._log.debug("%r", response)

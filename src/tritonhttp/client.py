@@ -629,7 +629,10 @@ class InferenceServerClient(ClientBase):
         return operation.decode(self._exchange(operation, headers, query_params))
 
     def _exchange(self, operation: Operation[Any], headers: Headers, query_params: QueryParams) -> Response:
-        target, buffers = self._encode(operation, headers, query_params)
+        request = self._request(operation, headers)
+        if request is not None:
+            self._call_plugin(request)
+        target, buffers = self._encode(operation, request, query_params)
         response = self._transport.exchange(
             operation.method, target, buffers, repeatable=operation.repeatable
         )
