@@ -215,9 +215,11 @@ class BlockingTransport:
         """Start anew with no connection: at first, and in a forked child, whose inherited sockets are closed."""
         for connection in getattr(self, "_connections", ()):
             connection.close()
+        closed_before = hasattr(self, "_pool") and self._pool.closed
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
         self._pool: Pool[_Connection, _Waiter] = Pool(self._limit)
+        self._pool.closed = closed_before
 
     def exchange(
         self,

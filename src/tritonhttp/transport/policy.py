@@ -10,6 +10,10 @@ from ..errors import InvalidRequest
 __all__ = ["Timeouts", "earliest", "may_resend", "step_timeout"]
 
 
+#: More seconds than this are no limit: poll counts milliseconds in 31 bits, and refuses infinity.
+_FOREVER = 1e6
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timeouts:
     """Time limits in seconds; None is no limit.
@@ -32,6 +36,8 @@ class Timeouts:
                 raise InvalidRequest(
                     f"{name}_timeout must be a number of seconds above 0, or None; got {value!r}"
                 )
+            if value is not None and value > _FOREVER:
+                object.__setattr__(self, name, None)
 
 
 def earliest(*deadlines: float | None) -> float | None:
