@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 __all__ = ["logger", "masked", "verbose_logger"]
 
@@ -19,7 +19,13 @@ _SECRET_HEADERS = frozenset(("authorization", "proxy-authorization", "cookie", "
 _SECRET_WORDS = ("token", "secret", "password", "api-key", "apikey", "credential", "auth")
 
 
-class _Stdout(logging.StreamHandler[TextIO]):
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[TextIO]
+else:
+    _StreamHandler = logging.StreamHandler  # no generic class at run time before 3.11
+
+
+class _Stdout(_StreamHandler):
     """Writes to what sys.stdout is at that moment: programs and tests replace it."""
 
     def __init__(self) -> None:
