@@ -1,0 +1,149 @@
+"""gzip and deflate: both directions, what other servers send, damage, and bodies that unfold without end."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import tracemalloc
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tritonhttp.errors import InvalidRequest, ProtocolError
+from tritonhttp.wire.compression import ALGORITHMS, compress, decompress
+
+TEXT = b"the quick brown fox jumps over the lazy dog. " * 20
+
+
+def raw_deflate(data: bytes, level: int = -1) -> bytes:
+    stream = zlib.compressobj(level, zlib.DEFLATED, -15)
+    return stream.compress(data) + stream.flush()
+
+
+#: Form -> (body of TEXT, its Content-Encoding)
+FORMS = {
+    "gzip": (gzip.compress(TEXT), "gzip"),
+    "gzip by its old name": (gzip.compress(TEXT), "x-gzip"),
+    "gzip in capitals": (gzip.compress(TEXT), " GZIP "),
+    "gzip in members": (
+        b"".join(gzip.compress(TEXT[at : at + 100]) for at in range(0, len(TEXT), 100)),
+        "gzip",
+    ),
+    "gzip with an empty member": (gzip.compress(b"") + gzip.compress(TEXT) + gzip.compress(b""), "gzip"),
+    "gzip with padding": (gzip.compress(TEXT) + bytes(512), "gzip"),
+    "zlib": (zlib.compress(TEXT), "deflate"),
+    "zlib, stored": (zlib.compress(TEXT, 0), "deflate"),
+    "raw": (raw_deflate(TEXT), "deflate"),
+    "raw, stored": (raw_deflate(TEXT, 0), "deflate"),
+    "both": (gzip.compress(zlib.compress(TEXT)), "deflate, gzip"),
+    "both, the other way round": (zlib.compress(gzip.compress(TEXT)), "gzip,deflate"),
+    "identity": (TEXT, "identity"),
+    "nothing": (TEXT, ""),
+}
+forms = pytest.mark.parametrize(("body", "encoding"), list(FORMS.values()), ids=list(FORMS))
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@forms
+def test_each_form_is_read(body: bytes, encoding: str, kind: Any) -> None:
+    assert bytes(decompress(kind(body), encoding)) == TEXT
+
+
+@pytest.mark.parametrize("data", [b"", b"x", TEXT, bytes(20 << 20)], ids=["empty", "byte", "text", "20 MiB"])
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+def test_a_round_trip(algorithm: str, data: bytes) -> None:
+    (body,) = compress([data], algorithm)
+    assert bytes(decompress(body, algorithm)) == data
+    standard = gzip.decompress(body) if algorithm == "gzip" else zlib.decompress(body)
+    assert standard == data
+
+
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+def test_buffers_become_one_body(algorithm: str) -> None:
+    buffers = [b"head", memoryview(b"tensor" * 1000), b"", bytearray(b"tail")]
+    (body,) = compress(buffers, algorithm)
+    assert bytes(decompress(body, algorithm)) == b"".join(buffers)
+
+
+@pytest.mark.parametrize("algorithm", ["br", "GZIP", "zstd", "identity"])
+def test_an_unknown_algorithm_is_refused(algorithm: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"'{algorithm}'.*expected 'gzip', 'deflate' or None"):
+        compress([b""], algorithm)
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "compress"])
+def test_an_unknown_coding_is_refused(encoding: str) -> None:
+    with pytest.raises(ProtocolError, match=f"'{encoding}'"):
+        decompress(gzip.compress(TEXT), encoding)
+
+
+@pytest.mark.parametrize("name", ["gzip", "zlib", "raw", "gzip in members"])
+def test_a_truncated_body_is_refused_wherever_it_is_cut(name: str) -> None:
+    body, encoding = FORMS[name]
+    ends = set()
+    if name == "gzip in members":  # between members it is only shorter
+        ends = {
+            sum(len(gzip.compress(TEXT[i : i + 100])) for i in range(0, at, 100)) for at in range(0, 900, 100)
+        }
+    for point in range(len(body)):
+        if point in ends and point:
+            continue
+        with pytest.raises(ProtocolError, match=r"truncated|not valid"):
+            decompress(body[:point], encoding)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("body", [b"\xff" * 50, TEXT, b"{}", b"\x1f\x8b\x08"])
+def test_garbage_is_refused(body: bytes, encoding: str) -> None:
+    with pytest.raises(ProtocolError):
+        decompress(body, encoding)
+
+
+@pytest.mark.parametrize("position", [12, 30, -8, -1])
+def test_damage_within_is_refused(position: int) -> None:
+    body = bytearray(gzip.compress(TEXT))
+    body[position] ^= 0xFF
+    with pytest.raises(ProtocolError):
+        decompress(body, "gzip")
+
+
+def test_garbage_behind_a_gzip_stream_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="gzip"):
+        decompress(gzip.compress(TEXT) + b"garbage", "gzip")
+
+
+@pytest.mark.parametrize("name", ["gzip", "gzip in members", "zlib", "raw", "both"])
+def test_the_limit_is_the_most_that_comes_out(name: str) -> None:
+    body, encoding = FORMS[name]
+    limit = max(len(TEXT), len(body))
+    assert bytes(decompress(body, encoding, limit=limit)) == TEXT
+    with pytest.raises(ProtocolError, match=f"the limit of {len(TEXT) - 1} bytes"):
+        decompress(body, encoding, limit=len(TEXT) - 1)
+
+
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+def test_a_bomb_takes_no_more_memory_than_the_limit(algorithm: str) -> None:
+    (bomb,) = compress((bytes(1 << 20) for _ in range(256)), algorithm)
+    assert len(bomb) < 1 << 20
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError, match="limit"):
+            decompress(bomb, algorithm, limit=1 << 20)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.binary(max_size=2000), st.integers(0, 9))
+def test_raw_streams_are_told_from_zlib_streams(data: bytes, level: int) -> None:
+    assert bytes(decompress(raw_deflate(data, level), "deflate")) == data
+    assert bytes(decompress(zlib.compress(data, level), "deflate")) == data
+
+
+@given(st.binary(max_size=300), st.sampled_from(["gzip", "deflate", "gzip, deflate"]))
+def test_any_bytes_are_read_or_refused(data: bytes, encoding: str) -> None:
+    with contextlib.suppress(ProtocolError):
+        decompress(data, encoding, limit=1 << 16)
