@@ -102,6 +102,10 @@ class InferInput:
                 f"got unexpected numpy array shape [{str(input_tensor.shape)[1:-1]}],"
                 f" expected [{str(self._shape)[1:-1]}] for input {self._name!r}"
             )
+        if type(input_tensor) is not np.ndarray:
+            # Subclasses have a `data` and a `reshape` of their own. A masked array goes out with its fill value.
+            filled = getattr(input_tensor, "filled", None)
+            input_tensor = np.asarray(input_tensor if filled is None else filled())
         array = encoded = text = None
         if not binary_data:
             text = self._as_json(input_tensor)
