@@ -82,7 +82,14 @@ def encode_head(method: str, target: str, lines: str, length: int) -> bytes:
         Header lines, each with its line end.
     length : int
         The body's size in bytes.
+
+    Raises
+    ------
+    InvalidRequest
+        Where the target would end its line.
     """
+    if " " in target or not target.isprintable():
+        raise InvalidRequest(f"expected a percent-encoded path, got {target!r}")
     if length or method != "GET":
         lines = f"{lines}Content-Length: {length}\r\n"
     return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode()
