@@ -5,8 +5,11 @@ From an operation and a call's options to the buffers that a transport sends; th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 from . import log, operations
 from ._version import __version__
@@ -17,9 +20,26 @@ from .tensors import InferInput, InferRequestedOutput, InferResult
 from .transport.address import Address
 from .wire.http1 import Buffer, Response, encode_head, header_line
 
-__all__ = ["ClientBase"]
+__all__ = ["ClientBase", "positive", "renew_after_fork"]
 
 _DEBUG = 10  # logging's level
+
+
+_clients: weakref.WeakSet[ClientBase] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def renew_after_fork(client: ClientBase) -> None:
+    """Let a client, once it is whole, start anew in every child that this process forks."""
+    _clients.add(client)
 
 
 class ClientBase:
@@ -32,6 +52,9 @@ class ClientBase:
     verbose : bool
         Log every request and response on stdout.
     """
+
+    #: The library's own `_get` and `_post`.
+    _originals: ClassVar[dict[str, Any]]
 
     def __init__(self, address: Address, verbose: bool) -> None:
         self._address = address
@@ -49,6 +72,9 @@ class ClientBase:
             "user-agent": header_line("User-Agent", f"tritonhttp/{__version__}"),
         }
         self._own_lines = "".join(self._own_headers.values())
+
+    def _start_anew(self) -> None:
+        """In a forked child: no connection and no thread of the parent's exists here."""
 
     # -- plugins --
 
@@ -83,10 +109,9 @@ class ClientBase:
             raise_error("No plugin has been registered.")
         self._plugin = None
 
-    def _call_plugin(self, request: Request) -> None:
-        """Let the plugin change the request, if there is one."""
-        if self._plugin is not None:
-            self._plugin(request)
+    def _call_plugin(self, request: Request) -> Any:
+        """Let the plugin change the request, if there is one; return what it returned."""
+        return None if self._plugin is None else self._plugin(request)
 
     def _validate_headers(self, headers: Mapping[str, Any] | None) -> None:
         """Refuse headers that the client has to write itself.
@@ -160,9 +185,24 @@ class ClientBase:
         operations.check(response)
         return InferResult(response, self._verbose)
 
-    def _is_overridden(self, name: str, original: Any) -> bool:
-        """Return whether a subclass, the instance or a test brings its own `_get` or `_post`."""
-        return name in self.__dict__ or getattr(type(self), name) is not original
+    def _replaced(
+        self,
+        operation: Operation[Any],
+        headers: Mapping[str, Any] | None,
+        query_params: Mapping[str, Any] | None,
+    ) -> Callable[[], Any] | None:
+        """Return the call of the `_get` or `_post` that a subclass, the instance or a test brings, or None."""
+        name = "_get" if operation.method == "GET" else "_post"
+        if name not in self.__dict__ and getattr(type(self), name) is self._originals[name]:
+            return None
+        arguments: dict[str, Any] = {
+            "request_uri": operation.path,
+            "headers": self._merge_headers(operation, headers),
+            "query_params": query_params,
+        }
+        if name == "_post":
+            arguments["request_body"] = b"".join(operation.body)
+        return partial(getattr(self, name), **arguments)
 
     @staticmethod
     def _merge_headers(operation: Operation[Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -220,3 +260,10 @@ class ClientBase:
     def _log_response(self, response: Response) -> Response:
         self._log.debug("%r", response)
         return response
+
+
+def positive(value: int, name: str) -> int:
+    """Return a whole number above 0, or refuse it."""
+    if not isinstance(value, int) or value < 1:
+        raise InvalidRequest(f"{name} must be a whole number above 0, got {value!r}")
+    return value

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import operations
-from .base import ClientBase
+from .base import ClientBase, positive, renew_after_fork
 from .errors import InferenceServerException, InvalidRequest
 from .operations import Operation
 from .tensors import InferInput, InferRequestedOutput, InferResult
@@ -108,18 +106,6 @@ class _Pending:
         return self._future.result()
 
 
-_clients: weakref.WeakSet[InferenceServerClient] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for client in list(_clients):
-        client._start_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 class InferenceServerClient(ClientBase):
     """Talk to an inference server over HTTP.
 
@@ -175,15 +161,15 @@ class InferenceServerClient(ClientBase):
         address = parse_url(url, ssl)
         super().__init__(address, verbose)
         context = tls_context(ssl_options, ssl_context_factory, insecure) if address.tls else None
-        limit = _positive(concurrency, "concurrency")
+        limit = positive(concurrency, "concurrency")
         timeouts = Timeouts(connection=connection_timeout, network=network_timeout)
         self._workers = (
-            limit if max_greenlets is None else min(limit, _positive(max_greenlets, "max_greenlets"))
+            limit if max_greenlets is None else min(limit, positive(max_greenlets, "max_greenlets"))
         )
         self._transport = BlockingTransport(address, limit, timeouts, context)
         self._lock = threading.Lock()
         self._closed = False
-        _clients.add(self)
+        renew_after_fork(self)
 
     def __enter__(self) -> Self:
         return self
@@ -212,7 +198,6 @@ class InferenceServerClient(ClientBase):
         self._transport.close()
 
     def _start_anew(self) -> None:
-        """In a forked child: no connection and no thread of the parent's exists here."""
         self._lock = threading.Lock()
         self._executor = None
         self._transport.reset()
@@ -591,7 +576,7 @@ class InferenceServerClient(ClientBase):
         Response
             With ``status_code``, ``get(header)`` and ``read()``.
         """
-        return self._exchange(Operation("GET", request_uri, _undecoded), headers, query_params)
+        return self._exchange(Operation("GET", request_uri, undecoded), headers, query_params)
 
     def _post(
         self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
@@ -608,30 +593,25 @@ class InferenceServerClient(ClientBase):
             See the class.
         """
         body = request_body.encode() if isinstance(request_body, str) else request_body
-        return self._exchange(Operation("POST", request_uri, _undecoded, (body,)), headers, query_params)
+        return self._exchange(Operation("POST", request_uri, undecoded, (body,)), headers, query_params)
 
     def _run(self, operation: Operation[T], headers: Headers, query_params: QueryParams) -> T:
         """Carry an operation out: what every public method comes down to."""
-        if operation.method == "GET":
-            if self._is_overridden("_get", _GET):
-                merged = self._merge_headers(operation, headers)
-                return operation.decode(
-                    self._get(request_uri=operation.path, headers=merged, query_params=query_params)
-                )
-        elif self._is_overridden("_post", _POST):
-            merged = self._merge_headers(operation, headers)
-            body = b"".join(operation.body)
-            return operation.decode(
-                self._post(
-                    request_uri=operation.path, request_body=body, headers=merged, query_params=query_params
-                )
-            )
+        replaced = self._replaced(operation, headers, query_params)
+        if replaced is not None:
+            return operation.decode(replaced())
         return operation.decode(self._exchange(operation, headers, query_params))
 
     def _exchange(self, operation: Operation[Any], headers: Headers, query_params: QueryParams) -> Response:
         request = self._request(operation, headers)
         if request is not None:
-            self._call_plugin(request)
+            outcome = self._call_plugin(request)
+            if hasattr(outcome, "__await__"):
+                if hasattr(outcome, "close"):
+                    outcome.close()
+                raise InvalidRequest(
+                    "the plugin is a coroutine, which needs tritonhttp.aio: use a plain function here"
+                )
         target, buffers = self._encode(operation, request, query_params)
         response = self._transport.exchange(
             operation.method, target, buffers, repeatable=operation.repeatable
@@ -639,15 +619,8 @@ class InferenceServerClient(ClientBase):
         return self._log_response(response)
 
 
-#: The methods that a subclass, an instance or a test may replace.
-_GET, _POST = InferenceServerClient._get, InferenceServerClient._post
+InferenceServerClient._originals = {"_get": InferenceServerClient._get, "_post": InferenceServerClient._post}
 
 
-def _undecoded(response: Response) -> Response:
+def undecoded(response: Response) -> Response:
     return response
-
-
-def _positive(value: int, name: str) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise InvalidRequest(f"{name} must be a whole number above 0, got {value!r}")
-    return value

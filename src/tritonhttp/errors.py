@@ -114,7 +114,7 @@ class TransportError(InferenceServerException):
         The request that it happened to; empty where there was none yet.
     phase : str
         What was being done: ``"resolve"``, ``"connect"``, ``"tls"``, ``"wait for a connection"``, ``"send"``,
-        ``"receive"``.
+        ``"receive"``, ``"plugin"``.
     """
 
     def __init__(self, reason: str, *, method: str = "", url: str = "", phase: str = "") -> None:

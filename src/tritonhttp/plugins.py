@@ -25,5 +25,9 @@ class InferenceServerClientPlugin(ABC):
     """The base of every plugin: a callable that is given each :class:`Request` before it is sent."""
 
     @abstractmethod
-    def __call__(self, request: Request) -> None:
-        """Change the request in place; its return value has no meaning."""
+    def __call__(self, request: Request) -> Any:
+        """Change the request in place.
+
+        What it returns has no meaning, unless it is awaitable: the asyncio client awaits it before it sends the
+        request, so that a plugin may be a coroutine; the blocking client refuses it.
+        """

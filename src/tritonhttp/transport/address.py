@@ -87,7 +87,9 @@ def parse_url(url: str, ssl: bool) -> Address:
 
 def _without_credentials(url: object) -> str:
     """Return a URL fit for a message: neither a password nor a query, which may hold a token."""
-    return re.sub(r"(?s)^([a-z]+://)?.*@", r"\1***@", re.sub(r"(?s)\?.*", "?…", str(url)), flags=re.IGNORECASE)
+    return re.sub(
+        r"(?s)^([a-z]+://)?.*@", r"\1***@", re.sub(r"(?s)\?.*", "?…", str(url)), flags=re.IGNORECASE
+    )
 
 
 SocketAddress = tuple[int, Any]

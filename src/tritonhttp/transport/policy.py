@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import InvalidRequest
 
-__all__ = ["Timeouts", "earliest", "may_resend", "step_timeout"]
+__all__ = ["Timeouts", "check_seconds", "earliest", "may_resend", "step_timeout"]
 
 
 #: More seconds than this are no limit: poll counts milliseconds in 31 bits, and refuses infinity.
@@ -30,14 +30,14 @@ class Timeouts:
     network: float | None = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("connection", "network"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, (int, float)) or math.isnan(value) or value <= 0):
-                raise InvalidRequest(
-                    f"{name}_timeout must be a number of seconds above 0, or None; got {value!r}"
-                )
-            if value is not None and value > _FOREVER:
-                object.__setattr__(self, name, None)
+        check_seconds(self.connection, "connection_timeout")
+        check_seconds(self.network, "network_timeout")
+
+
+def check_seconds(value: float | None, name: str) -> None:
+    """Refuse what is no time limit: a number of seconds above 0, or None."""
+    if value is not None and (not isinstance(value, (int, float)) or math.isnan(value) or value <= 0):
+        raise InvalidRequest(f"{name} must be a number of seconds above 0, or None; got {value!r}")
 
 
 def earliest(*deadlines: float | None) -> float | None:

@@ -295,7 +295,7 @@ def _reshape(array: npt.NDArray[Any], shape: list[int], name: str) -> npt.NDArra
 
 def _no_such_shape(name: str, shape: Sequence[int], error: Exception) -> ProtocolError:
     """Too many dimensions for numpy, or dimensions beside a 0 whose product is beyond all memory."""
-    return ProtocolError(f"output {name!r}: no array has the shape {str(shape):.200}: {error}")
+    return ProtocolError(f"output {name!r}: no array has the shape {shape!s:.200}: {error}")
 
 
 def error_message(answer: Any) -> str | None:

@@ -1,0 +1,337 @@
+"""The asyncio client: the blocking client's methods, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .. import client, operations
+from ..base import ClientBase, positive, renew_after_fork
+from ..errors import DeadlineExceeded
+from ..operations import Operation
+from ..tensors import InferInput, InferRequestedOutput, InferResult
+from ..transport.address import parse_url, tls_context
+from ..transport.asyncio import AsyncioTransport, until
+from ..transport.policy import check_seconds
+from ..wire.http1 import Buffer, Response
+
+if TYPE_CHECKING:
+    import ssl as ssl_module
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = ["InferenceServerClient"]
+
+T = TypeVar("T")
+Headers = Mapping[str, Any] | None
+QueryParams = Mapping[str, Any] | None
+
+
+class InferenceServerClient(ClientBase):
+    """Talk to an inference server over HTTP, on an asyncio event loop.
+
+    One client serves any number of tasks of one loop. It may be made outside of a loop; used on another loop after
+    the first one has ended, it starts anew there. Cancelling a call closes its connection and touches no other
+    call. Every method takes `headers` and `query_params`, mappings which are not changed.
+
+    Parameters
+    ----------
+    url : str
+        ``host:port`` with an optional base path; ``http://`` and ``https://`` may stand before it.
+    verbose : bool
+        Log every request and response on stdout.
+    conn_limit : int
+        The most connections, and so the most requests at a time; more wait in line for their turn.
+    conn_timeout : float or None
+        Seconds for a whole call, waiting for a connection included; None: no limit.
+    ssl : bool
+        Use TLS; the server's certificate is verified always.
+    ssl_context : ssl.SSLContext, optional
+        The context to use; without one, the system's certificates are trusted.
+
+    Raises
+    ------
+    InvalidRequest
+        For arguments that cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        verbose: bool = False,
+        conn_limit: int = 100,
+        conn_timeout: float | None = 60.0,
+        ssl: bool = False,
+        ssl_context: ssl_module.SSLContext | None = None,
+    ) -> None:
+        address = parse_url(url, ssl)
+        super().__init__(address, verbose)
+        check_seconds(conn_timeout, "conn_timeout")
+        self._conn_timeout = conn_timeout
+        context = ssl_context
+        if address.tls and context is None:
+            context = tls_context(None, None, False)
+        limit = positive(conn_limit, "conn_limit")
+        self._transport = AsyncioTransport(address, limit, context if address.tls else None)
+        renew_after_fork(self)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __del__(self) -> None:
+        transport = getattr(self, "_transport", None)
+        if transport is not None:
+            transport.abandon()
+
+    async def close(self) -> None:
+        """Close the client; calls under way end first, every later call fails. Idempotent."""
+        await self._transport.close()
+
+    def _start_anew(self) -> None:
+        self._transport.forget_loop()
+
+    # -- health and metadata --
+
+    async def is_server_live(self, headers: Headers = None, query_params: QueryParams = None) -> bool:
+        return await self._run(operations.is_server_live(), headers, query_params)
+
+    async def is_server_ready(self, headers: Headers = None, query_params: QueryParams = None) -> bool:
+        return await self._run(operations.is_server_ready(), headers, query_params)
+
+    async def is_model_ready(
+        self,
+        model_name: str,
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> bool:
+        return await self._run(operations.is_model_ready(model_name, model_version), headers, query_params)
+
+    async def get_server_metadata(
+        self, headers: Headers = None, query_params: QueryParams = None
+    ) -> dict[str, Any]:
+        return await self._run(operations.get_server_metadata(), headers, query_params)
+
+    async def get_model_metadata(
+        self,
+        model_name: str,
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> dict[str, Any]:
+        return await self._run(
+            operations.get_model_metadata(model_name, model_version), headers, query_params
+        )
+
+    async def get_model_config(
+        self,
+        model_name: str,
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> dict[str, Any]:
+        return await self._run(operations.get_model_config(model_name, model_version), headers, query_params)
+
+    async def get_inference_statistics(
+        self,
+        model_name: str = "",
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> dict[str, Any]:
+        operation = operations.get_inference_statistics(model_name, model_version)
+        return await self._run(operation, headers, query_params)
+
+    # -- model repository --
+
+    async def get_model_repository_index(
+        self, headers: Headers = None, query_params: QueryParams = None
+    ) -> list[dict[str, Any]]:
+        return await self._run(operations.get_model_repository_index(), headers, query_params)
+
+    async def load_model(
+        self,
+        model_name: str,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        config: str | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
+        await self._run(operations.load_model(model_name, config, files), headers, query_params)
+
+    async def unload_model(
+        self,
+        model_name: str,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        unload_dependents: bool = False,
+    ) -> None:
+        await self._run(operations.unload_model(model_name, unload_dependents), headers, query_params)
+
+    # -- trace and log settings --
+
+    async def get_trace_settings(
+        self, model_name: str | None = None, headers: Headers = None, query_params: QueryParams = None
+    ) -> dict[str, Any]:
+        return await self._run(operations.get_trace_settings(model_name), headers, query_params)
+
+    async def update_trace_settings(
+        self,
+        model_name: str | None = None,
+        settings: Mapping[str, Any] = {},
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> dict[str, Any]:
+        return await self._run(operations.update_trace_settings(model_name, settings), headers, query_params)
+
+    async def get_log_settings(
+        self, headers: Headers = None, query_params: QueryParams = None
+    ) -> dict[str, Any]:
+        return await self._run(operations.get_log_settings(), headers, query_params)
+
+    async def update_log_settings(
+        self, settings: Mapping[str, Any], headers: Headers = None, query_params: QueryParams = None
+    ) -> dict[str, Any]:
+        return await self._run(operations.update_log_settings(settings), headers, query_params)
+
+    # -- shared memory --
+
+    async def get_system_shared_memory_status(
+        self, region_name: str = "", headers: Headers = None, query_params: QueryParams = None
+    ) -> list[dict[str, Any]]:
+        return await self._run(
+            operations.get_shared_memory_status("system", region_name), headers, query_params
+        )
+
+    async def register_system_shared_memory(
+        self,
+        name: str,
+        key: str,
+        byte_size: int,
+        offset: int = 0,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> None:
+        operation = operations.register_system_shared_memory(name, key, byte_size, offset)
+        await self._run(operation, headers, query_params)
+
+    async def unregister_system_shared_memory(
+        self, name: str = "", headers: Headers = None, query_params: QueryParams = None
+    ) -> None:
+        await self._run(operations.unregister_shared_memory("system", name), headers, query_params)
+
+    async def get_cuda_shared_memory_status(
+        self, region_name: str = "", headers: Headers = None, query_params: QueryParams = None
+    ) -> list[dict[str, Any]]:
+        return await self._run(
+            operations.get_shared_memory_status("cuda", region_name), headers, query_params
+        )
+
+    async def register_cuda_shared_memory(
+        self,
+        name: str,
+        raw_handle: bytes,
+        device_id: int,
+        byte_size: int,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> None:
+        operation = operations.register_cuda_shared_memory(name, raw_handle, device_id, byte_size)
+        await self._run(operation, headers, query_params)
+
+    async def unregister_cuda_shared_memory(
+        self, name: str = "", headers: Headers = None, query_params: QueryParams = None
+    ) -> None:
+        await self._run(operations.unregister_shared_memory("cuda", name), headers, query_params)
+
+    # -- inference --
+
+    async def infer(
+        self,
+        model_name: str,
+        inputs: Sequence[InferInput],
+        model_version: str = "",
+        outputs: Sequence[InferRequestedOutput] | None = None,
+        request_id: str = "",
+        sequence_id: int | str = 0,
+        sequence_start: bool = False,
+        sequence_end: bool = False,
+        priority: int = 0,
+        timeout: int | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        request_compression_algorithm: str | None = None,
+        response_compression_algorithm: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> InferResult:
+        operation = operations.infer(
+            model_name,
+            inputs,
+            model_version,
+            outputs,
+            request_id,
+            sequence_id,
+            sequence_start,
+            sequence_end,
+            priority,
+            timeout,
+            request_compression_algorithm,
+            response_compression_algorithm,
+            parameters,
+            self._decode_infer,
+        )
+        return await self._run(operation, headers, query_params)
+
+    # -- requests --
+
+    async def _get(self, request_uri: str, headers: Headers, query_params: QueryParams) -> Response:
+        return await self._exchange(Operation("GET", request_uri, client.undecoded), headers, query_params)
+
+    async def _post(
+        self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
+    ) -> Response:
+        body = request_body.encode() if isinstance(request_body, str) else request_body
+        operation = Operation("POST", request_uri, client.undecoded, (body,))
+        return await self._exchange(operation, headers, query_params)
+
+    async def _run(self, operation: Operation[T], headers: Headers, query_params: QueryParams) -> T:
+        """Carry an operation out: what every public method comes down to."""
+        replaced = self._replaced(operation, headers, query_params)
+        if replaced is not None:
+            return operation.decode(await replaced())
+        return operation.decode(await self._exchange(operation, headers, query_params))
+
+    async def _exchange(
+        self, operation: Operation[Any], headers: Headers, query_params: QueryParams
+    ) -> Response:
+        limit = self._conn_timeout
+        deadline = None if limit is None else asyncio.get_running_loop().time() + limit
+        request = self._request(operation, headers)
+        if request is not None:
+            outcome = self._call_plugin(request)
+            if hasattr(outcome, "__await__"):
+                try:
+                    async with until(deadline):
+                        await outcome
+                except TimeoutError:
+                    raise DeadlineExceeded("timed out while waiting for the plugin", phase="plugin") from None
+        target, buffers = self._encode(operation, request, query_params)
+        response = await self._transport.exchange(
+            operation.method, target, buffers, repeatable=operation.repeatable, deadline=deadline
+        )
+        return self._log_response(response)
+
+
+InferenceServerClient._originals = {"_get": InferenceServerClient._get, "_post": InferenceServerClient._post}
+
+# What a method does is said once, in the blocking client.
+for _name, _method in vars(InferenceServerClient).items():
+    if callable(_method) and not _method.__doc__:
+        _method.__doc__ = getattr(getattr(client.InferenceServerClient, _name, None), "__doc__", None)

@@ -1,0 +1,108 @@
+"""Plugins that authenticate: register one of them with ``client.register_plugin(…)``, for either client.
+
+Credentials appear in no log, no representation and no error, and go to the client's own server only: the library
+follows no redirect.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from inspect import iscoroutinefunction
+from typing import Any
+
+from .errors import InvalidRequest
+from .plugins import InferenceServerClientPlugin, Request
+from .wire.http1 import header_line
+
+__all__ = ["ApiKeyAuth", "BasicAuth", "BearerAuth"]
+
+
+class BasicAuth(InferenceServerClientPlugin):
+    """Authenticate with a user name and a password (RFC 7617).
+
+    Both must be ASCII, as in the reference: which encoding a server expects of anything else cannot be known.
+
+    Parameters
+    ----------
+    username, password : str
+
+    Raises
+    ------
+    InvalidRequest
+        For characters outside ASCII, and for a colon in the user name.
+    """
+
+    def __init__(self, username: str, password: str) -> None:
+        for field, text in (("username", username), ("password", password)):
+            if not isinstance(text, str) or not text.isascii():
+                raise InvalidRequest(f"the {field} of BasicAuth must be a str of ASCII characters")
+        if ":" in username:
+            raise InvalidRequest("the username of BasicAuth must not hold a colon")
+        self._value = "Basic " + b64encode(f"{username}:{password}".encode("ascii")).decode("ascii")
+
+    def __call__(self, request: Request) -> None:
+        request.headers["authorization"] = self._value
+
+
+class BearerAuth(InferenceServerClientPlugin):
+    """Authenticate with a token (RFC 6750).
+
+    Parameters
+    ----------
+    token : str or callable
+        The token; or a function that returns it, called before each request: it may refresh the token. With the
+        asyncio client it may be a coroutine function.
+    """
+
+    def __init__(self, token: str | Callable[[], str] | Callable[[], Awaitable[str]]) -> None:
+        if isinstance(token, str):
+            _check(token, "the token of BearerAuth")
+        elif not callable(token):
+            raise InvalidRequest(
+                f"the token of BearerAuth must be a str or callable, got {type(token).__name__}"
+            )
+        self._token: Any = token
+
+    def __call__(self, request: Request) -> Awaitable[None] | None:
+        if iscoroutinefunction(self._token):
+            return self._wait(request)
+        self._set(request, self._token if isinstance(self._token, str) else self._token())
+        return None
+
+    async def _wait(self, request: Request) -> None:
+        self._set(request, await self._token())
+
+    @staticmethod
+    def _set(request: Request, token: str) -> None:
+        request.headers["authorization"] = f"Bearer {_check(token, 'the token of BearerAuth')}"
+
+
+class ApiKeyAuth(InferenceServerClientPlugin):
+    """Authenticate with a key in a header.
+
+    Parameters
+    ----------
+    header : str
+        The header's name, for example ``"X-API-Key"``.
+    value : str
+        The key.
+    """
+
+    def __init__(self, header: str, value: str) -> None:
+        header_line(header, _check(value, "the value of ApiKeyAuth"))
+        self._header = header
+        self._value = value
+
+    def __call__(self, request: Request) -> None:
+        request.headers[self._header] = self._value
+
+    def __repr__(self) -> str:
+        return f"ApiKeyAuth({self._header!r}, '***')"
+
+
+def _check(value: Any, what: str) -> str:
+    """Refuse what fits in no header, without showing it."""
+    if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable():
+        raise InvalidRequest(f"{what} must be a str of printable ASCII characters")
+    return value

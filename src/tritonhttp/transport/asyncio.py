@@ -1,0 +1,512 @@
+"""Exchanges on an asyncio event loop (uvloop's too), by any number of tasks.
+
+A connection is a BufferedProtocol that receives into the memory which the result will use. Large tensors are
+written in slices under flow control, so that no more than one slice of them is ever copied. The transport belongs
+to the loop that uses it; when another loop comes, it starts anew there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, cast
+
+from ..errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    InvalidRequest,
+    NameResolutionError,
+    ProtocolError,
+    TransportError,
+)
+from ..wire.http1 import Buffer, Response, ResponseReader, coalesce
+from .address import Address, SocketAddress, literal, look_up
+from .failures import closed, connect_failure, located, tls_failure
+from .policy import may_resend
+from .pool import OPEN, WAIT, Pool, Signal
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["AsyncioTransport", "until"]
+
+#: What asyncio may have to copy when the socket takes no more.
+_SLICE = 1 << 18
+
+
+class _Connection(asyncio.BufferedProtocol):
+    """One connection, and the reader of its responses; one exchange at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, encrypted: bool) -> None:
+        self._loop = loop
+        self.sock = sock
+        self._encrypted = encrypted
+        self._transport: asyncio.Transport | None = None
+        self.reader = ResponseReader()
+        #: Whether the connection was closed, or something came that nobody asked for.
+        self.stale = False
+        #: Done when the event loop has closed the connection.
+        self.gone: asyncio.Future[None] = loop.create_future()
+        self._written = False
+        self._answer: asyncio.Future[Response] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._paused = False
+        self._idle = bytearray(1)
+        self._deadline: float | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether the kernel has taken the whole request."""
+        return self._written and not self._paused
+
+    # -- what the event loop calls --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        # Nothing may lie in asyncio's own buffer while a slice is written.
+        self._transport.set_write_buffer_limits(high=0)
+
+    def get_buffer(self, sizehint: int) -> memoryview | bytearray:
+        return self.reader.get_buffer() if self._answer is not None else self._idle
+
+    def buffer_updated(self, nbytes: int) -> None:
+        answer = self._answer
+        if answer is None:
+            self.stale = True
+            self.abort()
+            return
+        try:
+            whole = self.reader.received(nbytes)
+        except ProtocolError as error:
+            self._fail(error)
+            return
+        if whole:
+            self._succeed()
+
+    def eof_received(self) -> bool:
+        self.stale = True
+        if self._answer is not None:
+            try:
+                if self.reader.received_eof():
+                    self._succeed()
+                else:
+                    self._fail(self._lost(None))
+            except ProtocolError as error:
+                self._fail(error)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.stale = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if self._answer is not None and exc is not None and not self._encrypted:
+            self._salvage()
+        self._fail(self._lost(exc))
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._wake_writer()
+
+    # -- what the pool calls --
+
+    def abort(self) -> None:
+        """Close at once; what was not sent yet is dropped."""
+        self.stale = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def exchange(self, buffers: Sequence[Buffer], deadline: float | None) -> Response:
+        """Send the request and receive its response.
+
+        Raises
+        ------
+        TransportError, ProtocolError
+            The connection is of no use afterwards.
+        """
+        transport = self._transport
+        assert transport is not None
+        self.reader.start()
+        self._written = False
+        answer: asyncio.Future[Response] = self._loop.create_future()
+        self._answer = answer
+        self._watch(deadline)
+        try:
+            for buffer in buffers:
+                if len(buffer) <= _SLICE:
+                    await self._write(buffer, answer)
+                    continue
+                view = memoryview(buffer)
+                for start in range(0, len(view), _SLICE):
+                    await self._write(view[start : start + _SLICE], answer)
+            self._written = True
+            return await answer
+        finally:
+            self._answer = None
+
+    async def _write(self, data: Buffer, answer: asyncio.Future[Response]) -> None:
+        if self._paused and not answer.done():
+            self._writable = self._loop.create_future()
+            try:
+                await self._writable
+            finally:
+                self._writable = None
+        if not answer.done() and self._transport is not None:
+            self._transport.write(data)
+
+    def _watch(self, deadline: float | None) -> None:
+        """See to it that the exchange ends in time; one timer serves all exchanges of the connection."""
+        self._deadline = deadline
+        if deadline is not None:
+            if self._alarm is not None:
+                if self._alarm.when() <= deadline:
+                    return
+                self._alarm.cancel()
+            self._alarm = self._loop.call_at(deadline, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if self._answer is None or self._deadline is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._alarm = self._loop.call_at(self._deadline, self._ring)
+            return
+        phase = "receive" if self.handed_over else "send"
+        self._fail(
+            DeadlineExceeded(
+                f"timed out while {'receiving' if self.handed_over else 'sending'}:"
+                f" the call's time is over, after {self.reader.progress()}",
+                phase=phase,
+            )
+        )
+
+    def _salvage(self) -> None:
+        """Read what a server sent before it hung up on a request that it would not read to the end."""
+        with contextlib.suppress(OSError, ProtocolError):
+            while self._answer is not None:
+                count = self.sock.recv_into(self.reader.get_buffer())
+                if not count:
+                    self.eof_received()
+                    return
+                self.buffer_updated(count)
+
+    def _succeed(self) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None and not answer.done() and self.reader.response is not None:
+            answer.set_result(self.reader.response)
+        self._wake_writer()
+
+    def _fail(self, error: Exception) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None and not answer.done():
+            answer.set_exception(error)
+        self._wake_writer()
+        self.abort()
+
+    def _wake_writer(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    def _lost(self, error: Exception | None) -> ConnectionLost:
+        reason = f"the connection broke: {error}" if error is not None else "the server closed the connection"
+        phase = "receive" if self.handed_over else "send"
+        return ConnectionLost(f"{reason}, after {self.reader.progress()}", phase=phase)
+
+
+if sys.version_info >= (3, 11):
+    until = asyncio.timeout_at
+else:
+
+    class until:  # noqa: N801  stands for a function
+        """End the block with TimeoutError when the time has come."""
+
+        def __init__(self, when: float | None) -> None:
+            self._when = when
+            self._expired = False
+            self._timer: asyncio.TimerHandle | None = None
+
+        async def __aenter__(self) -> None:
+            if self._when is not None:
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_at(self._when, self._expire, asyncio.current_task())
+
+        def _expire(self, task: asyncio.Task[object] | None) -> None:
+            self._expired = True
+            if task is not None:
+                task.cancel()
+
+        async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._expired and kind is asyncio.CancelledError:
+                raise TimeoutError
+
+
+def _abort_all(connections: Iterable[_Connection]) -> None:
+    for connection in connections:
+        connection.abort()
+
+
+class AsyncioTransport:
+    """A pool of connections to one server, for use by any number of tasks of one event loop.
+
+    Parameters
+    ----------
+    address : Address
+        The server.
+    limit : int
+        The most connections.
+    context : ssl.SSLContext or None
+        For servers with TLS.
+    """
+
+    def __init__(self, address: Address, limit: int, context: ssl.SSLContext | None) -> None:
+        self._address = address
+        self._limit = limit
+        self._context = context
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connections: set[_Connection] = set()
+        self._pool: Pool[_Connection, asyncio.Future[_Connection | Signal]] = Pool(limit)
+
+    async def exchange(
+        self,
+        method: str,
+        target: str,
+        buffers: Sequence[Buffer],
+        *,
+        repeatable: bool = False,
+        deadline: float | None = None,
+    ) -> Response:
+        """Send a request and return its response, whatever its status.
+
+        Parameters
+        ----------
+        method, target : str
+            The request, for messages.
+        buffers : sequence of buffers
+            The whole request, its head first.
+        repeatable : bool
+            Whether it may go out again when a reused connection turns out closed.
+        deadline : float or None
+            When the call must end, on the event loop's clock.
+
+        Raises
+        ------
+        TransportError
+            When no whole response came.
+        ProtocolError
+            When what came is no HTTP.
+        """
+        buffers = coalesce(buffers)
+        fresh = False
+        try:
+            while True:
+                connection, reused = await self._check_out(deadline, fresh)
+                try:
+                    response = await connection.exchange(buffers, deadline)
+                except BaseException as error:
+                    answered, handed_over = connection.reader.started, connection.handed_over
+                    self._check_in(connection, reusable=False)
+                    if (
+                        not isinstance(error, ConnectionLost)
+                        or not reused
+                        or not may_resend(repeatable=repeatable, answered=answered, handed_over=handed_over)
+                    ):
+                        raise
+                    fresh = True
+                    continue
+                self._check_in(connection, reusable=connection.reader.reusable and connection.handed_over)
+                return response
+        except (TransportError, ProtocolError) as error:
+            raise located(error, self._address, method, target) from error.__cause__
+
+    async def close(self) -> None:
+        """Close the idle connections now, and the others when their requests end; turn away who waits."""
+        self._closed = True
+        idle, waiters = self._pool.close()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(closed())
+        if self._loop is asyncio.get_running_loop():
+            for connection in idle:
+                self._forget(connection)
+            await asyncio.gather(*(connection.gone for connection in idle))
+        else:
+            self._leave_loop()
+
+    def forget_loop(self) -> None:
+        """In a forked child: close the inherited sockets, and leave the parent's event loop untouched."""
+        self._loop = None
+        for connection in self._connections:
+            connection.sock.close()
+        self._start_anew()
+
+    def abandon(self) -> None:
+        """Close the connections without waiting, from any thread: for a client that was not closed."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and its connections with it
+                self._loop.call_soon_threadsafe(_abort_all, self._connections)
+
+    # -- the loop --
+
+    def _enter_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._leave_loop()
+            self._loop = loop
+        return loop
+
+    def _leave_loop(self) -> None:
+        if self._loop is not None and self._loop.is_running():
+            raise InvalidRequest(
+                "this client is in use on another event loop, which is still running: make a client for each loop"
+            )
+        for connection in self._connections:
+            if self._loop is None or self._loop.is_closed():
+                connection.sock.close()
+            else:
+                connection.abort()
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._connections = set()
+        self._pool = Pool(self._limit)
+        self._pool.closed = self._closed
+
+    # -- the pool's decisions, carried out --
+
+    async def _check_out(self, deadline: float | None, fresh: bool) -> tuple[_Connection, bool]:
+        """Return a connection, and whether it carried a request before."""
+        if self._closed:
+            raise closed()
+        loop = self._enter_loop()
+        place = self._pool.take()
+        if place is WAIT:
+            place = await self._wait(loop, deadline)
+        if isinstance(place, _Connection):
+            if not fresh and not place.stale:
+                return place, True
+            self._forget(place)
+        try:
+            connection = await self._open(loop, deadline)
+        except BaseException:
+            self._check_in(None, reusable=False)
+            raise
+        return connection, False
+
+    async def _wait(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> _Connection | Signal:
+        waiter: asyncio.Future[_Connection | Signal] = loop.create_future()
+        self._pool.wait(waiter)
+        timer = None if deadline is None else loop.call_at(deadline, self._turn_away, waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if not self._pool.leave(waiter) and waiter.done() and not waiter.cancelled():
+                granted = waiter.result()
+                self._check_in(granted if isinstance(granted, _Connection) else None, reusable=True)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _turn_away(self, waiter: asyncio.Future[_Connection | Signal]) -> None:
+        if self._pool.leave(waiter) and not waiter.done():
+            waiter.set_exception(
+                DeadlineExceeded(
+                    f"timed out while waiting for one of {self._limit} connections",
+                    phase="wait for a connection",
+                )
+            )
+
+    def _check_in(self, connection: _Connection | None, *, reusable: bool) -> None:
+        """Give a place back, with its connection where it has one."""
+        if connection is not None and (not reusable or connection.stale or self._pool.closed):
+            self._forget(connection)
+            connection = None
+        waiter = self._pool.give_back(connection)
+        while waiter is not None and waiter.done():  # cancelled, and not yet told so
+            waiter = self._pool.give_back(connection)
+        if waiter is not None:
+            waiter.set_result(OPEN if connection is None else connection)
+
+    def _forget(self, connection: _Connection) -> None:
+        self._connections.discard(connection)
+        connection.abort()
+
+    async def _open(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> _Connection:
+        address = self._address
+        found = literal(address.host, address.port) or await self._resolve(loop, deadline)
+        sock = await self._connect(loop, found, deadline)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection = _Connection(loop, sock, self._context is not None)
+            name = None if self._context is None else address.host
+            async with until(deadline):
+                await loop.create_connection(
+                    lambda: connection, sock=sock, ssl=self._context, server_hostname=name
+                )
+        except (OSError, ValueError, TimeoutError) as error:
+            sock.close()
+            raise tls_failure(address, error) from error
+        except BaseException:
+            sock.close()
+            raise
+        self._connections.add(connection)
+        return connection
+
+    async def _resolve(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> list[SocketAddress]:
+        outcome: asyncio.Future[list[SocketAddress] | NameResolutionError] = loop.create_future()
+
+        def tell(answer: list[SocketAddress] | NameResolutionError) -> None:
+            if not outcome.done():
+                outcome.set_result(answer)
+
+        def done(answer: list[SocketAddress] | NameResolutionError) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(tell, answer)
+
+        host = self._address.host
+        look_up(host, self._address.port, done)
+        try:
+            async with until(deadline):
+                found = await outcome
+        except TimeoutError:
+            raise DeadlineExceeded(f"timed out while resolving the name {host!r}", phase="resolve") from None
+        if isinstance(found, NameResolutionError):
+            raise found
+        return found
+
+    async def _connect(
+        self, loop: asyncio.AbstractEventLoop, addresses: Sequence[SocketAddress], deadline: float | None
+    ) -> socket.socket:
+        failures: list[tuple[SocketAddress, OSError]] = []
+        for position, (family, address) in enumerate(addresses):
+            # An address that swallows packets leaves time for those behind it.
+            now = loop.time()
+            share = None if deadline is None else now + max(0.0, deadline - now) / (len(addresses) - position)
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock.setblocking(False)
+                async with until(share):
+                    await loop.sock_connect(sock, address)
+                return sock
+            except OSError as error:  # TimeoutError too
+                sock.close()
+                failures.append(((family, address), error))
+            except BaseException:
+                sock.close()
+                raise
+        raise connect_failure(self._address, failures) from failures[0][1]
