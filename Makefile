@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # An Open Inference Protocol server that runs already, host:port; empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test lint types unit live clean
+.PHONY: help demo test lint types unit faults live matrix fuzz bench clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -23,7 +23,7 @@ $(VENV)/.developed: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/.installed ## classify handwritten digits on a real Triton (TRITON_URL=host:port: on yours)
 	@$(BIN)/python -m tritonhttp.cli.demo $(TRITON_URL)
 
-test: lint types unit live ## all that must hold: lint, types, unit tests, tests on a real Triton
+test: lint types unit faults live ## all that must hold: lint, types, and every test below
 
 lint: $(VENV)/.developed ## ruff
 	$(BIN)/ruff check
@@ -36,8 +36,30 @@ types: $(VENV)/.developed ## mypy --strict and pyright
 unit: $(VENV)/.developed ## the tests that need no server
 	$(BIN)/pytest tests/unit
 
-live: $(VENV)/.developed ## the tests against a real Triton
-	$(BIN)/pytest tests/live
+faults: $(VENV)/.developed ## the tests against servers that misbehave
+	$(BIN)/pytest tests/faults
+
+live: $(VENV)/.developed ## the tests against a real Triton (TRITON_URL=host:port: on yours)
+	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/live
+
+# Each interpreter with the newest numpy, and with 1.26 where that has wheels.
+MATRIX = 3.10 3.11 3.12 3.13 3.10-1.26 3.11-1.26 3.12-1.26
+matrix: ## unit and fault tests on Python 3.10 to 3.13, with numpy 2 and 1.26, as far as they are installed
+	@for entry in $(MATRIX); do \
+	  version=$${entry%%-*}; numpy=$${entry#$$version}; environment=.venv-$$entry; \
+	  python$$version -c '' 2>/dev/null || { echo "python$$version: not installed, left out"; continue; }; \
+	  echo "== python$$version numpy$${numpy:--2}"; \
+	  [ -e $$environment ] || python$$version -m venv $$environment; \
+	  $$environment/bin/pip install --quiet --editable '.[test]' trustme hypothesis ml_dtypes \
+	    "numpy$${numpy:+~=$${numpy#-}.0}" && \
+	  $$environment/bin/pytest -q tests/unit tests/faults || exit 1; \
+	done
+
+fuzz: $(VENV)/.developed ## long runs of random input, not part of the tests
+	$(BIN)/python tests/fuzz/fuzz_bytes_tensor.py
+
+bench: ## ours, its peers and a bare socket side by side (ONLY=small: one case); writes benchmarks/RESULTS.md
+	$(PYTHON) benchmarks/run.py $(if $(ONLY),--only $(ONLY))
 
 clean: ## remove the environment and what builds left
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
