@@ -1,0 +1,574 @@
+"""Every endpoint as data: what is sent, whether it may be sent twice, and how each kind of answer is read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tritonhttp import (
+    InferenceServerException,
+    InferInput,
+    InferRequestedOutput,
+    InferResult,
+    InvalidRequest,
+    ProtocolError,
+    ServerError,
+    operations,
+)
+from tritonhttp.operations import Operation, check, query_string
+from tritonhttp.wire.http1 import Response
+
+JSON = "application/json"
+
+
+def answer(body: Any = b"", status: int = 200, reason: str = "", **headers: str) -> Response:
+    raw = body if isinstance(body, (bytes, bytearray, memoryview)) else json.dumps(body).encode()
+    return Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw, reason)
+
+
+#: Operation, its method and path, its body as JSON (None: there is none), whether it may be repeated
+ENDPOINTS: dict[str, tuple[Operation[Any], str, Any, bool]] = {
+    "is_server_live": (operations.is_server_live(), "GET v2/health/live", None, True),
+    "is_server_ready": (operations.is_server_ready(), "GET v2/health/ready", None, True),
+    "is_model_ready": (operations.is_model_ready("m", ""), "GET v2/models/m/ready", None, True),
+    "is_model_ready, version": (
+        operations.is_model_ready("m", "2"),
+        "GET v2/models/m/versions/2/ready",
+        None,
+        True,
+    ),
+    "get_server_metadata": (operations.get_server_metadata(), "GET v2", None, True),
+    "get_model_metadata": (operations.get_model_metadata("m", ""), "GET v2/models/m", None, True),
+    "get_model_metadata, version": (
+        operations.get_model_metadata("m", "2"),
+        "GET v2/models/m/versions/2",
+        None,
+        True,
+    ),
+    "get_model_config": (operations.get_model_config("m", ""), "GET v2/models/m/config", None, True),
+    "get_model_config, version": (
+        operations.get_model_config("m", "2"),
+        "GET v2/models/m/versions/2/config",
+        None,
+        True,
+    ),
+    "get_inference_statistics": (
+        operations.get_inference_statistics("", ""),
+        "GET v2/models/stats",
+        None,
+        True,
+    ),
+    "get_inference_statistics, model": (
+        operations.get_inference_statistics("m", ""),
+        "GET v2/models/m/stats",
+        None,
+        True,
+    ),
+    "get_inference_statistics, version": (
+        operations.get_inference_statistics("m", "2"),
+        "GET v2/models/m/versions/2/stats",
+        None,
+        True,
+    ),
+    "get_model_repository_index": (
+        operations.get_model_repository_index(),
+        "POST v2/repository/index",
+        {},
+        True,
+    ),
+    "load_model": (
+        operations.load_model("m", None, None),
+        "POST v2/repository/models/m/load",
+        {},
+        False,
+    ),
+    "load_model, config": (
+        operations.load_model("m", '{"max_batch_size":4}', None),
+        "POST v2/repository/models/m/load",
+        {"parameters": {"config": '{"max_batch_size":4}'}},
+        False,
+    ),
+    "load_model, files": (
+        operations.load_model("m", "{}", {"file:1/model.py": b"\0\xff"}),
+        "POST v2/repository/models/m/load",
+        {"parameters": {"config": "{}", "file:1/model.py": "AP8="}},
+        False,
+    ),
+    "unload_model": (
+        operations.unload_model("m", False),
+        "POST v2/repository/models/m/unload",
+        {"parameters": {"unload_dependents": False}},
+        False,
+    ),
+    "unload_model, dependents": (
+        operations.unload_model("m", True),
+        "POST v2/repository/models/m/unload",
+        {"parameters": {"unload_dependents": True}},
+        False,
+    ),
+    "get_trace_settings": (operations.get_trace_settings(None), "GET v2/trace/setting", None, True),
+    "get_trace_settings, empty": (operations.get_trace_settings(""), "GET v2/trace/setting", None, True),
+    "get_trace_settings, model": (
+        operations.get_trace_settings("m"),
+        "GET v2/models/m/trace/setting",
+        None,
+        True,
+    ),
+    "update_trace_settings": (
+        operations.update_trace_settings(None, {"trace_rate": "1", "trace_file": None}),
+        "POST v2/trace/setting",
+        {"trace_rate": "1", "trace_file": None},
+        False,
+    ),
+    "update_trace_settings, model": (
+        operations.update_trace_settings("m", {}),
+        "POST v2/models/m/trace/setting",
+        {},
+        False,
+    ),
+    "get_log_settings": (operations.get_log_settings(), "GET v2/logging", None, True),
+    "update_log_settings": (
+        operations.update_log_settings({"log_verbose_level": 1}),
+        "POST v2/logging",
+        {"log_verbose_level": 1},
+        False,
+    ),
+    "get_system_shared_memory_status": (
+        operations.get_shared_memory_status("system", ""),
+        "GET v2/systemsharedmemory/status",
+        None,
+        True,
+    ),
+    "get_system_shared_memory_status, region": (
+        operations.get_shared_memory_status("system", "r"),
+        "GET v2/systemsharedmemory/region/r/status",
+        None,
+        True,
+    ),
+    "register_system_shared_memory": (
+        operations.register_system_shared_memory("r", "/key", 64, 8),
+        "POST v2/systemsharedmemory/region/r/register",
+        {"key": "/key", "offset": 8, "byte_size": 64},
+        False,
+    ),
+    "unregister_system_shared_memory": (
+        operations.unregister_shared_memory("system", ""),
+        "POST v2/systemsharedmemory/unregister",
+        None,
+        False,
+    ),
+    "unregister_system_shared_memory, region": (
+        operations.unregister_shared_memory("system", "r"),
+        "POST v2/systemsharedmemory/region/r/unregister",
+        None,
+        False,
+    ),
+    "get_cuda_shared_memory_status": (
+        operations.get_shared_memory_status("cuda", ""),
+        "GET v2/cudasharedmemory/status",
+        None,
+        True,
+    ),
+    "register_cuda_shared_memory": (
+        operations.register_cuda_shared_memory("r", b"aGFuZGxl", 1, 64),
+        "POST v2/cudasharedmemory/region/r/register",
+        {"raw_handle": {"b64": "aGFuZGxl"}, "device_id": 1, "byte_size": 64},
+        False,
+    ),
+    "unregister_cuda_shared_memory, region": (
+        operations.unregister_shared_memory("cuda", "r"),
+        "POST v2/cudasharedmemory/region/r/unregister",
+        None,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("operation", "line", "body", "repeatable"), list(ENDPOINTS.values()), ids=list(ENDPOINTS)
+)
+def test_an_endpoint_sends(operation: Operation[Any], line: str, body: Any, repeatable: bool) -> None:
+    assert f"{operation.method} {operation.path}" == line
+    assert operation.repeatable == repeatable
+    assert operation.headers == ()
+    if body is None:
+        assert operation.body == ()
+        assert operation.content_type is None
+    else:
+        assert json.loads(b"".join(operation.body)) == body
+        assert operation.content_type == JSON
+
+
+def test_a_raw_handle_may_be_text() -> None:
+    assert operations.register_cuda_shared_memory("r", "aGFuZGxl", 0, 1).body == (  # type: ignore[arg-type]
+        operations.register_cuda_shared_memory("r", b"aGFuZGxl", 0, 1).body
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "encoded"),
+    [
+        ("a/b", "a%2Fb"),
+        ("a b", "a%20b"),
+        ("a?b#c&d=e", "a%3Fb%23c%26d%3De"),
+        ("100%", "100%25"),
+        ("modèle", "mod%C3%A8le"),
+        ("a\r\nb\0", "a%0D%0Ab%00"),
+        ("a-b_c.d~e", "a-b_c.d~e"),
+    ],
+)
+def test_names_are_percent_encoded(name: str, encoded: str) -> None:
+    for operation in (
+        operations.get_model_metadata(name, name),
+        operations.load_model(name, None, None),
+        operations.get_trace_settings(name),
+        operations.unregister_shared_memory("system", name),
+        operations.get_inference_statistics(name, name),
+    ):
+        assert encoded in operation.path.split("/")
+        assert operation.path.isascii()
+    assert operations.get_model_config(name, name).path == f"v2/models/{encoded}/versions/{encoded}/config"
+
+
+@pytest.mark.parametrize("name", ["", None, 5, b"m"])
+def test_a_model_needs_a_name(name: Any) -> None:
+    for make in (operations.is_model_ready, operations.get_model_metadata, operations.get_model_config):
+        with pytest.raises(InvalidRequest, match="name"):
+            make(name, "")
+    with pytest.raises(InvalidRequest, match="name"):
+        operations.load_model(name, None, None)
+    with pytest.raises(InvalidRequest, match="name"):
+        operations.unload_model(name, False)
+
+
+@pytest.mark.parametrize("version", [1, None, 1.0])
+def test_a_version_must_be_text_in_the_references_words(version: Any) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        operations.get_model_metadata("m", version)
+    assert caught.value.message() == "model version must be a string"
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="not valid text"):
+        operations.is_model_ready("\ud800", "")
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "words"),
+    [
+        ({"max_batch_size": 4}, None, "config must be a str that holds JSON, got dict"),
+        (None, {"file:1/model.py": b""}, "files .* need its config"),
+        ("{}", {"1/model.py": b""}, "must begin with 'file:', got '1/model.py'"),
+    ],
+)
+def test_an_override_that_cannot_be_loaded_is_refused(config: Any, files: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        operations.load_model("m", config, files)
+
+
+@pytest.mark.parametrize("settings", [{"a": b"x"}, {"a": object()}])
+def test_settings_without_a_form_are_refused(settings: Any) -> None:
+    for make in (operations.update_log_settings, lambda given: operations.update_trace_settings("m", given)):
+        with pytest.raises(InvalidRequest, match=r"settings\['a'\]"):
+            make(settings)
+
+
+# -- answers ----------------------------------------------------------------------------------------
+
+STATES = [name for name in ENDPOINTS if name.startswith("is_")]
+COMMANDS = [name for name in ENDPOINTS if name.split("_")[0] in ("load", "unload", "register", "unregister")]
+QUERIES = [name for name in ENDPOINTS if name.split("_")[0] in ("get", "update")]
+
+
+def decode(name: str, response: Response) -> Any:
+    return ENDPOINTS[name][0].decode(response)
+
+
+@pytest.mark.parametrize(("status", "state"), [(200, True), (400, False), (404, False), (503, False)])
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_is_the_status(name: str, status: int, state: bool) -> None:
+    assert decode(name, answer(b'{"error":"not ready"}', status)) is state
+    assert decode(name, answer(b"", status)) is state
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"anything"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_returns_nothing(name: str, body: bytes) -> None:
+    assert decode(name, answer(body)) is None
+
+
+@pytest.mark.parametrize(
+    "value", [{}, {"name": "m", "error": None}, [], [{"name": "m"}], {"nan": float("inf")}]
+)
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_query_returns_the_json(name: str, value: Any) -> None:
+    assert decode(name, answer(value)) == value
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *QUERIES])
+def test_an_error_is_raised_with_status_message_and_body(name: str) -> None:
+    body = b'{"error":"no such thing"}'
+    with pytest.raises(ServerError) as caught:
+        decode(name, answer(body, 404, retry_after="1"))
+    error = caught.value
+    assert (error.message(), error.status(), error.debug_details()) == ("no such thing", "404", body.decode())
+    assert error.headers == {"retry-after": "1"}
+    assert str(error) == "[404] no such thing"
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_an_error_behind_a_status_of_success_is_raised(name: str) -> None:
+    with pytest.raises(ServerError, match=r"^\[200\] out of order$") as caught:
+        decode(name, answer(b'{"error": "out of order"}'))
+    assert caught.value.debug_details() == '{"error": "out of order"}'
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{"])
+@pytest.mark.parametrize("name", QUERIES)
+def test_an_answer_that_is_no_json_is_refused(name: str, body: bytes) -> None:
+    with pytest.raises(ProtocolError, match="expected JSON"):
+        decode(name, answer(body))
+
+
+NGINX = (
+    b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>"
+    b"\r\n<hr><center>nginx/1.25.3</center>\r\n</body>\r\n</html>\r\n"
+)
+EMPTY = "client received an empty response from the server."
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"error":"Request for unknown model"}', "Request for unknown model"),
+        (b'{"error":{"code":400,"message":"bad tensor"}}', "bad tensor"),
+        (b'{"detail":"Not Found"}', "Not Found"),
+        (
+            b'{"detail":[{"loc":["body","inputs",0,"shape"],"msg":"field required","type":"missing"},'
+            b'{"loc":null,"msg":"too short"}]}',
+            "body.inputs.0.shape: field required; too short",
+        ),
+        (b'{"message":"no Route matched with those values"}', "no Route matched with those values"),
+        (b'{"error":"","detail":"the second"}', "the second"),
+        (b'{"code":5}', '{"code":5}'),
+        (b'["a list"]', '["a list"]'),
+        (b'"text"', '"text"'),
+        (b"upstream connect error\nor disconnect", "upstream connect error or disconnect"),
+        (NGINX, "502 Bad Gateway nginx/1.25.3"),
+        (
+            b"<!DOCTYPE HTML><style>p {color: red}</style><script>'<p>'</script><p>Service\n Unavailable</p>",
+            "Service Unavailable",
+        ),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"", f"{EMPTY} (Bad Gateway)"),
+        (b" \r\n", f"{EMPTY} (Bad Gateway)"),
+        (b"<html></html>", f"{EMPTY} (Bad Gateway)"),
+        (b"x" * 600, "x" * 500 + "…"),
+        (b'{"error":"' + b"x" * 600 + b'"}', "x" * 600),
+    ],
+)
+def test_every_kind_of_error_body_is_readable(body: bytes, message: str) -> None:
+    with pytest.raises(ServerError) as caught:
+        check(answer(body, 502, "Bad Gateway"))
+    assert caught.value.message() == message
+    assert caught.value.status() == "502"
+    assert caught.value.debug_details() == body.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize(("encoding", "packed"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_a_compressed_error_is_unfolded(encoding: str, packed: Any) -> None:
+    with pytest.raises(ServerError) as caught:
+        check(answer(packed(b'{"error":"gone"}'), 404, content_encoding=encoding))
+    assert caught.value.message() == "gone"
+    assert caught.value.debug_details() == '{"error":"gone"}'
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "nonsense"])
+def test_an_error_that_cannot_be_unfolded_is_shown_as_it_came(encoding: str) -> None:
+    with pytest.raises(ServerError, match=r"^\[500\] plain words$"):
+        check(answer(b"plain words", 500, content_encoding=encoding))
+
+
+def test_a_bomb_in_an_error_is_not_unfolded() -> None:
+    stream = zlib.compressobj(wbits=31)
+    bomb = b"".join(stream.compress(bytes(1 << 20)) for _ in range(64)) + stream.flush()
+    with pytest.raises(ServerError) as caught:
+        check(answer(bomb, 500, content_encoding="gzip"))
+    assert len(caught.value.debug_details()) <= len(bomb)
+
+
+@pytest.mark.parametrize("body", [b"<html>" + b"<" * 300_000, b"<html>" + b"<script" * 40_000])
+def test_html_without_end_takes_no_time(body: bytes) -> None:
+    began = time.monotonic()
+    with pytest.raises(ServerError):
+        check(answer(body, 502))
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 299])
+def test_a_status_of_success_passes(status: int) -> None:
+    check(answer(b'{"error":"not looked at here"}', status))
+
+
+@pytest.mark.parametrize("status", [199, 300, 302, 400, 500, 599])
+def test_every_other_status_is_an_error(status: int) -> None:
+    with pytest.raises(ServerError) as caught:
+        check(answer(b"", status))
+    assert caught.value.status() == str(status)
+    assert caught.value.message() == EMPTY
+
+
+class Theirs:
+    """A response with no more than what programs for the reference give."""
+
+    status_code = 500
+
+    def get(self, key: str) -> None:
+        return None
+
+    def read(self) -> bytes:
+        return b'{"error":"gone"}'
+
+
+def test_a_response_of_another_make_is_checked() -> None:
+    with pytest.raises(ServerError, match=r"^\[500\] gone$") as caught:
+        check(Theirs())  # type: ignore[arg-type]
+    assert caught.value.headers == {}
+
+
+# -- query parameters -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"a": 1, "b": "x y"}, "a=1&b=x+y"),
+        ({"a": [1, "2", None]}, "a=1&a=2&a=None"),
+        ({"a": (1, 2)}, "a=1&a=2"),
+        ({"a": []}, ""),
+        ({"ü&": "=?#/%+"}, "%C3%BC%26=%3D%3F%23%2F%25%2B"),
+        ({1: True}, "1=True"),
+        ({}, ""),
+    ],
+)
+def test_query_string(given: dict[Any, Any], text: str) -> None:
+    assert query_string(given) == text
+
+
+@pytest.mark.parametrize("given", [{"a": "x\r\ny"}, {"a\n": "x"}, {"a": ["b", "c\0"]}, {"a": "\r"}])
+def test_a_query_with_line_ends_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"query parameter .* CR, LF or NUL"):
+        query_string(given)
+
+
+# -- inference --------------------------------------------------------------------------------------
+
+
+def infer(
+    inputs: Any, *, outputs: Any = None, packed: str | None = None, wanted: str | None = None, **more: Any
+) -> Operation[InferResult]:
+    return operations.infer(
+        more.pop("model_name", "m"),
+        inputs,
+        more.pop("model_version", ""),
+        outputs,
+        more.pop("request_id", ""),
+        more.pop("sequence_id", 0),
+        more.pop("sequence_start", False),
+        more.pop("sequence_end", False),
+        more.pop("priority", 0),
+        more.pop("timeout", None),
+        packed,
+        wanted,
+        more.pop("parameters", None),
+        lambda response: InferResult(response, False),
+        **more,
+    )
+
+
+ARRAY = np.arange(4, dtype=np.int32)
+
+
+def binary_input() -> InferInput:
+    return InferInput("x", [4], "INT32").set_data_from_numpy(ARRAY)
+
+
+def test_a_binary_inference() -> None:
+    operation = infer([binary_input()])
+    head, tensor = operation.body
+    assert (operation.method, operation.path, operation.repeatable) == ("POST", "v2/models/m/infer", False)
+    assert operation.headers == (("Inference-Header-Content-Length", str(len(head))),)
+    assert operation.content_type == "application/octet-stream"
+    assert json.loads(head)["inputs"][0]["parameters"] == {"binary_data_size": 16}
+    assert np.shares_memory(np.frombuffer(tensor, np.int32), ARRAY), "the array itself is sent"
+
+
+@pytest.mark.parametrize("way", ["json", "region"])
+def test_an_inference_of_json_alone(way: str) -> None:
+    tensor = InferInput("x", [4], "INT32")
+    if way == "json":
+        tensor.set_data_from_numpy(ARRAY, binary_data=False)
+    else:
+        tensor.set_shared_memory("r", 16)
+    operation = infer([tensor], model_version="3", outputs=[InferRequestedOutput("y", class_count=2)])
+    assert operation.path == "v2/models/m/versions/3/infer"
+    assert operation.headers == ()
+    assert operation.content_type == JSON
+    (head,) = operation.body
+    assert json.loads(head)["outputs"][0]["parameters"] == {"binary_data": True, "classification": 2}
+
+
+@pytest.mark.parametrize(("algorithm", "unpack"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)])
+def test_a_compressed_request(algorithm: str, unpack: Any) -> None:
+    plain = b"".join(infer([binary_input()]).body)
+    operation = infer([binary_input()], packed=algorithm)
+    assert unpack(b"".join(operation.body)) == plain
+    json_size = str(len(infer([binary_input()]).body[0]))
+    assert dict(operation.headers) == {
+        "Inference-Header-Content-Length": json_size,
+        "Content-Encoding": algorithm,
+    }
+
+
+def test_a_compressed_response_is_asked_for() -> None:
+    assert dict(infer([binary_input()], wanted="gzip").headers)["Accept-Encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("algorithm", ["br", "GZIP", "identity"])
+def test_an_unknown_compression_is_refused(algorithm: str) -> None:
+    for way in ("packed", "wanted"):
+        with pytest.raises(InvalidRequest, match=f"unsupported compression algorithm '{algorithm}'"):
+            infer([binary_input()], **{way: algorithm})
+
+
+def test_a_snapshot_holds_none_of_the_callers_memory() -> None:
+    array = np.arange(4, dtype=np.int32)
+    reversed_, swapped = array[::-1], array.astype(">i4")
+    inputs = [
+        InferInput("a", [4], "INT32").set_data_from_numpy(array),
+        InferInput("b", [4], "INT32").set_data_from_numpy(reversed_),
+        InferInput("c", [4], "INT32").set_data_from_numpy(swapped),
+        InferInput("d", [4, 0], "INT32").set_data_from_numpy(np.zeros((4, 0), np.int32)),
+    ]
+    operation = infer(inputs, snapshot=True)
+    before = b"".join(operation.body)
+    array[:] = 7
+    swapped[:] = 7
+    assert b"".join(operation.body) == before
+    assert b"".join(infer(inputs).body) != before
+
+
+def test_an_inference_without_inputs_is_left_to_the_server() -> None:
+    assert json.loads(infer([]).body[0])["inputs"] == []
+
+
+def test_two_operations_can_be_compared() -> None:
+    assert operations.get_model_config("m", "1") == operations.get_model_config("m", "1")
+    assert operations.get_model_config("m", "1") != operations.get_model_config("m", "2")
+    assert "v2/models/m/versions/1/config" in repr(operations.get_model_config("m", "1"))
