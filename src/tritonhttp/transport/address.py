@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["Address", "SocketAddress", "literal", "look_up", "parse_url", "resolve", "tls_context"]
 
 _URL = re.compile(
-    r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://)?"
-    r"(?:\[(?P<literal>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[^\s:/?#\[\]@]+))"
+    r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://|(?![A-Za-z][A-Za-z0-9+.-]*://))"
+    r"(?:\[(?P<literal>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[^\s:/?#\[\]@\0-\x1f\x7f]+))"
     r"(?::(?P<port>[0-9]*))?"
-    r"(?P<path>/[^\s?#]*)?"
+    r"(?P<path>/[^\s?#\0-\x1f\x7f]*)?"
 )
 
 
