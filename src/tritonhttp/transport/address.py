@@ -190,6 +190,8 @@ def tls_context(
         raise InvalidRequest(
             f"unknown ssl_options {sorted(unknown)}: expected some of {sorted(_TLS_OPTIONS)}"
         )
+    if "keyfile" in given and "certfile" not in given:
+        raise InvalidRequest("ssl_options: a keyfile needs its certfile as well")
     try:
         if "ca_certs" in given:
             context.load_verify_locations(cafile=given["ca_certs"])
