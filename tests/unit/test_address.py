@@ -1,0 +1,352 @@
+"""Where the server is: URLs, TLS contexts, and the addresses of a name."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from tritonhttp import DeadlineExceeded, InvalidRequest, NameResolutionError
+from tritonhttp.transport.address import Address, parse_url, resolve, tls_context
+
+# -- URLs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("localhost:8000", Address("localhost", 8000, False, "")),
+        ("localhost", Address("localhost", 80, False, "")),
+        ("localhost:", Address("localhost", 80, False, "")),
+        ("localhost:8000/", Address("localhost", 8000, False, "")),
+        ("gateway:8000/triton", Address("gateway", 8000, False, "/triton")),
+        ("localhost:8000//", Address("localhost", 8000, False, "")),
+        ("gateway/a/b//", Address("gateway", 80, False, "/a/b")),
+        ("http://gateway:8000/triton/", Address("gateway", 8000, False, "/triton")),
+        ("HTTP://Gateway", Address("Gateway", 80, False, "")),
+        ("https://gateway", Address("gateway", 443, True, "")),
+        ("https://gateway:8443/t", Address("gateway", 8443, True, "/t")),
+        ("127.0.0.1:8000", Address("127.0.0.1", 8000, False, "")),
+        ("[::1]:8000", Address("::1", 8000, False, "")),
+        ("[::1]", Address("::1", 80, False, "")),
+        ("http://[fe80::1%eth0]:8000/t", Address("fe80::1%eth0", 8000, False, "/t")),
+        ("[::ffff:127.0.0.1]:1", Address("::ffff:127.0.0.1", 1, False, "")),
+        ("my_host-1.example.com.:65535", Address("my_host-1.example.com.", 65535, False, "")),
+        ("  localhost:8000\n", Address("localhost", 8000, False, "")),
+        ("host:080", Address("host", 80, False, "")),
+    ],
+)
+def test_a_url_is_taken_apart(url: str, address: Address) -> None:
+    assert parse_url(url, ssl=False) == address
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("gateway", Address("gateway", 443, True, "")),
+        ("gateway:8000/t", Address("gateway", 8000, True, "/t")),
+        ("https://gateway", Address("gateway", 443, True, "")),
+        ("HTTPS://gateway:1", Address("gateway", 1, True, "")),
+    ],
+)
+def test_a_url_with_tls(url: str, address: Address) -> None:
+    assert parse_url(url, ssl=True) == address
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        " ",
+        ":8000",
+        "/path",
+        "http://",
+        "http:///path",
+        "host/\0",
+        "ho\x7fst",
+        "[::1]x:80",
+        "host:port",
+        "host:-1",
+        "host:80:90",
+        "::1",
+        "[::1",
+        "[host]:80",
+        "[]:80",
+        "host name:80",
+        "host/a b",
+        "host?x=y",
+        "host/#fragment",
+        "http://http://host",
+        "host\r\nX: y",
+        None,
+        5,
+        b"localhost:8000",
+        ("localhost", 8000),
+    ],
+)
+def test_another_form_is_refused(url: Any) -> None:
+    with pytest.raises(InvalidRequest, match="expected a URL of the form host:port/base-path"):
+        parse_url(url, ssl=False)
+
+
+@pytest.mark.parametrize("url", ["host:0", "host:65536", "http://host:99999/t", "[::1]:70000"])
+def test_a_port_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRequest, match="expected a port from 1 to 65535"):
+        parse_url(url, ssl=False)
+
+
+@pytest.mark.parametrize("url", ["ftp://host", "grpc://host:8001", "ws://host"])
+def test_another_scheme_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"got the scheme '{url.split(':')[0]}'"):
+        parse_url(url, ssl=False)
+
+
+def test_tls_and_a_scheme_without_it_contradict_each_other() -> None:
+    with pytest.raises(InvalidRequest, match="ssl=True contradicts the scheme"):
+        parse_url("http://host:8000", ssl=True)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "user:sesame@host:8000",
+        "http://user:sesame@host",
+        "https://sesame@host/path",
+        "http://user:se/sesame@host",
+        "http://user:pass sesame@host",
+        "http://user:sesame@x@host",
+        "http://host/path?token=sesame",
+        "host?token=sesame@",
+        "http://user:sesame\n@host",
+    ],
+)
+@pytest.mark.parametrize("tls", [True, False])
+def test_credentials_stay_out_of_the_message(url: str, tls: bool) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_url(url, ssl=tls)
+    assert "sesame" not in str(caught.value)
+    assert "host" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "authority", "origin"),
+    [
+        ("host:8000", "host:8000", "http://host:8000"),
+        ("host:80", "host", "http://host"),
+        ("http://host:443", "host:443", "http://host:443"),
+        ("https://host:443", "host", "https://host"),
+        ("https://host:80/t", "host:80", "https://host:80"),
+        ("[::1]:8000", "[::1]:8000", "http://[::1]:8000"),
+        ("https://[::1]", "[::1]", "https://[::1]"),
+    ],
+)
+def test_authority_and_origin(url: str, authority: str, origin: str) -> None:
+    address = parse_url(url, ssl=False)
+    assert (address.authority, address.origin) == (authority, origin)
+
+
+def test_an_address_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse_url("host", ssl=False).port = 5  # type: ignore[misc]
+
+
+# -- names ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_literal_needs_no_look_up(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(*_: Any, **__: Any) -> None:
+        raise AssertionError("a literal needs no thread")
+
+    monkeypatch.setattr(threading, "Thread", no_thread)
+    ((family, address),) = resolve(host, 8000, deadline=time.monotonic())
+    assert family == (socket.AF_INET6 if ":" in host else socket.AF_INET)
+    assert address[:2] == (host, 8000)
+
+
+class Names:
+    """Stands for the system's resolver."""
+
+    def __init__(self) -> None:
+        self.found: list[Any] | Exception = []
+        self.answers = threading.Event()
+        self.answers.set()
+        self.asked = 0
+
+    def getaddrinfo(self, host: str, port: int, *_: Any, flags: int = 0, **__: Any) -> list[Any]:
+        if flags & socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "not a literal")
+        self.asked += 1
+        assert self.answers.wait(20)
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+    fake = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", fake.getaddrinfo)
+    yield fake
+    fake.answers.set()
+    for thread in threading.enumerate():
+        if thread.name == "tritonhttp-resolve":
+            thread.join(20)
+
+
+V4 = (socket.AF_INET, ("192.0.2.1", 80))
+V6 = (socket.AF_INET6, ("2001:db8::1", 80, 0, 0))
+
+
+def entry(found: tuple[int, Any]) -> tuple[int, int, int, str, Any]:
+    return found[0], socket.SOCK_STREAM, 6, "", found[1]
+
+
+def test_addresses_come_in_the_systems_order_and_once(names: Names) -> None:
+    names.found = [entry(V6), entry(V4), entry(V6)]
+    assert resolve("name", 80, None) == [V6, V4]
+    assert resolve("name", 80, time.monotonic() + 5) == [V6, V4]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+        OSError("no resolver"),
+        UnicodeError("label too long"),
+    ],
+)
+def test_a_name_without_an_address(names: Names, failure: Exception) -> None:
+    names.found = failure
+    with pytest.raises(NameResolutionError, match="cannot resolve the server's name 'name'") as caught:
+        resolve("name", 80, None)
+    assert caught.value.phase == "resolve"
+    assert isinstance(caught.value, socket.gaierror)
+
+
+def test_a_resolver_that_does_not_answer_is_given_up_in_time(names: Names) -> None:
+    names.answers.clear()
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match="timed out while resolving the name 'name'") as caught:
+        resolve("name", 80, began + 0.1)
+    assert 0.1 <= time.monotonic() - began < 3
+    assert caught.value.phase == "resolve"
+
+
+def test_a_deadline_that_has_passed(names: Names) -> None:
+    names.answers.clear()
+    with pytest.raises(DeadlineExceeded, match="timed out"):
+        resolve("name", 80, time.monotonic() - 5)
+
+
+# -- TLS --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder: Path = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    certificate.private_key_pem.write_to_path(folder / "key.pem")
+    (folder / "nonsense.pem").write_text("nonsense")
+    return {name: str(folder / f"{name}.pem") for name in ("ca", "cert", "key", "nonsense")}
+
+
+def test_everything_is_verified_unless_told_otherwise() -> None:
+    for options in (None, {}, {"cert_reqs": ssl.CERT_NONE}, {"ca_certs": None}):
+        context = tls_context(options, None, insecure=False)
+        assert context.verify_mode == ssl.CERT_REQUIRED
+        assert context.check_hostname
+
+
+@pytest.mark.parametrize("cert_reqs", [None, ssl.CERT_NONE])
+def test_insecure_leaves_the_chain_verified(cert_reqs: Any) -> None:
+    context = tls_context({"cert_reqs": cert_reqs}, None, insecure=True)
+    assert not context.check_hostname
+    assert context.verify_mode == ssl.CERT_REQUIRED
+
+
+def test_a_factorys_context_is_used_as_it_is() -> None:
+    own = ssl.create_default_context()
+    own.check_hostname = False
+    own.verify_mode = ssl.CERT_NONE
+    assert tls_context(None, lambda: own, insecure=False) is own
+    assert own.verify_mode == ssl.CERT_NONE
+    assert not own.check_hostname
+
+
+def test_options_are_added_to_a_factorys_context(files: dict[str, str]) -> None:
+    own = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    assert own.get_ca_certs() == []
+    tls_context({"ca_certs": files["ca"]}, lambda: own, insecure=False)
+    assert len(own.get_ca_certs()) == 1
+
+
+def test_files_are_loaded(files: dict[str, str]) -> None:
+    options = {"ca_certs": files["ca"], "certfile": files["cert"], "keyfile": files["key"]}
+    before = dict(options)
+    assert tls_context(options, None, insecure=False).get_ca_certs()
+    assert options == before
+
+
+def test_ciphers_are_set() -> None:
+    context = tls_context({"ciphers": "ECDHE-RSA-AES256-GCM-SHA384"}, None, insecure=False)
+    assert "ECDHE-RSA-AES256-GCM-SHA384" in [each["name"] for each in context.get_ciphers()]
+    assert "ECDHE-RSA-AES128-GCM-SHA256" not in [each["name"] for each in context.get_ciphers()]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ca_certs": "/does/not/exist.pem"},
+        {"certfile": "/does/not/exist.pem"},
+        {"ciphers": "NO-SUCH-CIPHER"},
+        {"keyfile": "/does/not/exist.pem"},
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_its_name(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=next(iter(options))):
+        tls_context(options, None, insecure=False)
+
+
+def test_a_file_that_is_no_certificate_is_refused(files: dict[str, str]) -> None:
+    for name in ("ca_certs", "certfile"):
+        with pytest.raises(InvalidRequest, match=name):
+            tls_context({name: files["nonsense"]}, None, insecure=False)
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r"unknown ssl_options \['verify'\]"):
+        tls_context({"verify": False}, None, insecure=False)
+
+
+@pytest.mark.parametrize("option", ["do_handshake_on_connect", "suppress_ragged_eofs", "server_side"])
+def test_options_of_the_old_wrapper_are_accepted(option: str) -> None:
+    assert tls_context({option: True}, None, insecure=False).check_hostname
+
+
+@pytest.mark.parametrize("version", [ssl.PROTOCOL_TLS_CLIENT, None])
+def test_any_version_is_the_default(version: Any) -> None:
+    plain, asked = tls_context(None, None, False), tls_context({"ssl_version": version}, None, False)
+    assert (asked.minimum_version, asked.maximum_version) == (plain.minimum_version, plain.maximum_version)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_one_version_can_be_asked_for() -> None:
+    context = tls_context({"ssl_version": ssl.PROTOCOL_TLSv1_2}, None, insecure=False)
+    assert context.minimum_version == context.maximum_version == ssl.TLSVersion.TLSv1_2
+
+
+def test_a_version_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="ssl_version"):
+        tls_context({"ssl_version": "TLS 9"}, None, insecure=False)
