@@ -35,6 +35,8 @@ Buffer = bytes | bytearray | memoryview
 #: Most bytes of a response head, and most header lines in it.
 MAX_HEAD = 1 << 16
 _MAX_HEADERS = 256
+#: Most interim responses before an answer: each is progress, so no time limit would end them.
+_MAX_INTERIM = 100
 
 #: Buffers up to this size may be copied together; what is larger is a tensor, which is never copied.
 COALESCE = 1 << 16
@@ -273,6 +275,7 @@ class _HeadParser:
         )
 
 
+_NO_HEAD = ResponseHead(0, "", {}, content_length=0, chunked=False, keep_alive=False)
 _heads: dict[bytes, ResponseHead] = {}
 
 
@@ -326,6 +329,9 @@ class ResponseReader:
         "_filled",
         "_got",
         "_head",
+        "_interim",
+        "_last_bytes",
+        "_last_head",
         "_parser",
         "_scratch",
         "_view",
@@ -339,6 +345,9 @@ class ResponseReader:
         self.max_body = max_body
         self._scratch = bytearray(MAX_HEAD)
         self._view = memoryview(self._scratch)
+        # The head of the response before this one, which is likely to come again.
+        self._last_bytes = b""
+        self._last_head = _NO_HEAD
         self.response: Response | None = None
         self.reusable = True
         self.start()
@@ -347,6 +356,7 @@ class ResponseReader:
         """Expect a new response."""
         self._filled = 0
         self._head: ResponseHead | None = None
+        self._interim = 0
         self._parser: _HeadParser | None = None
         self._body: memoryview | None = None
         self._got = 0
@@ -402,14 +412,22 @@ class ResponseReader:
         searched = max(0, self._filled - 3)
         self._filled += count
         while True:
-            end = self._scratch.find(b"\r\n\r\n", searched, self._filled)
-            if end < 0:
-                return self._incomplete_head()
-            end += 4
-            head = parse_head(bytes(self._view[:end]))
+            end = len(self._last_bytes)
+            if end and self._filled >= end and self._scratch.startswith(self._last_bytes):
+                head = self._last_head
+            else:
+                end = self._scratch.find(b"\r\n\r\n", searched, self._filled)
+                if end < 0:
+                    return self._incomplete_head()
+                end += 4
+                self._last_bytes = bytes(self._view[:end])
+                self._last_head = head = parse_head(self._last_bytes)
             if head.status >= 200:
                 break
             # An interim response (RFC 9110, 15.2): what follows is the answer itself, or another of them.
+            self._interim += 1
+            if self._interim > _MAX_INTERIM:
+                raise ProtocolError(f"the server sent more than {_MAX_INTERIM} interim responses")
             self._scratch[: self._filled - end] = self._scratch[end : self._filled]
             self._filled -= end
             searched = 0
