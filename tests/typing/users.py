@@ -1,0 +1,208 @@
+"""Calls as users write them, for mypy --strict and pyright: what they take and what they return."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import assert_type
+
+import tritonhttp as httpclient
+from tritonhttp import (
+    InferAsyncRequest,
+    InferenceServerClient,
+    InferenceServerClientPlugin,
+    InferenceServerException,
+    InferInput,
+    InferRequestedOutput,
+    InferResult,
+    Request,
+)
+
+
+def make_clients() -> None:
+    InferenceServerClient("localhost:8000")
+    InferenceServerClient(url="https://[::1]:8000/base", verbose=True, concurrency=4)
+    InferenceServerClient("localhost:8000", False, 8, 1.5, None, 2, False, None, None, False)
+    InferenceServerClient("localhost:8000", connection_timeout=3, network_timeout=2.5, max_greenlets=None)
+    InferenceServerClient(
+        "localhost:8000",
+        ssl=True,
+        ssl_options={"ca_certs": "ca.pem", "keyfile": "key.pem", "certfile": "cert.pem"},
+        ssl_context_factory=ssl.create_default_context,
+        insecure=True,
+    )
+    with httpclient.InferenceServerClient("localhost:8000") as client:
+        assert_type(client, InferenceServerClient)
+        assert_type(client.close(), None)
+
+
+class Own(InferenceServerClient):
+    """A subclass stays itself in a with statement."""
+
+    def mine(self) -> int:
+        return 1
+
+
+def use_a_subclass() -> None:
+    with Own("localhost:8000") as own:
+        assert_type(own.mine(), int)
+
+
+def ask_about_the_server(client: InferenceServerClient) -> None:
+    headers = {"Authorization": "Bearer x"}
+    query = {"a": 1, "b": ["x", "y"]}
+    assert_type(client.is_server_live(), bool)
+    assert_type(client.is_server_ready(headers=headers, query_params=query), bool)
+    assert_type(client.is_model_ready("digits", "1", headers, query), bool)
+    assert_type(client.get_server_metadata(headers, query), dict[str, Any])
+    assert_type(client.get_model_metadata("digits", model_version="1"), dict[str, Any])
+    assert_type(client.get_model_config("digits"), dict[str, Any])
+    assert_type(client.get_inference_statistics(), dict[str, Any])
+    assert_type(client.get_inference_statistics("digits", "1", headers, query), dict[str, Any])
+    assert_type(client.get_model_repository_index(), list[dict[str, Any]])
+
+
+def change_the_server(client: InferenceServerClient) -> None:
+    assert_type(client.load_model("digits"), None)
+    client.load_model("digits", config="{}", files={"file:1/model.py": b"x"})
+    assert_type(client.unload_model("digits", unload_dependents=True), None)
+    assert_type(client.get_trace_settings(), dict[str, Any])
+    assert_type(client.get_trace_settings("digits"), dict[str, Any])
+    assert_type(client.update_trace_settings("digits", {"trace_rate": None}), dict[str, Any])
+    client.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"], "trace_rate": "1"})
+    assert_type(client.get_log_settings(), dict[str, Any])
+    assert_type(client.update_log_settings({"log_verbose_level": 1, "log_info": True}), dict[str, Any])
+
+
+def use_shared_memory(client: InferenceServerClient) -> None:
+    assert_type(client.get_system_shared_memory_status(), list[dict[str, Any]])
+    assert_type(client.get_system_shared_memory_status("region"), list[dict[str, Any]])
+    assert_type(client.register_system_shared_memory("region", "/key", 64, offset=0), None)
+    assert_type(client.unregister_system_shared_memory("region"), None)
+    client.unregister_system_shared_memory()
+    assert_type(client.get_cuda_shared_memory_status(), list[dict[str, Any]])
+    assert_type(client.register_cuda_shared_memory("region", b"handle", 0, 64), None)
+    assert_type(client.unregister_cuda_shared_memory(), None)
+
+
+def make_inputs(pixels: npt.NDArray[np.float32], texts: npt.NDArray[np.object_]) -> list[InferInput]:
+    image = InferInput("IMAGE", [1, 64], "FP32").set_data_from_numpy(pixels)
+    assert_type(image, InferInput)
+    assert_type(image.set_shape((1, 64)), InferInput)
+    assert_type(image.set_shape(pixels.shape), InferInput)
+    assert_type(image.set_data_from_numpy(pixels, binary_data=False, copy=True), InferInput)
+    assert_type(image.set_shared_memory("region", 256, offset=64), InferInput)
+    assert_type(image.name(), str)
+    assert_type(image.datatype(), str)
+    assert_type(image.shape(), list[int])
+    words = InferInput("WORDS", texts.shape, "BYTES").set_data_from_numpy(texts)
+    fixed = InferInput("FIXED", (2,), "BYTES").set_data_from_numpy(np.array([b"a", b"b"], "S1"))
+    numbers = InferInput("N", [3], "INT64").set_data_from_numpy(np.arange(3))
+    return [image, words, fixed, numbers]
+
+
+def make_outputs() -> list[InferRequestedOutput]:
+    scores = InferRequestedOutput("SCORES", binary_data=False, class_count=3)
+    assert_type(scores.name(), str)
+    placed = InferRequestedOutput("PLACED")
+    assert_type(placed.set_shared_memory("region", 64, offset=8), None)
+    assert_type(placed.unset_shared_memory(), None)
+    return [scores, placed]
+
+
+def infer(client: InferenceServerClient, inputs: list[InferInput]) -> None:
+    result = client.infer("digits", inputs)
+    assert_type(result, InferResult)
+    # Any sequence will do.
+    client.infer("digits", tuple(inputs), outputs=(InferRequestedOutput("SCORES"),))
+    client.infer(
+        "digits",
+        inputs,
+        model_version="1",
+        outputs=make_outputs(),
+        request_id="7",
+        sequence_id="a sequence",
+        sequence_start=True,
+        sequence_end=False,
+        priority=1,
+        timeout=1000,
+        headers={"X-Own": "1"},
+        query_params={"a": ["b"]},
+        request_compression_algorithm="gzip",
+        response_compression_algorithm="deflate",
+        parameters={"own": 1, "other": "x", "flag": True},
+    )
+    client.infer("digits", inputs, sequence_id=7)
+    scores = result.as_numpy("SCORES")
+    assert_type(scores, npt.NDArray[Any] | None)
+    if scores is not None:
+        assert_type(scores.shape, tuple[Any, ...])
+    assert_type(result.get_output("SCORES"), dict[str, Any] | None)
+    assert_type(result.get_response(), dict[str, Any])
+
+
+def infer_in_the_background(client: InferenceServerClient, inputs: list[InferInput]) -> None:
+    handle = client.async_infer("digits", inputs, request_id="7", copy=False)
+    assert_type(handle, InferAsyncRequest)
+    assert_type(handle.get_result(), InferResult)
+    assert_type(handle.get_result(block=False), InferResult)
+    assert_type(handle.get_result(True, timeout=0.5), InferResult)
+    assert_type(handle.get_result(timeout=1), InferResult)
+
+
+def handle_bodies(inputs: list[InferInput], received: bytes) -> None:
+    body, json_size = InferenceServerClient.generate_request_body(inputs, request_id="7")
+    assert_type(body, bytes)
+    assert_type(json_size, int | None)
+    parse = InferenceServerClient.parse_response_body
+    assert_type(parse(received, header_length=json_size, content_encoding="gzip"), InferResult)
+    assert_type(InferResult.from_response_body(bytearray(received), verbose=True), InferResult)
+    InferResult.from_response_body(memoryview(received), header_length=10)
+
+
+class Token(InferenceServerClientPlugin):
+    """A plugin as users write it."""
+
+    def __call__(self, request: Request) -> None:
+        request.headers["Authorization"] = "Bearer x"
+
+
+def use_plugins(client: InferenceServerClient) -> None:
+    assert_type(client.register_plugin(Token()), None)
+    assert_type(client.plugin(), InferenceServerClientPlugin | None)
+    assert_type(client.unregister_plugin(), None)
+
+
+def catch_errors(client: InferenceServerClient) -> None:
+    try:
+        client.is_server_live()
+    except httpclient.ServerError as error:
+        assert_type(error.headers, dict[str, str])
+        assert_type(error.status(), str | None)
+    except httpclient.ConnectError as error:
+        as_builtin: ConnectionError = error
+        assert_type(as_builtin.errno, int | None)
+    except httpclient.DeadlineExceeded as error:
+        as_timeout: TimeoutError = error
+        assert_type((str(as_timeout), error.method, error.url, error.phase), tuple[str, str, str, str])
+    except httpclient.InvalidRequest as error:
+        as_value_error: ValueError = error
+        assert_type(as_value_error.args, tuple[Any, ...])
+    except InferenceServerException as error:
+        assert_type(error.message(), str | None)
+        assert_type(error.status(), str | None)
+        error.debug_details()
+
+
+def use_the_helpers(array: npt.NDArray[np.object_]) -> None:
+    assert_type(httpclient.np_to_triton_dtype(np.float32), str | None)
+    assert_type(httpclient.np_to_triton_dtype(array.dtype), str | None)
+    httpclient.triton_to_np_dtype("FP32")
+    assert_type(httpclient.serialize_byte_tensor(array), npt.NDArray[np.object_])
+    assert_type(httpclient.deserialize_bytes_tensor(b""), npt.NDArray[np.object_])
+    assert_type(httpclient.serialized_byte_size(array), int)
+    assert_type(httpclient.TRITON_RESERVED_REQUEST_PARAMS, list[str])
+    assert_type(httpclient.__version__, str)
