@@ -23,6 +23,7 @@ from .wire.http1 import Buffer, Response, encode_head, header_line
 __all__ = ["ClientBase", "positive", "renew_after_fork"]
 
 _DEBUG = 10  # logging's level
+_MAX_HEADS = 256
 
 
 _clients: weakref.WeakSet[ClientBase] = weakref.WeakSet()
@@ -71,7 +72,8 @@ class ClientBase:
             "host": header_line("Host", address.authority),
             "user-agent": header_line("User-Agent", f"tritonhttp/{__version__}"),
         }
-        self._own_lines = "".join(self._own_headers.values())
+        #: Targets and heads of plain requests, by all that they depend on.
+        self._heads: dict[tuple[Any, ...], tuple[str, bytes]] = {}
 
     def _start_anew(self) -> None:
         """In a forked child: no connection and no thread of the parent's exists here."""
@@ -227,23 +229,27 @@ class ClientBase:
     ) -> tuple[str, list[Buffer]]:
         """Return the request's target, and the buffers to send."""
         method, body = operation.method, operation.body
+        length = sum(map(len, body))
+        if request is None and not query_params:
+            form = (method, operation.path, operation.headers, operation.content_type, length)
+            known = self._heads.get(form)
+            if known is None:
+                if len(self._heads) >= _MAX_HEADS:
+                    self._heads.clear()
+                target = f"{self._address.base_path}/{operation.path}"
+                lines = self._lines(self._merge_headers(operation, None), length)
+                known = self._heads[form] = target, encode_head(method, target, lines, length)
+            return known[0], [known[1], *body]
         target = f"{self._address.base_path}/{operation.path}"
         if query_params:
             target = f"{target}?{operations.query_string(query_params)}"
-        length = sum(map(len, body))
-        if request is None:
-            lines = self._own_lines
-            for name, value in operation.headers:
-                lines += f"{name}: {value}\r\n"
-            if operation.content_type is not None:
-                lines += f"Content-Type: {operation.content_type}\r\n"
-        else:
-            self._validate_headers(request.headers)
-            lines = self._lines(request.headers, length)
-            shown = log.masked(request.headers.items()) or None
+        headers = self._merge_headers(operation, None) if request is None else request.headers
+        if request is not None:
+            self._validate_headers(headers)
+            shown = log.masked(headers.items()) or None
             size = f"\n<{length} bytes>" if body else ""
             self._log.debug("%s %s, headers %s%s", method, target, shown, size)
-        return target, [encode_head(method, target, lines, length), *body]
+        return target, [encode_head(method, target, self._lines(headers, length), length), *body]
 
     def _lines(self, headers: Mapping[str, Any], length: int) -> str:
         """Return the header lines; of names that differ in case only, the last one."""
@@ -256,10 +262,6 @@ class ClientBase:
             elif str(value) != str(length):
                 raise InvalidRequest(f"header Content-Length: {value!r}, but the body has {length} bytes")
         return "".join(lines.values())
-
-    def _log_response(self, response: Response) -> Response:
-        self._log.debug("%r", response)
-        return response
 
 
 def positive(value: int, name: str) -> int:

@@ -7,7 +7,7 @@ repository, configuration, statistics, tracing, logging, shared memory and binar
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -196,20 +196,20 @@ def infer(
         parameters,
         snapshot,
     )
-    headers: list[tuple[str, str]] = []
+    headers: tuple[tuple[str, str], ...] = ()
     if binary:
-        headers.append(("Inference-Header-Content-Length", str(len(body[0]))))
+        headers = (("Inference-Header-Content-Length", str(len(body[0]))),)
     if request_compression_algorithm:
         body = compression.compress(body, request_compression_algorithm)
-        headers.append(("Content-Encoding", request_compression_algorithm))
+        headers = (*headers, ("Content-Encoding", request_compression_algorithm))
     if response_compression_algorithm:
         if response_compression_algorithm not in compression.ALGORITHMS:
             raise InvalidRequest(
                 f"unsupported compression algorithm {response_compression_algorithm!r}:"
                 " expected 'gzip', 'deflate' or None"
             )
-        headers.append(("Accept-Encoding", response_compression_algorithm))
-    return Operation("POST", path, decode, body, tuple(headers), BINARY if binary else JSON)
+        headers = (*headers, ("Accept-Encoding", response_compression_algorithm))
+    return Operation("POST", path, decode, body, headers, BINARY if binary else JSON)
 
 
 def infer_body(
@@ -225,32 +225,71 @@ def infer_body(
     snapshot: bool = False,
 ) -> tuple[tuple[Buffer, ...], bool]:
     """Return an inference's body, the JSON head first, and whether binary tensors follow the head."""
-    descriptors: list[dict[str, Any]] = []
-    buffers: list[Buffer] = [b""]
-    binary = False
-    for tensor in inputs:
-        buffer = tensor._buffer(snapshot)
-        descriptor = tensor._descriptor(buffer)
-        if len(descriptor) == 3:
-            raise InvalidRequest(
-                f"input {tensor.name()!r} has no data: call set_data_from_numpy() or set_shared_memory() first"
-            )
-        descriptors.append(descriptor)
-        if buffer is not None:
-            binary = True
+    buffers: list[Buffer | None] = []
+    form: list[Any] = []
+    try:
+        for tensor in inputs:
+            buffer = tensor._buffer(snapshot)
             buffers.append(buffer)
-    buffers[0] = inference.encode_request(
-        descriptors,
-        [output._get_tensor() for output in outputs] if outputs else None,
-        request_id,
-        sequence_id,
-        sequence_start,
-        sequence_end,
-        priority,
-        timeout,
-        parameters,
-    )
-    return tuple(buffers), binary
+            form.append(tensor._form(buffer))
+        if outputs:
+            form.append("outputs")
+            for output in outputs:
+                form.append(output._form())
+    except (AttributeError, TypeError):
+        _refuse_others(inputs, outputs)
+        raise
+    binary = [buffer for buffer in buffers if buffer is not None]
+    if request_id or sequence_id or priority or timeout is not None or parameters or None in form:
+        head = None
+        key = None
+    else:
+        key = tuple(form)
+        head = _heads.get(key)
+    if head is None:
+        descriptors = [tensor._descriptor(buffer) for tensor, buffer in zip(inputs, buffers, strict=True)]
+        for descriptor in descriptors:
+            if len(descriptor) == 3:
+                raise InvalidRequest(
+                    f"input {descriptor['name']!r} has no data:"
+                    " call set_data_from_numpy() or set_shared_memory() first"
+                )
+        head = inference.encode_request(
+            descriptors,
+            [output._get_tensor() for output in outputs] if outputs else None,
+            request_id,
+            sequence_id,
+            sequence_start,
+            sequence_end,
+            priority,
+            timeout,
+            parameters,
+        )
+        if key is not None:
+            if len(_heads) >= _MAX_HEADS:
+                _heads.clear()
+            _heads[key] = head
+    return (head, *binary), bool(binary)
+
+
+#: JSON heads of inferences by their form: a program sends the same few again and again.
+_heads: dict[tuple[Any, ...], bytes] = {}
+_MAX_HEADS = 256
+
+
+def _refuse_others(inputs: Any, outputs: Any) -> None:
+    """Raise an error that says so where inputs or outputs are something else."""
+    for given, name, wanted in (
+        (inputs, "inputs", InferInput),
+        (outputs or (), "outputs", InferRequestedOutput),
+    ):
+        if not isinstance(given, Iterable):
+            raise InvalidRequest(
+                f"{name} must be a sequence of {wanted.__name__}, got {type(given).__name__}"
+            )
+        for item in given:
+            if not isinstance(item, wanted):
+                raise InvalidRequest(f"{name} must hold {wanted.__name__} objects, got {type(item).__name__}")
 
 
 # -- what the endpoints share -----------------------------------------------------------------------

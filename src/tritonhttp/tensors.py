@@ -7,6 +7,7 @@ views of the response's body where that is possible.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import orjson
 from .errors import InvalidRequest, ProtocolError
 from .log import verbose_logger
 from .wire import bytes_tensor, compression, dtypes, inference, jsonio
-from .wire.http1 import Buffer, Response
+from .wire.http1 import COALESCE, Buffer, Response
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,9 +43,8 @@ class InferInput:
         self._name = name
         self._shape = _as_list(shape)
         self._datatype = datatype
-        # At most one of these is set: a numeric array, encoded BYTES, JSON, or a region's parameters.
-        self._array: npt.NDArray[Any] | None = None
-        self._encoded: bytes | bytearray | None = None
+        # Where the data are, at most one of: a numeric array or encoded BYTES; JSON; a region's parameters.
+        self._binary: npt.NDArray[Any] | bytes | bytearray | None = None
         self._json: bytes | None = None
         self._region: dict[str, Any] | None = None
 
@@ -90,7 +90,7 @@ class InferInput:
             raise InvalidRequest(
                 f"input_tensor must be a numpy array, got {type(input_tensor).__name__} for input {self._name!r}"
             )
-        datatype = dtypes.np_to_triton_dtype(input_tensor.dtype)
+        datatype = dtypes.BY_DTYPE.get(input_tensor.dtype) or dtypes.np_to_triton_dtype(input_tensor.dtype)
         if datatype != self._datatype:
             raise InvalidRequest(
                 f"got unexpected datatype {datatype} from numpy array, expected {self._datatype}."
@@ -106,14 +106,15 @@ class InferInput:
             # Subclasses have a `data` and a `reshape` of their own. A masked array goes out with its fill value.
             filled = getattr(input_tensor, "filled", None)
             input_tensor = np.asarray(input_tensor if filled is None else filled())
-        array = encoded = text = None
+        text = None
+        binary: npt.NDArray[Any] | bytes | bytearray | None = None
         if not binary_data:
             text = self._as_json(input_tensor)
         elif datatype == "BYTES":
-            encoded = bytes_tensor.encode(input_tensor)
+            binary = bytes_tensor.encode(input_tensor)
         else:
-            array = input_tensor.copy() if copy else input_tensor
-        self._array, self._encoded, self._json, self._region = array, encoded, text, None
+            binary = input_tensor.copy() if copy else input_tensor
+        self._binary, self._json, self._region = binary, text, None
         return self
 
     def set_shared_memory(self, region_name: str, byte_size: int, offset: int = 0) -> Self:
@@ -128,7 +129,7 @@ class InferInput:
         offset : int
             Where in the region the tensor starts, in bytes.
         """
-        self._array = self._encoded = self._json = None
+        self._binary = self._json = None
         self._region = _region(region_name, byte_size, offset)
         return self
 
@@ -152,17 +153,22 @@ class InferInput:
         return jsonio.dumps(texts)
 
     def _buffer(self, snapshot: bool = False) -> Buffer | None:
-        """Return the binary data as it goes out, or None; with `snapshot` nothing of it is the caller's memory."""
-        if self._array is None:
-            return self._encoded
-        array = dtypes.as_little_endian(self._array)
-        if snapshot and array is self._array:
-            return array.tobytes()
+        """Return the binary data as they go out, or None; with `snapshot` nothing of it is the caller's memory."""
+        data = self._binary
+        if not isinstance(data, np.ndarray):
+            return data
+        if (snapshot or data.nbytes <= COALESCE) and data.dtype.isnative and sys.byteorder == "little":
+            return data.tobytes()  # a small tensor leaves in one piece with the head anyway
+        array = dtypes.as_little_endian(data)
         try:
             return array.data.cast("B")
         except (BufferError, TypeError, ValueError):
             # Zero-size arrays, and bfloat16, which the buffer protocol has no letter for.
             return array.reshape(-1).view(np.uint8).data
+
+    def _form(self, buffer: Buffer | None) -> tuple[Any, ...] | None:
+        """Return all that the JSON object depends on, where it is likely to come again; or None."""
+        return None if buffer is None else (self._name, self._datatype, *self._shape, len(buffer))
 
     def _descriptor(self, buffer: Buffer | None) -> dict[str, Any]:
         """Return the input's JSON object, ready for orjson."""
@@ -247,6 +253,10 @@ class InferRequestedOutput:
         """Return the output in the response again."""
         self._region = None
 
+    def _form(self) -> tuple[Any, ...] | None:
+        """Return all that the JSON object depends on, or None where it is placed in a region."""
+        return (self._name, self._binary, self._class_count) if self._region is None else None
+
     def _get_tensor(self) -> dict[str, Any]:
         """Return the output's JSON object as a dict."""
         parameters: dict[str, Any] = {"binary_data": self._binary and self._region is None}
@@ -278,9 +288,15 @@ class InferResult:
     """
 
     def __init__(self, response: Any, verbose: bool) -> None:
-        encoding = response.get("Content-Encoding")
-        length = response.get("Inference-Header-Content-Length")
-        body: Buffer = response.body if type(response) is Response else response.read()
+        body: Buffer
+        if type(response) is Response:
+            encoding = response.headers.get("content-encoding")
+            length = response.headers.get("inference-header-content-length")
+            body = response.body
+        else:
+            encoding = response.get("Content-Encoding")
+            length = response.get("Inference-Header-Content-Length")
+            body = response.read()
         if encoding:
             body = compression.decompress(body, str(encoding))
         self._body = body

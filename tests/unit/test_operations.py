@@ -506,7 +506,13 @@ def test_a_binary_inference() -> None:
     assert operation.headers == (("Inference-Header-Content-Length", str(len(head))),)
     assert operation.content_type == "application/octet-stream"
     assert json.loads(head)["inputs"][0]["parameters"] == {"binary_data_size": 16}
-    assert np.shares_memory(np.frombuffer(tensor, np.int32), ARRAY), "the array itself is sent"
+    assert bytes(tensor) == ARRAY.tobytes()
+
+
+def test_a_large_tensor_is_sent_from_its_array() -> None:
+    array = np.zeros(1 << 15, np.int32)
+    _, tensor = infer([InferInput("x", [1 << 15], "INT32").set_data_from_numpy(array)]).body
+    assert np.shares_memory(np.frombuffer(tensor, np.int32), array)
 
 
 @pytest.mark.parametrize("way", ["json", "region"])

@@ -326,7 +326,9 @@ class InferenceServerClient(ClientBase):
         response = await self._transport.exchange(
             operation.method, target, buffers, repeatable=operation.repeatable, deadline=deadline
         )
-        return self._log_response(response)
+        if request is not None:
+            self._log.debug("%r", response)
+        return response
 
 
 InferenceServerClient._originals = {"_get": InferenceServerClient._get, "_post": InferenceServerClient._post}

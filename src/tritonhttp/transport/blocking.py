@@ -123,6 +123,12 @@ class _Connection:
             self._armed = timeout
 
     def _send(self, buffers: Sequence[Buffer], network: float | None, deadline: float | None) -> None:
+        if len(buffers) == 1 and self._vectored:
+            self._arm(network, deadline)
+            sent = self.sock.send(buffers[0])
+            if sent == len(buffers[0]):
+                return
+            buffers = [memoryview(buffers[0])[sent:]]
         pending = list(buffers)
         first = 0
         while first < len(pending):

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BY_NAME", "NAMES", "as_little_endian", "item_size", "np_to_triton_dtype", "triton_to_np_dtype"]
+__all__ = [
+    "BY_DTYPE",
+    "BY_NAME",
+    "NAMES",
+    "as_little_endian",
+    "item_size",
+    "np_to_triton_dtype",
+    "triton_to_np_dtype",
+]
 
 #: Name on the wire -> the scalar type that the reference gives for it. BF16 is looked up when asked for.
 BY_NAME: dict[str, Any] = {
@@ -33,7 +41,7 @@ BY_NAME: dict[str, Any] = {
 NAMES = (*BY_NAME, "BF16")
 
 #: The native dtypes, for a look-up without branches; other byte orders and strings go the long way.
-_BY_DTYPE = {np.dtype(scalar): name for name, scalar in BY_NAME.items()}
+BY_DTYPE = {np.dtype(scalar): name for name, scalar in BY_NAME.items()}
 
 
 def np_to_triton_dtype(np_dtype: npt.DTypeLike) -> str | None:
@@ -53,14 +61,14 @@ def np_to_triton_dtype(np_dtype: npt.DTypeLike) -> str | None:
         dtype = np_dtype if isinstance(np_dtype, np.dtype) else np.dtype(np_dtype)
     except TypeError:
         return None
-    name = _BY_DTYPE.get(dtype)
+    name = BY_DTYPE.get(dtype)
     if name is not None:
         return name
     if dtype.kind in "SUT":
         return "BYTES"
     if dtype.name == "bfloat16":
         return "BF16"
-    return _BY_DTYPE.get(dtype.newbyteorder("="))
+    return BY_DTYPE.get(dtype.newbyteorder("="))
 
 
 def triton_to_np_dtype(dtype: str) -> Any:

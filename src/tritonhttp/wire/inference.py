@@ -139,34 +139,46 @@ class Layout:
             span = self.spans.get(name)
             if output is None or (span is None and "data" not in output):
                 return None
-            scalar, shape, count = _describe(output)
             if span is None:
-                return _json_tensor(output, scalar, shape, count)
-            offset, size = span
-            if output["datatype"] == "BYTES":
-                try:
-                    elements = bytes_tensor.decode(memoryview(body)[offset : offset + size], count)
-                except ProtocolError as error:
-                    raise ProtocolError(f"output {name!r}: {error.message()}") from error
-                return _reshape(elements, shape, name)
-            dtype = np.dtype(scalar)
-            if not dtype.isnative or sys.byteorder == "big":
-                dtype = dtype.newbyteorder("<")
-            if count * dtype.itemsize != size:
-                raise ProtocolError(
-                    f"output {name!r}: {output['datatype']} of shape {shape} takes"
-                    f" {count * dtype.itemsize} bytes, got {size}"
-                )
-            view = self._views[name] = (tuple(shape), dtype, offset)
-        shape_, dtype, offset = view
+                return _json_tensor(output, *_describe(output))
+            if output.get("datatype") == "BYTES":
+                return _bytes_tensor(output, memoryview(body)[span[0] : span[0] + span[1]])
+            view = self._views[name] = _view(output, span)
+        shape, dtype, offset = view
         try:
-            array: npt.NDArray[Any] = np.ndarray(shape_, dtype, body, offset)
+            array: npt.NDArray[Any] = np.ndarray(shape, dtype, body, offset)
         except (OverflowError, ValueError) as error:
-            raise _no_such_shape(name, shape_, error) from error
-        flags = array.flags
-        if not flags.writeable or not flags.aligned or array.nbytes * 16 < len(body):
-            array = array.copy()
-        return array
+            raise _no_such_shape(name, shape, error) from error
+        if type(body) is not bytes:
+            flags = array.flags
+            if flags.writeable and flags.aligned and array.nbytes * 16 >= len(body):
+                return array
+        copy: npt.NDArray[Any] = array.copy()
+        return copy
+
+
+def _view(output: Mapping[str, Any], span: tuple[int, int]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Return shape, dtype and offset of a numeric tensor in the body."""
+    scalar, shape, count = _describe(output)
+    offset, size = span
+    dtype = np.dtype(scalar)
+    if sys.byteorder == "big":
+        dtype = dtype.newbyteorder("<")
+    if count * dtype.itemsize != size:
+        raise ProtocolError(
+            f"output {output['name']!r}: {output['datatype']} of shape {shape} takes"
+            f" {count * dtype.itemsize} bytes, got {size}"
+        )
+    return tuple(shape), dtype, offset
+
+
+def _bytes_tensor(output: Mapping[str, Any], data: memoryview) -> npt.NDArray[Any]:
+    _, shape, count = _describe(output)
+    try:
+        elements = bytes_tensor.decode(data, count)
+    except ProtocolError as error:
+        raise ProtocolError(f"output {output['name']!r}: {error.message()}") from error
+    return _reshape(elements, shape, output["name"])
 
 
 class Answer:
