@@ -1,0 +1,129 @@
+"""A loopback server for the tests of the blocking transport: what it does is a function of a few lines."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+
+class Peer:
+    """One accepted connection, as the server sees it."""
+
+    def __init__(self, sock: socket.socket, number: int, server: Server) -> None:
+        self.sock = sock
+        self.number = number
+        self.server = server
+
+    def receive(self) -> tuple[bytes, bytes] | None:
+        """Return the next request's head and body, or None where the client closed."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            piece = self.sock.recv(1 << 16)
+            if not piece:
+                return None
+            data += piece
+        head, _, start = data.partition(b"\r\n\r\n")
+        length = 0
+        for line in head.split(b"\r\n")[1:]:
+            name, _, value = line.partition(b":")
+            if name.lower() == b"content-length":
+                length = int(value)
+        body = bytearray(start)
+        while len(body) < length:
+            piece = self.sock.recv(1 << 20)
+            if not piece:
+                return None
+            body += piece
+        request = (head + b"\r\n\r\n", bytes(body))
+        self.server.requests.append(request)
+        return request
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def reply(self, body: bytes = b"{}", *, status: str = "200 OK", headers: str = "") -> None:
+        lines = headers and f"{headers}\r\n"
+        self.send(f"HTTP/1.1 {status}\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+
+Handler = Callable[[Peer], None]
+
+
+class Server:
+    """Accepts connections and lets the handler talk on each, in a thread of its own."""
+
+    def __init__(self, handler: Handler, context: ssl.SSLContext | None = None) -> None:
+        self.requests: list[tuple[bytes, bytes]] = []
+        self.failures: list[BaseException] = []
+        self.accepted = 0
+        self._handler = handler
+        self._context = context
+        self._peers: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"127.0.0.1:{self.port}"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self._peers.append(sock)
+            self.accepted += 1
+            thread = threading.Thread(target=self._talk, args=(sock, self.accepted))
+            self._threads.append(thread)
+            thread.start()
+
+    def _talk(self, sock: socket.socket, number: int) -> None:
+        try:
+            if self._context is not None:
+                sock = self._context.wrap_socket(sock, server_side=True)
+                self._peers.append(sock)
+            with sock:
+                self._handler(Peer(sock, number, self))
+        except OSError:
+            pass  # the client is gone
+        except BaseException as error:
+            self.failures.append(error)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._threads[0].join(10)
+        for sock in self._peers:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        for sock in self._peers:
+            sock.close()
+        if self.failures:
+            raise self.failures[0]
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start a server with the handler of its connections; without one every request is answered with `{}`."""
+
+    def answer(peer: Peer) -> None:
+        while peer.receive() is not None:
+            peer.reply()
+
+    with contextlib.ExitStack() as stack:
+
+        def start(handler: Handler = answer, **options: Any) -> Server:
+            server = Server(handler, **options)
+            stack.callback(server.close)
+            return server
+
+        yield start
