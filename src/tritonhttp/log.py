@@ -45,7 +45,7 @@ def verbose_logger() -> logging.Logger:
 
 def masked(headers: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Return headers fit to be shown: the values of those that carry credentials are hidden."""
-    return {name: "***" if _is_secret(name.lower()) else value for name, value in headers}
+    return {name: "***" if _is_secret(str(name).lower()) else value for name, value in headers}
 
 
 def _is_secret(name: str) -> bool:
