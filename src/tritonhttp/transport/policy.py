@@ -9,7 +9,6 @@ from ..errors import InvalidRequest
 
 __all__ = ["Timeouts", "check_seconds", "earliest", "may_resend", "step_timeout"]
 
-
 #: More seconds than this are no limit: poll counts milliseconds in 31 bits, and refuses infinity.
 _FOREVER = 1e6
 
@@ -32,6 +31,9 @@ class Timeouts:
     def __post_init__(self) -> None:
         check_seconds(self.connection, "connection_timeout")
         check_seconds(self.network, "network_timeout")
+        for name in ("connection", "network"):
+            if (getattr(self, name) or 0.0) > _FOREVER:
+                object.__setattr__(self, name, None)
 
 
 def check_seconds(value: float | None, name: str) -> None:
