@@ -67,8 +67,9 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        # Nothing may lie in asyncio's own buffer while a slice is written.
-        self._transport.set_write_buffer_limits(high=0)
+        # Nothing may lie in asyncio's own buffer while a slice is written. Its TLS pauses at the limit, plain
+        # sockets above it: with 0 a TLS connection would stay paused with an empty buffer.
+        self._transport.set_write_buffer_limits(high=1 if self._encrypted else 0)
 
     def get_buffer(self, sizehint: int) -> memoryview | bytearray:
         return self.reader.get_buffer() if self._answer is not None else self._idle
