@@ -20,6 +20,7 @@ REFERENCE = json.loads(Path(__file__).with_name("reference_api.json").read_text(
 #: Module of the reference -> the same here. A module that comes to exist is one more line.
 HERE = {
     "http": "tritonhttp",
+    "http.auth": "tritonhttp.auth",
     "utils": "tritonhttp.utils",
 }
 
