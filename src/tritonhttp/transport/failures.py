@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from .. import errors
@@ -26,16 +27,20 @@ def closed() -> InferenceServerException:
 def connect_failure(address: Address, failures: Sequence[tuple[SocketAddress, OSError]]) -> ConnectError:
     """No address of the server could be connected to."""
     causes = [failure for _, failure in failures]
-    reasons = "; ".join(
-        f"{tried[0]}: {'timed out' if isinstance(failure, TimeoutError) else failure}"
-        for (_, tried), failure in failures
-    )
+    reasons = "; ".join(f"{tried[0]}: {_reason(failure)}" for (_, tried), failure in failures)
     text = f"cannot connect to {address.host} port {address.port}: {reasons}"
     if all(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return ConnectRefused(text)
     if any(isinstance(cause, TimeoutError) for cause in causes):
         return ConnectTimeout(text, phase="connect")
     return ConnectError(text, phase="connect")
+
+
+def _reason(failure: OSError) -> str:
+    if isinstance(failure, TimeoutError):
+        return "timed out"
+    # asyncio puts words of its own in place of the system's.
+    return f"[Errno {failure.errno}] {os.strerror(failure.errno)}" if failure.errno else str(failure)
 
 
 def tls_failure(address: Address, error: Exception) -> ConnectError:
