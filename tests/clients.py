@@ -1,12 +1,15 @@
 """The kinds of client that one test body runs over, and what the bodies share.
 
 A body uses the blocking client's surface: methods that return their result, from any thread. A kind is a
-callable that takes a URL and constructor arguments by name and returns an object with that surface; the
-asyncio client joins as an adapter that runs each coroutine on an event loop in a thread of its own.
+callable that takes a URL and the blocking client's constructor arguments by name and returns an object with
+that surface. The asyncio client has it through an adapter with an event loop in a thread of its own.
 """
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +17,67 @@ from typing import Any
 import numpy as np
 
 import tritonhttp
+import tritonhttp.aio
+from tritonhttp.transport.address import tls_context
 
-Client = tritonhttp.InferenceServerClient
 
-KINDS: dict[str, Callable[..., Any]] = {"blocking": tritonhttp.InferenceServerClient}
+class OverAsyncio:
+    """The asyncio client with the blocking client's surface."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        verbose: bool = False,
+        concurrency: int = 1,
+        connection_timeout: float | None = 60.0,
+        network_timeout: float | None = 60.0,
+        ssl: bool = False,
+        ssl_options: Any = None,
+        ssl_context_factory: Any = None,
+        insecure: bool = False,
+    ) -> None:
+        context = None
+        if (ssl_options or ssl_context_factory or insecure) and (ssl or url.startswith("https:")):
+            context = tls_context(ssl_options, ssl_context_factory, insecure)
+        limits = [limit for limit in (connection_timeout, network_timeout) if limit is not None]
+        self._client = tritonhttp.aio.InferenceServerClient(
+            url,
+            verbose=verbose,
+            conn_limit=concurrency,
+            conn_timeout=min(limits) if limits else None,
+            ssl=ssl,
+            ssl_context=context,
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+
+        def call(*args: Any, **options: Any) -> Any:
+            return asyncio.run_coroutine_threadsafe(found(*args, **options), self._loop).result(60)
+
+        return call
+
+    def close(self) -> None:
+        if self._loop.is_closed():
+            return
+        try:
+            asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(60)
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
+KINDS: dict[str, Callable[..., Any]] = {
+    "asyncio": OverAsyncio,
+    "blocking": tritonhttp.InferenceServerClient,
+}
 
 
 def tensor(name: str, array: Any, *, binary_data: bool = True, copy: bool = False) -> tritonhttp.InferInput:

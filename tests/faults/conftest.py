@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,6 @@ from .servers import HEALTHY, Server, healthy
 
 @pytest.fixture(autouse=True)
 def _nothing_leaks(open_descriptors: Callable[[], dict[str, str]]) -> Iterator[None]:
-    gc.collect()
     before = open_descriptors()
     yield
     assert open_descriptors() == before

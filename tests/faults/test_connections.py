@@ -64,12 +64,12 @@ def test_a_server_that_does_not_accept(open_client, call, within):
         assert caught.value.phase == "connect"
 
 
-def test_a_server_that_says_nothing(serve, fails, within):
+def test_a_server_that_says_nothing(serve, fails, within, client_kind):
     server = serve(lambda peer: peer.hold())
     with within(0.25, 1.5):
-        error = fails(
-            server, DeadlineExceeded, "timed out.*0.3 s.*no byte of a response", network_timeout=0.3
-        )
+        error = fails(server, DeadlineExceeded, "timed out.*no byte of a response", network_timeout=0.3)
+    # The blocking client's limit is for each step, and named; the asyncio client's for the whole call.
+    assert ("no progress for 0.3 s" in error.message()) is (client_kind == "blocking")
     assert isinstance(error, TimeoutError)
     assert isinstance(error, InferenceServerException)
     assert f"http://{server.url}/v2" in error.message()
@@ -138,7 +138,9 @@ def test_a_server_that_goes_away_while_we_send(serve, open_client):
         peer.reset()
 
     client = open_client(serve(script).url, network_timeout=5)
-    with pytest.raises(ConnectionLost, match=r"/v2/models/healthy/infer.*(?i:reset|broken pipe)") as caught:
+    with pytest.raises(
+        ConnectionLost, match=r"/v2/models/healthy/infer.*(?i:reset|broken pipe|closed)"
+    ) as caught:
         client.infer("healthy", [tensor("INPUT0", LARGE)])
     assert caught.value.phase == "send"
     assert client.get_server_metadata() == HEALTHY

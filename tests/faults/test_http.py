@@ -58,6 +58,7 @@ def test_odd_answers_are_understood_byte_by_byte(serve, open_client, call, recov
     assert server.connections == 1
 
 
+@pytest.mark.parametrize("client_kind", ["blocking"])  # whose limit is for each step
 def test_a_server_that_trickles_makes_progress(serve, open_client, call, recovers):
     data = answer(HEALTHY)
     server = serve(trickles(data, pause=0.05, step=6))
