@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tritonhttp import InferResult
 from tritonhttp.errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
 from tritonhttp.wire.inference import (
     RESERVED_PARAMETERS,
@@ -111,7 +112,7 @@ def output(datatype: Any, shape: Any, size: Any = None, name: str = "y", **more:
 
 
 def tensor(body: Any, head: int | None, name: str = "y") -> Any:
-    return decode_response(body, head).layout.tensor(name, body)
+    return InferResult.from_response_body(body, header_length=head).as_numpy(name)
 
 
 ARRAYS = [
@@ -254,17 +255,20 @@ def test_a_small_tensor_does_not_keep_a_large_body_alive() -> None:
     assert small.tolist() == [1]
 
 
-def test_responses_with_the_same_head_do_not_share_data() -> None:
-    first, head = response(output("INT32", [2], 8), tail=struct.pack("<2i", 1, 2))
-    second, _ = response(output("INT32", [2], 8), tail=struct.pack("<2i", 3, 4))
-    one, two = decode_response(first, head), decode_response(second, head)
-    assert one.layout.tensor("y", first).tolist() == [1, 2]
-    assert two.layout.tensor("y", second).tolist() == [3, 4]
-    one.json["outputs"][0]["shape"] = "changed by a caller"
-    one.json["outputs"].clear()
-    assert two.json["outputs"][0]["shape"] == [2]
-    assert decode_response(second, head).json["outputs"] == [output("INT32", [2], 8)]
-    assert decode_response(second, head).layout.tensor("y", second).tolist() == [3, 4]
+@pytest.mark.parametrize("padding", [0, 10_000])
+def test_responses_with_the_same_head_do_not_share_data(padding: int) -> None:
+    described = output("INT32", [2], 8, padding="p" * padding)
+    first, head = response(described, tail=struct.pack("<2i", 1, 2))
+    second, _ = response(described, tail=struct.pack("<2i", 3, 4))
+    one, two = (InferResult.from_response_body(body, header_length=head) for body in (first, second))
+    assert one.as_numpy("y").tolist() == [1, 2]
+    one.get_response()["outputs"][0]["shape"] = "changed by a caller"
+    one.get_response()["outputs"].clear()
+    assert two.get_response()["outputs"] == [described]
+    assert two.as_numpy("y").tolist() == [3, 4]
+    again = InferResult.from_response_body(second, header_length=head)
+    assert again.get_response()["outputs"] == [described]
+    assert again.as_numpy("y").tolist() == [3, 4]
 
 
 def test_json_data_with_the_same_head_do_not_share_memory() -> None:
@@ -286,15 +290,16 @@ def test_the_json_is_told_as_it_came(padding: int) -> None:
     body, head = response(
         output("INT32", [2], 8), tail=bytes(8), id="7", parameters={"pad": " " * padding, "nan": None}
     )
-    answer = decode_response(body, head)
-    assert answer.json == json.loads(body[:head])
-    assert answer.json is answer.json
+    for _ in range(2):
+        result = InferResult.from_response_body(body, header_length=head)
+        assert result.get_response() == json.loads(body[:head])
+        assert result.get_response() is result.get_response()
 
 
 def test_a_response_without_outputs() -> None:
     for head in (b'{"model_name":"m"}', b'{"model_name":"m","outputs":null}', b'{"outputs":[]}'):
-        assert decode_response(head, None).layout.outputs == {}
-        assert decode_response(head, len(head)).layout.tensor("y", head) is None
+        assert tensor(head, None) is None
+        assert tensor(head, len(head)) is None
 
 
 def test_fields_of_other_servers_are_let_through() -> None:
