@@ -18,7 +18,7 @@ from .operations import Operation
 from .plugins import InferenceServerClientPlugin, Request
 from .tensors import InferInput, InferRequestedOutput, InferResult
 from .transport.address import Address
-from .wire.http1 import Buffer, Response, encode_head, header_line
+from .wire.http1 import COALESCE, Buffer, Response, encode_head, header_line
 
 __all__ = ["ClientBase", "positive", "renew_after_fork"]
 
@@ -184,7 +184,8 @@ class ClientBase:
     # -- from an operation to what a transport sends --
 
     def _decode_infer(self, response: Response) -> InferResult:
-        operations.check(response)
+        if response.status_code != 200:
+            operations.check(response)
         return InferResult(response, self._verbose)
 
     def _replaced(
@@ -239,6 +240,8 @@ class ClientBase:
                 target = f"{self._address.base_path}/{operation.path}"
                 lines = self._lines(self._merge_headers(operation, None), length)
                 known = self._heads[form] = target, encode_head(method, target, lines, length)
+            if length <= COALESCE:
+                return known[0], [b"".join((known[1], *body))]
             return known[0], [known[1], *body]
         target = f"{self._address.base_path}/{operation.path}"
         if query_params:

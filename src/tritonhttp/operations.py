@@ -229,13 +229,13 @@ def infer_body(
     form: list[Any] = []
     try:
         for tensor in inputs:
-            buffer = tensor._buffer(snapshot)
+            buffer, part = tensor._part(snapshot)
             buffers.append(buffer)
-            form.append(tensor._form(buffer))
+            form.append(part)
         if outputs:
             form.append("outputs")
             for output in outputs:
-                form.append(output._form())
+                form.append(output._form if output._region is None else None)
     except (AttributeError, TypeError):
         _refuse_others(inputs, outputs)
         raise

@@ -41,7 +41,7 @@ class InferInput:
 
     def __init__(self, name: str, shape: Sequence[int], datatype: str) -> None:
         self._name = name
-        self._shape = _as_list(shape)
+        self._shape = [*shape] if type(shape) is list else _as_list(shape)
         self._datatype = datatype
         # Where the data are, at most one of: a numeric array or encoded BYTES; JSON; a region's parameters.
         self._binary: npt.NDArray[Any] | bytes | bytearray | None = None
@@ -152,23 +152,26 @@ class InferInput:
                 ) from error
         return jsonio.dumps(texts)
 
-    def _buffer(self, snapshot: bool = False) -> Buffer | None:
-        """Return the binary data as they go out, or None; with `snapshot` nothing of it is the caller's memory."""
+    def _part(self, snapshot: bool = False) -> tuple[Buffer | None, tuple[Any, ...] | None]:
+        """Return the binary data as they go out, and all that their JSON object depends on; None for each without.
+
+        With `snapshot` nothing of the data is the caller's memory.
+        """
         data = self._binary
         if not isinstance(data, np.ndarray):
-            return data
-        if (snapshot or data.nbytes <= COALESCE) and data.dtype.isnative and sys.byteorder == "little":
-            return data.tobytes()  # a small tensor leaves in one piece with the head anyway
-        array = dtypes.as_little_endian(data)
-        try:
-            return array.data.cast("B")
-        except (BufferError, TypeError, ValueError):
-            # Zero-size arrays, and bfloat16, which the buffer protocol has no letter for.
-            return array.reshape(-1).view(np.uint8).data
-
-    def _form(self, buffer: Buffer | None) -> tuple[Any, ...] | None:
-        """Return all that the JSON object depends on, where it is likely to come again; or None."""
-        return None if buffer is None else (self._name, self._datatype, *self._shape, len(buffer))
+            buffer: Buffer | None = data
+        elif (snapshot or data.nbytes <= COALESCE) and data.dtype.isnative and sys.byteorder == "little":
+            buffer = data.tobytes()  # a small tensor leaves in one piece with the head anyway
+        else:
+            array = dtypes.as_little_endian(data)
+            try:
+                buffer = array.data.cast("B")
+            except (BufferError, TypeError, ValueError):
+                # Zero-size arrays, and bfloat16, which the buffer protocol has no letter for.
+                buffer = array.reshape(-1).view(np.uint8).data
+        if buffer is None:
+            return None, None
+        return buffer, (self._name, self._datatype, *self._shape, len(buffer))
 
     def _descriptor(self, buffer: Buffer | None) -> dict[str, Any]:
         """Return the input's JSON object, ready for orjson."""
@@ -183,12 +186,12 @@ class InferInput:
 
     def _get_binary_data(self) -> bytes | None:
         """Return the raw binary data, or None where the input has none."""
-        buffer = self._buffer()
+        buffer, _ = self._part()
         return None if buffer is None else bytes(buffer)
 
     def _get_tensor(self) -> dict[str, Any]:
         """Return the input's JSON object as a dict of plain values."""
-        tensor = self._descriptor(self._buffer())
+        tensor = self._descriptor(self._part()[0])
         if "data" in tensor:
             tensor["data"] = jsonio.loads(self._json or b"", "the input's own data")
         return tensor
@@ -223,6 +226,8 @@ class InferRequestedOutput:
         self._binary = binary_data
         self._class_count = class_count
         self._region: dict[str, Any] | None = None
+        #: All that the JSON object depends on, while it is returned in the response.
+        self._form = (name, binary_data, class_count)
 
     def name(self) -> str:
         """Return the output's name."""
@@ -252,10 +257,6 @@ class InferRequestedOutput:
     def unset_shared_memory(self) -> None:
         """Return the output in the response again."""
         self._region = None
-
-    def _form(self) -> tuple[Any, ...] | None:
-        """Return all that the JSON object depends on, or None where it is placed in a region."""
-        return (self._name, self._binary, self._class_count) if self._region is None else None
 
     def _get_tensor(self) -> dict[str, Any]:
         """Return the output's JSON object as a dict."""
@@ -300,11 +301,16 @@ class InferResult:
         if encoding:
             body = compression.decompress(body, str(encoding))
         self._body = body
-        self._head_size = None if length is None else _header_length(length)
-        self._answer = inference.decode_response(body, self._head_size)
+        try:
+            self._head_size = None if length is None else int(length)
+        except (TypeError, ValueError):
+            raise ProtocolError(
+                f"Inference-Header-Content-Length: expected a number, got {length!r}"
+            ) from None
+        self._layout, self._json = inference.decode_response(body, self._head_size)
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         if verbose:
-            verbose_logger().debug("%s", self._answer.json)
+            verbose_logger().debug("%s", self.get_response())
 
     @classmethod
     def from_response_body(
@@ -347,14 +353,14 @@ class InferResult:
         """
         array = self._arrays.get(name)
         if array is None:
-            array = self._answer.layout.tensor(name, self._body)
+            array = self._layout.tensor(name, self._body)
             if array is not None:
                 self._arrays[name] = array
         return array
 
     def get_output(self, name: str) -> dict[str, Any] | None:
         """Return an output's JSON object, or None where there is none of that name."""
-        for output in self._answer.json.get("outputs") or ():
+        for output in self.get_response().get("outputs") or ():
             if output["name"] == name:
                 found: dict[str, Any] = output
                 return found
@@ -362,19 +368,22 @@ class InferResult:
 
     def get_response(self) -> dict[str, Any]:
         """Return the response's JSON as a dict."""
-        return self._answer.json
+        if self._json is None:
+            head = bytes(self._body[: self._head_size])
+            self._json = jsonio.loads(head, "the response of infer")
+        return self._json
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_body": bytes(self._body), "_head_size": self._head_size}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _arrays={})
-        self._answer = inference.decode_response(self._body, self._head_size)
+        self._layout, self._json = inference.decode_response(self._body, self._head_size)
 
     def __repr__(self) -> str:
-        outputs = self._answer.json.get("outputs") or ()
+        outputs = self.get_response().get("outputs") or ()
         shown = ", ".join(f"{each['name']}: {each.get('datatype')} {each.get('shape')}" for each in outputs)
-        return f"<InferResult of {self._answer.json.get('model_name', '?')!r}: {shown}>"
+        return f"<InferResult of {self.get_response().get('model_name', '?')!r}: {shown}>"
 
 
 def _as_list(shape: Sequence[int]) -> list[int]:
@@ -389,10 +398,3 @@ def _region(name: str, byte_size: int, offset: int) -> dict[str, Any]:
     if offset:
         region["shared_memory_offset"] = offset
     return region
-
-
-def _header_length(value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise ProtocolError(f"Inference-Header-Content-Length: expected a number, got {value!r}") from None

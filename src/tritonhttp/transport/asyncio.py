@@ -26,7 +26,7 @@ from ..wire.http1 import Buffer, Response, ResponseReader, coalesce
 from .address import Address, SocketAddress, literal, look_up
 from .failures import closed, connect_failure, located, tls_failure
 from .policy import may_resend
-from .pool import OPEN, WAIT, Pool, Signal
+from .pool import CLOSED, OPEN, WAIT, Pool, Signal
 
 if TYPE_CHECKING:
     import ssl
@@ -310,7 +310,8 @@ class AsyncioTransport:
         ProtocolError
             When what came is no HTTP.
         """
-        buffers = coalesce(buffers)
+        if len(buffers) > 1:
+            buffers = coalesce(buffers)
         fresh = False
         try:
             while True:
@@ -390,12 +391,12 @@ class AsyncioTransport:
 
     async def _check_out(self, deadline: float | None, fresh: bool) -> tuple[_Connection, bool]:
         """Return a connection, and whether it carried a request before."""
-        if self._closed:
-            raise closed()
         loop = self._enter_loop()
         place = self._pool.take()
         if place is WAIT:
             place = await self._wait(loop, deadline)
+        if place is CLOSED:
+            raise closed()
         if isinstance(place, _Connection):
             if not fresh and not place.stale:
                 return place, True

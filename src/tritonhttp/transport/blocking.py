@@ -14,8 +14,8 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import (
     ConnectionLost,
@@ -28,7 +28,7 @@ from ..wire.http1 import Buffer, Response, ResponseReader, coalesce
 from .address import Address, SocketAddress, resolve
 from .failures import closed, connect_failure, located, tls_failure
 from .policy import Timeouts, earliest, may_resend, step_timeout
-from .pool import OPEN, WAIT, Pool, Signal
+from .pool import CLOSED, OPEN, WAIT, Pool, Signal
 
 if TYPE_CHECKING:
     import ssl
@@ -49,7 +49,7 @@ _TIMEVAL = struct.Struct("ll")
 class _Connection:
     """One socket, and the reader of its responses."""
 
-    __slots__ = ("_armed", "_kernel_waits", "_poller", "_vectored", "handed_over", "reader", "sock")
+    __slots__ = ("_armed", "_kernel_waits", "_vectored", "handed_over", "is_stale", "reader", "sock")
 
     def __init__(self, sock: socket.socket, encrypted: bool) -> None:
         self.sock = sock
@@ -63,16 +63,14 @@ class _Connection:
         if self._kernel_waits:
             sock.settimeout(None)
         self._armed: float | None = -1.0
-        self._poller = None
+        #: Says of an idle connection, when called with 0, whether it was closed, or something came on it unasked.
+        self.is_stale: Callable[[int], Any]
         if hasattr(select, "poll"):
-            self._poller = select.poll()
-            self._poller.register(sock, select.POLLIN)
-
-    def is_stale(self) -> bool:
-        """Return whether the idle connection was closed, or something came on it that nobody asked for."""
-        if self._poller is not None:
-            return bool(self._poller.poll(0))
-        return bool(select.select([self.sock], [], [], 0)[0])
+            poller = select.poll()
+            poller.register(sock, select.POLLIN)
+            self.is_stale = poller.poll
+        else:
+            self.is_stale = lambda seconds: select.select([sock], [], [], seconds)[0]
 
     def close(self) -> None:
         self.sock.close()
@@ -89,7 +87,13 @@ class _Connection:
         reader.start()
         self.handed_over = False
         try:
-            self._send(buffers, network, deadline)
+            sent = 0
+            if len(buffers) == 1 and self._vectored:
+                if deadline is not None or network != self._armed:
+                    self._arm(network, deadline)
+                sent = self.sock.send(buffers[0])
+            if sent < len(buffers[0]):
+                self._send(buffers, sent, network, deadline)
         except _TIMED_OUT:
             raise DeadlineExceeded(
                 f"timed out while sending: {_limit(network, deadline)}", phase="send"
@@ -122,14 +126,11 @@ class _Connection:
                 self.sock.settimeout(timeout)
             self._armed = timeout
 
-    def _send(self, buffers: Sequence[Buffer], network: float | None, deadline: float | None) -> None:
-        if len(buffers) == 1 and self._vectored:
-            self._arm(network, deadline)
-            sent = self.sock.send(buffers[0])
-            if sent == len(buffers[0]):
-                return
-            buffers = [memoryview(buffers[0])[sent:]]
-        pending = list(buffers)
+    def _send(
+        self, buffers: Sequence[Buffer], sent: int, network: float | None, deadline: float | None
+    ) -> None:
+        """Send what is left of the buffers behind the first `sent` bytes."""
+        pending = [memoryview(buffers[0])[sent:], *buffers[1:]]
         first = 0
         while first < len(pending):
             self._arm(network, deadline)
@@ -150,7 +151,8 @@ class _Connection:
         receive = self.sock.recv_into
         try:
             while True:
-                self._arm(network, deadline)
+                if deadline is not None or network != self._armed:
+                    self._arm(network, deadline)
                 count = receive(reader.get_buffer())
                 if count:
                     if reader.received(count):
@@ -256,12 +258,17 @@ class BlockingTransport:
         ProtocolError
             When what came is no HTTP.
         """
-        buffers = coalesce(buffers)
+        if len(buffers) > 1:
+            buffers = coalesce(buffers)
         fresh = False
-        connection: _Connection | None = None
         try:
             while True:
-                connection, reused = self._check_out(deadline, fresh)
+                with self._lock:
+                    place = self._pool.take()
+                if place is WAIT:
+                    place = self._wait(deadline)
+                reused = type(place) is _Connection and not fresh and not place.is_stale(0)
+                connection = cast("_Connection", place) if reused else self._renew(place, deadline)
                 try:
                     response = connection.exchange(buffers, self._timeouts.network, deadline)
                 except BaseException as error:
@@ -292,30 +299,26 @@ class BlockingTransport:
 
     # -- the pool's decisions, carried out --
 
-    def _check_out(self, deadline: float | None, fresh: bool) -> tuple[_Connection, bool]:
-        """Return a connection, and whether it carried a request before."""
-        waiter = None
-        with self._lock:
-            if self._pool.closed:
-                raise closed()
-            place = self._pool.take()
-            if place is WAIT:
-                waiter = _Waiter()
-                self._pool.wait(waiter)
-        if waiter is not None:
-            place = self._wait(waiter, deadline)
+    def _renew(self, place: _Connection | Signal, deadline: float | None) -> _Connection:
+        """Return a new connection for a place that has none, or one of no more use."""
+        if place is CLOSED:
+            raise closed()
         if isinstance(place, _Connection):
-            if not fresh and not place.is_stale():
-                return place, True
             self._forget(place)
         try:
-            connection = self._open(deadline)
+            return self._open(deadline)
         except BaseException:
             self._check_in(None, reusable=False)
             raise
-        return connection, False
 
-    def _wait(self, waiter: _Waiter, deadline: float | None) -> _Connection | Signal:
+    def _wait(self, deadline: float | None) -> _Connection | Signal:
+        """Return a place, after waiting in line for one if that is still needed."""
+        waiter = _Waiter()
+        with self._lock:
+            place = self._pool.take()
+            if place is not WAIT:
+                return place
+            self._pool.wait(waiter)
         try:
             woken = waiter.woken.wait(step_timeout(None, deadline, time.monotonic()))
         except BaseException:
@@ -328,9 +331,7 @@ class BlockingTransport:
                 f"timed out while waiting for one of {self._limit} connections", phase="wait for a connection"
             )
         waiter.woken.wait()
-        if waiter.grant is None:
-            raise closed()
-        return waiter.grant
+        return CLOSED if waiter.grant is None else waiter.grant
 
     def _stop_waiting(self, waiter: _Waiter) -> bool:
         """Leave the line; False where the waiter got its place after all, or the client was closed."""

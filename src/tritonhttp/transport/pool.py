@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Generic, TypeVar
 
-__all__ = ["OPEN", "WAIT", "Pool", "Signal"]
+__all__ = ["CLOSED", "OPEN", "WAIT", "Pool", "Signal"]
 
 C = TypeVar("C")
 W = TypeVar("W")
@@ -27,6 +27,7 @@ class Signal:
 
 OPEN = Signal("OPEN")
 WAIT = Signal("WAIT")
+CLOSED = Signal("CLOSED")
 
 
 class Pool(Generic[C, W]):
@@ -48,9 +49,11 @@ class Pool(Generic[C, W]):
         self._waiters: deque[W] = deque()
 
     def take(self) -> C | Signal:
-        """Take a place: an idle connection, OPEN for a new one, or WAIT where all are in use."""
+        """Take a place: an idle connection, OPEN for a new one, WAIT where all are in use; or CLOSED."""
         if self.idle:
             return self.idle.pop()
+        if self.closed:
+            return CLOSED
         if self.taken < self.limit:
             self.taken += 1
             return OPEN

@@ -325,12 +325,13 @@ class ResponseReader:
     """
 
     __slots__ = (
+        "_blank",
         "_body",
         "_filled",
         "_got",
         "_head",
         "_interim",
-        "_last_bytes",
+        "_last",
         "_last_head",
         "_parser",
         "_scratch",
@@ -345,24 +346,28 @@ class ResponseReader:
         self.max_body = max_body
         self._scratch = bytearray(MAX_HEAD)
         self._view = memoryview(self._scratch)
-        # The head of the response before this one, which is likely to come again.
-        self._last_bytes = b""
+        # The head of a plain response before this one, which is likely to come again; empty: none yet.
+        self._last = b""
         self._last_head = _NO_HEAD
+        self._blank = False
         self.response: Response | None = None
         self.reusable = True
         self.start()
 
     def start(self) -> None:
         """Expect a new response."""
+        self.response = None
+        #: Whether anything of the answer has arrived.
+        self.started = False
+        if self._blank:
+            return
+        self._blank = True
         self._filled = 0
         self._head: ResponseHead | None = None
         self._interim = 0
         self._parser: _HeadParser | None = None
         self._body: memoryview | None = None
         self._got = 0
-        self.response = None
-        #: Whether anything of the answer has arrived.
-        self.started = False
 
     def get_buffer(self) -> memoryview:
         """Return where to receive next."""
@@ -379,6 +384,14 @@ class ResponseReader:
             Where they are not HTTP, or pass a limit.
         """
         self.started = True
+        if self._blank:
+            head = self._last_head
+            end = len(self._last)
+            if end and count == end + (head.content_length or 0) and self._scratch.startswith(self._last):
+                # All of a response at once, with the head of the one before: the reader stays as it is.
+                self.response = Response(head.status, head.headers, bytes(self._view[end:count]), head.reason)
+                return True
+            self._blank = False
         if self._body is not None:
             self._got += count
             if self._got < len(self._body):
@@ -412,16 +425,12 @@ class ResponseReader:
         searched = max(0, self._filled - 3)
         self._filled += count
         while True:
-            end = len(self._last_bytes)
-            if end and self._filled >= end and self._scratch.startswith(self._last_bytes):
-                head = self._last_head
-            else:
-                end = self._scratch.find(b"\r\n\r\n", searched, self._filled)
-                if end < 0:
-                    return self._incomplete_head()
-                end += 4
-                self._last_bytes = bytes(self._view[:end])
-                self._last_head = head = parse_head(self._last_bytes)
+            end = self._scratch.find(b"\r\n\r\n", searched, self._filled)
+            if end < 0:
+                return self._incomplete_head()
+            end += 4
+            raw = bytes(self._view[:end])
+            head = parse_head(raw)
             if head.status >= 200:
                 break
             # An interim response (RFC 9110, 15.2): what follows is the answer itself, or another of them.
@@ -438,6 +447,8 @@ class ResponseReader:
         have = self._filled - end
         if length is not None:
             self._check_size(length)
+            if head.keep_alive:
+                self._last, self._last_head = raw, head
             if have >= length:
                 if have > length:
                     # Bytes that nobody asked for: whatever they are, they are not the next answer.

@@ -22,7 +22,6 @@ from . import bytes_tensor, dtypes, jsonio
 __all__ = [
     "RESERVED_PARAMETERS",
     "RESERVED_PREFIX",
-    "Answer",
     "Layout",
     "decode_response",
     "encode_request",
@@ -181,30 +180,12 @@ def _bytes_tensor(output: Mapping[str, Any], data: memoryview) -> npt.NDArray[An
     return _reshape(elements, shape, output["name"])
 
 
-class Answer:
-    """A decoded inference response: its layout, and its JSON for those who ask for it."""
-
-    __slots__ = ("_head", "_json", "layout")
-
-    def __init__(self, layout: Layout, head: bytes, json: dict[str, Any] | None) -> None:
-        self.layout = layout
-        self._head = head
-        self._json = json
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The response's JSON object; the caller's own."""
-        if self._json is None:
-            self._json = jsonio.loads(self._head, "the response of infer")
-        return self._json
-
-
 _layouts: dict[bytes, Layout] = {}
 _MAX_LAYOUTS = 256
 _MAX_SHARED_HEAD = 1 << 12
 
 
-def decode_response(body: Buffer, header_length: int | None) -> Answer:
+def decode_response(body: Buffer, header_length: int | None) -> tuple[Layout, dict[str, Any] | None]:
     """Decode the head of an inference response.
 
     Parameters
@@ -213,6 +194,12 @@ def decode_response(body: Buffer, header_length: int | None) -> Answer:
         The whole body, no longer compressed.
     header_length : int or None
         The head's size in bytes; None where the whole body is JSON.
+
+    Returns
+    -------
+    layout : Layout
+    answer : dict or None
+        The JSON object, for the caller to keep; None where it was parsed before, for another response.
 
     Raises
     ------
@@ -228,10 +215,10 @@ def decode_response(body: Buffer, header_length: int | None) -> Answer:
         raise ProtocolError(
             f"Inference-Header-Content-Length is {header_length}, the response's body has {size} bytes"
         )
+    answer = None
     if header_length > _MAX_SHARED_HEAD:
         answer = _loads(body if header_length == size else memoryview(body)[:header_length])
         layout = Layout(answer, header_length)
-        decoded = Answer(layout, b"", answer)
     else:
         head = bytes(body[:header_length])
         found = _layouts.get(head)
@@ -241,12 +228,11 @@ def decode_response(body: Buffer, header_length: int | None) -> Answer:
                 _layouts.clear()
             _layouts[head] = found
         layout = found
-        decoded = Answer(layout, head, None)
     if layout.size != size:
         raise ProtocolError(
             f"the response's body has {size} bytes, its head and binary tensors take {layout.size}"
         )
-    return decoded
+    return layout, answer
 
 
 def _loads(head: Buffer) -> dict[str, Any]:
