@@ -1,7 +1,6 @@
 """Fixtures of the tests of what only the blocking client has: threads, async_infer, forks, overridden requests."""
 
 import contextlib
-import functools
 
 import pytest
 
@@ -21,8 +20,3 @@ def make_client(triton_server):
 @pytest.fixture
 def client(make_client):
     return make_client()
-
-
-@pytest.fixture
-def make_subclass_client(make_client):
-    return functools.partial(make_client)
