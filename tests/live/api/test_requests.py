@@ -105,7 +105,7 @@ def test_a_secret_in_a_refused_header_stays_out_of_the_message(client):
     assert "Authorization" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["a/b", "a b", "ü", "a?b=c", "a#b", "%2F", "..", "a:b;c,d", "a\\b"])
+@pytest.mark.parametrize("name", ["a/b", "a b", "ü", "a?b=c", "a#b", "%2F", "...", "a:b;c,d", "a\\b"])
 @pytest.mark.parametrize("version", ["", "1/2", "?"])
 def test_names_and_versions_are_percent_encoded(watched, gateway, name, version):
     assert watched.is_model_ready(name, version) is False
@@ -119,7 +119,7 @@ def test_names_and_versions_are_percent_encoded(watched, gateway, name, version)
 
 
 def test_a_name_that_is_none_is_refused(client):
-    for name in ("", None, 7):
+    for name in ("", ".", "..", None, 7):
         with pytest.raises(tritonhttp.InvalidRequest, match="name"):
             client.get_model_metadata(name)
 
