@@ -158,7 +158,7 @@ class ClientBase:
         json_size : int or None
             The value for Inference-Header-Content-Length; None where the body is JSON alone.
         """
-        body, binary = operations.infer_body(
+        body, headers = operations.infer_body(
             inputs,
             outputs,
             request_id,
@@ -169,7 +169,7 @@ class ClientBase:
             timeout,
             parameters,
         )
-        return b"".join(body), len(body[0]) if binary else None
+        return b"".join(body), len(body[0]) if headers else None
 
     @staticmethod
     def parse_response_body(
@@ -219,40 +219,50 @@ class ClientBase:
             headers["Content-Type"] = operation.content_type
         return headers
 
-    def _request(self, operation: Operation[Any], headers: Mapping[str, Any] | None) -> Request | None:
-        """Return what the plugin may see and change of a call, or None where nobody looks."""
-        if headers or self._customized or self._plugin is not None or self._log.isEnabledFor(_DEBUG):
-            return Request(self._merge_headers(operation, headers))
-        return None
+    def _is_watched(self) -> bool:
+        """Return whether anybody wants to see, change or carry out this client's requests."""
+        kind, own = type(self), self._originals
+        return (
+            self._plugin is not None
+            or self._customized
+            or kind._post is not own["_post"]  # type: ignore[attr-defined]
+            or kind._get is not own["_get"]  # type: ignore[attr-defined]
+            or not self._patches.isdisjoint(self.__dict__)
+            or self._log.isEnabledFor(_DEBUG)
+        )
+
+    _patches: ClassVar[frozenset[str]] = frozenset(("_get", "_post"))
+
+    def _encode_plain(self, operation: Operation[Any]) -> tuple[str, list[Buffer]]:
+        """Return the target and the buffers of a request without headers or query of the caller's."""
+        body = operation.body
+        length = sum(map(len, body))
+        form = (operation.method, operation.path, operation.headers, operation.content_type, length)
+        known = self._heads.get(form)
+        if known is None:
+            if len(self._heads) >= _MAX_HEADS:
+                self._heads.clear()
+            target = f"{self._address.base_path}/{operation.path}"
+            lines = self._lines(self._merge_headers(operation, None), length)
+            known = self._heads[form] = target, encode_head(operation.method, target, lines, length)
+        target, head = known
+        return target, [b"".join((head, *body))] if length <= COALESCE else [head, *body]
 
     def _encode(
-        self, operation: Operation[Any], request: Request | None, query_params: Mapping[str, Any] | None
+        self, operation: Operation[Any], headers: Mapping[str, Any], query_params: Mapping[str, Any] | None
     ) -> tuple[str, list[Buffer]]:
-        """Return the request's target, and the buffers to send."""
+        """Return the target and the buffers of a request, its headers as the plugin left them."""
         method, body = operation.method, operation.body
-        length = sum(map(len, body))
-        if request is None and not query_params:
-            form = (method, operation.path, operation.headers, operation.content_type, length)
-            known = self._heads.get(form)
-            if known is None:
-                if len(self._heads) >= _MAX_HEADS:
-                    self._heads.clear()
-                target = f"{self._address.base_path}/{operation.path}"
-                lines = self._lines(self._merge_headers(operation, None), length)
-                known = self._heads[form] = target, encode_head(method, target, lines, length)
-            if length <= COALESCE:
-                return known[0], [b"".join((known[1], *body))]
-            return known[0], [known[1], *body]
         target = f"{self._address.base_path}/{operation.path}"
         if query_params:
             target = f"{target}?{operations.query_string(query_params)}"
-        headers = self._merge_headers(operation, None) if request is None else request.headers
-        if request is not None:
-            self._validate_headers(headers)
-            shown = log.masked(headers.items()) or None
-            size = f"\n<{length} bytes>" if body else ""
-            self._log.debug("%s %s, headers %s%s", method, target, shown, size)
-        return target, [encode_head(method, target, self._lines(headers, length), length), *body]
+        length = sum(map(len, body))
+        self._validate_headers(headers)
+        head = encode_head(method, target, self._lines(headers, length), length)
+        shown = log.masked(headers.items()) or None
+        size = f"\n<{length} bytes>" if body else ""
+        self._log.debug("%s %s, headers %s%s", method, target, shown, size)
+        return target, [head, *body]
 
     def _lines(self, headers: Mapping[str, Any], length: int) -> str:
         """Return the header lines; of names that differ in case only, the last one."""

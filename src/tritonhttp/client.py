@@ -11,6 +11,7 @@ from . import operations
 from .base import ClientBase, positive, renew_after_fork
 from .errors import InferenceServerException, InvalidRequest
 from .operations import Operation
+from .plugins import Request
 from .tensors import InferInput, InferRequestedOutput, InferResult
 from .transport.address import parse_url, tls_context
 from .transport.blocking import BlockingTransport
@@ -597,27 +598,32 @@ class InferenceServerClient(ClientBase):
 
     def _run(self, operation: Operation[T], headers: Headers, query_params: QueryParams) -> T:
         """Carry an operation out: what every public method comes down to."""
-        replaced = self._replaced(operation, headers, query_params)
-        if replaced is not None:
-            return operation.decode(replaced())
-        return operation.decode(self._exchange(operation, headers, query_params))
-
-    def _exchange(self, operation: Operation[Any], headers: Headers, query_params: QueryParams) -> Response:
-        request = self._request(operation, headers)
-        if request is not None:
-            outcome = self._call_plugin(request)
-            if hasattr(outcome, "__await__"):
-                if hasattr(outcome, "close"):
-                    outcome.close()
-                raise InvalidRequest(
-                    "the plugin is a coroutine, which needs tritonhttp.aio: use a plain function here"
-                )
-        target, buffers = self._encode(operation, request, query_params)
+        if headers or query_params or self._is_watched():
+            replaced = self._replaced(operation, headers, query_params)
+            if replaced is not None:
+                return operation.decode(replaced())
+            return operation.decode(self._exchange(operation, headers, query_params))
+        target, buffers = self._encode_plain(operation)
         response = self._transport.exchange(
             operation.method, target, buffers, repeatable=operation.repeatable
         )
-        if request is not None:
-            self._log.debug("%r", response)
+        return operation.decode(response)
+
+    def _exchange(self, operation: Operation[Any], headers: Headers, query_params: QueryParams) -> Response:
+        """Send a request that somebody watches: the plugin, the log."""
+        request = Request(self._merge_headers(operation, headers))
+        outcome = self._call_plugin(request)
+        if hasattr(outcome, "__await__"):
+            if hasattr(outcome, "close"):
+                outcome.close()
+            raise InvalidRequest(
+                "the plugin is a coroutine, which needs tritonhttp.aio: use a plain function here"
+            )
+        target, buffers = self._encode(operation, request.headers, query_params)
+        response = self._transport.exchange(
+            operation.method, target, buffers, repeatable=operation.repeatable
+        )
+        self._log.debug("%r", response)
         return response
 
 

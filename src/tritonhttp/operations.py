@@ -7,7 +7,7 @@ repository, configuration, statistics, tracing, logging, shared memory and binar
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
+
+Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)  # never changed; but freezing it would cost five times what making it costs
@@ -50,7 +52,7 @@ class Operation(Generic[T]):
     path: str
     decode: Callable[[Response], T]
     body: tuple[Buffer, ...] = ()
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Headers = ()
     content_type: str | None = None
     repeatable: bool = False
 
@@ -185,7 +187,7 @@ def infer(
 ) -> Operation[InferResult]:
     """Return the inference's operation; with `snapshot` its body holds none of the caller's memory."""
     path = f"{_model(model_name, model_version)}/infer"
-    body, binary = infer_body(
+    body, headers = infer_body(
         inputs,
         outputs,
         request_id,
@@ -197,9 +199,7 @@ def infer(
         parameters,
         snapshot,
     )
-    headers: tuple[tuple[str, str], ...] = ()
-    if binary:
-        headers = (("Inference-Header-Content-Length", str(len(body[0]))),)
+    content_type = BINARY if headers else JSON
     if request_compression_algorithm:
         body = compression.compress(body, request_compression_algorithm)
         headers = (*headers, ("Content-Encoding", request_compression_algorithm))
@@ -210,7 +210,7 @@ def infer(
                 " expected 'gzip', 'deflate' or None"
             )
         headers = (*headers, ("Accept-Encoding", response_compression_algorithm))
-    return Operation("POST", path, decode, body, headers, BINARY if binary else JSON)
+    return Operation("POST", path, decode, body, headers, content_type)
 
 
 def infer_body(
@@ -224,39 +224,36 @@ def infer_body(
     timeout: int | None,
     parameters: Mapping[str, Any] | None,
     snapshot: bool = False,
-) -> tuple[tuple[Buffer, ...], bool]:
-    """Return an inference's body, the JSON head first, and whether binary tensors follow the head."""
-    buffers: list[Buffer | None] = []
+) -> tuple[tuple[Buffer, ...], Headers]:
+    """Return an inference's body, its JSON head first, and the header that says where the head ends.
+
+    Where no binary tensors follow the head there is no such header.
+    """
+    body: list[Buffer] = [b""]
     form: list[Any] = []
+    common = not (request_id or sequence_id or priority or timeout is not None or parameters)
     try:
         for tensor in inputs:
             buffer, part = tensor._part(snapshot)
-            buffers.append(buffer)
-            form.append(part)
+            if buffer is None:
+                common = False
+            else:
+                body.append(buffer)
+                form.append(part)
         if outputs:
-            form.append("outputs")
+            form.append(None)
             for output in outputs:
-                form.append(output._form if output._region is None else None)
+                form.append(output._form)
+                if output._region is not None:
+                    common = False
     except (AttributeError, TypeError):
         _refuse_others(inputs, outputs)
         raise
-    binary = [buffer for buffer in buffers if buffer is not None]
-    if request_id or sequence_id or priority or timeout is not None or parameters or None in form:
-        head = None
-        key = None
-    else:
-        key = tuple(form)
-        head = _heads.get(key)
-    if head is None:
-        descriptors = [tensor._descriptor(buffer) for tensor, buffer in zip(inputs, buffers, strict=True)]
-        for descriptor in descriptors:
-            if len(descriptor) == 3:
-                raise InvalidRequest(
-                    f"input {descriptor['name']!r} has no data:"
-                    " call set_data_from_numpy() or set_shared_memory() first"
-                )
+    key = tuple(form)
+    known = _heads.get(key) if common else None
+    if known is None:
         head = inference.encode_request(
-            descriptors,
+            _descriptors(inputs),
             [output._get_tensor() for output in outputs] if outputs else None,
             request_id,
             sequence_id,
@@ -266,16 +263,30 @@ def infer_body(
             timeout,
             parameters,
         )
-        if key is not None:
+        binary = len(body) > 1
+        known = head, ((("Inference-Header-Content-Length", str(len(head))),) if binary else ())
+        if common:
             if len(_heads) >= _MAX_HEADS:
                 _heads.clear()
-            _heads[key] = head
-    return (head, *binary), bool(binary)
+            _heads[key] = known
+    body[0] = known[0]
+    return tuple(body), known[1]
 
 
-#: JSON heads of inferences by their form: a program sends the same few again and again.
-_heads: dict[tuple[Any, ...], bytes] = {}
+#: Heads of inferences by their form: a program sends the same few again and again.
+_heads: dict[tuple[Any, ...], tuple[bytes, Headers]] = {}
 _MAX_HEADS = 256
+
+
+def _descriptors(inputs: Sequence[InferInput]) -> list[dict[str, Any]]:
+    descriptors = [tensor._descriptor() for tensor in inputs]
+    for descriptor in descriptors:
+        if len(descriptor) == 3:
+            raise InvalidRequest(
+                f"input {descriptor['name']!r} has no data:"
+                " call set_data_from_numpy() or set_shared_memory() first"
+            )
+    return descriptors
 
 
 def _refuse_others(inputs: Any, outputs: Any) -> None:
@@ -284,7 +295,7 @@ def _refuse_others(inputs: Any, outputs: Any) -> None:
         (inputs, "inputs", InferInput),
         (outputs or (), "outputs", InferRequestedOutput),
     ):
-        if not isinstance(given, Iterable):
+        if not isinstance(given, Sequence):
             raise InvalidRequest(
                 f"{name} must be a sequence of {wanted.__name__}, got {type(given).__name__}"
             )

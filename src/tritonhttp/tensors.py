@@ -173,11 +173,13 @@ class InferInput:
             return None, None
         return buffer, (self._name, self._datatype, *self._shape, len(buffer))
 
-    def _descriptor(self, buffer: Buffer | None) -> dict[str, Any]:
+    def _descriptor(self) -> dict[str, Any]:
         """Return the input's JSON object, ready for orjson."""
         tensor: dict[str, Any] = {"name": self._name, "shape": self._shape, "datatype": self._datatype}
-        if buffer is not None:
-            tensor["parameters"] = {"binary_data_size": len(buffer)}
+        data = self._binary
+        if data is not None:
+            size = data.nbytes if isinstance(data, np.ndarray) else len(data)
+            tensor["parameters"] = {"binary_data_size": size}
         elif self._region is not None:
             tensor["parameters"] = self._region
         elif self._json is not None:
@@ -191,7 +193,7 @@ class InferInput:
 
     def _get_tensor(self) -> dict[str, Any]:
         """Return the input's JSON object as a dict of plain values."""
-        tensor = self._descriptor(self._part()[0])
+        tensor = self._descriptor()
         if "data" in tensor:
             tensor["data"] = jsonio.loads(self._json or b"", "the input's own data")
         return tensor

@@ -10,6 +10,7 @@ from .. import client, operations
 from ..base import ClientBase, positive, renew_after_fork
 from ..errors import DeadlineExceeded
 from ..operations import Operation
+from ..plugins import Request
 from ..tensors import InferInput, InferRequestedOutput, InferResult
 from ..transport.address import parse_url, tls_context
 from ..transport.asyncio import AsyncioTransport, until
@@ -304,32 +305,40 @@ class InferenceServerClient(ClientBase):
 
     async def _run(self, operation: Operation[T], headers: Headers, query_params: QueryParams) -> T:
         """Carry an operation out: what every public method comes down to."""
-        replaced = self._replaced(operation, headers, query_params)
-        if replaced is not None:
-            return operation.decode(await replaced())
-        return operation.decode(await self._exchange(operation, headers, query_params))
+        if headers or query_params or self._is_watched():
+            replaced = self._replaced(operation, headers, query_params)
+            if replaced is not None:
+                return operation.decode(await replaced())
+            return operation.decode(await self._exchange(operation, headers, query_params))
+        target, buffers = self._encode_plain(operation)
+        response = await self._transport.exchange(
+            operation.method, target, buffers, repeatable=operation.repeatable, deadline=self._deadline()
+        )
+        return operation.decode(response)
 
     async def _exchange(
         self, operation: Operation[Any], headers: Headers, query_params: QueryParams
     ) -> Response:
-        limit = self._conn_timeout
-        deadline = None if limit is None else asyncio.get_running_loop().time() + limit
-        request = self._request(operation, headers)
-        if request is not None:
-            outcome = self._call_plugin(request)
-            if hasattr(outcome, "__await__"):
-                try:
-                    async with until(deadline):
-                        await outcome
-                except TimeoutError:
-                    raise DeadlineExceeded("timed out while waiting for the plugin", phase="plugin") from None
-        target, buffers = self._encode(operation, request, query_params)
+        deadline = self._deadline()
+        request = Request(self._merge_headers(operation, headers))
+        outcome = self._call_plugin(request)
+        if hasattr(outcome, "__await__"):
+            try:
+                async with until(deadline):
+                    await outcome
+            except TimeoutError:
+                raise DeadlineExceeded("timed out while waiting for the plugin", phase="plugin") from None
+        target, buffers = self._encode(operation, request.headers, query_params)
         response = await self._transport.exchange(
             operation.method, target, buffers, repeatable=operation.repeatable, deadline=deadline
         )
-        if request is not None:
-            self._log.debug("%r", response)
+        self._log.debug("%r", response)
         return response
+
+    def _deadline(self) -> float | None:
+        """Return when a call that begins now must end, on the event loop's clock."""
+        limit = self._conn_timeout
+        return None if limit is None else asyncio.get_running_loop().time() + limit
 
 
 InferenceServerClient._originals = {"_get": InferenceServerClient._get, "_post": InferenceServerClient._post}

@@ -166,8 +166,9 @@ class _Connection(asyncio.BufferedProtocol):
                 await self._writable
             finally:
                 self._writable = None
-        if not answer.done() and self._transport is not None:
-            self._transport.write(data)
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and not answer.done():
+            transport.write(data)
 
     def _watch(self, deadline: float | None) -> None:
         """See to it that the exchange ends in time; one timer serves all exchanges of the connection."""
