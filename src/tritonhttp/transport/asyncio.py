@@ -53,7 +53,7 @@ class _Connection(asyncio.BufferedProtocol):
         self.stale = False
         #: Done when the event loop has closed the connection.
         self.gone: asyncio.Future[None] = loop.create_future()
-        self._written = False
+        self._written = self._skipped = False
         self._answer: asyncio.Future[Response] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._paused = False
@@ -142,7 +142,7 @@ class _Connection(asyncio.BufferedProtocol):
         transport = self._transport
         assert transport is not None
         self.reader.start()
-        self._written = False
+        self._written = self._skipped = False
         answer: asyncio.Future[Response] = self._loop.create_future()
         self._answer = answer
         self._watch(deadline)
@@ -154,7 +154,7 @@ class _Connection(asyncio.BufferedProtocol):
                 view = memoryview(buffer)
                 for start in range(0, len(view), _SLICE):
                     await self._write(view[start : start + _SLICE], answer)
-            self._written = True
+            self._written = not self._skipped
             return await answer
         finally:
             self._answer = None
@@ -167,7 +167,9 @@ class _Connection(asyncio.BufferedProtocol):
             finally:
                 self._writable = None
         transport = self._transport
-        if transport is not None and not transport.is_closing() and not answer.done():
+        if transport is None or transport.is_closing() or answer.done():
+            self._skipped = True
+        else:
             transport.write(data)
 
     def _watch(self, deadline: float | None) -> None:
