@@ -1,0 +1,107 @@
+"""Tensors that must be encoded: JSON numbers, and BYTES alone and in whole requests."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from contenders import against_all
+from harness import OURS, REFERENCE, Block, Bound, Builder, Case, Site, one_by_one
+from peers import Task, Tensor
+
+UTILS = {OURS: "tritonhttp.utils", REFERENCE: "tritonclient.utils"}
+SHAPES = {"20": "100k × 20 bytes", "10k": "1k × 10 kB", "ragged": "100k ragged, 0 to 40 bytes"}
+
+
+def floats(number: int) -> list[Tensor]:
+    """Make numbers with all their digits."""
+    return [("INPUT0", "FP32", np.random.default_rng(7).random(number, np.float32))]
+
+
+def byte_strings(kind: str) -> list[Tensor]:
+    """Make the elements of one of SHAPES."""
+    random = np.random.default_rng(11)
+    lengths = {
+        "20": lambda: np.full(100_000, 20),
+        "10k": lambda: np.full(1_000, 10_000),
+        "ragged": lambda: random.integers(0, 41, 100_000),
+    }[kind]()
+    pool, ends = random.bytes(int(lengths.sum())), np.cumsum(lengths).tolist()
+    items = [pool[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True)]
+    values = np.empty(len(items), np.object_)
+    values[:] = items
+    return [("INPUT0", "BYTES", values)]
+
+
+@contextlib.contextmanager
+def encode(utils: str, kind: str, site: Site) -> Iterator[Block]:
+    """Serialize a BYTES tensor."""
+    function: Callable[[np.ndarray], np.ndarray] = importlib.import_module(utils).serialize_byte_tensor
+    [(_, _, values)] = byte_strings(kind)
+    yield one_by_one(lambda: function(values))
+
+
+@contextlib.contextmanager
+def decode(utils: str, kind: str, site: Site) -> Iterator[Block]:
+    """Deserialize a BYTES tensor; the bytes are the reference's own."""
+    [(_, _, values)] = byte_strings(kind)
+    raw = importlib.import_module("tritonclient.utils").serialize_byte_tensor(values).item()
+    function: Callable[[bytes], np.ndarray] = importlib.import_module(utils).deserialize_bytes_tensor
+    if not np.array_equal(function(raw), values):
+        raise RuntimeError(f"{utils} decoded something else")
+    yield one_by_one(lambda: function(raw))
+
+
+def _has_extension() -> bool:
+    try:
+        importlib.import_module("tritonhttp.wire._bytes_tensor")
+    except ImportError:
+        return False
+    return True
+
+
+def _both(build: Callable[..., object], kind: str) -> dict[str, Builder]:
+    return {name: functools.partial(build, utils, kind) for name, utils in UTILS.items()}  # type: ignore[misc]
+
+
+WITH = _has_extension()
+BOUNDS = {encode: 0.08 if WITH else 0.3, decode: 0.15 if WITH else 0.5}
+JSON = Task(model="identity_fp32", make=functools.partial(floats, 100_000), binary=False)
+
+CASES = [
+    *(
+        Case(
+            name=f"json-{server}",
+            title=f"100k floats as JSON, both ways, {where}",
+            server=server,
+            contenders=against_all(JSON),
+            bounds=(Bound(metric="cpu", against=REFERENCE, at_most=0.2),),
+            least=2,
+        )
+        for server, where in (("sink", "sink"), ("triton", "Triton"))
+    ),
+    *(
+        Case(
+            name=f"bytes-{build.__name__}-{kind}",
+            title=f"BYTES {build.__name__}, {title}, {'with' if WITH else 'without'} the extension",
+            contenders=_both(build, kind),
+            bounds=() if kind == "10k" else (Bound(metric="cpu", against=REFERENCE, at_most=BOUNDS[build]),),
+            seconds=0.1,
+            blocks=7,
+        )
+        for kind, title in SHAPES.items()
+        for build in (encode, decode)
+    ),
+    *(
+        Case(
+            name=f"bytes-infer-{kind}",
+            title=f"BYTES infer, {title}, sink",
+            server="sink",
+            contenders=against_all(Task(model="identity_bytes", make=functools.partial(byte_strings, kind))),
+        )
+        for kind, title in SHAPES.items()
+    ),
+]
