@@ -69,7 +69,7 @@ def is_server_ready() -> Operation[bool]:
 
 
 def is_model_ready(model_name: str, model_version: str) -> Operation[bool]:
-    return _get(f"{_model(model_name, model_version)}/ready", _is_ok)
+    return _get(_model(model_name, model_version, "/ready"), _is_ok)
 
 
 def get_server_metadata() -> Operation[dict[str, Any]]:
@@ -81,11 +81,11 @@ def get_model_metadata(model_name: str, model_version: str) -> Operation[dict[st
 
 
 def get_model_config(model_name: str, model_version: str) -> Operation[dict[str, Any]]:
-    return _get(f"{_model(model_name, model_version)}/config", _json)
+    return _get(_model(model_name, model_version, "/config"), _json)
 
 
 def get_inference_statistics(model_name: str, model_version: str) -> Operation[dict[str, Any]]:
-    path = f"{_model(model_name, model_version)}/stats" if model_name else "v2/models/stats"
+    path = _model(model_name, model_version, "/stats") if model_name else "v2/models/stats"
     return _get(path, _json)
 
 
@@ -186,7 +186,7 @@ def infer(
     snapshot: bool = False,
 ) -> Operation[InferResult]:
     """Return the inference's operation; with `snapshot` its body holds none of the caller's memory."""
-    path = f"{_model(model_name, model_version)}/infer"
+    path = _model(model_name, model_version, "/infer")
     body, headers = infer_body(
         inputs,
         outputs,
@@ -402,23 +402,23 @@ def _quoted(name: str) -> str:
         raise InvalidRequest(f"name {name!r} is not valid text: {error}") from error
 
 
-def _model(name: str, version: str) -> str:
-    if not isinstance(version, str):
-        raise InvalidRequest("model version must be a string")
-    if not isinstance(name, str):
-        raise InvalidRequest(f"model name must be a string, got {name!r}")
-    return _model_path(name, version)
+def _model(name: str, version: str, tail: str = "") -> str:
+    try:
+        return _model_path(name, version, tail)
+    except TypeError:  # unhashable, so no str
+        raise InvalidRequest(f"expected a name and a version as str, got {name!r} and {version!r}") from None
 
 
 @lru_cache(maxsize=1024)
-def _model_path(name: str, version: str) -> str:
-    return (
-        f"v2/models/{_quoted(name)}/versions/{_quoted(version)}" if version else f"v2/models/{_quoted(name)}"
-    )
+def _model_path(name: str, version: str, tail: str) -> str:
+    if not isinstance(version, str):
+        raise InvalidRequest("model version must be a string")
+    versions = f"/versions/{_quoted(version)}" if version else ""
+    return f"v2/models/{_quoted(name)}{versions}{tail}"
 
 
 def _trace(model_name: str | None) -> str:
-    return f"{_model(model_name, '')}/trace/setting" if model_name else "v2/trace/setting"
+    return _model(model_name, "", "/trace/setting") if model_name else "v2/trace/setting"
 
 
 def _regions(kind: str, name: str) -> str:

@@ -231,10 +231,10 @@ def test_one_reader_reads_response_after_response() -> None:
     for data, status, body, reusable in SCENARIOS.values():
         if reusable:
             reader.start()
-            assert not reader.started
+            assert reader.blank
             found = read(data, [7], reader=reader)
             assert (found.status, found.body, found.reusable) == (status, body, True)
-            assert reader.started
+            assert not reader.blank
 
 
 def test_headers_are_folded_by_name() -> None:

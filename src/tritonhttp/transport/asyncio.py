@@ -141,7 +141,8 @@ class _Connection(asyncio.BufferedProtocol):
         """
         transport = self._transport
         assert transport is not None
-        self.reader.start()
+        if not self.reader.blank:
+            self.reader.start()
         self._written = self._skipped = False
         answer: asyncio.Future[Response] = self._loop.create_future()
         self._answer = answer
@@ -331,7 +332,7 @@ class AsyncioTransport:
                 try:
                     response = await connection.exchange(buffers, deadline)
                 except BaseException as error:
-                    answered, handed_over = connection.reader.started, connection.handed_over
+                    answered, handed_over = not connection.reader.blank, connection.handed_over
                     self._check_in(connection, reusable=False)
                     if (
                         not isinstance(error, ConnectionLost)

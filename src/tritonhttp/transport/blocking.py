@@ -84,7 +84,8 @@ class _Connection:
             The connection is of no use afterwards.
         """
         reader = self.reader
-        reader.start()
+        if not reader.blank:
+            reader.start()
         self.handed_over = False
         try:
             sent = 0
@@ -153,7 +154,7 @@ class _Connection:
             while True:
                 if deadline is not None or network != self._armed:
                     self._arm(network, deadline)
-                count = receive(reader.get_buffer())
+                count = receive(reader.view if reader.blank else reader.get_buffer())
                 if count:
                     if reader.received(count):
                         break
@@ -264,7 +265,8 @@ class BlockingTransport:
         try:
             while True:
                 with self._lock:
-                    place = self._pool.take()
+                    idle = self._pool.idle
+                    place = idle.pop() if idle else self._pool.take()
                 if place is WAIT:
                     place = self._wait(deadline)
                 reused = type(place) is _Connection and not fresh and not place.is_stale(0)
@@ -272,7 +274,7 @@ class BlockingTransport:
                 try:
                     response = connection.exchange(buffers, self._timeouts.network, deadline)
                 except BaseException as error:
-                    answered, handed_over = connection.reader.started, connection.handed_over
+                    answered, handed_over = not connection.reader.blank, connection.handed_over
                     self._check_in(connection, reusable=False)
                     if (
                         not isinstance(error, ConnectionLost)

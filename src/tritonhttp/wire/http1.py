@@ -313,7 +313,7 @@ def _allocate(head: ResponseHead, length: int) -> memoryview:
 class ResponseReader:
     """Reads one response after the other from one connection.
 
-    A transport calls :meth:`start` when it sends a request, then receives into :meth:`get_buffer` and reports
+    A transport calls :meth:`start` before it sends a request, then receives into :meth:`get_buffer` and reports
     to :meth:`received` until that returns True; then :attr:`response` is there, and :attr:`reusable` says
     whether the connection may carry another request.
 
@@ -324,7 +324,6 @@ class ResponseReader:
     """
 
     __slots__ = (
-        "_blank",
         "_body",
         "_filled",
         "_got",
@@ -334,33 +333,30 @@ class ResponseReader:
         "_last_head",
         "_parser",
         "_scratch",
-        "_view",
+        "blank",
         "max_body",
         "response",
         "reusable",
-        "started",
+        "view",
     )
 
     def __init__(self, max_body: int | None = None) -> None:
         self.max_body = max_body
         self._scratch = bytearray(MAX_HEAD)
-        self._view = memoryview(self._scratch)
+        #: Where a response begins: what :meth:`get_buffer` returns while the reader is blank.
+        self.view = memoryview(self._scratch)
         # The head of a plain response before this one, which is likely to come again; empty: none yet.
         self._last = b""
         self._last_head = _NO_HEAD
-        self._blank = False
         self.response: Response | None = None
         self.reusable = True
         self.start()
 
     def start(self) -> None:
-        """Expect a new response."""
+        """Expect a new response; needed only where the reader is not blank."""
+        #: Whether nothing of an answer was kept; so, where it never came whole, whether nothing of it came.
+        self.blank = True
         self.response = None
-        #: Whether anything of the answer has arrived.
-        self.started = False
-        if self._blank:
-            return
-        self._blank = True
         self._filled = 0
         self._head: ResponseHead | None = None
         self._interim = 0
@@ -372,7 +368,7 @@ class ResponseReader:
         """Return where to receive next."""
         if self._body is not None:
             return self._body[self._got :]
-        return self._view[self._filled :] if self._filled else self._view
+        return self.view[self._filled :] if self._filled else self.view
 
     def received(self, count: int) -> bool:
         """Take note of `count` bytes in the last :meth:`get_buffer`; return whether the response is whole.
@@ -382,15 +378,14 @@ class ResponseReader:
         ProtocolError
             Where they are not HTTP, or pass a limit.
         """
-        self.started = True
-        if self._blank:
+        if self.blank:
             head = self._last_head
             end = len(self._last)
             if end and count == end + (head.content_length or 0) and self._scratch.startswith(self._last):
                 # All of a response at once, with the head of the one before: the reader stays as it is.
-                self.response = Response(head.status, head.headers, bytes(self._view[end:count]), head.reason)
+                self.response = Response(head.status, head.headers, bytes(self.view[end:count]), head.reason)
                 return True
-            self._blank = False
+            self.blank = False
         if self._body is not None:
             self._got += count
             if self._got < len(self._body):
@@ -400,7 +395,7 @@ class ResponseReader:
             self._grow()
             return False
         if self._parser is not None:
-            return self._received_chunks(self._view[:count])
+            return self._received_chunks(self.view[:count])
         return self._received_head(count)
 
     def received_eof(self) -> bool:
@@ -428,7 +423,7 @@ class ResponseReader:
             if end < 0:
                 return self._incomplete_head()
             end += 4
-            raw = bytes(self._view[:end])
+            raw = bytes(self.view[:end])
             head = parse_head(raw)
             if head.status >= 200:
                 break
@@ -452,22 +447,22 @@ class ResponseReader:
                 if have > length:
                     # Bytes that nobody asked for: whatever they are, they are not the next answer.
                     self.reusable = False
-                return self._complete(bytes(self._view[end : end + length]))
+                return self._complete(bytes(self.view[end : end + length]))
             self._body = _allocate(head, length)
         elif head.chunked:
             self._parser = parser = _HeadParser()
-            parser.feed(self._view[:end])
-            rest = bytes(self._view[end : self._filled])
+            parser.feed(self.view[:end])
+            rest = bytes(self.view[end : self._filled])
             self._filled = 0
             return bool(rest) and self._received_chunks(rest)
         else:
             self._body = memoryview(bytearray(max(MAX_HEAD, 2 * have)))
-        self._body[:have] = self._view[end : self._filled]
+        self._body[:have] = self.view[end : self._filled]
         self._got = have
         return False
 
     def _incomplete_head(self) -> bool:
-        start = bytes(self._view[: min(self._filled, 40)])
+        start = bytes(self.view[: min(self._filled, 40)])
         if not start.startswith(_START[: len(start)]) or self._scratch.find(b"\n\n", 0, self._filled) >= 0:
             raise ProtocolError(f"expected an HTTP/1.1 response, got bytes that begin with {start!r}")
         if self._filled == MAX_HEAD:
