@@ -1,0 +1,111 @@
+"""Where the client CPU of a small infer goes, on a real Triton: each line does less than the one above it.
+
+Run with the library installed: ``python benchmarks/micro/small_infer.py``. The last line is the whole path without a
+server between, so with warm caches: the difference is what waiting for a server costs the code that follows.
+"""
+
+from __future__ import annotations
+
+import socket
+import statistics
+import time
+import timeit
+from collections.abc import Callable
+
+import numpy as np
+
+import tritonhttp
+from tritonhttp import operations
+from tritonhttp.testing import TritonServer
+
+ROUNDS, CALLS = 11, 700
+
+
+def main() -> None:
+    """Measure the variants in turn and print the medians."""
+    array = np.arange(16, dtype=np.int32).reshape(1, 16)
+    wanted = [tritonhttp.InferRequestedOutput(name) for name in ("OUTPUT0", "OUTPUT1")]
+
+    def make() -> list[tritonhttp.InferInput]:
+        return [
+            tritonhttp.InferInput(name, [1, 16], "INT32").set_data_from_numpy(array)
+            for name in ("INPUT0", "INPUT1")
+        ]
+
+    inputs = make()
+    with TritonServer(models=["add_sub"]) as server, tritonhttp.InferenceServerClient(server.url) as client:
+
+        def everything() -> None:
+            result = client.infer("add_sub", make(), outputs=wanted)
+            result.as_numpy("OUTPUT0")
+            result.as_numpy("OUTPUT1")
+
+        def without_making() -> None:
+            result = client.infer("add_sub", inputs, outputs=wanted)
+            result.as_numpy("OUTPUT0")
+            result.as_numpy("OUTPUT1")
+
+        def without_arrays() -> None:
+            client.infer("add_sub", inputs, outputs=wanted)
+
+        everything()
+        operation = operations.infer(
+            "add_sub",
+            inputs,
+            "",
+            wanted,
+            "",
+            0,
+            False,
+            False,
+            0,
+            None,
+            None,
+            None,
+            None,
+            client._decode_infer,
+        )
+        target, buffers = client._encode_plain(operation)
+        transport = client._transport
+
+        def transport_only() -> None:
+            transport.exchange("POST", target, buffers)
+
+        def connection_only() -> None:
+            transport._pool.idle[0].exchange(buffers, 60.0, None)
+
+        bare = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        memory = bytearray(1 << 16)
+
+        def floor() -> None:
+            bare.sendall(buffers[0])
+            bare.recv_into(memory)
+
+        variants: dict[str, Callable[[], object]] = {
+            "whole public path": everything,
+            "inputs made once": without_making,
+            "and no arrays taken": without_arrays,
+            "transport only": transport_only,
+            "one connection only": connection_only,
+            "bare socket": floor,
+        }
+        found: dict[str, list[float]] = {name: [] for name in variants}
+        for _ in range(ROUNDS):
+            for name, call in variants.items():
+                before = time.process_time()
+                for _ in range(CALLS):
+                    call()
+                found[name].append((time.process_time() - before) / CALLS * 1e6)
+        response = transport.exchange("POST", target, buffers)
+        bare.close()
+        transport.exchange = lambda *_, **__: response  # type: ignore[method-assign]
+        warm = min(timeit.repeat(everything, number=5000, repeat=5)) / 5000 * 1e6
+        del transport.exchange
+    for name, values in found.items():
+        print(f"{name:20} {statistics.median(values):6.1f} µs CPU")
+    print(f"{'warm, no network':20} {warm:6.1f} µs")
+
+
+if __name__ == "__main__":
+    main()
