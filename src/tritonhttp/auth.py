@@ -7,8 +7,7 @@ follows no redirect.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
-from inspect import iscoroutinefunction
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 from .errors import InvalidRequest
@@ -65,17 +64,39 @@ class BearerAuth(InferenceServerClientPlugin):
         self._token: Any = token
 
     def __call__(self, request: Request) -> Awaitable[None] | None:
-        if iscoroutinefunction(self._token):
-            return self._wait(request)
-        self._set(request, self._token if isinstance(self._token, str) else self._token())
+        token = self._token if isinstance(self._token, str) else self._token()
+        if isinstance(token, Awaitable):
+            return _Coming(token, request)
+        _set_bearer(request, token)
         return None
 
-    async def _wait(self, request: Request) -> None:
-        self._set(request, await self._token())
 
-    @staticmethod
-    def _set(request: Request, token: str) -> None:
-        request.headers["authorization"] = f"Bearer {_check(token, 'the token of BearerAuth')}"
+class _Coming:
+    """A token under way; whoever cannot wait for it closes it."""
+
+    def __init__(self, token: Awaitable[str], request: Request) -> None:
+        self._token = token
+        self._request = request
+
+    def __await__(self) -> Generator[Any, None, None]:
+        _set_bearer(self._request, (yield from self._token.__await__()))
+
+    def close(self) -> None:
+        if isinstance(self._token, Coroutine):
+            self._token.close()
+
+
+def _set_bearer(request: Request, token: str) -> None:
+    request.headers["authorization"] = f"Bearer {_check(token, 'the token of BearerAuth')}"
+
+
+class _Key(str):
+    """A header's value that no representation shows, whatever the header's name is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
 
 
 class ApiKeyAuth(InferenceServerClientPlugin):
@@ -92,7 +113,7 @@ class ApiKeyAuth(InferenceServerClientPlugin):
     def __init__(self, header: str, value: str) -> None:
         header_line(header, _check(value, "the value of ApiKeyAuth"))
         self._header = header
-        self._value = value
+        self._value = _Key(value)
 
     def __call__(self, request: Request) -> None:
         request.headers[self._header] = self._value
