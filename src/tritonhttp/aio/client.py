@@ -323,11 +323,17 @@ class InferenceServerClient(ClientBase):
         request = Request(self._merge_headers(operation, headers))
         outcome = self._call_plugin(request)
         if hasattr(outcome, "__await__"):
+            limit = until(deadline)
             try:
-                async with until(deadline):
+                async with limit:
                     await outcome
             except TimeoutError:
-                raise DeadlineExceeded("timed out while waiting for the plugin", phase="plugin") from None
+                if not limit.expired():
+                    raise  # the plugin's own
+                raise DeadlineExceeded(
+                    f"timed out while waiting for the plugin: the call's {self._conn_timeout:g} s are over",
+                    phase="plugin",
+                ) from None
         target, buffers = self._encode(operation, request.headers, query_params)
         response = await self._transport.exchange(
             operation.method, target, buffers, repeatable=operation.repeatable, deadline=deadline
