@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 from collections.abc import Iterable, Sequence
@@ -131,6 +132,13 @@ class _Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def discard(self) -> None:
+        """Close a connection that did not come about."""
+        if self._transport is None:
+            self.sock.close()
+        else:
+            self.abort()  # the event loop watches the socket, and closes it
+
     async def exchange(self, buffers: Sequence[Buffer], deadline: float | None) -> Response:
         """Send the request and receive its response.
 
@@ -157,6 +165,10 @@ class _Connection(asyncio.BufferedProtocol):
                     await self._write(view[start : start + _SLICE], answer)
             self._written = not self._skipped
             return await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled():
+                answer.exception()  # nobody else will look at it, and asyncio would complain
+            raise
         finally:
             self._answer = None
 
@@ -249,6 +261,9 @@ else:
                 loop = asyncio.get_running_loop()
                 self._timer = loop.call_at(self._when, self._expire, asyncio.current_task())
 
+        def expired(self) -> bool:
+            return self._expired
+
         def _expire(self, task: asyncio.Task[object] | None) -> None:
             self._expired = True
             if task is not None:
@@ -259,6 +274,10 @@ else:
                 self._timer.cancel()
             if self._expired and kind is asyncio.CancelledError:
                 raise TimeoutError
+
+
+#: In a forked child: the connections of the parent.
+_inherited: list[_Connection] = []
 
 
 def _abort_all(connections: Iterable[_Connection]) -> None:
@@ -349,23 +368,26 @@ class AsyncioTransport:
 
     async def close(self) -> None:
         """Close the idle connections now, and the others when their requests end; turn away who waits."""
+        if self._loop is not asyncio.get_running_loop():
+            self._leave_loop()  # or refuse, before anything of the other loop is touched
         self._closed = True
         idle, waiters = self._pool.close()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(closed())
-        if self._loop is asyncio.get_running_loop():
-            for connection in idle:
-                self._forget(connection)
-            await asyncio.gather(*(connection.gone for connection in idle))
-        else:
-            self._leave_loop()
+        for connection in idle:
+            self._forget(connection)
+        await asyncio.gather(*(connection.gone for connection in idle))
 
     def forget_loop(self) -> None:
         """In a forked child: close the inherited sockets, and leave the parent's event loop untouched."""
         self._loop = None
         for connection in self._connections:
-            connection.sock.close()
+            number = connection.sock.detach()  # uvloop keeps a socket open that is only closed
+            if number >= 0:
+                os.close(number)
+        # The collector must not find them: uvloop would take them out of the epoll that the parent shares.
+        _inherited.extend(self._connections)
         self._start_anew()
 
     def abandon(self) -> None:
@@ -428,7 +450,8 @@ class AsyncioTransport:
         try:
             return await waiter
         except asyncio.CancelledError:
-            if not self._pool.leave(waiter) and waiter.done() and not waiter.cancelled():
+            given = waiter.done() and not waiter.cancelled() and waiter.exception() is None
+            if not self._pool.leave(waiter) and given:
                 granted = waiter.result()
                 self._check_in(granted if isinstance(granted, _Connection) else None, reusable=True)
             raise
@@ -464,20 +487,20 @@ class AsyncioTransport:
         address = self._address
         found = literal(address.host, address.port) or await self._resolve(loop, deadline)
         sock = await self._connect(loop, found, deadline)
+        connection = _Connection(loop, sock, self._context is not None, self._over)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            connection = _Connection(loop, sock, self._context is not None, self._over)
             name = None if self._context is None else address.host
             async with until(deadline):
                 await loop.create_connection(
                     lambda: connection, sock=sock, ssl=self._context, server_hostname=name
                 )
         except (OSError, ValueError, TimeoutError) as error:
-            sock.close()
+            connection.discard()
             raise tls_failure(address, error) from error
         except BaseException:
-            sock.close()
+            connection.discard()
             raise
         self._connections.add(connection)
         return connection
