@@ -10,6 +10,7 @@ import numpy.typing as npt
 from typing_extensions import assert_type
 
 import tritonhttp as httpclient
+import tritonhttp.aio
 from tritonhttp import (
     InferAsyncRequest,
     InferenceServerClient,
@@ -20,6 +21,7 @@ from tritonhttp import (
     InferResult,
     Request,
 )
+from tritonhttp.aio.auth import ApiKeyAuth, BasicAuth, BearerAuth
 
 
 def make_clients() -> None:
@@ -206,3 +208,43 @@ def use_the_helpers(array: npt.NDArray[np.object_]) -> None:
     assert_type(httpclient.serialized_byte_size(array), int)
     assert_type(httpclient.TRITON_RESERVED_REQUEST_PARAMS, list[str])
     assert_type(httpclient.__version__, str)
+
+
+async def refresh() -> str:
+    return "token"
+
+
+class Refreshes(InferenceServerClientPlugin):
+    """A plugin that awaits."""
+
+    async def __call__(self, request: Request) -> None:
+        request.headers["Authorization"] = await refresh()
+
+
+async def use_the_asyncio_client(context: ssl.SSLContext, inputs: list[InferInput]) -> None:
+    tritonhttp.aio.InferenceServerClient("localhost:8000", False, 8, None, True, context)
+    async with tritonhttp.aio.InferenceServerClient(
+        "localhost:8000", verbose=True, conn_limit=10, conn_timeout=2.5, ssl=False, ssl_context=None
+    ) as client:
+        assert_type(client, tritonhttp.aio.InferenceServerClient)
+        assert_type(await client.is_server_live(headers={"X": "1"}, query_params={"a": 1}), bool)
+        assert_type(await client.get_model_metadata("digits", "1"), dict[str, Any])
+        assert_type(await client.get_model_repository_index(), list[dict[str, Any]])
+        assert_type(await client.get_cuda_shared_memory_status(), list[dict[str, Any]])
+        await client.load_model("digits", config="{}", files={"file:1/model.py": b"x"})
+        result = await client.infer("digits", tuple(inputs), outputs=make_outputs(), priority=1)
+        assert_type(result, InferResult)
+        for plugin in (
+            BasicAuth("user", "password"),
+            BearerAuth("token"),
+            BearerAuth(lambda: "token"),
+            BearerAuth(refresh),
+            ApiKeyAuth("X-API-Key", "key"),
+            Refreshes(),
+        ):
+            client.register_plugin(plugin)
+            assert_type(client.plugin(), InferenceServerClientPlugin | None)
+            client.unregister_plugin()
+        body, json_size = client.generate_request_body(inputs)
+        assert_type((body, json_size), tuple[bytes, int | None])
+    await client.close()

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 
 import tritonhttp
+import tritonhttp.aio
 
 REFERENCE = json.loads(Path(__file__).with_name("reference_api.json").read_text("utf-8"))["modules"]
 
 #: Module of the reference -> the same here. A module that comes to exist is one more line.
 HERE = {
     "http": "tritonhttp",
+    "http.aio": "tritonhttp.aio",
+    "http.aio.auth": "tritonhttp.aio.auth",
     "http.auth": "tritonhttp.auth",
     "utils": "tritonhttp.utils",
 }
@@ -166,3 +169,63 @@ def test_top_module_exports_its_public_names() -> None:
         if not name.startswith("_") and not inspect.ismodule(value)
     }
     assert public == set(tritonhttp.__all__) - {"__version__"}
+
+
+# -- the two clients
+
+#: What only one of them has: connections are made of threads here, and of tasks there.
+ONLY_BLOCKING = {"__enter__", "__exit__", "async_infer"}
+ONLY_AIO = {"__aenter__", "__aexit__"}
+#: Carried out at once in both.
+PLAIN = {"generate_request_body", "parse_response_body", "plugin", "register_plugin", "unregister_plugin"}
+
+
+def methods(kind: type) -> set[str]:
+    names = {name for name in dir(kind) if not name.startswith("_") and callable(getattr(kind, name))}
+    return names | {name for name in ("_get", "_post", *ONLY_BLOCKING, *ONLY_AIO) if hasattr(kind, name)}
+
+
+def test_the_two_clients_have_the_same_methods() -> None:
+    blocking = methods(tritonhttp.InferenceServerClient)
+    aio = methods(tritonhttp.aio.InferenceServerClient)
+    assert blocking - aio == ONLY_BLOCKING
+    assert aio - blocking == ONLY_AIO
+    assert len(aio & blocking) > 25
+
+
+@pytest.mark.parametrize("name", sorted(methods(tritonhttp.aio.InferenceServerClient) - ONLY_AIO))
+def test_a_method_of_the_asyncio_client_is_the_blocking_ones_awaited(name: str) -> None:
+    blocking = getattr(tritonhttp.InferenceServerClient, name)
+    aio = getattr(tritonhttp.aio.InferenceServerClient, name)
+    theirs, ours = inspect.signature(blocking).parameters, inspect.signature(aio).parameters
+    assert [(each.name, each.kind, each.default) for each in ours.values()] == [
+        (each.name, each.kind, each.default) for each in theirs.values()
+    ]
+    assert not inspect.iscoroutinefunction(blocking)
+    assert inspect.iscoroutinefunction(aio) == (name not in PLAIN)
+    if not name.startswith("_"):
+        assert inspect.getdoc(aio)
+        assert name == "close" or inspect.getdoc(aio) == inspect.getdoc(blocking)
+
+
+def test_what_both_modules_name_is_one_thing() -> None:
+    shared = set(tritonhttp.aio.__all__) & set(tritonhttp.__all__) - {"InferenceServerClient"}
+    assert {"InferInput", "InferRequestedOutput", "InferResult", "InferenceServerException"} <= shared
+    for name in shared:
+        assert getattr(tritonhttp.aio, name) is getattr(tritonhttp, name)
+    auth = importlib.import_module("tritonhttp.auth")
+    for name in auth.__all__:
+        assert getattr(importlib.import_module("tritonhttp.aio.auth"), name) is getattr(auth, name)
+
+
+#: What the reference's module imports for itself, and programs take from there.
+FROM_AIO = (
+    "InferInput InferRequestedOutput InferResult InferenceServerClient InferenceServerException Request"
+    " raise_error"
+)
+
+
+@pytest.mark.parametrize("name", FROM_AIO.split())
+def test_programs_find_in_aio_what_they_take_from_there(name: str) -> None:
+    assert name in tritonhttp.aio.__all__
+    assert name in star("tritonhttp.aio")
