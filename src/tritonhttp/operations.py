@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote, quote_plus
 
 from .errors import InvalidRequest, ProtocolError, ServerError
 from .tensors import InferInput, InferRequestedOutput, InferResult
@@ -315,6 +314,8 @@ def query_string(parameters: Mapping[str, Any]) -> str:
     InvalidRequest
         For a value with CR, LF or NUL.
     """
+    from urllib.parse import quote_plus
+
     pairs: list[str] = []
     for name, value in parameters.items():
         for item in value if isinstance(value, (list, tuple)) else [value]:
@@ -396,6 +397,8 @@ def _unfolded(response: Response, limit: int = 1 << 28) -> bytes:
 def _quoted(name: str) -> str:
     if not isinstance(name, str) or name in ("", ".", ".."):
         raise InvalidRequest(f"expected a name that a path may hold, got {name!r}")
+    from urllib.parse import quote  # takes a good part of what importing this library takes
+
     try:
         return quote(name, safe="")
     except UnicodeEncodeError as error:

@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 from ..errors import (
@@ -36,6 +36,11 @@ __all__ = ["AsyncioTransport", "until"]
 
 #: What asyncio may have to copy when the socket takes no more.
 _SLICE = 1 << 18
+
+
+def _slices(buffer: Buffer) -> Iterator[memoryview]:
+    view = memoryview(buffer)
+    return (view[start : start + _SLICE] for start in range(0, len(view), _SLICE))
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -157,12 +162,13 @@ class _Connection(asyncio.BufferedProtocol):
         self._watch(deadline)
         try:
             for buffer in buffers:
-                if len(buffer) <= _SLICE:
-                    await self._write(buffer, answer)
-                    continue
-                view = memoryview(buffer)
-                for start in range(0, len(view), _SLICE):
-                    await self._write(view[start : start + _SLICE], answer)
+                for piece in (buffer,) if len(buffer) <= _SLICE else _slices(buffer):
+                    if self._paused and not answer.done():
+                        await self._drained()
+                    if answer.done() or transport.is_closing():
+                        self._skipped = True
+                    else:
+                        transport.write(piece)
             self._written = not self._skipped
             return await answer
         except asyncio.CancelledError:
@@ -172,18 +178,13 @@ class _Connection(asyncio.BufferedProtocol):
         finally:
             self._answer = None
 
-    async def _write(self, data: Buffer, answer: asyncio.Future[Response]) -> None:
-        if self._paused and not answer.done():
-            self._writable = self._loop.create_future()
-            try:
-                await self._writable
-            finally:
-                self._writable = None
-        transport = self._transport
-        if transport is None or transport.is_closing() or answer.done():
-            self._skipped = True
-        else:
-            transport.write(data)
+    async def _drained(self) -> None:
+        """Wait until the kernel has taken what was written, or the exchange has ended."""
+        self._writable = self._loop.create_future()
+        try:
+            await self._writable
+        finally:
+            self._writable = None
 
     def _watch(self, deadline: float | None) -> None:
         """See to it that the exchange ends in time; one timer serves all exchanges of the connection."""
@@ -347,7 +348,14 @@ class AsyncioTransport:
         fresh = False
         try:
             while True:
-                connection, reused = await self._check_out(deadline, fresh)
+                loop = self._enter_loop()
+                place = self._pool.take()
+                if place is WAIT:
+                    place = await self._wait(loop, deadline)
+                reused = type(place) is _Connection and not fresh and not place.stale
+                connection = (
+                    cast("_Connection", place) if reused else await self._renew(place, loop, deadline)
+                )
                 try:
                     response = await connection.exchange(buffers, deadline)
                 except BaseException as error:
@@ -424,24 +432,19 @@ class AsyncioTransport:
 
     # -- the pool's decisions, carried out --
 
-    async def _check_out(self, deadline: float | None, fresh: bool) -> tuple[_Connection, bool]:
-        """Return a connection, and whether it carried a request before."""
-        loop = self._enter_loop()
-        place = self._pool.take()
-        if place is WAIT:
-            place = await self._wait(loop, deadline)
+    async def _renew(
+        self, place: _Connection | Signal, loop: asyncio.AbstractEventLoop, deadline: float | None
+    ) -> _Connection:
+        """Return a new connection for a place that has none, or one of no more use."""
         if place is CLOSED:
             raise closed()
         if isinstance(place, _Connection):
-            if not fresh and not place.stale:
-                return place, True
             self._forget(place)
         try:
-            connection = await self._open(loop, deadline)
+            return await self._open(loop, deadline)
         except BaseException:
             self._check_in(None, reusable=False)
             raise
-        return connection, False
 
     async def _wait(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> _Connection | Signal:
         waiter: asyncio.Future[_Connection | Signal] = loop.create_future()

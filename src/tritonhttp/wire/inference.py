@@ -103,8 +103,8 @@ class Layout:
         self.outputs: dict[str, dict[str, Any]] = {}
         #: Offset and size of each binary tensor in the body, by its output's name.
         self.spans: dict[str, tuple[int, int]] = {}
-        #: Shape, dtype and offset of the tensors that were asked for.
-        self._views: dict[str, tuple[tuple[int, ...], np.dtype[Any], int]] = {}
+        #: Shape, dtype, offset and size of the tensors that were asked for.
+        self._views: dict[str, tuple[tuple[int, ...], np.dtype[Any], int, int]] = {}
         position = head_size
         for output in _outputs(answer):
             name = output["name"]
@@ -143,21 +143,29 @@ class Layout:
             if output.get("datatype") == "BYTES":
                 return _bytes_tensor(output, memoryview(body)[span[0] : span[0] + span[1]])
             view = self._views[name] = _view(output, span)
-        shape, dtype, offset = view
+        shape, dtype, offset, size = view
+        if type(body) is bytes:
+            # The copy of the bytes is the array's memory: cheaper than a copy that numpy makes of a view.
+            memory: Any = bytearray(body[offset : offset + size])
+            offset = 0
+        else:
+            memory = body
         try:
-            array: npt.NDArray[Any] = np.ndarray(shape, dtype, body, offset)
+            array: npt.NDArray[Any] = np.ndarray(shape, dtype, memory, offset)
         except (OverflowError, ValueError) as error:
             raise _no_such_shape(name, shape, error) from error
-        if type(body) is not bytes:
+        if memory is body:
             flags = array.flags
-            if flags.writeable and flags.aligned and array.nbytes * 16 >= len(body):
-                return array
-        copy: npt.NDArray[Any] = array.copy()
-        return copy
+            if not flags.writeable or not flags.aligned or size * 16 < len(body):
+                copy: npt.NDArray[Any] = array.copy()
+                return copy
+        return array
 
 
-def _view(output: Mapping[str, Any], span: tuple[int, int]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """Return shape, dtype and offset of a numeric tensor in the body."""
+def _view(
+    output: Mapping[str, Any], span: tuple[int, int]
+) -> tuple[tuple[int, ...], np.dtype[Any], int, int]:
+    """Return shape, dtype, offset and size of a numeric tensor in the body."""
     scalar, shape, count = _describe(output)
     offset, size = span
     dtype = np.dtype(scalar)
@@ -168,7 +176,7 @@ def _view(output: Mapping[str, Any], span: tuple[int, int]) -> tuple[tuple[int, 
             f"output {output['name']!r}: {output['datatype']} of shape {shape} takes"
             f" {count * dtype.itemsize} bytes, got {size}"
         )
-    return tuple(shape), dtype, offset
+    return tuple(shape), dtype, offset, size
 
 
 def _bytes_tensor(output: Mapping[str, Any], data: memoryview) -> npt.NDArray[Any]:
