@@ -56,6 +56,8 @@ class ClientBase:
 
     #: The library's own `_get` and `_post`.
     _originals: ClassVar[dict[str, Any]]
+    #: What a program may replace on an instance.
+    _patches: ClassVar[frozenset[str]] = frozenset(("_get", "_post", "_call_plugin", "_validate_headers"))
 
     def __init__(self, address: Address, verbose: bool) -> None:
         self._address = address
@@ -230,8 +232,6 @@ class ClientBase:
             or not self._patches.isdisjoint(self.__dict__)
             or self._log.isEnabledFor(_DEBUG)
         )
-
-    _patches: ClassVar[frozenset[str]] = frozenset(("_get", "_post"))
 
     def _encode_plain(self, operation: Operation[Any]) -> tuple[str, list[Buffer]]:
         """Return the target and the buffers of a request without headers or query of the caller's."""
