@@ -25,6 +25,7 @@ HERE = {
     "http.aio.auth": "tritonhttp.aio.auth",
     "http.auth": "tritonhttp.auth",
     "utils": "tritonhttp.utils",
+    "utils.shared_memory": "tritonhttp.utils.shared_memory",
 }
 
 KINDS = ("static ", "classmethod ", "async ")
