@@ -278,6 +278,10 @@ def _describe(output: Mapping[str, Any]) -> tuple[Any, list[int], int]:
     return scalar, shape, math.prod(shape)
 
 
+#: Before numpy 2 an integer that does not fit is wrapped, with a warning.
+_WRAPS = int(np.__version__.partition(".")[0]) < 2
+
+
 def _json_tensor(output: Mapping[str, Any], scalar: Any, shape: list[int], count: int) -> npt.NDArray[Any]:
     name = output["name"]
     data = output.get("data")
@@ -285,7 +289,9 @@ def _json_tensor(output: Mapping[str, Any], scalar: Any, shape: list[int], count
         raise ProtocolError(f"output {name!r}: expected its data as a list, got {type(data).__name__}")
     try:
         array = np.array(data, dtype=scalar)
-    except (TypeError, ValueError, OverflowError) as error:
+        if _WRAPS and array.dtype.kind in "iu" and array.tolist() != data:
+            raise OverflowError("a number does not fit")
+    except (TypeError, ValueError, OverflowError, DeprecationWarning) as error:
         raise ProtocolError(f"output {name!r}: its data are not {output['datatype']}: {error}") from error
     if array.size != count:
         raise ProtocolError(f"output {name!r}: shape {shape} takes {count} elements, got {array.size}")
