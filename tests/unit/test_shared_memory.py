@@ -847,6 +847,36 @@ thread.join()
     finish(start(program, key))
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_worker_of_multiprocessing_removes_what_it_made_and_nothing_else(
+    key: str, method: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(f"""{HEAD}
+import multiprocessing
+def attach():
+    handle = shm.create_shared_memory_region('region', key, 24)
+    assert shm.get_contents_as_numpy(handle, np.uint8, [1]).item() == 7
+    own = shm.create_shared_memory_region('region', key + '_own', 24)
+    assert os.path.exists('/dev/shm/' + own.key[1:])
+if __name__ == '__main__':
+    handle = shm.create_shared_memory_region('region', key, 24)
+    shm.set_shared_memory_region(handle, [np.array([7], np.uint8)])
+    for _ in range(2):
+        worker = multiprocessing.get_context({method!r}).Process(target=attach)
+        worker.start()
+        worker.join()
+        assert worker.exitcode == 0
+        assert os.path.exists('/dev/shm/' + key[1:])
+        assert not os.path.exists('/dev/shm/' + key[1:] + '_own')
+""")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", program, key], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not exists(key)
+
+
 def test_processes_race_for_one_key(key: str) -> None:
     program = """
 sys.stdin.readline()

@@ -108,6 +108,7 @@ class _Known:
 
 _known: dict[Identity, _Known] = {}
 _lock = threading.RLock()
+_seen_to: int | None = None
 
 
 def create_shared_memory_region(
@@ -295,6 +296,7 @@ def _open(name: str, key: str, byte_size: int | None, create_only: bool = False)
         known = _known.setdefault(memory.identity, _Known())
         if created:
             known.creator = os.getpid()
+            _see_to_exit()
         known.keys[key] += 1
         handle._mpsm_handle = memory
     return handle
@@ -406,6 +408,16 @@ def _strings(memory: Memory, start: int, count: int) -> npt.NDArray[np.object_]:
         raise SharedMemoryException(
             f"{_NOT_READ}: its {memory.size} bytes hold no BYTES tensor of {count} elements at offset {start}"
         ) from error
+
+
+def _see_to_exit() -> None:
+    """Have what is left removed also at the end of a forked worker of `multiprocessing`, which skips `atexit`."""
+    global _seen_to
+    if _seen_to != os.getpid() and "multiprocessing.util" in sys.modules:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _remove_leftovers, exitpriority=0)
+        _seen_to = os.getpid()
 
 
 def _remove_leftovers() -> None:
