@@ -11,6 +11,7 @@ from typing_extensions import assert_type
 
 import tritonhttp as httpclient
 import tritonhttp.aio
+import tritonhttp.utils.shared_memory as shm
 from tritonhttp import (
     InferAsyncRequest,
     InferenceServerClient,
@@ -88,6 +89,19 @@ def use_shared_memory(client: InferenceServerClient) -> None:
     assert_type(client.get_cuda_shared_memory_status(), list[dict[str, Any]])
     assert_type(client.register_cuda_shared_memory("region", b"handle", 0, 64), None)
     assert_type(client.unregister_cuda_shared_memory(), None)
+
+
+def make_regions(pixels: npt.NDArray[np.float32]) -> None:
+    region = shm.create_shared_memory_region("region", "/key", 64)
+    assert_type(region, shm.SharedMemoryRegion)
+    shm.create_shared_memory_region("region", shm_key="/key", byte_size=np.int64(64), create_only=True)
+    assert_type((region.name, region.key, region.byte_size), tuple[str, str, int])
+    assert_type(shm.set_shared_memory_region(region, [pixels], offset=8), None)
+    shm.set_shared_memory_region(region, (pixels, np.array([b"x"], np.object_)))
+    assert_type(shm.get_contents_as_numpy(region, np.float32, [2, 2]), npt.NDArray[Any])
+    shm.get_contents_as_numpy(region, np.dtype("f4"), pixels.shape, offset=8)
+    assert_type(shm.mapped_shared_memory_regions(), list[str])
+    assert_type(shm.destroy_shared_memory_region(region), None)
 
 
 def make_inputs(pixels: npt.NDArray[np.float32], texts: npt.NDArray[np.object_]) -> list[InferInput]:
