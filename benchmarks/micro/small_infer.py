@@ -1,7 +1,7 @@
 """Where the client CPU of a small infer goes, on a real Triton: each line does less than the one above it.
 
-Run with the library installed: ``python benchmarks/micro/small_infer.py``. The last line is the whole path without a
-server between, so with warm caches: the difference is what waiting for a server costs the code that follows.
+Run with the library installed: ``python benchmarks/micro/small_infer.py``. The last line is the whole path
+without a server between, so with warm caches: the difference is what waiting for a server costs.
 """
 
 from __future__ import annotations
