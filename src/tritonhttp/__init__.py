@@ -10,7 +10,8 @@ Its names are those of ``tritonclient.http``::
 """
 
 from ._version import __version__
-from .client import InferAsyncRequest, InferenceServerClient
+from .async_request import InferAsyncRequest
+from .client import InferenceServerClient
 from .errors import (
     ConnectError,
     ConnectionLost,

@@ -28,6 +28,7 @@ ROOMS = {
     "tritonhttp.auth": 2,
     "tritonhttp.transport": 3,
     "tritonhttp.utils": 3,
+    "tritonhttp.async_request": 4,
     "tritonhttp.base": 4,
     "tritonhttp.client": 4,
     "tritonhttp.aio": 4,
