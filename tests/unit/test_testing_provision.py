@@ -41,8 +41,8 @@ class FakePython:
         self.runs = folder / f"runs-{version}"
         self.libraries = folder / f"lib-{version}"
         self.libraries.mkdir(parents=True)
-        self.library = f"libpython{version}.so.1.0"
-        (self.libraries / self.library).touch()
+        self.soname = f"libpython{version}.so.1.0"
+        (self.libraries / self.soname).touch()
         self.write()
 
     def write(self, pip: str | None = None, modules: tuple[str, ...] = ("venv", "ensurepip")) -> None:
@@ -50,8 +50,8 @@ class FakePython:
         about = {
             "executable": str(self.path),
             "version": [int(major), int(minor)],
-            "library": self.library,
-            "library_folders": ["/nowhere", str(self.libraries)],
+            "soname": self.soname,
+            "soname_folders": ["/nowhere", str(self.libraries)],
             "modules": modules,
         }
         pip = WHEEL.format(version=self.version) if pip is None else pip
@@ -114,7 +114,7 @@ def test_a_newer_c_library_is_fine(monkeypatch, python):
 
 
 def test_no_libpython(python):
-    (python.libraries / python.library).unlink()
+    (python.libraries / python.soname).unlink()
     message = reason(str(python.path), excused=True)
     assert "libpython3.11.so.1.0 is missing" in message
     assert "Debian and Ubuntu install libpython3.11, on Fedora python3.11-libs" in message
@@ -144,7 +144,7 @@ def test_another_python_on_path(monkeypatch, tmp_path, python):
     (shims / "python3.12").write_text("#!/bin/sh\necho command not found >&2\nexit 127\n")
     (shims / "python3.12").chmod(0o755)
     bare = FakePython(tmp_path / "bare", "3.11")
-    (bare.libraries / bare.library).unlink()
+    (bare.libraries / bare.soname).unlink()
     folders = [shims, bare.path.parent, python.path.parent, "/bin", "/usr/bin"]
     monkeypatch.setenv("PATH", os.pathsep.join(map(str, folders)))
     assert provision.install().version == "3.11"
@@ -158,7 +158,7 @@ def test_the_running_python_comes_first(monkeypatch, python):
 
 
 def test_the_trouble_of_the_running_python_is_told(monkeypatch, tmp_path, python):
-    (python.libraries / python.library).unlink()
+    (python.libraries / python.soname).unlink()
     monkeypatch.setattr(sys, "executable", str(python.path))
     monkeypatch.setenv("PATH", f"{tmp_path}/nothing")
     assert str(python.path) in reason(excused=True)
@@ -191,7 +191,7 @@ def test_installed_once(python):
     assert first.executable.stat().st_mode & 0o111
     stub = first.backends / "python" / "triton_python_backend_stub"
     assert stub.stat().st_mode & 0o111
-    assert (first.libpython / python.library).resolve() == (python.libraries / python.library).resolve()
+    assert (first.libpython / python.soname).resolve() == (python.libraries / python.soname).resolve()
 
 
 def test_an_installation_cut_off_counts_for_nothing(tmp_path, python):
@@ -208,8 +208,8 @@ def test_an_installation_cut_off_counts_for_nothing(tmp_path, python):
 
 def test_repaired_when_the_interpreter_moved(python):
     provision.install(str(python.path))
-    library = python.libraries / python.library
-    library.rename(python.libraries.parent / python.library)
+    library = python.libraries / python.soname
+    library.rename(python.libraries.parent / python.soname)
     python.libraries = python.libraries.parent
     python.write()
     assert provision.install(str(python.path)).complete()

@@ -107,8 +107,8 @@ class _Interpreter:
 
     executable: str
     version: tuple[int, int]
-    library: str
-    library_folders: tuple[str, ...]
+    soname: str
+    soname_folders: tuple[str, ...]
     modules: tuple[str, ...]
 
     @property
@@ -117,7 +117,7 @@ class _Interpreter:
 
     def libpython(self) -> Path | None:
         """Return the shared library that the backend's stub of this version is linked to."""
-        paths = (Path(folder) / self.library for folder in self.library_folders)
+        paths = (Path(folder) / self.soname for folder in self.soname_folders)
         return next((path for path in paths if path.exists()), None)
 
     def trouble(self) -> TritonUnavailable | None:
@@ -128,7 +128,7 @@ class _Interpreter:
             )
         if self.libpython() is None:
             return TritonUnavailable(
-                f"{self.library} is missing for {self.executable} "
+                f"{self.soname} is missing for {self.executable} "
                 f"(on Debian and Ubuntu install libpython{self.name}, on Fedora python{self.name}-libs)",
                 excused=True,
             )
@@ -153,8 +153,8 @@ folders += ["/usr/lib64", "/usr/lib", "/usr/local/lib"]
 print(json.dumps({
     "executable": base,
     "version": sys.version_info[:2],
-    "library": name,
-    "library_folders": [folder for folder in folders if folder],
+    "soname": name,
+    "soname_folders": [folder for folder in folders if folder],
     "modules": [module for module in ("venv", "ensurepip") if importlib.util.find_spec(module)],
 }))
 """
@@ -176,8 +176,8 @@ def _ask(executable: str) -> _Interpreter | None:
     return _Interpreter(
         executable=said["executable"],
         version=(said["version"][0], said["version"][1]),
-        library=said["library"],
-        library_folders=tuple(said["library_folders"]),
+        soname=said["soname"],
+        soname_folders=tuple(said["soname_folders"]),
         modules=tuple(said["modules"]),
     )
 
