@@ -17,7 +17,6 @@ __all__ = [
     "BY_NAME",
     "NAMES",
     "as_little_endian",
-    "item_size",
     "np_to_triton_dtype",
     "triton_to_np_dtype",
 ]
@@ -88,15 +87,6 @@ def triton_to_np_dtype(dtype: str) -> Any:
             ) from error
         return ml_dtypes.bfloat16
     return BY_NAME.get(dtype)
-
-
-def item_size(datatype: str) -> int | None:
-    """Return the bytes of one element, or None for BYTES (each element has its own) and unknown names."""
-    if datatype == "BF16":
-        return 2
-    if datatype == "BYTES" or datatype not in BY_NAME:
-        return None
-    return int(np.dtype(BY_NAME[datatype]).itemsize)
 
 
 def as_little_endian(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
