@@ -24,8 +24,8 @@ import numpy as np
 import pytest
 
 import tritonhttp.utils.shared_memory as shm
+from tritonhttp import memory
 from tritonhttp.utils import InferenceServerException, serialize_byte_tensor
-from tritonhttp.utils.shared_memory import _memory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /dev/shm")
 
@@ -133,7 +133,7 @@ def test_what_has_no_room_is_refused_and_leaves_nothing(key: str, byte_size: int
 @pytest.mark.parametrize("without", [False, True], ids=["posixshmem", "files"])
 def test_a_key_must_be_a_file_name(monkeypatch: pytest.MonkeyPatch, key: Any, without: bool) -> None:
     if without:
-        monkeypatch.setattr(_memory, "_posixshmem", None)
+        monkeypatch.setattr(memory, "_posixshmem", None)
     with pytest.raises(shm.SharedMemoryException, match=f"^{NOT_CREATED}"):
         shm.create_shared_memory_region("region", key, 8)
     assert shm.mapped_shared_memory_regions() == []
@@ -245,7 +245,7 @@ def test_an_object_without_size_is_waited_for(create: Create, key: str) -> None:
 def test_an_object_that_stays_empty_is_refused(
     create: Create, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_memory, "_SIZING", 0.02)
+    monkeypatch.setattr(memory, "_SIZING", 0.02)
     path = SHM / key[1:]
     path.touch()
     try:
@@ -591,7 +591,7 @@ def test_the_exception_is_of_the_tree() -> None:
 
 def test_without_posixshmem_files_do(create: Create, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     other = create(64)
-    monkeypatch.setattr(_memory, "_posixshmem", None)
+    monkeypatch.setattr(memory, "_posixshmem", None)
     same = create(64)
     shm.set_shared_memory_region(other, [FLOATS])
     assert raw(same) == raw(other)
@@ -607,7 +607,7 @@ def test_without_posixshmem_files_do(create: Create, key: str, monkeypatch: pyte
 
 def test_a_platform_without_posix_is_told(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "_posixshmem", None)  # what an import of it meets there
-    spec = _memory.__spec__
+    spec = memory.__spec__
     assert spec is not None
     assert spec.loader is not None
     windows = importlib.util.module_from_spec(spec)

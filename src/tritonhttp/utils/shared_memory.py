@@ -23,10 +23,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import InferenceServerException, ProtocolError
-from ...wire import bytes_tensor
-from ...wire.dtypes import NAMES, triton_to_np_dtype
-from ._memory import Identity, Memory, attach, create, object_name, unlink
+from ..errors import InferenceServerException, ProtocolError
+from ..wire import bytes_tensor
+from ..wire.dtypes import NAMES, triton_to_np_dtype
+from ..memory import Identity, Memory, attach, create, object_name, unlink
 
 __all__ = [
     "SharedMemoryException",
