@@ -9,7 +9,7 @@ import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import log, operations
 from ._version import __version__
@@ -20,7 +20,14 @@ from .tensors import InferInput, InferRequestedOutput, InferResult
 from .transport.address import Address
 from .wire.http1 import COALESCE, Buffer, Response, encode_head, header_line
 
-__all__ = ["ClientBase", "positive", "renew_after_fork"]
+if TYPE_CHECKING:
+    from .regions.auto import Sharing
+
+__all__ = ["SHARED_MEMORY_LIMIT", "SHARED_MEMORY_THRESHOLD", "ClientBase", "positive", "renew_after_fork"]
+
+#: Smaller tensors are as fast over HTTP.
+SHARED_MEMORY_THRESHOLD = 1 << 18
+SHARED_MEMORY_LIMIT = 1 << 30
 
 _DEBUG = 10  # logging's level
 _MAX_HEADS = 256
@@ -29,13 +36,19 @@ _MAX_HEADS = 256
 _clients: weakref.WeakSet[ClientBase] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
+def _in_child() -> None:
     for client in list(_clients):
         client._start_anew()
 
 
+def _in_parent() -> None:
+    for client in list(_clients):
+        if client._sharing is not None:
+            client._sharing.pool.retire_leased()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_in_child, after_in_parent=_in_parent)
 
 
 def renew_after_fork(client: ClientBase) -> None:
@@ -52,6 +65,10 @@ class ClientBase:
         The server.
     verbose : bool
         Log every request and response on stdout.
+    shared_memory : "auto" or None
+        Whether large tensors travel through shared memory.
+    shared_memory_threshold, shared_memory_limit : int
+        In bytes: from which size on, and how much in all.
     """
 
     #: The library's own `_get` and `_post`.
@@ -59,7 +76,14 @@ class ClientBase:
     #: What a program may replace on an instance.
     _patches: ClassVar[frozenset[str]] = frozenset(("_get", "_post", "_call_plugin", "_validate_headers"))
 
-    def __init__(self, address: Address, verbose: bool) -> None:
+    def __init__(
+        self,
+        address: Address,
+        verbose: bool,
+        shared_memory: str | None,
+        shared_memory_threshold: int,
+        shared_memory_limit: int,
+    ) -> None:
         self._address = address
         self._verbose = verbose
         self._log = log.verbose_logger() if verbose else log.logger
@@ -69,6 +93,13 @@ class ClientBase:
             type(self)._call_plugin is not ClientBase._call_plugin
             or type(self)._validate_headers is not ClientBase._validate_headers
         )
+        if shared_memory not in (None, "auto"):
+            raise InvalidRequest(f"shared_memory must be 'auto' or None, got {shared_memory!r}")
+        self._sharing_limits = (
+            positive(shared_memory_threshold, "shared_memory_threshold"),
+            positive(shared_memory_limit, "shared_memory_limit"),
+        )
+        self._sharing = self._new_sharing() if shared_memory else None
         #: Header lines of every request, by their names in lower case.
         self._own_headers = {
             "host": header_line("Host", address.authority),
@@ -78,7 +109,18 @@ class ClientBase:
         self._heads: dict[tuple[Any, ...], tuple[str, bytes]] = {}
 
     def _start_anew(self) -> None:
-        """In a forked child: no connection and no thread of the parent's exists here."""
+        """In a forked child: the parent's connections, threads and regions are not ours."""
+        if self._sharing is not None:
+            self._sharing = self._new_sharing()
+
+    def _new_sharing(self) -> Sharing | None:
+        """Return the transparent path of shared memory, where the server seems to run on this machine."""
+        if not self._address.is_loopback or not os.path.isdir("/dev/shm"):
+            self._log.debug("no shared memory with %s: not on this machine", self._address.origin)
+            return None
+        from .regions.auto import Sharing
+
+        return Sharing(*self._sharing_limits)
 
     # -- plugins --
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from . import operations
 from .async_request import InferAsyncRequest, Pending
-from .base import ClientBase, positive, renew_after_fork
+from .base import (
+    SHARED_MEMORY_LIMIT,
+    SHARED_MEMORY_THRESHOLD,
+    ClientBase,
+    positive,
+    renew_after_fork,
+)
 from .errors import InferenceServerException, InvalidRequest
 from .operations import Operation
 from .plugins import Request
@@ -24,6 +32,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+    from .regions import Region
 
 __all__ = ["InferenceServerClient"]
 
@@ -63,6 +73,13 @@ class InferenceServerClient(ClientBase):
         Returns the ``ssl.SSLContext`` to use.
     insecure : bool
         Do not compare the server's name with its certificate.
+    shared_memory : "auto", optional
+        Let large tensors travel through shared memory where the server runs on the same machine and can be given
+        it; otherwise, and whatever stands in the way, over HTTP. Results are the same.
+    shared_memory_threshold : int
+        From which size on a tensor does, in bytes.
+    shared_memory_limit : int
+        How much shared memory the client takes at most, in bytes; results that are kept count.
 
     Raises
     ------
@@ -82,10 +99,14 @@ class InferenceServerClient(ClientBase):
         ssl_options: Mapping[str, Any] | None = None,
         ssl_context_factory: Callable[[], ssl_module.SSLContext] | None = None,
         insecure: bool = False,
+        *,
+        shared_memory: Literal["auto"] | None = None,
+        shared_memory_threshold: int = SHARED_MEMORY_THRESHOLD,
+        shared_memory_limit: int = SHARED_MEMORY_LIMIT,
     ) -> None:
         self._executor: ThreadPoolExecutor | None = None
         address = parse_url(url, ssl)
-        super().__init__(address, verbose)
+        super().__init__(address, verbose, shared_memory, shared_memory_threshold, shared_memory_limit)
         context = tls_context(ssl_options, ssl_context_factory, insecure) if address.tls else None
         limit = positive(concurrency, "concurrency")
         timeouts = Timeouts(connection=connection_timeout, network=network_timeout)
@@ -121,9 +142,13 @@ class InferenceServerClient(ClientBase):
             executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=True)
+        if self._sharing is not None:
+            sharing, self._sharing = self._sharing, None
+            self._drive(sharing.close())
         self._transport.close()
 
     def _start_anew(self) -> None:
+        super()._start_anew()
         self._lock = threading.Lock()
         self._executor = None
         self._transport.reset()
@@ -335,6 +360,50 @@ class InferenceServerClient(ClientBase):
         """Make the server forget a CUDA shared memory region, or all of them where no name is given."""
         self._run(operations.unregister_shared_memory("cuda", name), headers, query_params)
 
+    @contextmanager
+    def shared_memory(
+        self,
+        byte_size: int | None = None,
+        *,
+        key: str | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> Iterator[Region]:
+        """Make a shared memory region, known to the server for the length of a ``with`` block.
+
+        Whatever ends the block, the server forgets the region and its memory is given back; arrays over it stay
+        valid. Nothing of it is left behind by a process that is killed.
+
+        Parameters
+        ----------
+        byte_size : int, optional
+            Its size in bytes; None: attach to the one that has the key.
+        key : str, optional
+            A key for other processes to attach to it by. Without one nobody can, and the key that it needs for a
+            moment is removed as soon as the server has the region.
+        headers, query_params
+            See the class.
+
+        Returns
+        -------
+        context manager of Region
+
+        Raises
+        ------
+        SharedMemoryException
+            When the region cannot be made or found.
+        ServerError
+            When the server does not take it, for example because it runs on another machine.
+        """
+        from .regions import Region
+
+        region = Region(byte_size, key)
+        try:
+            self._drive(region._open(), headers, query_params)
+            yield region
+        finally:
+            self._drive(region._close(), headers, query_params)
+
     # -- inference --
 
     def infer(
@@ -354,6 +423,8 @@ class InferenceServerClient(ClientBase):
         request_compression_algorithm: str | None = None,
         response_compression_algorithm: str | None = None,
         parameters: Mapping[str, Any] | None = None,
+        *,
+        idempotent: bool | None = None,
     ) -> InferResult:
         """Run an inference and return its result.
 
@@ -385,13 +456,16 @@ class InferenceServerClient(ClientBase):
             response.
         parameters : mapping, optional
             Further parameters of the request, for the model.
+        idempotent : bool, optional
+            Whether running it twice does no more than running it once, so that the client may send it again. None:
+            it may where the server has refused to take it or its result, not where nobody knows whether it ran.
 
         Raises
         ------
         InferenceServerException
             See `tritonhttp.errors` for which.
         """
-        operation = operations.infer(
+        arguments = (
             model_name,
             inputs,
             model_version,
@@ -406,8 +480,11 @@ class InferenceServerClient(ClientBase):
             response_compression_algorithm,
             parameters,
             self._decode_infer,
+            idempotent,
         )
-        return self._run(operation, headers, query_params)
+        if self._sharing is not None:
+            return self._infer_sharing(arguments, headers, query_params)
+        return self._run(operations.infer(*arguments), headers, query_params)
 
     def async_infer(
         self,
@@ -427,6 +504,7 @@ class InferenceServerClient(ClientBase):
         response_compression_algorithm: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         *,
+        idempotent: bool | None = None,
         copy: bool = True,
     ) -> InferAsyncRequest:
         """Start an inference and return its handle at once.
@@ -438,7 +516,7 @@ class InferenceServerClient(ClientBase):
         ----------
         model_name, inputs, model_version, outputs, request_id, sequence_id, sequence_start, sequence_end,
         priority, timeout, headers, query_params, request_compression_algorithm,
-        response_compression_algorithm, parameters
+        response_compression_algorithm, parameters, idempotent
             As for :meth:`infer`.
         copy : bool
             True: the arrays of the inputs may be changed as soon as this returns. False: nothing is copied,
@@ -454,7 +532,7 @@ class InferenceServerClient(ClientBase):
         InvalidRequest
             For arguments that cannot be sent.
         """
-        operation = operations.infer(
+        arguments = (
             model_name,
             inputs,
             model_version,
@@ -469,10 +547,17 @@ class InferenceServerClient(ClientBase):
             response_compression_algorithm,
             parameters,
             self._decode_infer,
-            snapshot=copy,
+            idempotent,
         )
         given = dict(headers) if headers else None
         params = dict(query_params) if query_params else None
+        sharing = self._sharing
+        flow = None if sharing is None else sharing.infer(arguments, snapshot=copy)
+        task: Callable[[], InferResult]
+        if flow is not None:
+            task = partial(self._drive, flow, given, params)
+        else:
+            task = partial(self._run, operations.infer(*arguments, snapshot=copy), given, params)
         with self._lock:
             if self._closed:
                 raise InferenceServerException("the client is closed")
@@ -480,7 +565,7 @@ class InferenceServerClient(ClientBase):
                 from concurrent.futures import ThreadPoolExecutor
 
                 self._executor = ThreadPoolExecutor(self._workers, "tritonhttp")
-            future = self._executor.submit(self._run, operation, given, params)
+            future = self._executor.submit(task)
         return InferAsyncRequest(Pending(future), self._verbose)
 
     # -- requests --
@@ -533,6 +618,39 @@ class InferenceServerClient(ClientBase):
             operation.method, target, buffers, repeatable=operation.repeatable
         )
         return operation.decode(response)
+
+    def _drive(
+        self,
+        flow: Generator[Operation[Any], Any, T],
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> T:
+        """Carry out one operation after the other, and return what they come to."""
+        try:
+            operation = next(flow)
+            while True:
+                try:
+                    answer = self._run(operation, headers, query_params)
+                except BaseException as error:
+                    operation = flow.throw(error)
+                else:
+                    operation = flow.send(answer)
+        except StopIteration as end:
+            found: T = end.value
+            return found
+
+    def _infer_sharing(
+        self, arguments: tuple[Any, ...], headers: Headers, query_params: QueryParams
+    ) -> InferResult:
+        """Run an inference whose large tensors may travel through shared memory."""
+        sharing = self._sharing
+        assert sharing is not None
+        flow = sharing.infer(arguments, snapshot=False)
+        if flow is not None:
+            return self._drive(flow, headers, query_params)
+        result = self._run(operations.infer(*arguments), headers, query_params)
+        sharing.note(arguments, result)
+        return result
 
     def _exchange(self, operation: Operation[Any], headers: Headers, query_params: QueryParams) -> Response:
         """Send a request that somebody watches: the plugin, the log."""

@@ -182,6 +182,7 @@ def infer(
     response_compression_algorithm: str | None,
     parameters: Mapping[str, Any] | None,
     decode: Callable[[Response], InferResult],
+    idempotent: bool | None = None,
     snapshot: bool = False,
 ) -> Operation[InferResult]:
     """Return the inference's operation; with `snapshot` its body holds none of the caller's memory."""
@@ -209,7 +210,8 @@ def infer(
                 " expected 'gzip', 'deflate' or None"
             )
         headers = (*headers, ("Accept-Encoding", response_compression_algorithm))
-    return Operation("POST", path, decode, body, headers, content_type)
+    repeatable = idempotent is True and sequence_id in (0, "")
+    return Operation("POST", path, decode, body, headers, content_type, repeatable)
 
 
 def infer_body(

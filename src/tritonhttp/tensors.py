@@ -8,7 +8,7 @@ views of the response's body where that is possible.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from .wire.http1 import COALESCE, Buffer, Response
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from .regions import RegionSlice
 
 __all__ = ["InferInput", "InferRequestedOutput", "InferResult"]
 
@@ -132,6 +134,24 @@ class InferInput:
         self._binary = self._json = None
         self._region = _region(region_name, byte_size, offset)
         return self
+
+    def set_shared_memory_region(self, place: RegionSlice) -> Self:
+        """Take the tensor's data from a place in a region, as ``region.write()`` returned it; return the input.
+
+        Raises
+        ------
+        InvalidRequest
+            If a tensor of another datatype or shape was written there.
+        """
+        if place.datatype is not None and (place.datatype, place.shape) != (
+            self._datatype,
+            tuple(self._shape),
+        ):
+            raise InvalidRequest(
+                f"input {self._name!r} is {self._datatype} of shape {self._shape}; what was written there is"
+                f" {place.datatype} of shape {list(place.shape or ())}"
+            )
+        return self.set_shared_memory(place.region.name, place.byte_size, place.offset)
 
     def _as_json(self, array: npt.NDArray[Any]) -> bytes:
         if self._datatype == "BF16":
@@ -256,6 +276,16 @@ class InferRequestedOutput:
             raise InvalidRequest("shared memory can't be set on classification output")
         self._region = _region(region_name, byte_size, offset)
 
+    def set_shared_memory_region(self, place: RegionSlice) -> None:
+        """Place the output in a place of a region, as ``region.reserve()`` returned it.
+
+        Raises
+        ------
+        InvalidRequest
+            If classes were asked for.
+        """
+        self.set_shared_memory(place.region.name, place.byte_size, place.offset)
+
     def unset_shared_memory(self) -> None:
         """Return the output in the response again."""
         self._region = None
@@ -289,6 +319,9 @@ class InferResult:
     ProtocolError
         If the response is no valid answer of the protocol.
     """
+
+    #: Outputs that came through shared memory, by name.
+    _placed: Mapping[str, npt.NDArray[Any]] = {}
 
     def __init__(self, response: Any, verbose: bool) -> None:
         body: Buffer
@@ -372,15 +405,31 @@ class InferResult:
         """Return the response's JSON as a dict."""
         if self._json is None:
             head = bytes(self._body[: self._head_size])
-            self._json = jsonio.loads(head, "the response of infer")
+            self._json = self._with_placed(jsonio.loads(head, "the response of infer"))
         return self._json
 
+    def _place(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take the data of these outputs, which are not in the body, from arrays."""
+        self._placed = arrays
+        self._arrays.update(arrays)
+        if self._json is not None:
+            self._json = self._with_placed(self._json)
+
+    def _with_placed(self, answer: Any) -> Any:
+        """Say of outputs that the server placed elsewhere what it says of those in the body."""
+        for output in answer["outputs"] if self._placed else ():
+            if output["name"] in self._placed:
+                output["parameters"] = {"binary_data_size": self._placed[output["name"]].nbytes}
+        return answer
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"_body": bytes(self._body), "_head_size": self._head_size}
+        state = {"_body": bytes(self._body), "_head_size": self._head_size}
+        return {**state, "_placed": self._placed} if self._placed else state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _arrays={})
         self._layout, self._json = inference.decode_response(self._body, self._head_size)
+        self._place(self._placed)
 
     def __repr__(self) -> str:
         outputs = self.get_response().get("outputs") or ()

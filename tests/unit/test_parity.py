@@ -178,7 +178,14 @@ def test_top_module_exports_its_public_names() -> None:
 ONLY_BLOCKING = {"__enter__", "__exit__", "async_infer"}
 ONLY_AIO = {"__aenter__", "__aexit__"}
 #: Carried out at once in both.
-PLAIN = {"generate_request_body", "parse_response_body", "plugin", "register_plugin", "unregister_plugin"}
+PLAIN = {
+    "generate_request_body",
+    "parse_response_body",
+    "plugin",
+    "register_plugin",
+    "shared_memory",
+    "unregister_plugin",
+}
 
 
 def methods(kind: type) -> set[str]:

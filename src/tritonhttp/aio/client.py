@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .. import client, operations
-from ..base import ClientBase, positive, renew_after_fork
+from ..base import (
+    SHARED_MEMORY_LIMIT,
+    SHARED_MEMORY_THRESHOLD,
+    ClientBase,
+    positive,
+    renew_after_fork,
+)
 from ..errors import DeadlineExceeded
 from ..operations import Operation
 from ..plugins import Request
@@ -22,6 +29,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+    from ..regions import Region
 
 __all__ = ["InferenceServerClient"]
 
@@ -51,6 +60,8 @@ class InferenceServerClient(ClientBase):
         Use TLS; the server's certificate is verified always.
     ssl_context : ssl.SSLContext, optional
         The context to use; without one, the system's certificates are trusted.
+    shared_memory, shared_memory_threshold, shared_memory_limit
+        As for the blocking client.
 
     Raises
     ------
@@ -66,9 +77,13 @@ class InferenceServerClient(ClientBase):
         conn_timeout: float | None = 60.0,
         ssl: bool = False,
         ssl_context: ssl_module.SSLContext | None = None,
+        *,
+        shared_memory: Literal["auto"] | None = None,
+        shared_memory_threshold: int = SHARED_MEMORY_THRESHOLD,
+        shared_memory_limit: int = SHARED_MEMORY_LIMIT,
     ) -> None:
         address = parse_url(url, ssl)
-        super().__init__(address, verbose)
+        super().__init__(address, verbose, shared_memory, shared_memory_threshold, shared_memory_limit)
         self._conn_timeout = seconds(conn_timeout, "conn_timeout")
         context = ssl_context
         if address.tls and context is None:
@@ -94,9 +109,13 @@ class InferenceServerClient(ClientBase):
 
     async def close(self) -> None:
         """Close the client; calls under way end first, every later call fails. Idempotent."""
+        if self._sharing is not None:
+            sharing, self._sharing = self._sharing, None
+            await self._drive(sharing.close())
         await self._transport.close()
 
     def _start_anew(self) -> None:
+        super()._start_anew()
         self._transport.forget_loop()
 
     # -- health and metadata --
@@ -253,6 +272,24 @@ class InferenceServerClient(ClientBase):
     ) -> None:
         await self._run(operations.unregister_shared_memory("cuda", name), headers, query_params)
 
+    @asynccontextmanager
+    async def shared_memory(
+        self,
+        byte_size: int | None = None,
+        *,
+        key: str | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> AsyncIterator[Region]:
+        from ..regions import Region
+
+        region = Region(byte_size, key)
+        try:
+            await self._drive(region._open(), headers, query_params)
+            yield region
+        finally:
+            await self._drive(region._close(), headers, query_params)
+
     # -- inference --
 
     async def infer(
@@ -272,8 +309,10 @@ class InferenceServerClient(ClientBase):
         request_compression_algorithm: str | None = None,
         response_compression_algorithm: str | None = None,
         parameters: Mapping[str, Any] | None = None,
+        *,
+        idempotent: bool | None = None,
     ) -> InferResult:
-        operation = operations.infer(
+        arguments = (
             model_name,
             inputs,
             model_version,
@@ -288,8 +327,11 @@ class InferenceServerClient(ClientBase):
             response_compression_algorithm,
             parameters,
             self._decode_infer,
+            idempotent,
         )
-        return await self._run(operation, headers, query_params)
+        if self._sharing is not None:
+            return await self._infer_sharing(arguments, headers, query_params)
+        return await self._run(operations.infer(*arguments), headers, query_params)
 
     # -- requests --
 
@@ -315,6 +357,39 @@ class InferenceServerClient(ClientBase):
             operation.method, target, buffers, repeatable=operation.repeatable, deadline=self._deadline()
         )
         return operation.decode(response)
+
+    async def _drive(
+        self,
+        flow: Generator[Operation[Any], Any, T],
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> T:
+        """Carry out one operation after the other, and return what they come to."""
+        try:
+            operation = next(flow)
+            while True:
+                try:
+                    answer = await self._run(operation, headers, query_params)
+                except BaseException as error:
+                    operation = flow.throw(error)
+                else:
+                    operation = flow.send(answer)
+        except StopIteration as end:
+            found: T = end.value
+            return found
+
+    async def _infer_sharing(
+        self, arguments: tuple[Any, ...], headers: Headers, query_params: QueryParams
+    ) -> InferResult:
+        """Run an inference whose large tensors may travel through shared memory."""
+        sharing = self._sharing
+        assert sharing is not None
+        flow = sharing.infer(arguments, snapshot=False)
+        if flow is not None:
+            return await self._drive(flow, headers, query_params)
+        result = await self._run(operations.infer(*arguments), headers, query_params)
+        sharing.note(arguments, result)
+        return result
 
     async def _exchange(
         self, operation: Operation[Any], headers: Headers, query_params: QueryParams

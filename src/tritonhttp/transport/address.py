@@ -52,6 +52,18 @@ class Address:
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
     @property
+    def is_loopback(self) -> bool:
+        """Whether the server seems to run on this machine; a tunnel looks the same."""
+        if self.host == "localhost" or self.host.endswith(".localhost"):
+            return True
+        from ipaddress import ip_address
+
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
     def origin(self) -> str:
         """Scheme and authority, for messages."""
         return f"{'https' if self.tls else 'http'}://{self.authority}"

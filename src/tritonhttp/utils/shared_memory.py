@@ -24,13 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InferenceServerException, ProtocolError
+from ..memory import Identity, Memory, attach, create, object_name, unlink
 from ..wire import bytes_tensor
 from ..wire.dtypes import NAMES, triton_to_np_dtype
-from ..memory import Identity, Memory, attach, create, object_name, unlink
 
 __all__ = [
     "SharedMemoryException",
     "SharedMemoryRegion",
+    "attach_shared_memory_region",
     "create_shared_memory_region",
     "destroy_shared_memory_region",
     "get_contents_as_numpy",
@@ -95,7 +96,7 @@ class SharedMemoryRegion:
 
     def __reduce__(self) -> tuple[Any, ...]:
         _mapped(self, "unable to pickle the shared memory region")
-        return _attached, (self._triton_shm_name, self._shm_key)
+        return attach_shared_memory_region, (self._triton_shm_name, self._shm_key)
 
 
 class _Known:
@@ -161,6 +162,29 @@ def create_shared_memory_region(
             destroy_shared_memory_region(handle)
             raise
     return handle
+
+
+def attach_shared_memory_region(triton_shm_name: str, shm_key: str) -> SharedMemoryRegion:
+    """Attach to the region that has a key, whatever its size; not one of the reference's functions.
+
+    Parameters
+    ----------
+    triton_shm_name : str
+        The name under which the region is to be registered with the server.
+    shm_key : str
+        The key of the memory object.
+
+    Returns
+    -------
+    SharedMemoryRegion
+        A handle, to be destroyed with :func:`destroy_shared_memory_region`.
+
+    Raises
+    ------
+    SharedMemoryException
+        When no region has the key, or it belongs to another user.
+    """
+    return _open(triton_shm_name, shm_key, None)
 
 
 def set_shared_memory_region(
@@ -317,10 +341,6 @@ def _find(name: str, byte_size: int | None, create_only: bool) -> tuple[Memory, 
         except FileExistsError:
             pass
     raise FileExistsError("others create and remove it all the time")
-
-
-def _attached(name: str, key: str) -> SharedMemoryRegion:
-    return _open(name, key, None)
 
 
 def _told(failure: str, key: str, error: Exception) -> str:

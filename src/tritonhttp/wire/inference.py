@@ -26,6 +26,8 @@ __all__ = [
     "decode_response",
     "encode_request",
     "error_message",
+    "numeric_size",
+    "placed_tensor",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -186,6 +188,27 @@ def _bytes_tensor(output: Mapping[str, Any], data: memoryview) -> npt.NDArray[An
     except ProtocolError as error:
         raise ProtocolError(f"output {output['name']!r}: {error.message()}") from error
     return _reshape(elements, shape, output["name"])
+
+
+def numeric_size(output: Mapping[str, Any]) -> int:
+    """Return how many bytes a numeric output takes; 0 for one of strings, or as JSON."""
+    if output.get("datatype") == "BYTES" or "data" in output:
+        return 0
+    scalar, _, count = _describe(output)
+    return count * int(np.dtype(scalar).itemsize)
+
+
+def placed_tensor(output: Mapping[str, Any], memory: Any, offset: int, limit: int) -> npt.NDArray[Any]:
+    """Return an output that lies in shared memory as a view, if it ends within `limit` bytes."""
+    size = numeric_size(output)
+    if size > limit:
+        raise ProtocolError(f"output {output['name']!r}: {size} bytes do not fit into a place of {limit}")
+    shape, dtype, offset, _ = _view(output, (offset, size))
+    try:
+        array: npt.NDArray[Any] = np.ndarray(shape, dtype, memory, offset)
+        return array
+    except (OverflowError, ValueError) as error:
+        raise _no_such_shape(output["name"], shape, error) from error
 
 
 _layouts: dict[bytes, Layout] = {}

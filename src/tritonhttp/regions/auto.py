@@ -1,0 +1,455 @@
+"""The transparent path: large tensors of an inference travel through pooled regions, unseen by the caller.
+
+A server on the same machine reads and writes them in place. Inputs are copied into a region. Outputs are placed in
+one where their size is known before the request: from the model's metadata, or from what it answered to inputs of
+the same shapes. Whatever stands in the way, the tensors travel over HTTP.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Generator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import operations
+from ..errors import ConnectError, InferenceServerException, ServerError
+from ..log import logger
+from ..operations import Operation
+from ..tensors import InferInput, InferRequestedOutput, InferResult
+from ..wire import inference
+from . import names
+from .pool import Block, Lease, Pool
+from .region import aligned
+
+__all__ = ["Flow", "Sharing"]
+
+#: Operations that a client carries out one after the other: their results are sent, their errors thrown in.
+Flow: TypeAlias = Generator[Operation[Any], Any, InferResult]
+
+#: Name and version, as the caller gave them.
+Model = tuple[str, str]
+#: Name and size in bytes of each output in order; 0 for what is never placed: strings, JSON, unknown sizes.
+Sizes = tuple[tuple[str, int], ...]
+
+#: How many answers to inputs of the same shapes must have had the same sizes before the next one is expected to.
+_ANSWERS = 2
+_MAX_EXPECTED = 1024
+
+# How Triton puts it.
+_FORGOTTEN = "nable to find shared memory region"
+_TOO_SMALL = "shared memory size specified with the request for output"
+
+#: Statuses that a gateway gives: the server behind it may still be at work.
+_GATEWAY = ("408", "502", "503", "504")
+
+
+class _Expected:
+    """The sizes that a model's answers to inputs of the same shapes had."""
+
+    __slots__ = ("answers", "sizes")
+
+    def __init__(self) -> None:
+        #: None once two answers differed.
+        self.sizes: Sizes | None = None
+        self.answers = 0
+
+    def add(self, sizes: Sizes) -> None:
+        if self.answers == 0:
+            self.sizes = sizes
+        elif sizes != self.sizes:
+            self.sizes = None
+        self.answers += 1
+
+
+class Sharing:
+    """The transparent path of one client; safe to share between threads.
+
+    Parameters
+    ----------
+    threshold : int
+        Smaller tensors travel over HTTP, in bytes.
+    limit : int
+        The bytes of all regions together.
+    """
+
+    def __init__(self, threshold: int, limit: int) -> None:
+        self.threshold = threshold
+        self.pool = Pool(limit)
+        self._refused = False
+        self._accepted = False
+        self._expected: dict[tuple[Any, ...], _Expected] = {}
+        self._declared: dict[Model, list[tuple[str, int, bool]]] = {}
+        #: Models whose outputs are large, as far as is known.
+        self._large: set[Model] = set()
+        #: Models that gave more than was expected.
+        self._unpredictable: set[Model] = set()
+
+    def infer(self, arguments: tuple[Any, ...], snapshot: bool) -> Flow | None:
+        """Begin an inference: copy its large inputs into a region.
+
+        Parameters
+        ----------
+        arguments : tuple
+            Those of :func:`operations.infer`.
+        snapshot : bool
+            Whether the caller may change its arrays as soon as this returns.
+
+        Returns
+        -------
+        generator of Operation, or None
+            None where nothing of it is large.
+        """
+        if self._refused:
+            return None
+        inputs, compression = arguments[1], arguments[10]
+        large = (
+            []
+            if compression
+            else [index for index, tensor in enumerate(inputs) if _byte_size(tensor) >= self.threshold]
+        )
+        if not large and (arguments[0], arguments[2]) not in self._large:
+            return None
+        call = _Call(self, arguments, large)
+        if large and not call.place_inputs():
+            return None
+        if snapshot:
+            call.let_go()
+        return call.carry_out()
+
+    def note(self, arguments: tuple[Any, ...], result: InferResult) -> None:
+        """Look at the answer of an inference that this path had no part in."""
+        if len(result._body) >= self.threshold:
+            self._large.add((arguments[0], arguments[2]))
+
+    def close(self) -> Generator[Operation[Any], Any, None]:
+        """Have the server forget the regions."""
+        for block in self.pool.close():
+            if not (yield from _unregister(block)):
+                return
+
+    def register(self, block: Block) -> Generator[Operation[Any], Any, bool]:
+        """Make the server know a block; return whether it does."""
+        for left in self.pool.doomed():
+            if not (yield from _unregister(left)):
+                self.pool.keep(left)
+        if block.registered:
+            return True
+        try:
+            block.registered = True  # unless it is known for certain that it is not
+            yield operations.register_system_shared_memory(block.name, f"/{block.name}", block.byte_size, 0)
+        except ServerError as error:
+            block.registered = False
+            if error.status() not in _GATEWAY:
+                self._refuse(error)
+            return False
+        except ConnectError:
+            block.registered = False
+            return False
+        except InferenceServerException:
+            block.spent = True
+            return False
+        finally:
+            block.unlink()
+        if not self._accepted:
+            self._accepted = True
+            yield from _sweep()
+        return True
+
+    def _refuse(self, error: ServerError) -> None:
+        if self._accepted:
+            self.pool.limit = self.pool.taken  # it took others before, and has enough
+        elif not self._refused:
+            self._refused = True
+            logger.warning(
+                "tensors travel over HTTP, since the server does not share this machine's memory"
+                " (one in a container needs --ipc=host, or the same /dev/shm): %s",
+                error,
+            )
+
+    # -- the sizes of outputs --
+
+    def sizes(self, call: _Call) -> Generator[Operation[Any], Any, Sizes | None]:
+        """Return the sizes that the outputs of a call will have, or None where that is not known."""
+        if call.model in self._unpredictable:
+            return None
+        expected = self._expected.get(call.form)
+        if expected is not None:
+            if expected.sizes is None:
+                return None
+            # An answer that is larger after all means an error, and a second run.
+            if expected.answers >= _ANSWERS and call.repeatable:
+                return expected.sizes
+        declared = self._declared.get(call.model)
+        if declared is None:
+            declared = self._declared[call.model] = yield from _declared(*call.model)
+        if not any(size for _, size, _ in declared):
+            return None
+        batch = call.batch
+        return tuple((name, size * batch if batched else size) for name, size, batched in declared)
+
+    def learn(self, call: _Call, result: InferResult) -> None:
+        """Remember the sizes that the outputs had."""
+        if len(self._expected) >= _MAX_EXPECTED:
+            self._expected.clear()
+        self._expected.setdefault(call.form, _Expected()).add(
+            tuple((name, inference.numeric_size(output)) for name, output in result._layout.outputs.items())
+        )
+
+    def surprised(self, call: _Call) -> None:
+        """Never again expect to know the sizes of a model's outputs."""
+        self._unpredictable.add(call.model)
+
+
+class _Call:
+    """One inference on the transparent path."""
+
+    def __init__(self, sharing: Sharing, arguments: tuple[Any, ...], large: list[int]) -> None:
+        self._sharing = sharing
+        self._arguments = arguments
+        self.model: Model = arguments[0], arguments[2]
+        #: The inputs as they go out over HTTP, which of them are large, and all as they go out with those placed.
+        self._inputs: list[InferInput] = list(arguments[1])
+        self._large = large
+        self._sent: list[InferInput] = []
+        self._lease: Lease | None = None
+        self._places: _Places | None = None
+        self._outputs: Sequence[InferRequestedOutput] | None = arguments[3]
+        #: Whether running twice is no worse than running once.
+        self.repeatable = arguments[14] is not False and arguments[5] in (0, "")
+        #: What the sizes of the outputs are expected to depend on.
+        self.form = (
+            self.model,
+            tuple((each.name(), each.datatype(), *each.shape()) for each in self._inputs),
+            None if self._outputs is None else tuple(each._form for each in self._outputs),
+        )
+
+    @property
+    def batch(self) -> int:
+        """The batch dimension, where the model has one."""
+        return next((each.shape()[0] for each in self._inputs if each.shape()), 1)
+
+    def place_inputs(self) -> bool:
+        """Copy the large inputs into a block; False where there is no room."""
+        sizes = [_byte_size(self._inputs[index]) for index in self._large]
+        lease = self._sharing.pool.take(sum(map(aligned, sizes)))
+        if lease is None:
+            return False
+        sent = list(self._inputs)
+        offset = 0
+        for index, size in zip(self._large, sizes, strict=True):
+            tensor = self._inputs[index]
+            _write(tensor, lease, offset)
+            placed = InferInput(tensor.name(), tensor.shape(), tensor.datatype())
+            sent[index] = placed.set_shared_memory(lease.block.name, size, offset)
+            offset += aligned(size)
+        self._lease, self._sent = lease, sent
+        return True
+
+    def let_go(self) -> None:
+        """Refer to the caller's arrays no more: the large ones lie in the block by now."""
+        offset = 0
+        for index, tensor in enumerate(self._inputs):
+            own = self._inputs[index] = copy.copy(tensor)
+            if index in self._large and self._lease is not None:
+                size = _byte_size(tensor)
+                own._binary = np.ndarray(size, np.uint8, self._lease.buffer, offset)
+                offset += aligned(size)
+            elif isinstance(own._binary, np.ndarray):
+                own._binary = own._binary.copy()
+
+    def carry_out(self) -> Flow:
+        """Yield the operations of the inference, one after the other, and return its result."""
+        try:
+            result = yield from self._carry_out()
+        finally:
+            # The traceback of an error would keep the blocks.
+            self._inputs, self._sent, self._lease, self._places = [], [], None, None
+        self._sharing.learn(self, result)
+        return result
+
+    def _carry_out(self) -> Flow:
+        sharing = self._sharing
+        for _ in range(2):  # a server that was started anew has forgotten its regions
+            if self._large and self._lease is None and not self.place_inputs():
+                break
+            places = self._places = yield from self._place_outputs()
+            blocks = [lease.block for lease in (self._lease, places and places.lease) if lease]
+            if not blocks or not (yield from self._register(blocks)):
+                break
+            try:
+                result: InferResult = yield self._operation(
+                    self._sent if self._lease else self._inputs, places.outputs if places else self._outputs
+                )
+            except ServerError as error:
+                message = str(error.message())
+                if _FORGOTTEN in message and any(block.name in message for block in blocks):
+                    sharing.pool.forget(blocks[0].generation)
+                    self._lease = self._places = None
+                    continue  # nothing has run
+                if places and _TOO_SMALL in message:
+                    sharing.surprised(self)
+                    if self.repeatable:
+                        break
+                    raise _with_advice(error) from error
+                if error.status() in _GATEWAY:
+                    _spend(blocks)
+                raise
+            except ConnectError:
+                raise  # nothing has got to the server
+            except BaseException:
+                _spend(blocks)  # the server may be at work on them for as long as it likes
+                raise
+            if places:
+                result._place(places.arrays(result))
+            return result
+        plain: InferResult = yield self._operation(self._inputs, self._outputs)
+        return plain
+
+    def _register(self, blocks: list[Block]) -> Generator[Operation[Any], Any, bool]:
+        for block in blocks:
+            if not (yield from self._sharing.register(block)):
+                return False
+        return True
+
+    def _operation(
+        self, inputs: Sequence[InferInput], outputs: Sequence[InferRequestedOutput] | None
+    ) -> Operation[InferResult]:
+        model_name, _, model_version, _, *others = self._arguments
+        return operations.infer(model_name, inputs, model_version, outputs, *others)
+
+    def _place_outputs(self) -> Generator[Operation[Any], Any, _Places | None]:
+        """Return places for the large outputs whose sizes are known, or None where there are none, or no room."""
+        if self._arguments[11]:  # a compressed answer was asked for
+            return None
+        sizes = yield from self._sharing.sizes(self)
+        if sizes is None:
+            return None
+        known = dict(sizes)
+        outputs = self._outputs or [InferRequestedOutput(name) for name in known]
+        large = {
+            index: aligned(known[each.name()])
+            for index, each in enumerate(outputs)
+            if each._form == (each.name(), True, 0)
+            and each._region is None
+            and known.get(each.name(), 0) >= self._sharing.threshold
+        }
+        lease = self._sharing.pool.take(sum(large.values())) if large else None
+        return None if lease is None else _Places(lease, outputs, large)
+
+
+class _Places:
+    """Where an inference's large outputs shall lie.
+
+    Attributes
+    ----------
+    lease : Lease
+    outputs : list of InferRequestedOutput
+        All that are asked for.
+    """
+
+    def __init__(self, lease: Lease, outputs: Sequence[InferRequestedOutput], large: dict[int, int]) -> None:
+        self.lease = lease
+        self.outputs = list(outputs)
+        self._places: dict[str, tuple[int, int]] = {}
+        offset = 0
+        for index, size in large.items():
+            name = outputs[index].name()
+            placed = self.outputs[index] = InferRequestedOutput(name)
+            placed.set_shared_memory(lease.block.name, size, offset)
+            self._places[name] = offset, size
+            offset += size
+
+    def arrays(self, result: InferResult) -> dict[str, npt.NDArray[Any]]:
+        """Return the outputs that lie here as views."""
+        arrays = {}
+        for name, (offset, size) in self._places.items():
+            output = result._layout.outputs.get(name)
+            if output is None or name in result._layout.spans or "data" in output:
+                continue
+            array = inference.placed_tensor(output, self.lease.buffer, offset, size)
+            # One that is a small part of what it might have been should not keep the block.
+            arrays[name] = array.copy() if array.nbytes * 16 < size else array
+        return arrays
+
+
+def _byte_size(tensor: InferInput) -> int:
+    """Return the size of an input's binary data, or 0 where it has none."""
+    data = tensor._binary
+    if data is None:
+        return 0
+    return data.nbytes if isinstance(data, np.ndarray) else len(data)
+
+
+def _write(tensor: InferInput, lease: Lease, offset: int) -> None:
+    data = tensor._binary
+    if isinstance(data, np.ndarray):
+        dtype = data.dtype
+        if sys.byteorder != "little" or not dtype.isnative:
+            dtype = dtype.newbyteorder("<")
+        np.copyto(np.ndarray(data.shape, dtype, lease.buffer, offset), data)
+    elif data is not None:
+        memoryview(lease.buffer).cast("B")[offset : offset + len(data)] = data
+
+
+def _spend(blocks: list[Block]) -> None:
+    for block in blocks:
+        block.spent = True
+
+
+def _with_advice(error: ServerError) -> ServerError:
+    return ServerError(
+        f"{error.message()} (the output is larger than its model's metadata say; it was not asked for again over"
+        " HTTP, since the inference is part of a sequence or declared not idempotent; this client places none of"
+        " the model's outputs in shared memory from now on)",
+        str(error.status()),
+        error.debug_details(),
+        error.headers,
+    )
+
+
+def _declared(
+    model_name: str, model_version: str
+) -> Generator[Operation[Any], Any, list[tuple[str, int, bool]]]:
+    """Return the outputs that a model's metadata list: name, bytes (0: not fixed), whether for each batch item."""
+    try:
+        metadata = yield operations.get_model_metadata(model_name, model_version)
+        config = yield operations.get_model_config(model_name, model_version)
+        batched = config.get("max_batch_size", 0) > 0
+        found = []
+        for output in metadata["outputs"]:
+            shape = list(output["shape"])
+            with_batch = batched and shape[:1] == [-1]
+            fixed = {**output, "shape": shape[1:] if with_batch else shape}
+            size = 0 if -1 in fixed["shape"] else inference.numeric_size(fixed)
+            found.append((output["name"], size, with_batch))
+        return found
+    except (InferenceServerException, AttributeError, KeyError, TypeError):
+        return []  # then only what it answers says something
+
+
+def _sweep() -> Generator[Operation[Any], Any, None]:
+    """Remove what clients left behind that are gone: with the server, and in the file system."""
+    names.remove_files()
+    try:
+        listed = yield operations.get_shared_memory_status("system", "")
+        left = [region["name"] for region in listed if names.is_left_behind(region["name"])]
+    except (InferenceServerException, KeyError, TypeError):
+        return
+    for name in left:
+        try:
+            yield operations.unregister_shared_memory("system", name)
+        except InferenceServerException:
+            continue  # in use; the next client's turn
+
+
+def _unregister(block: Block) -> Generator[Operation[Any], Any, bool]:
+    """Have the server forget a block; return whether it did."""
+    try:
+        yield operations.unregister_shared_memory("system", block.name)
+    except InferenceServerException:
+        return False
+    return True

@@ -1,0 +1,90 @@
+"""Names of regions: unguessable, and they say which process owns them.
+
+A name holds the kernel's boot id, the pid namespace, the pid and its start time, so that a process on the same
+machine can tell whether the owner is gone, and is never mistaken about a pid that was given anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sys
+from functools import lru_cache
+from typing import Any
+from weakref import WeakValueDictionary
+
+__all__ = ["claim", "is_left_behind", "remove_files"]
+
+PREFIX = "tritonhttp-region-"
+_UNKNOWN = "0"
+
+#: What has each name in this process. A name of ours that nothing has any more was left behind.
+_holders: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+
+def claim(holder: Any) -> str:
+    """Return a new name, which is this process's for as long as `holder` lives."""
+    pid = os.getpid()
+    name = f"{PREFIX}{_machine()}-{pid}-{_start_time(pid)}-{secrets.token_hex(8)}"
+    _holders[name] = holder
+    return name
+
+
+def is_left_behind(name: str) -> bool:
+    """Return whether the name is one of this library's, and its owner is provably gone."""
+    if not name.startswith(PREFIX):
+        return False
+    machine, _, rest = name[len(PREFIX) :].rpartition("-")[0].partition("-")
+    pid, _, started = rest.partition("-")
+    if machine != _machine() or _UNKNOWN in (machine, started) or not pid.isdecimal():
+        return False  # of another machine, another pid namespace, or an owner that cannot be looked at
+    if (int(pid), started) == (os.getpid(), _start_time(os.getpid())):
+        return name not in _holders
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return _start_time(int(pid)) not in (started, _UNKNOWN)
+
+
+def remove_files() -> None:
+    """Remove the memory objects of owners that ended between making one and having the server map it."""
+    try:
+        found = os.listdir("/dev/shm")
+    except OSError:
+        return
+    for name in found:
+        if is_left_behind(name):
+            with contextlib.suppress(OSError):  # another user's, or another was faster
+                os.unlink(f"/dev/shm/{name}")
+
+
+def _machine() -> str:
+    return _machine_of(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _machine_of(pid: int) -> str:
+    """Return what processes have in common that see each other's pids."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().replace("-", "").strip()
+        namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return _UNKNOWN
+    return f"{boot[:16]}.{namespace:x}"
+
+
+def _start_time(pid: int) -> str:
+    """Return when a process started, in clock ticks since the boot; other than that for one that ended, or "0"."""
+    if sys.platform != "linux":
+        return _UNKNOWN
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return _UNKNOWN
+    return fields[19] if fields[0] not in ("Z", "X") else "ended"

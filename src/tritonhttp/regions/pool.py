@@ -1,0 +1,190 @@
+"""The regions of one client's transparent path: made when needed, reused when nothing looks at them any more."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from collections import deque
+from typing import Any
+
+from .. import memory
+from . import names
+
+__all__ = ["Block", "Lease", "Pool"]
+
+#: A request for less takes a block of this size, in bytes.
+_SMALLEST = 1 << 16
+
+
+class Block:
+    """One region.
+
+    Attributes
+    ----------
+    name : str
+        The name under which the server knows it; with a slash in front its key.
+    byte_size : int
+    registered : bool
+        Whether the server has it.
+    spent : bool
+        Whether it must not be used again: a request that was given up may still use it, or a forked child see it.
+    generation : int
+        How often the server had forgotten its regions before.
+    """
+
+    __slots__ = ("__weakref__", "byte_size", "generation", "mapped", "name", "registered", "spent")
+
+    def __init__(self, byte_size: int, generation: int) -> None:
+        self.generation = generation
+        self.name = names.claim(self)
+        self.mapped = memory.create(f"/{self.name}", byte_size)
+        self.byte_size = byte_size
+        self.registered = False
+        self.spent = False
+
+    def unlink(self) -> None:
+        """Remove the key; whoever has mapped the region keeps it."""
+        memory.unlink(self.mapped.identity)
+
+
+class Lease:
+    """A block while it is used.
+
+    It goes back to the pool when nothing refers to `buffer` any more; every array over it does.
+    """
+
+    __slots__ = ("block", "buffer")
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+        # Not an ndarray, which numpy would leave out of the chain from a view to its memory.
+        self.buffer: Any = (ctypes.c_char * block.byte_size).from_buffer(block.mapped.map)
+
+
+class Pool:
+    """Blocks of at most `limit` bytes together; safe to share between threads.
+
+    Parameters
+    ----------
+    limit : int
+        In bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        #: The bytes of all blocks that are idle, leased, or may still be used by a request that was given up.
+        self.taken = 0
+        self._lock = threading.Lock()
+        self._idle: list[Block] = []  # the one used last at the end
+        self._leased: dict[int, tuple[weakref.ref[Any], Block]] = {}
+        # Filled by whatever thread lets the last array go, also within this class: no lock may be taken there.
+        self._returned: deque[weakref.ref[Any]] = deque()
+        self._doomed: list[Block] = []
+        self._generation = 0
+        self._closed = False
+
+    def take(self, byte_size: int) -> Lease | None:
+        """Return a block of at least that size, or None where the limit or the machine has no room for it."""
+        with self._lock:
+            self._collect()
+            fit = [block for block in self._idle if byte_size <= block.byte_size <= 2 * byte_size + _SMALLEST]
+            if fit:
+                block = min(reversed(fit), key=lambda each: each.byte_size)
+                self._idle.remove(block)
+                return self._lease(block)
+            size = _rounded(byte_size)
+            while self._idle and self.taken + size > self.limit:
+                self._doom(self._idle.pop(0))
+            if self._closed or self.taken + size > self.limit:
+                return None
+            self.taken += size
+        try:
+            if not _has_room(size):
+                raise MemoryError
+            block = Block(size, self._generation)
+        except (OSError, MemoryError):
+            with self._lock:
+                self.taken -= size
+            return None
+        with self._lock:
+            return self._lease(block)
+
+    def doomed(self) -> list[Block]:
+        """Hand out the blocks that the server shall forget; who can't have that done gives them back by `keep`."""
+        if not self._doomed and not self._returned:
+            return []
+        with self._lock:
+            self._collect()
+            doomed, self._doomed = self._doomed, []
+        return doomed
+
+    def keep(self, block: Block) -> None:
+        """Take back a block that the server still uses."""
+        with self._lock:
+            self.taken += block.byte_size
+            block.spent = True
+            self._doomed.append(block)
+
+    def forget(self, generation: int) -> None:
+        """Use none of the blocks again that are as old as that: the server has forgotten them."""
+        with self._lock:
+            if generation == self._generation:
+                self._generation += 1
+                for block in self._idle:
+                    self._doom(block)
+                self._idle.clear()
+
+    def retire_leased(self) -> None:
+        """Use none of the blocks again that are leased now."""
+        for _, block in list(self._leased.values()):
+            block.spent = True
+
+    def close(self) -> list[Block]:
+        """Lease no block from now on, and return all that the server may know."""
+        with self._lock:
+            self._closed = True
+            self._collect()
+            blocks = [*self._idle, *self._doomed, *(block for _, block in self._leased.values())]
+            self._idle.clear()
+            self._doomed.clear()
+            self._leased.clear()
+        return [block for block in blocks if block.registered]
+
+    def _lease(self, block: Block) -> Lease:
+        lease = Lease(block)
+        watch = weakref.ref(lease.buffer, self._returned.append)
+        self._leased[id(watch)] = watch, block
+        return lease
+
+    def _collect(self) -> None:
+        while self._returned:
+            found = self._leased.pop(id(self._returned.popleft()), None)
+            if found is None:
+                continue
+            block = found[1]
+            if block.spent or block.generation < self._generation or not block.registered:
+                self._doom(block)
+            else:
+                self._idle.append(block)
+
+    def _doom(self, block: Block) -> None:
+        self.taken -= block.byte_size
+        if block.registered:
+            self._doomed.append(block)
+
+
+def _rounded(byte_size: int) -> int:
+    """Return a size that others have too: at most an eighth more, whole pages."""
+    step = max(1 << max(byte_size.bit_length() - 4, 0), _SMALLEST)
+    return -(-byte_size // step) * step
+
+
+def _has_room(byte_size: int) -> bool:
+    """Return whether as much is left behind for others: Triton's own backends live on the same file system."""
+    try:
+        status = os.statvfs("/dev/shm")
+    except (AttributeError, OSError):
+        return True
+    return byte_size * 2 <= status.f_bavail * status.f_frsize
