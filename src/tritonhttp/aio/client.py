@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..regions import Region
+    from ..regions.auto import Sharing
 
 __all__ = ["InferenceServerClient"]
 
@@ -329,8 +330,9 @@ class InferenceServerClient(ClientBase):
             self._decode_infer,
             idempotent,
         )
-        if self._sharing is not None:
-            return await self._infer_sharing(arguments, headers, query_params)
+        sharing = self._sharing
+        if sharing is not None:
+            return await self._infer_sharing(sharing, arguments, headers, query_params)
         return await self._run(operations.infer(*arguments), headers, query_params)
 
     # -- requests --
@@ -379,11 +381,9 @@ class InferenceServerClient(ClientBase):
             return found
 
     async def _infer_sharing(
-        self, arguments: tuple[Any, ...], headers: Headers, query_params: QueryParams
+        self, sharing: Sharing, arguments: tuple[Any, ...], headers: Headers, query_params: QueryParams
     ) -> InferResult:
         """Run an inference whose large tensors may travel through shared memory."""
-        sharing = self._sharing
-        assert sharing is not None
         flow = sharing.infer(arguments, snapshot=False)
         if flow is not None:
             return await self._drive(flow, headers, query_params)

@@ -16,14 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import operations
-from ..errors import ConnectError, InferenceServerException, ServerError
+from ..errors import ConnectError, InferenceServerException, InvalidRequest, ServerError
 from ..log import logger
 from ..operations import Operation
 from ..tensors import InferInput, InferRequestedOutput, InferResult
 from ..wire import inference
-from . import names
 from .pool import Block, Lease, Pool
-from .region import aligned
+from .region import aligned, sweep
 
 __all__ = ["Flow", "Sharing"]
 
@@ -105,18 +104,22 @@ class Sharing:
         """
         if self._refused:
             return None
-        inputs, compression = arguments[1], arguments[10]
-        large = (
-            []
-            if compression
-            else [index for index, tensor in enumerate(inputs) if _byte_size(tensor) >= self.threshold]
-        )
-        if not large and (arguments[0], arguments[2]) not in self._large:
-            return None
-        call = _Call(self, arguments, large)
+        model_name, inputs, model_version = arguments[:3]
+        try:
+            large = (
+                []
+                if arguments[10]  # a compressed request was asked for
+                else [index for index, tensor in enumerate(inputs) if _byte_size(tensor) >= self.threshold]
+            )
+            if not large and (model_name, model_version) not in self._large:
+                return None
+            call = _Call(self, arguments, large)
+        except (AttributeError, TypeError):
+            return None  # what is wrong with them is said where they are encoded
         if large and not call.place_inputs():
             return None
         if snapshot:
+            call.check()
             call.let_go()
         return call.carry_out()
 
@@ -133,18 +136,18 @@ class Sharing:
 
     def register(self, block: Block) -> Generator[Operation[Any], Any, bool]:
         """Make the server know a block; return whether it does."""
+        if block.registered:
+            return True
         for left in self.pool.doomed():
             if not (yield from _unregister(left)):
                 self.pool.keep(left)
-        if block.registered:
-            return True
         try:
             block.registered = True  # unless it is known for certain that it is not
             yield operations.register_system_shared_memory(block.name, f"/{block.name}", block.byte_size, 0)
         except ServerError as error:
             block.registered = False
             if error.status() not in _GATEWAY:
-                self._refuse(error)
+                self._refuse(error, block)
             return False
         except ConnectError:
             block.registered = False
@@ -156,12 +159,12 @@ class Sharing:
             block.unlink()
         if not self._accepted:
             self._accepted = True
-            yield from _sweep()
+            yield from sweep()
         return True
 
-    def _refuse(self, error: ServerError) -> None:
+    def _refuse(self, error: ServerError, block: Block) -> None:
         if self._accepted:
-            self.pool.limit = self.pool.taken  # it took others before, and has enough
+            self.pool.limit = self.pool.taken - block.byte_size  # it took others before, and has enough
         elif not self._refused:
             self._refused = True
             logger.warning(
@@ -230,7 +233,7 @@ class _Call:
     @property
     def batch(self) -> int:
         """The batch dimension, where the model has one."""
-        return next((each.shape()[0] for each in self._inputs if each.shape()), 1)
+        return next((int(each.shape()[0]) for each in self._inputs if each.shape()), 1)
 
     def place_inputs(self) -> bool:
         """Copy the large inputs into a block; False where there is no room."""
@@ -248,6 +251,10 @@ class _Call:
             offset += aligned(size)
         self._lease, self._sent = lease, sent
         return True
+
+    def check(self) -> None:
+        """Refuse arguments that cannot be sent."""
+        self._operation(self._sent or self._inputs, self._outputs)
 
     def let_go(self) -> None:
         """Refer to the caller's arrays no more: the large ones lie in the block by now."""
@@ -298,7 +305,7 @@ class _Call:
                 if error.status() in _GATEWAY:
                     _spend(blocks)
                 raise
-            except ConnectError:
+            except (ConnectError, InvalidRequest):
                 raise  # nothing has got to the server
             except BaseException:
                 _spend(blocks)  # the server may be at work on them for as long as it likes
@@ -429,21 +436,6 @@ def _declared(
         return found
     except (InferenceServerException, AttributeError, KeyError, TypeError):
         return []  # then only what it answers says something
-
-
-def _sweep() -> Generator[Operation[Any], Any, None]:
-    """Remove what clients left behind that are gone: with the server, and in the file system."""
-    names.remove_files()
-    try:
-        listed = yield operations.get_shared_memory_status("system", "")
-        left = [region["name"] for region in listed if names.is_left_behind(region["name"])]
-    except (InferenceServerException, KeyError, TypeError):
-        return
-    for name in left:
-        try:
-            yield operations.unregister_shared_memory("system", name)
-        except InferenceServerException:
-            continue  # in use; the next client's turn
 
 
 def _unregister(block: Block) -> Generator[Operation[Any], Any, bool]:

@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import log, memory, operations
-from ..errors import InferenceServerException
+from ..errors import ConnectError, InferenceServerException, ServerError
 from ..operations import Operation
 from ..utils import shared_memory as helpers
 from ..wire import bytes_tensor
 from ..wire.dtypes import np_to_triton_dtype
 from . import names
 
-__all__ = ["ALIGNMENT", "Region", "RegionSlice", "aligned"]
+__all__ = ["Region", "RegionSlice", "aligned", "sweep"]
 
 #: Where tensors start, in bytes: what vector instructions like, and a cache line.
 ALIGNMENT = 64
@@ -88,6 +88,7 @@ class Region:
                 self.name, _slashed(key or self.name), byte_size, create_only=True
             )
         )
+        self._registered = False
         self._lock = threading.Lock()
         self._end = 0
 
@@ -190,21 +191,44 @@ class Region:
     # -- what a client does at the two ends --
 
     def _open(self) -> Generator[Operation[Any], Any, None]:
-        yield operations.register_system_shared_memory(self.name, self.key, self.byte_size, 0)
+        self._registered = True  # unless it is known for certain that it is not
+        try:
+            yield operations.register_system_shared_memory(self.name, self.key, self.byte_size, 0)
+        except (ServerError, ConnectError):
+            self._registered = False
+            raise
         if not self._shared:
             mapped = self._handle._mpsm_handle
             if mapped is not None:
                 memory.unlink(mapped.identity)
+        yield from sweep()
 
     def _close(self) -> Generator[Operation[Any], Any, None]:
         if os.getpid() != self._owner:
             return  # a forked child, which has nothing to end
         helpers.destroy_shared_memory_region(self._handle)
+        if not self._registered:
+            return
         try:
             yield operations.unregister_shared_memory("system", self.name)
         except InferenceServerException as error:
             # Gone with its server, or in use by a request that was given up: whoever sweeps next ends it.
             log.logger.warning("region %s stays registered: %s", self.name, error)
+
+
+def sweep() -> Generator[Operation[Any], Any, None]:
+    """Remove what clients left behind that are gone: with the server, and in the file system."""
+    names.remove_files()
+    try:
+        listed = yield operations.get_shared_memory_status("system", "")
+        left = [region["name"] for region in listed if names.is_left_behind(region["name"])]
+    except (InferenceServerException, KeyError, TypeError):
+        return
+    for name in left:
+        try:
+            yield operations.unregister_shared_memory("system", name)
+        except InferenceServerException:
+            continue  # in use; the next client's turn
 
 
 def _slashed(key: str) -> str:
