@@ -26,6 +26,7 @@ ROOMS = {
     "tritonhttp.tensors": 2,
     "tritonhttp.operations": 2,
     "tritonhttp.plugins": 2,
+    "tritonhttp.events": 2,
     "tritonhttp.auth": 2,
     "tritonhttp.transport": 3,
     "tritonhttp.utils": 3,
