@@ -38,6 +38,25 @@ from .utils import (
     triton_to_np_dtype,
 )
 
+
+def install_as_tritonclient() -> None:
+    """Register this library as ``tritonclient`` in this process, before anything imports that; again does nothing.
+
+    Its modules are ``tritonclient``, ``tritonclient.http`` with ``aio``, ``auth`` and ``aio.auth``,
+    ``tritonclient.utils`` with ``shared_memory`` and ``cuda_shared_memory``, and the old names
+    ``tritonhttpclient``, ``tritonclientutils`` and ``tritonshmutils``. Where a real tritonclient is installed, its
+    ``tritonclient.grpc`` is imported from there.
+
+    Raises
+    ------
+    ImportError
+        If the real package was imported before.
+    """
+    from .as_tritonclient import install
+
+    install()
+
+
 __all__ = [
     "TRITON_RESERVED_REQUEST_PARAMS",
     "TRITON_RESERVED_REQUEST_PARAMS_PREFIX",
@@ -61,6 +80,7 @@ __all__ = [
     "TransportError",
     "__version__",
     "deserialize_bytes_tensor",
+    "install_as_tritonclient",
     "np_to_triton_dtype",
     "raise_error",
     "serialize_byte_tensor",

@@ -89,20 +89,22 @@ class InferInput:
             If the array's dtype or shape are others than the input's, or its data have no form in JSON.
         """
         if not isinstance(input_tensor, np.ndarray):
-            raise InvalidRequest(
-                f"input_tensor must be a numpy array, got {type(input_tensor).__name__} for input {self._name!r}"
+            raise self._refusal(
+                "input_tensor must be a numpy array",
+                f", got {type(input_tensor).__name__} for input {self._name!r}",
             )
         datatype = dtypes.BY_DTYPE.get(input_tensor.dtype) or dtypes.np_to_triton_dtype(input_tensor.dtype)
         if datatype != self._datatype:
-            raise InvalidRequest(
+            raise self._refusal(
                 f"got unexpected datatype {datatype} from numpy array, expected {self._datatype}."
-                f"{_BF16_ADVICE if self._datatype == 'BF16' else ''}"
-                f" The array for input {self._name!r} has dtype {input_tensor.dtype}."
+                f"{_BF16_ADVICE if self._datatype == 'BF16' else ''}",
+                f" The array for input {self._name!r} has dtype {input_tensor.dtype}.",
             )
         if input_tensor.shape != tuple(self._shape):
-            raise InvalidRequest(
+            raise self._refusal(
                 f"got unexpected numpy array shape [{str(input_tensor.shape)[1:-1]}],"
-                f" expected [{str(self._shape)[1:-1]}] for input {self._name!r}"
+                f" expected [{str(self._shape)[1:-1]}]",
+                f" for input {self._name!r}",
             )
         if type(input_tensor) is not np.ndarray:
             # Subclasses have a `data` and a `reshape` of their own. A masked array goes out with its fill value.
@@ -153,11 +155,16 @@ class InferInput:
             )
         return self.set_shared_memory(place.region.name, place.byte_size, place.offset)
 
+    @staticmethod
+    def _refusal(words: str, more: str) -> InvalidRequest:
+        """Return an error with the reference's words, for which programs look, and what is known beyond them."""
+        return InvalidRequest(f"{words}{more}")
+
     def _as_json(self, array: npt.NDArray[Any]) -> bytes:
         if self._datatype == "BF16":
-            raise InvalidRequest(
-                "BF16 inputs must be sent as binary data over HTTP. Please set binary_data=True"
-                f" for input {self._name!r}"
+            raise self._refusal(
+                "BF16 inputs must be sent as binary data over HTTP. Please set binary_data=True",
+                f" for input {self._name!r}",
             )
         if self._datatype != "BYTES":
             return jsonio.dump_array(array)
@@ -166,9 +173,10 @@ class InferInput:
             try:
                 texts.append(element.decode("utf-8") if isinstance(element, bytes) else str(element))
             except UnicodeDecodeError as error:
-                raise InvalidRequest(
-                    f'Failed to encode "{element!r}" using UTF-8. Please use binary_data=True, if you want to'
-                    f" pass a byte array (input {self._name!r})."
+                raise self._refusal(
+                    f'Failed to encode "{element}" using UTF-8. Please use binary_data=True, if you want to'
+                    " pass a byte array.",
+                    f" It is in input {self._name!r}.",
                 ) from error
         return jsonio.dumps(texts)
 

@@ -1,0 +1,32 @@
+"""What ``tritonclient.http.aio`` has: the asyncio client, and else the names of ``tritonclient.http``."""
+
+from urllib.parse import quote
+
+from ..aio.client import InferenceServerClient
+from .names import (
+    InferAsyncRequest,
+    InferenceServerClientBase,
+    InferenceServerClientPlugin,
+    InferenceServerException,
+    InferInput,
+    InferRequestedOutput,
+    InferResult,
+    Request,
+    _get_inference_request,
+    _get_query_string,
+)
+
+__all__ = [
+    "InferAsyncRequest",
+    "InferInput",
+    "InferRequestedOutput",
+    "InferResult",
+    "InferenceServerClient",
+    "InferenceServerClientBase",
+    "InferenceServerClientPlugin",
+    "InferenceServerException",
+    "Request",
+    "_get_inference_request",
+    "_get_query_string",
+    "quote",
+]

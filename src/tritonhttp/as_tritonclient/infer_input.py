@@ -1,0 +1,57 @@
+"""The reference's InferInput: it copies its data, and keeps the caller's shape as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from .. import tensors
+from ..errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["InferInput"]
+
+
+class InferInput(tensors.InferInput):
+    """Describe one input tensor of an inference, with the reference's semantics.
+
+    Unlike :class:`tritonhttp.InferInput`, `set_data_from_numpy` copies the array, ``shape()`` returns the very
+    object that was given, and errors have the reference's words and no more. The reference's private attributes
+    can be read.
+    """
+
+    def __init__(self, name: str, shape: Sequence[int], datatype: str) -> None:
+        super().__init__(name, shape, datatype)
+        self._shape = shape  # type: ignore[assignment]
+
+    def set_shape(self, shape: Sequence[int]) -> Self:
+        """Set the input's shape, and return the input."""
+        super().set_shape(shape)
+        self._shape = shape  # type: ignore[assignment]
+        return self
+
+    def set_data_from_numpy(
+        self, input_tensor: npt.NDArray[Any], binary_data: bool = True, *, copy: bool = True
+    ) -> Self:
+        """Set the tensor's data, and return the input; see :class:`tritonhttp.InferInput`."""
+        return super().set_data_from_numpy(input_tensor, binary_data, copy=copy)
+
+    @staticmethod
+    def _refusal(words: str, more: str) -> InvalidRequest:
+        return InvalidRequest(words)
+
+    @property
+    def _raw_data(self) -> bytes | None:
+        return self._get_binary_data()
+
+    @property
+    def _data(self) -> list[Any] | None:
+        return self._get_tensor().get("data")
+
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        return dict(self._get_tensor().get("parameters", ()))
