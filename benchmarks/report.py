@@ -213,7 +213,7 @@ def _groups(cases: list[Mapping[str, Any]]) -> Iterable[tuple[list[str], list[Ma
     """Put cases with the same metrics into one table."""
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for case in cases:
-        groups.setdefault(tuple(sorted(case["metrics"], key=list(METRICS).index)), []).append(case)
+        groups.setdefault(tuple(case["metrics"]), []).append(case)
     return ((list(metrics), members) for metrics, members in groups.items())
 
 

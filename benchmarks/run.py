@@ -151,10 +151,11 @@ def main() -> int:
     import cases_blocking
     import cases_content
     import cases_process
+    import cases_shm
     import harness
     import report
 
-    modules = (cases_blocking, cases_content, cases_process, cases_aio)
+    modules = (cases_blocking, cases_shm, cases_content, cases_process, cases_aio)
     cases = chosen([case for module in modules for case in module.CASES], options.only)
     if options.list:
         print("\n".join(f"{case.name:22}{case.title}" for case in cases))
