@@ -265,7 +265,8 @@ def markdown(run: Mapping[str, Any]) -> str:
             "real server with Python models. The sink is a server that answers canned bytes, on a core of its "
             "own, so that the client's cost shows. tritonhttp and tritonclient run the whole public path, from "
             "numpy arrays to numpy arrays; libcurl and the bare socket get the request encoded beforehand, and "
-            "decode nothing. 1 MB is 2^20 bytes.",
+            "decode nothing; in the cases of shared memory tritonhttp has shared_memory='auto'. 1 MB is 2^20 "
+            "bytes.",
             "",
             tables(run),
         ]
