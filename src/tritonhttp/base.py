@@ -23,11 +23,20 @@ from .wire.http1 import COALESCE, Buffer, Response, encode_head, header_line
 if TYPE_CHECKING:
     from .regions.auto import Sharing
 
-__all__ = ["SHARED_MEMORY_LIMIT", "SHARED_MEMORY_THRESHOLD", "ClientBase", "positive", "renew_after_fork"]
+__all__ = [
+    "CLOSING",
+    "SHARED_MEMORY_LIMIT",
+    "SHARED_MEMORY_THRESHOLD",
+    "ClientBase",
+    "positive",
+    "renew_after_fork",
+]
 
 #: Smaller tensors are as fast over HTTP.
 SHARED_MEMORY_THRESHOLD = 1 << 18
 SHARED_MEMORY_LIMIT = 1 << 30
+#: How long closing may take to have the server forget the client's shared memory, in seconds.
+CLOSING = 2.0
 
 _DEBUG = 10  # logging's level
 _MAX_HEADS = 256

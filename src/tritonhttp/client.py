@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from . import operations
 from .async_request import InferAsyncRequest, Pending
 from .base import (
+    CLOSING,
     SHARED_MEMORY_LIMIT,
     SHARED_MEMORY_THRESHOLD,
     ClientBase,
@@ -23,7 +25,7 @@ from .plugins import Request
 from .tensors import InferInput, InferRequestedOutput, InferResult
 from .transport.address import parse_url, tls_context
 from .transport.blocking import BlockingTransport
-from .transport.policy import Timeouts
+from .transport.policy import UNSET, Deadline, Moment, Timeouts, moment, seconds
 from .wire.http1 import Buffer, Response
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ class InferenceServerClient(ClientBase):
 
     One client may be used by any number of threads at a time. Every method takes `headers`, a mapping of
     additional HTTP headers, and `query_params`, a mapping of query parameters (a list as a value gives its
-    name several times); neither is changed. What fails raises an :class:`InferenceServerException`;
+    name several times); neither is changed. It takes `deadline`, the seconds that the call may take as a whole, in
+    place of the client's own (None: no limit). What fails raises an :class:`InferenceServerException`;
     `tritonhttp.errors` has the tree.
 
     Parameters
@@ -74,6 +77,9 @@ class InferenceServerClient(ClientBase):
         Returns the ``ssl.SSLContext`` to use.
     insecure : bool
         Do not compare the server's name with its certificate.
+    deadline : float or None
+        Seconds for each call as a whole: waiting for a connection, connecting, sending, waiting, receiving, and
+        sending again. None: no limit beside those above.
     shared_memory : "auto", optional
         Let large tensors travel through shared memory where the server runs on the same machine and can be given
         it; otherwise, and whatever stands in the way, over HTTP. Results are the same.
@@ -101,6 +107,7 @@ class InferenceServerClient(ClientBase):
         ssl_context_factory: Callable[[], ssl_module.SSLContext] | None = None,
         insecure: bool = False,
         *,
+        deadline: float | None = None,
         shared_memory: Literal["auto"] | None = None,
         shared_memory_threshold: int = SHARED_MEMORY_THRESHOLD,
         shared_memory_limit: int = SHARED_MEMORY_LIMIT,
@@ -115,6 +122,7 @@ class InferenceServerClient(ClientBase):
             limit if max_greenlets is None else min(limit, positive(max_greenlets, "max_greenlets"))
         )
         self._transport = BlockingTransport(address, limit, timeouts, context)
+        self._deadline = seconds(deadline, "deadline")
         self._lock = threading.Lock()
         self._closed = False
         renew_after_fork(self)
@@ -145,7 +153,7 @@ class InferenceServerClient(ClientBase):
             executor.shutdown(wait=True)
         if self._sharing is not None:
             sharing, self._sharing = self._sharing, None
-            self._drive(sharing.close())
+            self._drive(sharing.close(), None, None, self._until(CLOSING))
         self._transport.close()
 
     def _start_anew(self) -> None:
@@ -156,13 +164,17 @@ class InferenceServerClient(ClientBase):
 
     # -- health and metadata --
 
-    def is_server_live(self, headers: Headers = None, query_params: QueryParams = None) -> bool:
+    def is_server_live(
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
+    ) -> bool:
         """Return whether the server is alive."""
-        return self._run(operations.is_server_live(), headers, query_params)
+        return self._run(operations.is_server_live(), headers, query_params, deadline)
 
-    def is_server_ready(self, headers: Headers = None, query_params: QueryParams = None) -> bool:
+    def is_server_ready(
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
+    ) -> bool:
         """Return whether the server is ready to infer."""
-        return self._run(operations.is_server_ready(), headers, query_params)
+        return self._run(operations.is_server_ready(), headers, query_params, deadline)
 
     def is_model_ready(
         self,
@@ -170,15 +182,19 @@ class InferenceServerClient(ClientBase):
         model_version: str = "",
         headers: Headers = None,
         query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> bool:
         """Return whether a model is ready; without a version, one that the server chooses."""
-        return self._run(operations.is_model_ready(model_name, model_version), headers, query_params)
+        return self._run(
+            operations.is_model_ready(model_name, model_version), headers, query_params, deadline
+        )
 
     def get_server_metadata(
-        self, headers: Headers = None, query_params: QueryParams = None
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
     ) -> dict[str, Any]:
         """Return the server's name, version and extensions."""
-        return self._run(operations.get_server_metadata(), headers, query_params)
+        return self._run(operations.get_server_metadata(), headers, query_params, deadline)
 
     def get_model_metadata(
         self,
@@ -186,9 +202,13 @@ class InferenceServerClient(ClientBase):
         model_version: str = "",
         headers: Headers = None,
         query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> dict[str, Any]:
         """Return a model's versions, platform, inputs and outputs."""
-        return self._run(operations.get_model_metadata(model_name, model_version), headers, query_params)
+        return self._run(
+            operations.get_model_metadata(model_name, model_version), headers, query_params, deadline
+        )
 
     def get_model_config(
         self,
@@ -196,9 +216,13 @@ class InferenceServerClient(ClientBase):
         model_version: str = "",
         headers: Headers = None,
         query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> dict[str, Any]:
         """Return a model's configuration."""
-        return self._run(operations.get_model_config(model_name, model_version), headers, query_params)
+        return self._run(
+            operations.get_model_config(model_name, model_version), headers, query_params, deadline
+        )
 
     def get_inference_statistics(
         self,
@@ -206,18 +230,20 @@ class InferenceServerClient(ClientBase):
         model_version: str = "",
         headers: Headers = None,
         query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> dict[str, Any]:
         """Return the statistics of a model, or of all models where no name is given."""
         operation = operations.get_inference_statistics(model_name, model_version)
-        return self._run(operation, headers, query_params)
+        return self._run(operation, headers, query_params, deadline)
 
     # -- model repository --
 
     def get_model_repository_index(
-        self, headers: Headers = None, query_params: QueryParams = None
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
     ) -> list[dict[str, Any]]:
         """Return the models of the repository: a list of name, version, state and reason."""
-        return self._run(operations.get_model_repository_index(), headers, query_params)
+        return self._run(operations.get_model_repository_index(), headers, query_params, deadline)
 
     def load_model(
         self,
@@ -226,6 +252,8 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         config: str | None = None,
         files: Mapping[str, bytes] | None = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> None:
         """Load or reload a model.
 
@@ -233,7 +261,7 @@ class InferenceServerClient(ClientBase):
         ----------
         model_name : str
             The model.
-        headers, query_params
+        headers, query_params, deadline
             See the class.
         config : str, optional
             A configuration as JSON, in place of the one in the repository.
@@ -241,7 +269,7 @@ class InferenceServerClient(ClientBase):
             Files in place of the model's directory: paths with ``file:`` before them, for example
             ``"file:1/model.onnx"``, and their contents. Needs `config`.
         """
-        self._run(operations.load_model(model_name, config, files), headers, query_params)
+        self._run(operations.load_model(model_name, config, files), headers, query_params, deadline)
 
     def unload_model(
         self,
@@ -249,17 +277,24 @@ class InferenceServerClient(ClientBase):
         headers: Headers = None,
         query_params: QueryParams = None,
         unload_dependents: bool = False,
+        *,
+        deadline: Deadline = UNSET,
     ) -> None:
         """Unload a model; with `unload_dependents` also the models that only it needed."""
-        self._run(operations.unload_model(model_name, unload_dependents), headers, query_params)
+        self._run(operations.unload_model(model_name, unload_dependents), headers, query_params, deadline)
 
     # -- trace and log settings --
 
     def get_trace_settings(
-        self, model_name: str | None = None, headers: Headers = None, query_params: QueryParams = None
+        self,
+        model_name: str | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> dict[str, Any]:
         """Return the trace settings of a model, or the global ones."""
-        return self._run(operations.get_trace_settings(model_name), headers, query_params)
+        return self._run(operations.get_trace_settings(model_name), headers, query_params, deadline)
 
     def update_trace_settings(
         self,
@@ -267,27 +302,45 @@ class InferenceServerClient(ClientBase):
         settings: Mapping[str, Any] = {},
         headers: Headers = None,
         query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> dict[str, Any]:
         """Change trace settings of a model, or global ones; None clears a setting. Return all of them."""
-        return self._run(operations.update_trace_settings(model_name, settings), headers, query_params)
+        return self._run(
+            operations.update_trace_settings(model_name, settings), headers, query_params, deadline
+        )
 
-    def get_log_settings(self, headers: Headers = None, query_params: QueryParams = None) -> dict[str, Any]:
+    def get_log_settings(
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
+    ) -> dict[str, Any]:
         """Return the server's log settings."""
-        return self._run(operations.get_log_settings(), headers, query_params)
+        return self._run(operations.get_log_settings(), headers, query_params, deadline)
 
     def update_log_settings(
-        self, settings: Mapping[str, Any], headers: Headers = None, query_params: QueryParams = None
+        self,
+        settings: Mapping[str, Any],
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> dict[str, Any]:
         """Change log settings of the server; return all of them."""
-        return self._run(operations.update_log_settings(settings), headers, query_params)
+        return self._run(operations.update_log_settings(settings), headers, query_params, deadline)
 
     # -- shared memory --
 
     def get_system_shared_memory_status(
-        self, region_name: str = "", headers: Headers = None, query_params: QueryParams = None
+        self,
+        region_name: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> list[dict[str, Any]]:
         """Return the registered system shared memory regions, or the one of that name."""
-        return self._run(operations.get_shared_memory_status("system", region_name), headers, query_params)
+        return self._run(
+            operations.get_shared_memory_status("system", region_name), headers, query_params, deadline
+        )
 
     def register_system_shared_memory(
         self,
@@ -297,6 +350,8 @@ class InferenceServerClient(ClientBase):
         offset: int = 0,
         headers: Headers = None,
         query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> None:
         """Make a system shared memory region known to the server.
 
@@ -310,23 +365,35 @@ class InferenceServerClient(ClientBase):
             Its size in bytes.
         offset : int
             Where in the memory object it starts, in bytes.
-        headers, query_params
+        headers, query_params, deadline
             See the class.
         """
         operation = operations.register_system_shared_memory(name, key, byte_size, offset)
-        self._run(operation, headers, query_params)
+        self._run(operation, headers, query_params, deadline)
 
     def unregister_system_shared_memory(
-        self, name: str = "", headers: Headers = None, query_params: QueryParams = None
+        self,
+        name: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> None:
         """Make the server forget a system shared memory region, or all of them where no name is given."""
-        self._run(operations.unregister_shared_memory("system", name), headers, query_params)
+        self._run(operations.unregister_shared_memory("system", name), headers, query_params, deadline)
 
     def get_cuda_shared_memory_status(
-        self, region_name: str = "", headers: Headers = None, query_params: QueryParams = None
+        self,
+        region_name: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> list[dict[str, Any]]:
         """Return the registered CUDA shared memory regions, or the one of that name."""
-        return self._run(operations.get_shared_memory_status("cuda", region_name), headers, query_params)
+        return self._run(
+            operations.get_shared_memory_status("cuda", region_name), headers, query_params, deadline
+        )
 
     def register_cuda_shared_memory(
         self,
@@ -336,6 +403,8 @@ class InferenceServerClient(ClientBase):
         byte_size: int,
         headers: Headers = None,
         query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> None:
         """Make a CUDA shared memory region known to the server.
 
@@ -349,17 +418,22 @@ class InferenceServerClient(ClientBase):
             The GPU on which the handle was made.
         byte_size : int
             Its size in bytes.
-        headers, query_params
+        headers, query_params, deadline
             See the class.
         """
         operation = operations.register_cuda_shared_memory(name, raw_handle, device_id, byte_size)
-        self._run(operation, headers, query_params)
+        self._run(operation, headers, query_params, deadline)
 
     def unregister_cuda_shared_memory(
-        self, name: str = "", headers: Headers = None, query_params: QueryParams = None
+        self,
+        name: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> None:
         """Make the server forget a CUDA shared memory region, or all of them where no name is given."""
-        self._run(operations.unregister_shared_memory("cuda", name), headers, query_params)
+        self._run(operations.unregister_shared_memory("cuda", name), headers, query_params, deadline)
 
     @contextmanager
     def shared_memory(
@@ -369,6 +443,7 @@ class InferenceServerClient(ClientBase):
         key: str | None = None,
         headers: Headers = None,
         query_params: QueryParams = None,
+        deadline: Deadline = UNSET,
     ) -> Iterator[Region]:
         """Make a shared memory region, known to the server for the length of a ``with`` block.
 
@@ -382,8 +457,8 @@ class InferenceServerClient(ClientBase):
         key : str, optional
             A key for other processes to attach to it by. Without one nobody can, and the key that it needs for a
             moment is removed as soon as the server has the region.
-        headers, query_params
-            See the class.
+        headers, query_params, deadline
+            See the class; the deadline holds for each of the two requests.
 
         Returns
         -------
@@ -400,10 +475,10 @@ class InferenceServerClient(ClientBase):
 
         region = Region(byte_size, key)
         try:
-            self._drive(region._open(), headers, query_params)
+            self._drive(region._open(), headers, query_params, self._until(deadline))
             yield region
         finally:
-            self._drive(region._close(), headers, query_params)
+            self._drive(region._close(), headers, query_params, self._until(deadline))
 
     # -- inference --
 
@@ -426,6 +501,7 @@ class InferenceServerClient(ClientBase):
         parameters: Mapping[str, Any] | None = None,
         *,
         idempotent: bool | None = None,
+        deadline: Deadline = UNSET,
     ) -> InferResult:
         """Run an inference and return its result.
 
@@ -485,8 +561,8 @@ class InferenceServerClient(ClientBase):
         )
         sharing = self._sharing
         if sharing is not None:
-            return self._infer_sharing(sharing, arguments, headers, query_params)
-        return self._run(operations.infer(*arguments), headers, query_params)
+            return self._infer_sharing(sharing, arguments, headers, query_params, self._until(deadline))
+        return self._run(operations.infer(*arguments), headers, query_params, deadline)
 
     def async_infer(
         self,
@@ -507,6 +583,7 @@ class InferenceServerClient(ClientBase):
         parameters: Mapping[str, Any] | None = None,
         *,
         idempotent: bool | None = None,
+        deadline: Deadline = UNSET,
         copy: bool = True,
     ) -> InferAsyncRequest:
         """Start an inference and return its handle at once.
@@ -553,13 +630,15 @@ class InferenceServerClient(ClientBase):
         )
         given = dict(headers) if headers else None
         params = dict(query_params) if query_params else None
+        until = self._until(deadline)
         sharing = self._sharing
         flow = None if sharing is None else sharing.infer(arguments, snapshot=copy)
         task: Callable[[], InferResult]
         if flow is not None:
-            task = partial(self._drive, flow, given, params)
+            task = partial(self._drive, flow, given, params, until)
         else:
-            task = partial(self._run, operations.infer(*arguments, snapshot=copy), given, params)
+            operation = operations.infer(*arguments, snapshot=copy)
+            task = partial(self._carry_out, operation, given, params, until)
         with self._lock:
             if self._closed:
                 raise InferenceServerException("the client is closed")
@@ -589,7 +668,9 @@ class InferenceServerClient(ClientBase):
         Response
             With ``status_code``, ``get(header)`` and ``read()``.
         """
-        return self._exchange(Operation("GET", request_uri, undecoded), headers, query_params)
+        return self._exchange(
+            Operation("GET", request_uri, undecoded), headers, query_params, self._until(UNSET)
+        )
 
     def _post(
         self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
@@ -606,33 +687,48 @@ class InferenceServerClient(ClientBase):
             See the class.
         """
         body = request_body.encode() if isinstance(request_body, str) else request_body
-        return self._exchange(Operation("POST", request_uri, undecoded, (body,)), headers, query_params)
+        return self._exchange(
+            Operation("POST", request_uri, undecoded, (body,)), headers, query_params, self._until(UNSET)
+        )
 
-    def _run(self, operation: Operation[T], headers: Headers, query_params: QueryParams) -> T:
+    def _run(
+        self, operation: Operation[T], headers: Headers, query_params: QueryParams, deadline: Deadline
+    ) -> T:
         """Carry an operation out: what every public method comes down to."""
+        return self._carry_out(operation, headers, query_params, self._until(deadline))
+
+    def _carry_out(
+        self, operation: Operation[T], headers: Headers, query_params: QueryParams, until: Moment | None
+    ) -> T:
         if headers or query_params or self._is_watched():
             replaced = self._replaced(operation, headers, query_params)
             if replaced is not None:
                 return operation.decode(replaced())
-            return operation.decode(self._exchange(operation, headers, query_params))
+            return operation.decode(self._exchange(operation, headers, query_params, until))
         target, buffers = self._encode_plain(operation)
         response = self._transport.exchange(
-            operation.method, target, buffers, repeatable=operation.repeatable
+            operation.method, target, buffers, repeatable=operation.repeatable, deadline=until
         )
         return operation.decode(response)
+
+    def _until(self, deadline: Deadline) -> Moment | None:
+        """Return when a call must end that begins now."""
+        limit = self._deadline if deadline is UNSET else seconds(deadline, "deadline")
+        return None if limit is None else moment(time.monotonic(), limit)
 
     def _drive(
         self,
         flow: Generator[Operation[Any], Any, T],
-        headers: Headers = None,
-        query_params: QueryParams = None,
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
     ) -> T:
         """Carry out one operation after the other, and return what they come to."""
         try:
             operation = next(flow)
             while True:
                 try:
-                    answer = self._run(operation, headers, query_params)
+                    answer = self._carry_out(operation, headers, query_params, until)
                 except BaseException as error:
                     operation = flow.throw(error)
                 else:
@@ -642,17 +738,24 @@ class InferenceServerClient(ClientBase):
             return found
 
     def _infer_sharing(
-        self, sharing: Sharing, arguments: tuple[Any, ...], headers: Headers, query_params: QueryParams
+        self,
+        sharing: Sharing,
+        arguments: tuple[Any, ...],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
     ) -> InferResult:
         """Run an inference whose large tensors may travel through shared memory."""
         flow = sharing.infer(arguments, snapshot=False)
         if flow is not None:
-            return self._drive(flow, headers, query_params)
-        result = self._run(operations.infer(*arguments), headers, query_params)
+            return self._drive(flow, headers, query_params, until)
+        result = self._carry_out(operations.infer(*arguments), headers, query_params, until)
         sharing.note(arguments, result)
         return result
 
-    def _exchange(self, operation: Operation[Any], headers: Headers, query_params: QueryParams) -> Response:
+    def _exchange(
+        self, operation: Operation[Any], headers: Headers, query_params: QueryParams, until: Moment | None
+    ) -> Response:
         """Send a request that somebody watches: the plugin, the log."""
         request = Request(self._merge_headers(operation, headers))
         outcome = self._call_plugin(request)
@@ -664,7 +767,7 @@ class InferenceServerClient(ClientBase):
             )
         target, buffers = self._encode(operation, request.headers, query_params)
         response = self._transport.exchange(
-            operation.method, target, buffers, repeatable=operation.repeatable
+            operation.method, target, buffers, repeatable=operation.repeatable, deadline=until
         )
         self._log.debug("%r", response)
         return response

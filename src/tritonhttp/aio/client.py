@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .. import client, operations
 from ..base import (
+    CLOSING,
     SHARED_MEMORY_LIMIT,
     SHARED_MEMORY_THRESHOLD,
     ClientBase,
@@ -20,8 +21,8 @@ from ..operations import Operation
 from ..plugins import Request
 from ..tensors import InferInput, InferRequestedOutput, InferResult
 from ..transport.address import parse_url, tls_context
-from ..transport.asyncio import AsyncioTransport, until
-from ..transport.policy import seconds
+from ..transport.asyncio import AsyncioTransport, timeout_at
+from ..transport.policy import UNSET, Deadline, Moment, moment, seconds
 from ..wire.http1 import Buffer, Response
 
 if TYPE_CHECKING:
@@ -56,12 +57,12 @@ class InferenceServerClient(ClientBase):
     conn_limit : int
         The most connections, and so the most requests at a time; more wait in line for their turn.
     conn_timeout : float or None
-        Seconds for a whole call, waiting for a connection included; None: no limit.
+        Seconds for a whole call, waiting for a connection included, unless `deadline` is given; None: no limit.
     ssl : bool
         Use TLS; the server's certificate is verified always.
     ssl_context : ssl.SSLContext, optional
         The context to use; without one, the system's certificates are trusted.
-    shared_memory, shared_memory_threshold, shared_memory_limit
+    deadline, shared_memory, shared_memory_threshold, shared_memory_limit
         As for the blocking client.
 
     Raises
@@ -79,20 +80,21 @@ class InferenceServerClient(ClientBase):
         ssl: bool = False,
         ssl_context: ssl_module.SSLContext | None = None,
         *,
+        deadline: Deadline = UNSET,
         shared_memory: Literal["auto"] | None = None,
         shared_memory_threshold: int = SHARED_MEMORY_THRESHOLD,
         shared_memory_limit: int = SHARED_MEMORY_LIMIT,
     ) -> None:
         address = parse_url(url, ssl)
         super().__init__(address, verbose, shared_memory, shared_memory_threshold, shared_memory_limit)
-        self._conn_timeout = seconds(conn_timeout, "conn_timeout")
+        self._deadline = seconds(conn_timeout, "conn_timeout")
+        if deadline is not UNSET:
+            self._deadline = seconds(deadline, "deadline")
         context = ssl_context
         if address.tls and context is None:
             context = tls_context(None, None, False)
         limit = positive(conn_limit, "conn_limit")
-        self._transport = AsyncioTransport(
-            address, limit, self._conn_timeout, context if address.tls else None
-        )
+        self._transport = AsyncioTransport(address, limit, self._deadline, context if address.tls else None)
         renew_after_fork(self)
 
     async def __aenter__(self) -> Self:
@@ -112,7 +114,7 @@ class InferenceServerClient(ClientBase):
         """Close the client; calls under way end first, every later call fails. Idempotent."""
         if self._sharing is not None:
             sharing, self._sharing = self._sharing, None
-            await self._drive(sharing.close())
+            await self._drive(sharing.close(), None, None, self._until(CLOSING))
         await self._transport.close()
 
     def _start_anew(self) -> None:
@@ -121,11 +123,15 @@ class InferenceServerClient(ClientBase):
 
     # -- health and metadata --
 
-    async def is_server_live(self, headers: Headers = None, query_params: QueryParams = None) -> bool:
-        return await self._run(operations.is_server_live(), headers, query_params)
+    async def is_server_live(
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
+    ) -> bool:
+        return await self._run(operations.is_server_live(), headers, query_params, deadline)
 
-    async def is_server_ready(self, headers: Headers = None, query_params: QueryParams = None) -> bool:
-        return await self._run(operations.is_server_ready(), headers, query_params)
+    async def is_server_ready(
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
+    ) -> bool:
+        return await self._run(operations.is_server_ready(), headers, query_params, deadline)
 
     async def is_model_ready(
         self,
@@ -133,13 +139,17 @@ class InferenceServerClient(ClientBase):
         model_version: str = "",
         headers: Headers = None,
         query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> bool:
-        return await self._run(operations.is_model_ready(model_name, model_version), headers, query_params)
+        return await self._run(
+            operations.is_model_ready(model_name, model_version), headers, query_params, deadline
+        )
 
     async def get_server_metadata(
-        self, headers: Headers = None, query_params: QueryParams = None
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
     ) -> dict[str, Any]:
-        return await self._run(operations.get_server_metadata(), headers, query_params)
+        return await self._run(operations.get_server_metadata(), headers, query_params, deadline)
 
     async def get_model_metadata(
         self,
@@ -147,9 +157,11 @@ class InferenceServerClient(ClientBase):
         model_version: str = "",
         headers: Headers = None,
         query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> dict[str, Any]:
         return await self._run(
-            operations.get_model_metadata(model_name, model_version), headers, query_params
+            operations.get_model_metadata(model_name, model_version), headers, query_params, deadline
         )
 
     async def get_model_config(
@@ -158,8 +170,12 @@ class InferenceServerClient(ClientBase):
         model_version: str = "",
         headers: Headers = None,
         query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> dict[str, Any]:
-        return await self._run(operations.get_model_config(model_name, model_version), headers, query_params)
+        return await self._run(
+            operations.get_model_config(model_name, model_version), headers, query_params, deadline
+        )
 
     async def get_inference_statistics(
         self,
@@ -167,16 +183,18 @@ class InferenceServerClient(ClientBase):
         model_version: str = "",
         headers: Headers = None,
         query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> dict[str, Any]:
         operation = operations.get_inference_statistics(model_name, model_version)
-        return await self._run(operation, headers, query_params)
+        return await self._run(operation, headers, query_params, deadline)
 
     # -- model repository --
 
     async def get_model_repository_index(
-        self, headers: Headers = None, query_params: QueryParams = None
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
     ) -> list[dict[str, Any]]:
-        return await self._run(operations.get_model_repository_index(), headers, query_params)
+        return await self._run(operations.get_model_repository_index(), headers, query_params, deadline)
 
     async def load_model(
         self,
@@ -185,8 +203,10 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         config: str | None = None,
         files: Mapping[str, bytes] | None = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> None:
-        await self._run(operations.load_model(model_name, config, files), headers, query_params)
+        await self._run(operations.load_model(model_name, config, files), headers, query_params, deadline)
 
     async def unload_model(
         self,
@@ -194,15 +214,24 @@ class InferenceServerClient(ClientBase):
         headers: Headers = None,
         query_params: QueryParams = None,
         unload_dependents: bool = False,
+        *,
+        deadline: Deadline = UNSET,
     ) -> None:
-        await self._run(operations.unload_model(model_name, unload_dependents), headers, query_params)
+        await self._run(
+            operations.unload_model(model_name, unload_dependents), headers, query_params, deadline
+        )
 
     # -- trace and log settings --
 
     async def get_trace_settings(
-        self, model_name: str | None = None, headers: Headers = None, query_params: QueryParams = None
+        self,
+        model_name: str | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> dict[str, Any]:
-        return await self._run(operations.get_trace_settings(model_name), headers, query_params)
+        return await self._run(operations.get_trace_settings(model_name), headers, query_params, deadline)
 
     async def update_trace_settings(
         self,
@@ -210,26 +239,40 @@ class InferenceServerClient(ClientBase):
         settings: Mapping[str, Any] = {},
         headers: Headers = None,
         query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> dict[str, Any]:
-        return await self._run(operations.update_trace_settings(model_name, settings), headers, query_params)
+        return await self._run(
+            operations.update_trace_settings(model_name, settings), headers, query_params, deadline
+        )
 
     async def get_log_settings(
-        self, headers: Headers = None, query_params: QueryParams = None
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
     ) -> dict[str, Any]:
-        return await self._run(operations.get_log_settings(), headers, query_params)
+        return await self._run(operations.get_log_settings(), headers, query_params, deadline)
 
     async def update_log_settings(
-        self, settings: Mapping[str, Any], headers: Headers = None, query_params: QueryParams = None
+        self,
+        settings: Mapping[str, Any],
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> dict[str, Any]:
-        return await self._run(operations.update_log_settings(settings), headers, query_params)
+        return await self._run(operations.update_log_settings(settings), headers, query_params, deadline)
 
     # -- shared memory --
 
     async def get_system_shared_memory_status(
-        self, region_name: str = "", headers: Headers = None, query_params: QueryParams = None
+        self,
+        region_name: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> list[dict[str, Any]]:
         return await self._run(
-            operations.get_shared_memory_status("system", region_name), headers, query_params
+            operations.get_shared_memory_status("system", region_name), headers, query_params, deadline
         )
 
     async def register_system_shared_memory(
@@ -240,20 +283,32 @@ class InferenceServerClient(ClientBase):
         offset: int = 0,
         headers: Headers = None,
         query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> None:
         operation = operations.register_system_shared_memory(name, key, byte_size, offset)
-        await self._run(operation, headers, query_params)
+        await self._run(operation, headers, query_params, deadline)
 
     async def unregister_system_shared_memory(
-        self, name: str = "", headers: Headers = None, query_params: QueryParams = None
+        self,
+        name: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> None:
-        await self._run(operations.unregister_shared_memory("system", name), headers, query_params)
+        await self._run(operations.unregister_shared_memory("system", name), headers, query_params, deadline)
 
     async def get_cuda_shared_memory_status(
-        self, region_name: str = "", headers: Headers = None, query_params: QueryParams = None
+        self,
+        region_name: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> list[dict[str, Any]]:
         return await self._run(
-            operations.get_shared_memory_status("cuda", region_name), headers, query_params
+            operations.get_shared_memory_status("cuda", region_name), headers, query_params, deadline
         )
 
     async def register_cuda_shared_memory(
@@ -264,14 +319,21 @@ class InferenceServerClient(ClientBase):
         byte_size: int,
         headers: Headers = None,
         query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> None:
         operation = operations.register_cuda_shared_memory(name, raw_handle, device_id, byte_size)
-        await self._run(operation, headers, query_params)
+        await self._run(operation, headers, query_params, deadline)
 
     async def unregister_cuda_shared_memory(
-        self, name: str = "", headers: Headers = None, query_params: QueryParams = None
+        self,
+        name: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
     ) -> None:
-        await self._run(operations.unregister_shared_memory("cuda", name), headers, query_params)
+        await self._run(operations.unregister_shared_memory("cuda", name), headers, query_params, deadline)
 
     @asynccontextmanager
     async def shared_memory(
@@ -281,15 +343,16 @@ class InferenceServerClient(ClientBase):
         key: str | None = None,
         headers: Headers = None,
         query_params: QueryParams = None,
+        deadline: Deadline = UNSET,
     ) -> AsyncIterator[Region]:
         from ..regions import Region
 
         region = Region(byte_size, key)
         try:
-            await self._drive(region._open(), headers, query_params)
+            await self._drive(region._open(), headers, query_params, self._until(deadline))
             yield region
         finally:
-            await self._drive(region._close(), headers, query_params)
+            await self._drive(region._close(), headers, query_params, self._until(deadline))
 
     # -- inference --
 
@@ -312,6 +375,7 @@ class InferenceServerClient(ClientBase):
         parameters: Mapping[str, Any] | None = None,
         *,
         idempotent: bool | None = None,
+        deadline: Deadline = UNSET,
     ) -> InferResult:
         arguments = (
             model_name,
@@ -332,46 +396,61 @@ class InferenceServerClient(ClientBase):
         )
         sharing = self._sharing
         if sharing is not None:
-            return await self._infer_sharing(sharing, arguments, headers, query_params)
-        return await self._run(operations.infer(*arguments), headers, query_params)
+            return await self._infer_sharing(sharing, arguments, headers, query_params, self._until(deadline))
+        return await self._run(operations.infer(*arguments), headers, query_params, deadline)
 
     # -- requests --
 
     async def _get(self, request_uri: str, headers: Headers, query_params: QueryParams) -> Response:
-        return await self._exchange(Operation("GET", request_uri, client.undecoded), headers, query_params)
+        return await self._exchange(
+            Operation("GET", request_uri, client.undecoded), headers, query_params, self._until(UNSET)
+        )
 
     async def _post(
         self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
     ) -> Response:
         body = request_body.encode() if isinstance(request_body, str) else request_body
         operation = Operation("POST", request_uri, client.undecoded, (body,))
-        return await self._exchange(operation, headers, query_params)
+        return await self._exchange(operation, headers, query_params, self._until(UNSET))
 
-    async def _run(self, operation: Operation[T], headers: Headers, query_params: QueryParams) -> T:
+    async def _run(
+        self, operation: Operation[T], headers: Headers, query_params: QueryParams, deadline: Deadline
+    ) -> T:
         """Carry an operation out: what every public method comes down to."""
+        return await self._carry_out(operation, headers, query_params, self._until(deadline))
+
+    async def _carry_out(
+        self, operation: Operation[T], headers: Headers, query_params: QueryParams, until: Moment | None
+    ) -> T:
         if headers or query_params or self._is_watched():
             replaced = self._replaced(operation, headers, query_params)
             if replaced is not None:
                 return operation.decode(await replaced())
-            return operation.decode(await self._exchange(operation, headers, query_params))
+            return operation.decode(await self._exchange(operation, headers, query_params, until))
         target, buffers = self._encode_plain(operation)
         response = await self._transport.exchange(
-            operation.method, target, buffers, repeatable=operation.repeatable, deadline=self._deadline()
+            operation.method, target, buffers, repeatable=operation.repeatable, deadline=until
         )
         return operation.decode(response)
+
+    def _until(self, deadline: Deadline) -> Moment | None:
+        """Return when a call must end that begins now."""
+        limit = self._deadline if deadline is UNSET else seconds(deadline, "deadline")
+        return None if limit is None else moment(asyncio.get_running_loop().time(), limit)
 
     async def _drive(
         self,
         flow: Generator[Operation[Any], Any, T],
-        headers: Headers = None,
-        query_params: QueryParams = None,
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
     ) -> T:
         """Carry out one operation after the other, and return what they come to."""
         try:
             operation = next(flow)
             while True:
                 try:
-                    answer = await self._run(operation, headers, query_params)
+                    answer = await self._carry_out(operation, headers, query_params, until)
                 except BaseException as error:
                     operation = flow.throw(error)
                 else:
@@ -381,45 +460,44 @@ class InferenceServerClient(ClientBase):
             return found
 
     async def _infer_sharing(
-        self, sharing: Sharing, arguments: tuple[Any, ...], headers: Headers, query_params: QueryParams
+        self,
+        sharing: Sharing,
+        arguments: tuple[Any, ...],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
     ) -> InferResult:
         """Run an inference whose large tensors may travel through shared memory."""
         flow = sharing.infer(arguments, snapshot=False)
         if flow is not None:
-            return await self._drive(flow, headers, query_params)
-        result = await self._run(operations.infer(*arguments), headers, query_params)
+            return await self._drive(flow, headers, query_params, until)
+        result = await self._carry_out(operations.infer(*arguments), headers, query_params, until)
         sharing.note(arguments, result)
         return result
 
     async def _exchange(
-        self, operation: Operation[Any], headers: Headers, query_params: QueryParams
+        self, operation: Operation[Any], headers: Headers, query_params: QueryParams, until: Moment | None
     ) -> Response:
-        deadline = self._deadline()
         request = Request(self._merge_headers(operation, headers))
         outcome = self._call_plugin(request)
         if hasattr(outcome, "__await__"):
-            limit = until(deadline)
+            limit = timeout_at(until)
             try:
                 async with limit:
                     await outcome
             except TimeoutError:
-                if not limit.expired():
+                if until is None or not limit.expired():
                     raise  # the plugin's own
                 raise DeadlineExceeded(
-                    f"timed out while waiting for the plugin: the call's {self._conn_timeout:g} s are over",
+                    f"timed out while waiting for the plugin: the call's {until.limit:g} s are over",
                     phase="plugin",
                 ) from None
         target, buffers = self._encode(operation, request.headers, query_params)
         response = await self._transport.exchange(
-            operation.method, target, buffers, repeatable=operation.repeatable, deadline=deadline
+            operation.method, target, buffers, repeatable=operation.repeatable, deadline=until
         )
         self._log.debug("%r", response)
         return response
-
-    def _deadline(self) -> float | None:
-        """Return when a call that begins now must end, on the event loop's clock."""
-        limit = self._conn_timeout
-        return None if limit is None else asyncio.get_running_loop().time() + limit
 
 
 InferenceServerClient._originals = {"_get": InferenceServerClient._get, "_post": InferenceServerClient._post}

@@ -32,7 +32,7 @@ from .pool import CLOSED, OPEN, WAIT, Pool, Signal
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["AsyncioTransport", "until"]
+__all__ = ["AsyncioTransport", "timeout_at"]
 
 #: What asyncio may have to copy when the socket takes no more.
 _SLICE = 1 << 18
@@ -246,10 +246,10 @@ class _Connection(asyncio.BufferedProtocol):
 
 
 if sys.version_info >= (3, 11):
-    until = asyncio.timeout_at
+    timeout_at = asyncio.timeout_at
 else:
 
-    class until:  # noqa: N801  stands for a function
+    class timeout_at:  # noqa: N801  stands for a function
         """End the block with TimeoutError when the time has come."""
 
         def __init__(self, when: float | None) -> None:
@@ -495,7 +495,7 @@ class AsyncioTransport:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             name = None if self._context is None else address.host
-            async with until(deadline):
+            async with timeout_at(deadline):
                 await loop.create_connection(
                     lambda: connection, sock=sock, ssl=self._context, server_hostname=name
                 )
@@ -522,7 +522,7 @@ class AsyncioTransport:
         host = self._address.host
         look_up(host, self._address.port, done)
         try:
-            async with until(deadline):
+            async with timeout_at(deadline):
                 found = await outcome
         except TimeoutError:
             raise DeadlineExceeded(
@@ -543,7 +543,7 @@ class AsyncioTransport:
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
                 sock.setblocking(False)
-                async with until(share):
+                async with timeout_at(share):
                     await loop.sock_connect(sock, address)
                 return sock
             except OSError as error:  # TimeoutError too

@@ -2,12 +2,58 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from ..errors import InvalidRequest
 
-__all__ = ["Timeouts", "earliest", "may_resend", "seconds", "step_timeout"]
+__all__ = [
+    "UNSET",
+    "Deadline",
+    "Moment",
+    "Timeouts",
+    "Unset",
+    "earliest",
+    "may_resend",
+    "moment",
+    "seconds",
+    "step_timeout",
+]
+
+
+class Unset(enum.Enum):
+    """Stands for an argument that was not given, where None means something."""
+
+    UNSET = "the client's default"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Literal[Unset.UNSET] = Unset.UNSET
+
+#: Seconds that a call may take; None: as long as it likes; UNSET: as the client says.
+Deadline: TypeAlias = float | Unset | None
+
+
+class Moment(float):
+    """When a call must end, on a monotonic clock; it remembers how many seconds the call had."""
+
+    __slots__ = ("limit",)
+
+    limit: float
+
+
+def moment(now: float, limit: float | None) -> Moment | None:
+    """Return the moment that is `limit` seconds from now; None where there is no limit."""
+    if limit is None:
+        return None
+    end = Moment(now + limit)
+    end.limit = limit
+    return end
+
 
 #: More seconds than this are no limit: poll counts milliseconds in 31 bits, and refuses infinity.
 _FOREVER = 1e6
