@@ -48,6 +48,16 @@ def test_who_waits_first_is_served_first() -> None:
     assert pool.taken == 1
 
 
+def test_nothing_is_kept_from_who_waits() -> None:
+    pool: Pool[str, str] = Pool(1)
+    pool.take()
+    pool.wait("first")
+    assert not pool.keep("a")
+    assert pool.give_back("a") == "first"
+    assert pool.keep("a")
+    assert pool.idle == ["a"]
+
+
 def test_who_leaves_is_not_served() -> None:
     pool: Pool[str, str] = Pool(1)
     pool.take()

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     ConnectionLost,
@@ -269,8 +269,10 @@ class BlockingTransport:
                     place = idle.pop() if idle else self._pool.take()
                 if place is WAIT:
                     place = self._wait(deadline)
-                reused = type(place) is _Connection and not fresh and not place.is_stale(0)
-                connection = cast("_Connection", place) if reused else self._renew(place, deadline)
+                if type(place) is _Connection and not fresh and not place.is_stale(0):
+                    connection, reused = place, True
+                else:
+                    connection, reused = self._renew(place, deadline), False
                 try:
                     response = connection.exchange(buffers, self._timeouts.network, deadline)
                 except BaseException as error:
@@ -284,6 +286,10 @@ class BlockingTransport:
                         raise
                     fresh = True
                     continue
+                if connection.reader.reusable:
+                    with self._lock:
+                        if self._pool.keep(connection):
+                            return response
                 self._check_in(connection, reusable=connection.reader.reusable)
                 return response
         except (TransportError, ProtocolError) as error:

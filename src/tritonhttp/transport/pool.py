@@ -71,6 +71,13 @@ class Pool(Generic[C, W]):
             return False
         return True
 
+    def keep(self, connection: C) -> bool:
+        """Give a place back with its connection, where nobody waits for it; return whether that is so."""
+        if self._waiters or self.closed:
+            return False
+        self.idle.append(connection)
+        return True
+
     def give_back(self, connection: C | None) -> W | None:
         """Give a place back, with its connection if that is fit for another request.
 
@@ -79,12 +86,11 @@ class Pool(Generic[C, W]):
         waiter or None
             Who gets the place; the caller hands the connection, or leave to open one, over to it.
         """
+        if connection is not None and self.keep(connection):
+            return None
         if self._waiters:
             return self._waiters.popleft()
-        if connection is None or self.closed:
-            self.taken -= 1
-        else:
-            self.idle.append(connection)
+        self.taken -= 1
         return None
 
     def close(self) -> tuple[list[C], list[W]]:
