@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -189,6 +190,43 @@ class InferenceServerClient(ClientBase):
         return self._run(
             operations.is_model_ready(model_name, model_version), headers, query_params, deadline
         )
+
+    def wait_until_ready(
+        self,
+        timeout: float | None = 60.0,
+        model: str | None = None,
+        *,
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> None:
+        """Wait until the server, or a model on it, is ready to infer, however often it has to be asked.
+
+        A server that cannot be connected to, and one that answers with an error, is not ready yet.
+
+        Parameters
+        ----------
+        timeout : float or None
+            The most seconds to wait; None: for ever.
+        model : str, optional
+            The model to wait for.
+        model_version : str
+            Its version; empty: one that the server chooses.
+        headers, query_params
+            See the class.
+
+        Raises
+        ------
+        DeadlineExceeded
+            When it is not ready in time; with the answer that came last.
+        """
+        until = self._until(timeout)
+        clock = time.monotonic
+
+        def time_left() -> float:
+            return math.inf if until is None else until - clock()
+
+        self._drive(operations.until_ready(model, model_version, time_left), headers, query_params, until)
 
     def get_server_metadata(
         self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
@@ -718,21 +756,25 @@ class InferenceServerClient(ClientBase):
 
     def _drive(
         self,
-        flow: Generator[Operation[Any], Any, T],
+        flow: Generator[Operation[Any] | float, Any, T],
         headers: Headers,
         query_params: QueryParams,
         until: Moment | None,
     ) -> T:
-        """Carry out one operation after the other, and return what they come to."""
+        """Carry out the operations, pause for the seconds between them, and return what they come to."""
         try:
-            operation = next(flow)
+            step = next(flow)
             while True:
                 try:
-                    answer = self._carry_out(operation, headers, query_params, until)
+                    answer = None
+                    if isinstance(step, Operation):
+                        answer = self._carry_out(step, headers, query_params, until)
+                    else:
+                        time.sleep(step)
                 except BaseException as error:
-                    operation = flow.throw(error)
+                    step = flow.throw(error)
                 else:
-                    operation = flow.send(answer)
+                    step = flow.send(answer)
         except StopIteration as end:
             found: T = end.value
             return found

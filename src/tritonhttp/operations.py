@@ -7,12 +7,12 @@ repository, configuration, statistics, tracing, logging, shared memory and binar
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-from .errors import InvalidRequest, ProtocolError, ServerError
+from .errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerError, TransportError
 from .tensors import InferInput, InferRequestedOutput, InferResult
 from .wire import compression, inference, jsonio
 from .wire.http1 import Buffer, Response
@@ -69,6 +69,42 @@ def is_server_ready() -> Operation[bool]:
 
 def is_model_ready(model_name: str, model_version: str) -> Operation[bool]:
     return _get(_model(model_name, model_version, "/ready"), _is_ok)
+
+
+#: Seconds between two looks at whether something is ready: at first, and at most.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+
+
+def until_ready(
+    model_name: str | None, model_version: str, time_left: Callable[[], float]
+) -> Generator[Operation[bool] | float, Any, None]:
+    """Yield what is to be asked, and the seconds to wait before the next time, until the answer is yes.
+
+    Raises
+    ------
+    DeadlineExceeded
+        When no time is left; with what came last.
+    """
+    if model_name is None:
+        what, operation = "the server", is_server_ready()
+    else:
+        what, operation = f"model {model_name!r}", is_model_ready(model_name, model_version)
+    pause, asked, came = _FIRST_PAUSE, 0, "nothing"
+    while True:
+        asked += 1
+        try:
+            if (yield operation):
+                return
+            came = "not ready"
+        except (ProtocolError, ServerError, TransportError) as error:
+            came = str(error)
+        if time_left() <= pause:
+            raise DeadlineExceeded(
+                f"timed out waiting for {what} to be ready; asked {asked} times, the last answer: {came}",
+                phase="wait until ready",
+            )
+        yield pause
+        pause = min(pause * 1.5, _LONGEST_PAUSE)
 
 
 def get_server_metadata() -> Operation[dict[str, Any]]:

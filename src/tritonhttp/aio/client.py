@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -144,6 +145,25 @@ class InferenceServerClient(ClientBase):
     ) -> bool:
         return await self._run(
             operations.is_model_ready(model_name, model_version), headers, query_params, deadline
+        )
+
+    async def wait_until_ready(
+        self,
+        timeout: float | None = 60.0,
+        model: str | None = None,
+        *,
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> None:
+        until = self._until(timeout)
+        clock = asyncio.get_running_loop().time
+
+        def time_left() -> float:
+            return math.inf if until is None else until - clock()
+
+        await self._drive(
+            operations.until_ready(model, model_version, time_left), headers, query_params, until
         )
 
     async def get_server_metadata(
@@ -440,21 +460,25 @@ class InferenceServerClient(ClientBase):
 
     async def _drive(
         self,
-        flow: Generator[Operation[Any], Any, T],
+        flow: Generator[Operation[Any] | float, Any, T],
         headers: Headers,
         query_params: QueryParams,
         until: Moment | None,
     ) -> T:
-        """Carry out one operation after the other, and return what they come to."""
+        """Carry out the operations, pause for the seconds between them, and return what they come to."""
         try:
-            operation = next(flow)
+            step = next(flow)
             while True:
                 try:
-                    answer = await self._carry_out(operation, headers, query_params, until)
+                    answer = None
+                    if isinstance(step, Operation):
+                        answer = await self._carry_out(step, headers, query_params, until)
+                    else:
+                        await asyncio.sleep(step)
                 except BaseException as error:
-                    operation = flow.throw(error)
+                    step = flow.throw(error)
                 else:
-                    operation = flow.send(answer)
+                    step = flow.send(answer)
         except StopIteration as end:
             found: T = end.value
             return found
