@@ -9,10 +9,7 @@ other process removes it, a forked child included. All functions may be called f
 from __future__ import annotations
 
 import atexit
-import math
-import operator
 import os
-import struct
 import sys
 import threading
 import warnings
@@ -23,10 +20,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InferenceServerException, ProtocolError
+from ..errors import InferenceServerException
 from ..memory import Identity, Memory, attach, create, object_name, unlink
-from ..wire import bytes_tensor
-from ..wire.dtypes import NAMES, triton_to_np_dtype
+from . import _contents
+from ._contents import Failure
 
 __all__ = [
     "SharedMemoryException",
@@ -39,20 +36,20 @@ __all__ = [
     "set_shared_memory_region",
 ]
 
-# How messages begin; the first two are the reference's whole messages.
-_NOT_CREATED = "unable to create the shared memory region"
-_NOT_SET = "unable to set the shared memory region"
-_NOT_READ = "unable to get the contents of the shared memory region"
-_NOT_DESTROYED = "unable to destroy the shared memory region"
-
-_LENGTH = struct.Struct("<I")
-
 
 class SharedMemoryException(InferenceServerException):
     """Indicate that a region could not be created, written, read or destroyed."""
 
     def __init__(self, msg: str | None = "", status: str | None = None, debug_details: Any = None) -> None:
         super().__init__(msg, status, debug_details)
+
+
+# The words of the first two are the reference's whole messages.
+_NOT_CREATED = Failure(SharedMemoryException, "unable to create the shared memory region")
+_NOT_SET = Failure(SharedMemoryException, "unable to set the shared memory region")
+_NOT_READ = Failure(SharedMemoryException, "unable to get the contents of the shared memory region")
+_NOT_DESTROYED = Failure(SharedMemoryException, "unable to destroy the shared memory region")
+_NOT_PICKLED = Failure(SharedMemoryException, "unable to pickle the shared memory region")
 
 
 class SharedMemoryRegion:
@@ -95,7 +92,7 @@ class SharedMemoryRegion:
         return f"SharedMemoryRegion({self.name!r}, {self.key!r}, byte_size={self.byte_size})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        _mapped(self, "unable to pickle the shared memory region")
+        _mapped(self, _NOT_PICKLED)
         return attach_shared_memory_region, (self._triton_shm_name, self._shm_key)
 
 
@@ -144,12 +141,7 @@ def create_shared_memory_region(
     -----
     A new region is filled with zeros, and its memory is set aside at once.
     """
-    try:
-        size = operator.index(byte_size)
-    except TypeError:
-        raise SharedMemoryException(f"{_NOT_CREATED}: byte_size is {byte_size!r}, expected an int") from None
-    if size <= 0:
-        raise SharedMemoryException(f"{_NOT_CREATED}: byte_size is {size}, expected a positive number")
+    size = _contents.size(byte_size, _NOT_CREATED)
     handle = _open(triton_shm_name, shm_key, size, create_only)
     if handle.byte_size < size:
         try:
@@ -209,13 +201,9 @@ def set_shared_memory_region(
         When the arrays don't fit behind the offset, or are not of a kind described above. Nothing was written
         then.
     """
-    if not isinstance(input_values, (list, tuple)):
-        raise SharedMemoryException("input_values must be specified as a list/tuple of numpy arrays")
-    if not all(isinstance(value, np.ndarray) for value in input_values):
-        raise SharedMemoryException("each element of input_values must be a numpy array")
+    arrays = _contents.arrays(input_values, _NOT_SET)
     memory = _mapped(shm_handle, _NOT_SET)
-    arrays = [_numeric(value) for value in input_values]
-    start = _start(memory, offset, sum(array.nbytes for array in arrays), _NOT_SET)
+    start = _contents.start(memory.size, offset, sum(array.nbytes for array in arrays), _NOT_SET)
     for array in arrays:
         if array.nbytes:
             dtype = array.dtype
@@ -255,18 +243,9 @@ def get_contents_as_numpy(
         When the tensor would end behind the region.
     """
     memory = _mapped(shm_handle, _NOT_READ)
-    dtype = _dtype(datatype)
-    dimensions = _dimensions(shape)
-    count = math.prod(dimensions)
-    strings = dtype.kind == "O"
-    start = _start(memory, offset, count * (_LENGTH.size if strings else dtype.itemsize), _NOT_READ)
-    try:
-        if strings:
-            return _strings(memory, start, count).reshape(dimensions)
-        view: npt.NDArray[Any] = np.ndarray(dimensions, dtype, memory.map, start)
-        return view
-    except ValueError as error:  # no elements, but more dimensions or larger ones than numpy has
-        raise SharedMemoryException(f"{_NOT_READ}: {error}") from error
+    wanted = _contents.wanted(datatype, shape, _NOT_READ)
+    start = _contents.start(memory.size, offset, wanted.least_bytes, _NOT_READ)
+    return wanted.over(memory.map, start, _NOT_READ)
 
 
 def mapped_shared_memory_regions() -> list[str]:
@@ -304,19 +283,19 @@ def destroy_shared_memory_region(shm_handle: SharedMemoryRegion) -> None:
             try:
                 unlink(memory.identity)
             except OSError as error:
-                raise SharedMemoryException(_told(_NOT_DESTROYED, shm_handle._shm_key, error)) from error
+                raise _told(_NOT_DESTROYED, shm_handle._shm_key, error) from error
 
 
 def _open(name: str, key: str, byte_size: int | None, create_only: bool = False) -> SharedMemoryRegion:
     """Make a handle; without a size only of a region that is there."""
     if not isinstance(key, str):
-        raise SharedMemoryException(f"{_NOT_CREATED}: the key is {key!r}, expected a str")
+        raise _NOT_CREATED(f"the key is {key!r}, expected a str")
     handle = SharedMemoryRegion(name, key)
     with _lock:
         try:
             memory, created = _find(object_name(key), byte_size, create_only)
         except (OSError, ValueError, OverflowError) as error:
-            raise SharedMemoryException(_told(_NOT_CREATED, key, error)) from error
+            raise _told(_NOT_CREATED, key, error) from error
         known = _known.setdefault(memory.identity, _Known())
         if created:
             known.creator = os.getpid()
@@ -343,91 +322,18 @@ def _find(name: str, byte_size: int | None, create_only: bool) -> tuple[Memory, 
     raise FileExistsError("others create and remove it all the time")
 
 
-def _told(failure: str, key: str, error: Exception) -> str:
+def _told(failure: Failure, key: str, error: Exception) -> InferenceServerException:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"{failure}: key {key!r}: {reason}"
+    return failure(f"key {key!r}: {reason}")
 
 
-def _mapped(handle: SharedMemoryRegion, failure: str) -> Memory:
+def _mapped(handle: SharedMemoryRegion, failure: Failure) -> Memory:
     if not isinstance(handle, SharedMemoryRegion):
-        raise SharedMemoryException(f"{failure}: expected a SharedMemoryRegion, came {handle!r}")
+        raise failure(f"expected a SharedMemoryRegion, came {handle!r}")
     memory = handle._mpsm_handle
     if memory is None:
-        raise SharedMemoryException(f"{failure}: the handle of key {handle.key!r} is destroyed")
+        raise failure(f"the handle of key {handle.key!r} is destroyed")
     return memory
-
-
-def _start(memory: Memory, offset: SupportsIndex, byte_size: int, failure: str) -> int:
-    """Return the offset, if that many bytes follow it."""
-    try:
-        start = operator.index(offset)
-    except TypeError:
-        raise SharedMemoryException(f"{failure}: the offset is {offset!r}, expected an int") from None
-    if start < 0 or start + byte_size > memory.size:
-        raise SharedMemoryException(
-            f"{failure}: {byte_size} bytes at offset {start} are not within its {memory.size} bytes"
-        )
-    return start
-
-
-def _numeric(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return an array whose elements are what goes into the region."""
-    array = np.asarray(value)
-    if array.dtype != np.object_:
-        if array.dtype.hasobject or array.dtype.kind == "T":
-            raise SharedMemoryException(
-                f"{_NOT_SET}: arrays of dtype {array.dtype} hold references, not data"
-            )
-        return array
-    if array.size == 0:
-        return np.empty(0, np.uint8)
-    element = array.item() if array.size == 1 else None
-    if not isinstance(element, (bytes, bytearray, memoryview)):
-        came = f"{array.size} elements" if array.size > 1 else f"one {type(element).__name__}"
-        raise SharedMemoryException(
-            f"{_NOT_SET}: an object array must hold one bytes object, as serialize_byte_tensor returns it;"
-            f" came {came}"
-        )
-    return np.frombuffer(element, np.uint8) if len(element) else np.empty(0, np.uint8)
-
-
-def _dtype(datatype: Any) -> np.dtype[Any]:
-    """Return the numpy dtype; that of objects for BYTES."""
-    if isinstance(datatype, str) and datatype in NAMES:
-        datatype = triton_to_np_dtype(datatype)
-    try:
-        dtype: np.dtype[Any] = np.dtype(datatype)
-    except TypeError as error:
-        raise SharedMemoryException(f"{_NOT_READ}: unknown datatype {datatype!r}") from error
-    if dtype.kind == "O" or (dtype.kind == "S" and not dtype.itemsize):
-        return np.dtype(np.object_)
-    if dtype.hasobject or dtype.kind == "T" or not dtype.itemsize:
-        raise SharedMemoryException(f"{_NOT_READ}: arrays of dtype {dtype} can't be views of it")
-    return dtype
-
-
-def _dimensions(shape: Iterable[int] | int) -> tuple[int, ...]:
-    try:
-        given = tuple(shape) if isinstance(shape, Iterable) else (shape,)
-        dimensions = tuple(operator.index(dimension) for dimension in given)
-    except TypeError:
-        dimensions = (-1,)
-    if any(dimension < 0 for dimension in dimensions):
-        raise SharedMemoryException(f"{_NOT_READ}: the shape is {shape!r}, expected a list of sizes")
-    return dimensions
-
-
-def _strings(memory: Memory, start: int, count: int) -> npt.NDArray[np.object_]:
-    end = start
-    view = memory.buf
-    try:
-        for _ in range(count):
-            end += _LENGTH.size + _LENGTH.unpack_from(view, end)[0]
-        return bytes_tensor.decode(view[start:end], count)  # refuses a last element that ends too late
-    except (struct.error, ProtocolError) as error:
-        raise SharedMemoryException(
-            f"{_NOT_READ}: its {memory.size} bytes hold no BYTES tensor of {count} elements at offset {start}"
-        ) from error
 
 
 def _see_to_exit() -> None:

@@ -1,0 +1,156 @@
+"""What lies in regions of either kind of shared memory: which values go in, and what may be read where.
+
+Functions that may refuse take the caller's :class:`Failure`, and raise what it makes of the reason.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import struct
+from collections.abc import Iterable
+from typing import Any, NamedTuple, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InferenceServerException, ProtocolError
+from ..wire import bytes_tensor
+from ..wire.dtypes import NAMES, triton_to_np_dtype
+
+__all__ = ["Failure", "Wanted", "arrays", "integer", "size", "start", "wanted"]
+
+_LENGTH = struct.Struct("<I")
+
+
+class Failure(NamedTuple):
+    """What did not work, as the error to raise and the words that its message begins with."""
+
+    error: type[InferenceServerException]
+    words: str
+
+    def __call__(self, reason: object) -> InferenceServerException:
+        """Return the error for a reason."""
+        return self.error(f"{self.words}: {reason}")
+
+
+def integer(value: SupportsIndex, name: str, failure: Failure) -> int:
+    """Return an argument as an int."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise failure(f"{name} is {value!r}, expected an int") from None
+
+
+def size(byte_size: SupportsIndex, failure: Failure) -> int:
+    """Return the size that a new region is to have."""
+    value = integer(byte_size, "byte_size", failure)
+    if value <= 0:
+        raise failure(f"byte_size is {value}, expected a positive number")
+    return value
+
+
+def start(region_size: int, offset: SupportsIndex, byte_size: int, failure: Failure) -> int:
+    """Return the offset, if that many bytes follow it."""
+    value = integer(offset, "the offset", failure)
+    if value < 0 or value + byte_size > region_size:
+        raise failure(f"{byte_size} bytes at offset {value} are not within its {region_size} bytes")
+    return value
+
+
+def arrays(input_values: Any, failure: Failure) -> list[npt.NDArray[Any]]:
+    """Return the arrays of a list, each with the elements that go into a region."""
+    if not isinstance(input_values, (list, tuple)):
+        raise failure.error("input_values must be specified as a list/tuple of numpy arrays")
+    if not all(isinstance(value, np.ndarray) for value in input_values):
+        raise failure.error("each element of input_values must be a numpy array")
+    return [_numeric(value, failure) for value in input_values]
+
+
+def _numeric(value: npt.NDArray[Any], failure: Failure) -> npt.NDArray[Any]:
+    array = np.asarray(value)
+    if array.dtype != np.object_:
+        if array.dtype.hasobject or array.dtype.kind == "T":
+            raise failure(f"arrays of dtype {array.dtype} hold references, not data")
+        return array
+    if array.size == 0:
+        return np.empty(0, np.uint8)
+    element = array.item() if array.size == 1 else None
+    if not isinstance(element, (bytes, bytearray, memoryview)):
+        came = f"{array.size} elements" if array.size > 1 else f"one {type(element).__name__}"
+        raise failure(
+            f"an object array must hold one bytes object, as serialize_byte_tensor returns it; came {came}"
+        )
+    return np.frombuffer(element, np.uint8) if len(element) else np.empty(0, np.uint8)
+
+
+class Wanted(NamedTuple):
+    """A tensor that is to be read: its numpy dtype, that of objects for BYTES, and its shape."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether it is a BYTES tensor, whose size only its contents tell."""
+        return self.dtype.kind == "O"
+
+    @property
+    def least_bytes(self) -> int:
+        """How many bytes it has; for BYTES how many at least."""
+        return math.prod(self.shape) * (_LENGTH.size if self.is_bytes else self.dtype.itemsize)
+
+    def over(self, buffer: Any, offset: int, failure: Failure) -> npt.NDArray[Any]:
+        """Return the tensor that lies at the offset: a view of the buffer, but copies of BYTES."""
+        try:
+            if self.is_bytes:
+                return _strings(memoryview(buffer), offset, math.prod(self.shape), failure).reshape(
+                    self.shape
+                )
+            view: npt.NDArray[Any] = np.ndarray(self.shape, self.dtype, buffer, offset)
+            return view
+        except ValueError as error:  # no elements, but more dimensions or larger ones than numpy has
+            raise failure(error) from error
+
+
+def wanted(datatype: Any, shape: Iterable[int] | int, failure: Failure) -> Wanted:
+    """Return what a caller describes by a numpy dtype or a name of the protocol, and a shape."""
+    return Wanted(_dtype(datatype, failure), dimensions(shape, failure))
+
+
+def _dtype(datatype: Any, failure: Failure) -> np.dtype[Any]:
+    if isinstance(datatype, str) and datatype in NAMES:
+        datatype = triton_to_np_dtype(datatype)
+    try:
+        dtype: np.dtype[Any] = np.dtype(datatype)
+    except TypeError as error:
+        raise failure(f"unknown datatype {datatype!r}") from error
+    if dtype.kind == "O" or (dtype.kind == "S" and not dtype.itemsize):
+        return np.dtype(np.object_)
+    if dtype.hasobject or dtype.kind == "T" or not dtype.itemsize:
+        raise failure(f"arrays of dtype {dtype} can't be views of it")
+    return dtype
+
+
+def dimensions(shape: Iterable[int] | int, failure: Failure) -> tuple[int, ...]:
+    """Return a shape as a tuple of sizes."""
+    try:
+        given = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+        found = tuple(operator.index(dimension) for dimension in given)
+    except TypeError:
+        found = (-1,)
+    if any(dimension < 0 for dimension in found):
+        raise failure(f"the shape is {shape!r}, expected a list of sizes")
+    return found
+
+
+def _strings(view: memoryview, begin: int, count: int, failure: Failure) -> npt.NDArray[np.object_]:
+    end = begin
+    try:
+        for _ in range(count):
+            end += _LENGTH.size + _LENGTH.unpack_from(view, end)[0]
+        return bytes_tensor.decode(view[begin:end], count)  # refuses a last element that ends too late
+    except (struct.error, ProtocolError) as error:
+        raise failure(
+            f"its {view.nbytes} bytes hold no BYTES tensor of {count} elements at offset {begin}"
+        ) from error
