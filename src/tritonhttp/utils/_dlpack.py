@@ -1,0 +1,234 @@
+"""DLPack: tensors of other libraries borrowed, and memory of ours handed to them, without copying.
+
+A capsule holds a pointer to a struct of DLPack's C header, in the form before or since its version 1.0. What is
+borrowed is only read, and its capsule left as it came: when that dies, so does its producer's claim. Capsules of
+ours are numpy's, made of an array over the memory, with another device written into them: so the deleter is
+numpy's own, in C, fit for any thread and for an interpreter that is going down, and nothing of Python runs in it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "BFLOAT16",
+    "CPU",
+    "CUDA",
+    "CUDA_HOST",
+    "CUDA_MANAGED",
+    "Tensor",
+    "array_over",
+    "borrow",
+    "device_of",
+    "export",
+]
+
+# DLDeviceType
+CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
+# DLDataTypeCode
+_OPAQUE, BFLOAT16 = 3, 4
+
+#: The newest version that is understood here; a minor one adds nothing that a reader must know.
+VERSION = (1, 0)
+
+
+class _Device(ctypes.Structure):
+    _fields_ = [("type", ctypes.c_int32), ("id", ctypes.c_int32)]
+
+
+class _DataType(ctypes.Structure):
+    _fields_ = [("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16)]
+
+
+class _Tensor(ctypes.Structure):
+    capsule: Any
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device", _Device),
+        ("ndim", ctypes.c_int32),
+        ("dtype", _DataType),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
+
+
+class _Managed(ctypes.Structure):
+    _fields_ = [("tensor", _Tensor), ("manager_ctx", ctypes.c_void_p), ("deleter", ctypes.c_void_p)]
+
+
+class _ManagedVersioned(ctypes.Structure):
+    _fields_ = [
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("manager_ctx", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+        ("flags", ctypes.c_uint64),
+        ("tensor", _Tensor),
+    ]
+
+
+# Functions of our own: attributes of `ctypes.pythonapi` are everybody's.
+_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_IsValid", ctypes.pythonapi)
+)
+_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+def _open(capsule: Any) -> _Tensor:
+    """Return the tensor of a capsule, which it keeps."""
+    if _is_valid(capsule, b"dltensor_versioned"):
+        managed = _ManagedVersioned.from_address(_pointer(capsule, b"dltensor_versioned"))
+        if managed.major != VERSION[0]:
+            raise ValueError(f"expected DLPack {VERSION[0]}.x, came {managed.major}.{managed.minor}")
+        tensor: _Tensor = managed.tensor
+    elif _is_valid(capsule, b"dltensor"):
+        tensor = _Managed.from_address(_pointer(capsule, b"dltensor")).tensor
+    else:
+        raise ValueError(
+            f"expected a tensor with __dlpack__, or its capsule, not consumed; came {capsule!r:.200}"
+        )
+    tensor.capsule = capsule
+    return tensor
+
+
+class Tensor(NamedTuple):
+    """A tensor of somebody else, whose memory stays for as long as `capsule` does."""
+
+    capsule: Any
+    address: int
+    byte_size: int
+    device: tuple[int, int]
+
+
+def device_of(producer: Any) -> tuple[int, int] | None:
+    """Return the kind and the number of the device that a tensor is on; None where only its capsule tells."""
+    if not hasattr(producer, "__dlpack__"):
+        return None
+    try:
+        kind, number = producer.__dlpack_device__()
+        return int(kind), int(number)
+    except Exception as error:  # whatever a library raises
+        raise ValueError(f"its __dlpack_device__ failed: {type(error).__name__}: {error}") from error
+
+
+def borrow(producer: Any, stream: int | None = None) -> Tensor:
+    """Read where a tensor lies, which must be contiguous in C order.
+
+    Parameters
+    ----------
+    producer
+        An object with ``__dlpack__``, or a capsule that nobody has consumed.
+    stream : int, optional
+        For a tensor on a GPU: the stream of ours that has to wait until the tensor's data are there.
+
+    Raises
+    ------
+    ValueError
+        For anything else; the message says what came.
+    """
+    capsule = _ask(producer, stream) if hasattr(producer, "__dlpack__") else producer
+    tensor = _open(capsule)
+    shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
+    strides = tuple(tensor.strides[axis] for axis in range(tensor.ndim)) if tensor.strides else None
+    if strides is not None and not _contiguous(shape, strides):
+        raise ValueError(
+            f"expected a tensor contiguous in C order, came shape {shape} with strides {strides}"
+        )
+    if tensor.dtype.code == _OPAQUE:
+        raise ValueError("expected numbers, came a tensor of opaque handles")
+    bits = math.prod(shape) * tensor.dtype.bits * tensor.dtype.lanes
+    return Tensor(
+        capsule,
+        (tensor.data or 0) + tensor.byte_offset,
+        -(-bits // 8),
+        (tensor.device.type, tensor.device.id),
+    )
+
+
+def _ask(producer: Any, stream: int | None) -> Any:
+    arguments = {} if stream is None else {"stream": stream}
+    try:
+        try:
+            # Only the newer form can say that a tensor is read-only, so some refuse the older one for such.
+            return producer.__dlpack__(max_version=VERSION, **arguments)
+        except TypeError:
+            return producer.__dlpack__(**arguments)
+    except Exception as error:  # whatever a library raises
+        raise ValueError(f"its __dlpack__ failed: {type(error).__name__}: {error}") from error
+
+
+def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    expected = 1
+    for length, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if length != 1 and stride != expected:  # the stride of an axis of one element says nothing
+            return 0 in shape
+        expected *= length
+    return True
+
+
+class _Room:
+    """What numpy makes an array of: an address, and the owner of the memory there."""
+
+    def __init__(self, owner: object, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.owner = owner
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (address, False),
+            "shape": shape,
+            "typestr": dtype.str,
+        }
+
+
+def array_over(owner: object, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return an array that keeps the owner alive. Where the address is a device's, its elements can't be read.
+
+    Raises
+    ------
+    ValueError
+        When numpy has no such shape.
+    """
+    return np.asarray(_Room(owner, address, shape, dtype))
+
+
+def export(
+    array: npt.NDArray[Any],
+    device: tuple[int, int],
+    code: int | None = None,
+    max_version: tuple[int, int] | None = None,
+) -> Any:
+    """Return a capsule over an array's memory, which keeps the array alive until its consumer is done.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        As :func:`array_over` makes them.
+    device : tuple of int
+        The kind and the number of the device that the memory is on.
+    code : int, optional
+        The kind of the elements, where it is not the array's.
+    max_version : tuple of int, optional
+        The newest version of DLPack that the consumer understands; the form before 1.0 if None.
+    """
+    capsule = _newer(array) if max_version is not None and max_version >= VERSION else None
+    if capsule is None:
+        capsule = array.__dlpack__()
+    tensor = _open(capsule)
+    tensor.device.type, tensor.device.id = device
+    if code is not None:
+        tensor.dtype.code = code
+    return capsule
+
+
+def _newer(array: npt.NDArray[Any]) -> Any:
+    try:
+        return array.__dlpack__(max_version=VERSION)  # type: ignore[call-arg, unused-ignore]
+    except TypeError:  # numpy before 2.1 has the older form only, which every consumer must take
+        return None
