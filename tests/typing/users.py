@@ -11,6 +11,7 @@ from typing_extensions import assert_type
 
 import tritonhttp as httpclient
 import tritonhttp.aio
+import tritonhttp.utils.cuda_shared_memory as cudashm
 import tritonhttp.utils.shared_memory as shm
 from tritonhttp import (
     InferAsyncRequest,
@@ -102,6 +103,22 @@ def make_regions(pixels: npt.NDArray[np.float32]) -> None:
     shm.get_contents_as_numpy(region, np.dtype("f4"), pixels.shape, offset=8)
     assert_type(shm.mapped_shared_memory_regions(), list[str])
     assert_type(shm.destroy_shared_memory_region(region), None)
+
+
+def make_regions_on_a_gpu(client: InferenceServerClient, pixels: npt.NDArray[np.float32]) -> None:
+    region = cudashm.create_shared_memory_region("region", byte_size=np.int64(64), device_id=0)
+    assert_type(region, cudashm.CudaSharedMemoryRegion)
+    assert_type((region.name, region.byte_size, region.device_id), tuple[str, int, int])
+    client.register_cuda_shared_memory("region", cudashm.get_raw_handle(region), 0, 64)
+    assert_type(cudashm.set_shared_memory_region(region, [pixels], offset=8), None)
+    assert_type(cudashm.set_shared_memory_region_from_dlpack(region, [pixels]), None)
+    assert_type(cudashm.get_contents_as_numpy(region, "FP32", pixels.shape, offset=8), npt.NDArray[Any])
+    tensor = cudashm.as_shared_memory_tensor(region, "FP32", [2, 2])
+    assert_type(tensor, cudashm.SharedMemoryTensor)
+    assert_type(tensor.__dlpack_device__(), tuple[int, int])
+    np.from_dlpack(tensor)
+    assert_type(cudashm.allocated_shared_memory_regions(), list[cudashm.CudaSharedMemoryRegion])
+    assert_type(cudashm.destroy_shared_memory_region(region), None)
 
 
 def make_inputs(pixels: npt.NDArray[np.float32], texts: npt.NDArray[np.object_]) -> list[InferInput]:

@@ -48,8 +48,9 @@ OTHERS = {
     "orjson": "tritonhttp",
     "httptools": "tritonhttp.wire",
     "ml_dtypes": "tritonhttp",
+    "cuda": "tritonhttp.utils.cuda_shared_memory._cuda",
 }
-LAZY = {"ml_dtypes"}
+LAZY = {"cuda", "ml_dtypes"}
 
 NO_IO = {"socket", "ssl", "asyncio", "threading", "time", "select", "selectors", "concurrent", "datetime"}
 

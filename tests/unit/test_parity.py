@@ -26,6 +26,7 @@ HERE = {
     "http.auth": "tritonhttp.auth",
     "utils": "tritonhttp.utils",
     "utils.shared_memory": "tritonhttp.utils.shared_memory",
+    "utils.cuda_shared_memory": "tritonhttp.utils.cuda_shared_memory",
 }
 
 KINDS = ("static ", "classmethod ", "async ")

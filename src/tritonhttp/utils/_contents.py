@@ -152,5 +152,5 @@ def _strings(view: memoryview, begin: int, count: int, failure: Failure) -> npt.
         return bytes_tensor.decode(view[begin:end], count)  # refuses a last element that ends too late
     except (struct.error, ProtocolError) as error:
         raise failure(
-            f"its {view.nbytes} bytes hold no BYTES tensor of {count} elements at offset {begin}"
+            f"the {view.nbytes - begin} bytes behind the offset hold no BYTES tensor of {count} elements"
         ) from error

@@ -1,0 +1,487 @@
+"""Regions of memory on an NVIDIA GPU, under the reference's names.
+
+A region is allocated by this process; a server on the same machine opens it by the handle of
+:func:`get_raw_handle`. The memory is freed when the region is destroyed and nothing made of it is left: a
+:class:`SharedMemoryTensor`, or what another library took from one through DLPack. Every function returns when its
+copies are done, and may be called from any thread.
+
+Importing this needs no GPU. What does raises :class:`CudaSharedMemoryException` with what is missing: the package
+`cuda-bindings`, the driver, or a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import InferenceServerException
+from ...log import logger
+from ...wire.dtypes import as_little_endian, np_to_triton_dtype
+from .. import _contents, _dlpack
+from .._contents import Failure
+from ._cuda import LEGACY_STREAM, Cuda, CudaError, load
+
+__all__ = [
+    "CudaSharedMemoryException",
+    "CudaSharedMemoryRegion",
+    "SharedMemoryTensor",
+    "allocated_shared_memory_regions",
+    "as_shared_memory_tensor",
+    "create_shared_memory_region",
+    "destroy_shared_memory_region",
+    "get_contents_as_numpy",
+    "get_raw_handle",
+    "set_shared_memory_region",
+    "set_shared_memory_region_from_dlpack",
+]
+
+
+class CudaSharedMemoryException(InferenceServerException):
+    """Indicate that a region could not be created, written, read or destroyed."""
+
+    def __init__(self, msg: str | None = "", status: str | None = None, debug_details: Any = None) -> None:
+        super().__init__(msg, status, debug_details)
+
+
+# The words of the first two begin with the reference's whole messages.
+_NOT_CREATED = Failure(CudaSharedMemoryException, "unable to create cuda shared memory handle")
+_NOT_SET = Failure(CudaSharedMemoryException, "unable to set values in cuda shared memory")
+_NOT_READ = Failure(CudaSharedMemoryException, "unable to get the contents of the cuda shared memory region")
+_NOT_VIEWED = Failure(CudaSharedMemoryException, "unable to make a tensor of the cuda shared memory region")
+_NOT_HANDED_OUT = Failure(CudaSharedMemoryException, "unable to get the raw handle of cuda shared memory")
+_NOT_DESTROYED = Failure(CudaSharedMemoryException, "unable to destroy the cuda shared memory region")
+
+
+class _Memory:
+    """Memory on a device, freed with this object."""
+
+    def __init__(self, cuda: Cuda, device_id: int, byte_size: int) -> None:
+        self.cuda = cuda
+        self.device_id = device_id
+        self.size = byte_size
+        with cuda.device(device_id):
+            self.address = cuda.allocate(byte_size)
+        # At exit the driver frees all that is left, and its libraries may be gone before we are.
+        weakref.finalize(self, _free, cuda, device_id, self.address, os.getpid()).atexit = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise CudaSharedMemoryException(
+            "cuda shared memory can't be pickled or copied; another process opens it by get_raw_handle()"
+        )
+
+    def read(self, start: int, byte_size: int) -> npt.NDArray[np.uint8]:
+        """Return some of the bytes."""
+        found = np.empty(byte_size, np.uint8)
+        if byte_size:
+            with self.cuda.device(self.device_id):
+                self.cuda.copy(found.ctypes.data, self.address + start, byte_size)
+                self.cuda.synchronize()
+        return found
+
+
+def _free(cuda: Cuda, device_id: int, address: int, process: int) -> None:
+    if os.getpid() == process:  # a forked child has the objects, but not the memory
+        try:
+            with cuda.device(device_id):
+                cuda.free(address)
+        except CudaError as error:  # nobody is left to be told
+            logger.warning("cuda shared memory on device %d was not freed: %s", device_id, error)
+
+
+class CudaSharedMemoryRegion:
+    """Hold a region; :func:`create_shared_memory_region` makes them."""
+
+    def __init__(self, triton_shm_name: str, memory: _Memory, raw_handle: bytes) -> None:
+        self._triton_shm_name = triton_shm_name
+        self._memory: _Memory | None = memory
+        self._raw_handle = raw_handle
+        self._byte_size = memory.size
+        self._device_id = memory.device_id
+
+    @property
+    def name(self) -> str:
+        """The name under which the region is to be registered with the server."""
+        return self._triton_shm_name
+
+    @property
+    def byte_size(self) -> int:
+        """The region's size in bytes."""
+        return self._byte_size
+
+    @property
+    def device_id(self) -> int:
+        """The number of the GPU that the region is on."""
+        return self._device_id
+
+    def __repr__(self) -> str:
+        return (
+            f"CudaSharedMemoryRegion({self.name!r}, byte_size={self.byte_size}, device_id={self.device_id})"
+        )
+
+
+# Who removes a region from here has destroyed it.
+_allocated: list[CudaSharedMemoryRegion] = []
+
+
+class SharedMemoryTensor:
+    """Show a part of a region to libraries that read DLPack (``torch.from_dlpack(tensor)``), without a copy.
+
+    What they make of it is memory of the region: it shows what is written there next, and keeps the memory also
+    when the region is destroyed. ``numpy.from_dlpack(tensor, device="cpu")`` copies (numpy 2.1 or newer).
+    """
+
+    def __init__(self, memory: _Memory, wanted: _contents.Wanted, start: int, code: int | None) -> None:
+        self._memory = memory
+        self._wanted = wanted
+        self._start = start
+        self._code = code
+        self._array()  # refuses what numpy has no shape for
+
+    def _array(self) -> npt.NDArray[Any]:
+        """Carry the address, the shape and the owner. It is not kept: a debugger would show its elements."""
+        address = self._memory.address + self._start
+        return _dlpack.array_over(self._memory, address, self._wanted.shape, self._wanted.dtype)
+
+    def __dlpack__(
+        self,
+        stream: Any = None,
+        *,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """Return a DLPack capsule.
+
+        Parameters
+        ----------
+        stream : optional
+            Of no effect: everything that was copied into the region is there already.
+        max_version : tuple of int, optional
+            The newest version of DLPack that the consumer understands.
+        dl_device : tuple of int, optional
+            The device that the memory is to be on: the region's, or ``(1, 0)`` for a copy on the host.
+        copy : bool, optional
+            Whether it must, or must not, be a copy. On the region's device it never is.
+
+        Raises
+        ------
+        BufferError
+            As the protocol demands, when that can't be had.
+        CudaSharedMemoryException
+            When CUDA fails to copy.
+        """
+        here = self.__dlpack_device__()
+        device = here if dl_device is None else (int(dl_device[0]), int(dl_device[1]))
+        if device == here and not copy:
+            return _dlpack.export(self._array(), here, self._code, max_version)
+        if device != (_dlpack.CPU, 0) or copy is False:
+            raise BufferError(
+                f"a region on device {here} is shown there without a copy, or copied to (1, 0);"
+                f" came dl_device={dl_device}, copy={copy}"
+            )
+        with _cuda_errors(_NOT_READ):
+            found = self._memory.read(self._start, self._wanted.least_bytes)
+        return _dlpack.export(self._wanted.over(found, 0, _NOT_READ), device, self._code, max_version)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Return the kind of the device, 2 for CUDA, and its number."""
+        return _dlpack.CUDA, self._memory.device_id
+
+    def __repr__(self) -> str:
+        kind = "BF16" if self._code == _dlpack.BFLOAT16 else np_to_triton_dtype(self._wanted.dtype)
+        return f"SharedMemoryTensor({kind}, {list(self._wanted.shape)}, device_id={self._memory.device_id})"
+
+
+def create_shared_memory_region(
+    triton_shm_name: str, byte_size: SupportsIndex, device_id: SupportsIndex
+) -> CudaSharedMemoryRegion:
+    """Allocate a region on a GPU. Its memory is not cleared.
+
+    Parameters
+    ----------
+    triton_shm_name : str
+        The name under which the region is to be registered with the server.
+    byte_size : int
+        The region's size in bytes.
+    device_id : int
+        The number of the GPU, as CUDA counts those that this process may use.
+
+    Returns
+    -------
+    CudaSharedMemoryRegion
+        The region, to be destroyed with :func:`destroy_shared_memory_region`.
+
+    Raises
+    ------
+    CudaSharedMemoryException
+        When the size is not positive, there is no such GPU or not enough memory on it, or CUDA is not there.
+    """
+    size = _contents.size(byte_size, _NOT_CREATED)
+    number = _contents.integer(device_id, "device_id", _NOT_CREATED)
+    with _cuda_errors(_NOT_CREATED):
+        cuda = load()
+        count = cuda.device_count()
+        if not 0 <= number < count:
+            raise _NOT_CREATED(f"device_id is {number}, expected one of the {count} GPUs, which start at 0")
+        memory = _Memory(cuda, number, size)
+        with cuda.device(number):
+            raw_handle = cuda.ipc_handle(memory.address)
+    region = CudaSharedMemoryRegion(triton_shm_name, memory, raw_handle)
+    _allocated.append(region)
+    return region
+
+
+def get_raw_handle(cuda_shm_handle: CudaSharedMemoryRegion) -> bytes:
+    """Return the region's cudaIPC handle in base64, as ``register_cuda_shared_memory`` takes it.
+
+    Raises
+    ------
+    CudaSharedMemoryException
+        When the region is destroyed.
+    """
+    _memory(cuda_shm_handle, _NOT_HANDED_OUT)
+    return b64encode(cuda_shm_handle._raw_handle)
+
+
+def set_shared_memory_region(
+    cuda_shm_handle: CudaSharedMemoryRegion,
+    input_values: Sequence[npt.NDArray[Any]],
+    *,
+    offset: SupportsIndex = 0,
+) -> None:
+    """Copy arrays into a region, one behind the other.
+
+    Parameters
+    ----------
+    cuda_shm_handle : CudaSharedMemoryRegion
+        The region.
+    input_values : list or tuple of numpy.ndarray
+        Of any memory order and byte order; the region gets C order, little-endian. BYTES go through
+        :func:`tritonhttp.utils.serialize_byte_tensor` first: an object array must hold one ``bytes``, which is
+        copied as it is, or nothing.
+    offset : int
+        Where in the region the first array starts, in bytes.
+
+    Raises
+    ------
+    CudaSharedMemoryException
+        When the arrays don't fit behind the offset, or are not of a kind described above; nothing was written
+        then. Or when CUDA fails to copy.
+    """
+    arrays = [as_little_endian(array) for array in _contents.arrays(input_values, _NOT_SET)]
+    memory = _memory(cuda_shm_handle, _NOT_SET)
+    start = _contents.start(memory.size, offset, sum(array.nbytes for array in arrays), _NOT_SET)
+    with _cuda_errors(_NOT_SET):
+        cuda = memory.cuda
+        with cuda.device(memory.device_id):
+            for array in arrays:
+                if array.nbytes:
+                    cuda.copy(memory.address + start, array.ctypes.data, array.nbytes)
+                    start += array.nbytes
+            cuda.synchronize()
+
+
+def set_shared_memory_region_from_dlpack(
+    cuda_shm_handle: CudaSharedMemoryRegion, input_values: Iterable[Any], *, offset: SupportsIndex = 0
+) -> None:
+    """Copy tensors of any library that speaks DLPack into a region, one behind the other.
+
+    Parameters
+    ----------
+    cuda_shm_handle : CudaSharedMemoryRegion
+        The region.
+    input_values : list
+        Tensors on the host or on any GPU, contiguous in C order: objects with ``__dlpack__`` (torch, CuPy, JAX,
+        numpy, …), or DLPack capsules. The copy waits for what the tensor's library has queued in its current
+        stream; a capsule does not tell its stream, so for one on a GPU the copy waits for all work of that GPU.
+        A single tensor stands for a list of it.
+    offset : int
+        Where in the region the first tensor starts, in bytes.
+
+    Raises
+    ------
+    CudaSharedMemoryException
+        When the tensors don't fit behind the offset, or are not of a kind described above; nothing was written
+        then. Or when CUDA fails to copy.
+    """
+    memory = _memory(cuda_shm_handle, _NOT_SET)
+    cuda = memory.cuda
+    values = [input_values] if hasattr(input_values, "__dlpack__") else input_values
+    if not isinstance(values, Iterable):
+        raise _NOT_SET(f"input_values is {values!r}, expected a list of tensors")
+    with _cuda_errors(_NOT_SET):
+        tensors = [_borrow(cuda, index, value) for index, value in enumerate(values)]
+        start = _contents.start(memory.size, offset, sum(tensor.byte_size for tensor in tensors), _NOT_SET)
+        for tensor in tensors:
+            if tensor.byte_size:
+                # In the stream that the tensor's data were waited for.
+                with cuda.device(tensor.device[1] if _is_on_gpu(tensor.device) else memory.device_id):
+                    cuda.copy(memory.address + start, tensor.address, tensor.byte_size)
+                    cuda.synchronize()
+                start += tensor.byte_size
+
+
+def get_contents_as_numpy(
+    cuda_shm_handle: CudaSharedMemoryRegion,
+    datatype: Any,
+    shape: Iterable[int] | int,
+    *,
+    offset: SupportsIndex = 0,
+) -> npt.NDArray[Any]:
+    """Return a copy of a tensor that lies in a region.
+
+    Parameters
+    ----------
+    cuda_shm_handle : CudaSharedMemoryRegion
+        The region.
+    datatype : numpy.dtype
+        A numpy dtype, a scalar type such as ``np.float32``, or the protocol's name such as ``"FP32"``;
+        ``np.object_`` and ``np.bytes_`` stand for BYTES.
+    shape : list of int
+        The tensor's shape.
+    offset : int
+        Where in the region the tensor starts, in bytes.
+
+    Returns
+    -------
+    numpy.ndarray
+        On the host, writable. For BYTES an object array of ``bytes``, with as many elements as the shape has,
+        whatever follows them.
+
+    Raises
+    ------
+    CudaSharedMemoryException
+        When the tensor would end behind the region, or CUDA fails to copy.
+    """
+    memory = _memory(cuda_shm_handle, _NOT_READ)
+    wanted = _contents.wanted(datatype, shape, _NOT_READ)
+    start = _contents.start(memory.size, offset, wanted.least_bytes, _NOT_READ)
+    with _cuda_errors(_NOT_READ):
+        found = memory.read(start, memory.size - start if wanted.is_bytes else wanted.least_bytes)
+    return wanted.over(found, 0, _NOT_READ)
+
+
+def as_shared_memory_tensor(
+    cuda_shm_handle: CudaSharedMemoryRegion,
+    datatype: Any,
+    shape: Iterable[int] | int,
+    *,
+    offset: SupportsIndex = 0,
+) -> SharedMemoryTensor:
+    """Return a tensor of a region for libraries that read DLPack.
+
+    Parameters
+    ----------
+    cuda_shm_handle : CudaSharedMemoryRegion
+        The region.
+    datatype : str or numpy.dtype
+        The protocol's name, such as ``"FP32"``, or a numpy dtype; not BYTES.
+    shape : list of int
+        The tensor's shape.
+    offset : int
+        Where in the region the tensor starts, in bytes: a multiple of the bytes of an element.
+
+    Raises
+    ------
+    CudaSharedMemoryException
+        When the tensor would end behind the region, or DLPack has no such type.
+    """
+    memory = _memory(cuda_shm_handle, _NOT_VIEWED)
+    code = None
+    if isinstance(datatype, str) and datatype == "BF16":
+        datatype, code = (
+            np.uint16,
+            _dlpack.BFLOAT16,
+        )  # without ml_dtypes, and numpy refuses to export its type
+    wanted = _contents.wanted(datatype, shape, _NOT_VIEWED)
+    kind = np_to_triton_dtype(wanted.dtype)
+    if kind == "BF16":
+        wanted, code = wanted._replace(dtype=np.dtype(np.uint16)), _dlpack.BFLOAT16
+    if kind in (None, "BYTES") or not wanted.dtype.isnative:
+        raise _NOT_VIEWED(f"datatype is {datatype!r}, expected one of the protocol's other than BYTES")
+    start = _contents.start(memory.size, offset, wanted.least_bytes, _NOT_VIEWED)
+    if start % wanted.dtype.itemsize:
+        raise _NOT_VIEWED(f"the offset is {start}, expected a multiple of {wanted.dtype.itemsize}")
+    try:
+        return SharedMemoryTensor(memory, wanted, start, code)
+    except ValueError as error:  # more dimensions than numpy has
+        raise _NOT_VIEWED(error) from error
+
+
+def allocated_shared_memory_regions() -> list[CudaSharedMemoryRegion]:
+    """Return the regions that this process created and did not destroy."""
+    return list(_allocated)
+
+
+def destroy_shared_memory_region(cuda_shm_handle: CudaSharedMemoryRegion) -> None:
+    """Give up a region. Its memory is freed when no tensor over it is left, and else at once.
+
+    Have the server unregister the region first: CUDA does not define what happens when memory is freed that
+    another process has open.
+
+    Parameters
+    ----------
+    cuda_shm_handle : CudaSharedMemoryRegion
+        The region.
+
+    Raises
+    ------
+    CudaSharedMemoryException
+        When the region was destroyed before.
+    """
+    _memory(cuda_shm_handle, _NOT_DESTROYED)
+    try:
+        _allocated.remove(cuda_shm_handle)
+    except ValueError:  # another thread was faster
+        raise _NOT_DESTROYED(f"{cuda_shm_handle!r} is destroyed") from None
+    cuda_shm_handle._memory = None
+
+
+def _memory(handle: CudaSharedMemoryRegion, failure: Failure) -> _Memory:
+    if not isinstance(handle, CudaSharedMemoryRegion):
+        raise failure(f"expected a CudaSharedMemoryRegion, came {handle!r}")
+    memory = handle._memory
+    if memory is None:
+        raise failure(f"{handle!r} is destroyed")
+    return memory
+
+
+def _borrow(cuda: Cuda, index: int, value: Any) -> _dlpack.Tensor:
+    """Read where a tensor is; on a GPU the legacy stream has to wait for its data from here on."""
+    try:
+        device = _dlpack.device_of(value)
+        if device is not None and _is_on_gpu(device):
+            with cuda.device(device[1]):
+                tensor = _dlpack.borrow(value, LEGACY_STREAM)
+        else:
+            tensor = _dlpack.borrow(value)
+    except ValueError as error:
+        raise _NOT_SET(f"input_values[{index}]: {error}") from error
+    if device is None and _is_on_gpu(tensor.device):
+        with cuda.device(tensor.device[1]):
+            cuda.synchronize_device()
+    if not _is_on_gpu(tensor.device) and tensor.device[0] not in (_dlpack.CPU, _dlpack.CUDA_HOST):
+        raise _NOT_SET(
+            f"input_values[{index}]: expected a tensor on the host or on a CUDA device, came one on DLPack's"
+            f" device {tensor.device}"
+        )
+    return tensor
+
+
+def _is_on_gpu(device: tuple[int, int]) -> bool:
+    return device[0] in (_dlpack.CUDA, _dlpack.CUDA_MANAGED)
+
+
+@contextmanager
+def _cuda_errors(failure: Failure) -> Iterator[None]:
+    try:
+        yield
+    except CudaError as error:
+        raise failure(error) from error
