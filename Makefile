@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # An Open Inference Protocol server that runs already, host:port; empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test lint types unit faults live matrix fuzz bench clean
+.PHONY: help demo test lint types unit faults live gpu matrix fuzz bench clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -41,6 +41,9 @@ faults: $(VENV)/.developed ## the tests against servers that misbehave
 
 live: $(VENV)/.developed ## the tests against a real Triton (TRITON_URL=host:port: on yours)
 	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/live
+
+gpu: $(VENV)/.developed ## the tests on a GPU of this machine; not part of the tests above
+	$(BIN)/pytest tests/gpu || [ $$? -eq 5 ] # 5: all skipped
 
 # Each interpreter with the newest numpy, and with 1.26 where that has wheels.
 MATRIX = 3.10 3.11 3.12 3.13 3.10-1.26 3.11-1.26 3.12-1.26
