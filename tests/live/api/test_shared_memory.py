@@ -4,6 +4,7 @@ import mmap
 import os
 import secrets
 import sys
+from base64 import b64encode
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -178,3 +179,9 @@ def test_a_cuda_region_is_refused_by_a_server_without_gpu(client, handle):
         client.register_cuda_shared_memory("cuda_region", handle, 0, 64)
     assert caught.value.status() == "400"
     assert "cuda" in caught.value.message().lower()
+
+
+def test_a_cuda_region_with_a_handle_of_full_length_is_refused_as_well(client):
+    with pytest.raises(tritonhttp.ServerError, match=r"^\[400\] failed to register shared memory region: "):
+        client.register_cuda_shared_memory("cuda_region", b64encode(bytes(range(64))), 0, 64)
+    assert client.get_cuda_shared_memory_status() == []
