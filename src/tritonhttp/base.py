@@ -82,8 +82,6 @@ class ClientBase:
 
     #: The library's own `_get` and `_post`.
     _originals: ClassVar[dict[str, Any]]
-    #: What a program may replace on an instance.
-    _patches: ClassVar[frozenset[str]] = frozenset(("_get", "_post", "_call_plugin", "_validate_headers"))
 
     def __init__(
         self,
@@ -116,6 +114,8 @@ class ClientBase:
         }
         #: Targets and heads of plain requests, by all that they depend on.
         self._heads: dict[tuple[Any, ...], tuple[str, bytes]] = {}
+        #: Targets, heads with the JSON behind them, and body sizes of plain inferences, likewise.
+        self._infer_heads: dict[tuple[Any, ...], tuple[str, bytes, int]] = {}
 
     def _start_anew(self) -> None:
         """In a forked child: the parent's connections, threads and regions are not ours."""
@@ -274,20 +274,28 @@ class ClientBase:
 
     def _is_watched(self) -> bool:
         """Return whether anybody wants to see, change or carry out this client's requests."""
-        kind, own = type(self), self._originals
+        kind, own, mine = type(self), self._originals, self.__dict__
         return (
             self._plugin is not None
             or self._customized
             or kind._post is not own["_post"]  # type: ignore[attr-defined]
             or kind._get is not own["_get"]  # type: ignore[attr-defined]
-            or not self._patches.isdisjoint(self.__dict__)
+            or "_post" in mine
+            or "_get" in mine
+            or "_call_plugin" in mine
+            or "_validate_headers" in mine
             or self._log.isEnabledFor(_DEBUG)
         )
 
     def _encode_plain(self, operation: Operation[Any]) -> tuple[str, list[Buffer]]:
         """Return the target and the buffers of a request without headers or query of the caller's."""
+        target, head, length = self._plain_head(operation)
         body = operation.body
-        length = sum(map(len, body))
+        return target, [b"".join((head, *body))] if length <= COALESCE else [head, *body]
+
+    def _plain_head(self, operation: Operation[Any]) -> tuple[str, bytes, int]:
+        """Return the target and the head of such a request, and the size of its body."""
+        length = sum(map(len, operation.body))
         form = (operation.method, operation.path, operation.headers, operation.content_type, length)
         known = self._heads.get(form)
         if known is None:
@@ -296,7 +304,46 @@ class ClientBase:
             target = f"{self._address.base_path}/{operation.path}"
             lines = self._lines(self._merge_headers(operation, None), length)
             known = self._heads[form] = target, encode_head(operation.method, target, lines, length)
-        target, head = known
+        return *known, length
+
+    def _encode_plain_infer(
+        self,
+        model_name: str,
+        inputs: Sequence[InferInput],
+        model_version: str,
+        outputs: Sequence[InferRequestedOutput] | None,
+    ) -> tuple[str, list[Buffer]]:
+        """Return the target and the buffers of an inference without options, headers or query."""
+        form, body = operations.infer_form(inputs, outputs)
+        key = (model_name, model_version, form)
+        try:
+            known = None if form is None else self._infer_heads.get(key)
+        except TypeError:
+            known = None
+        if known is None:
+            operation = operations.infer(
+                model_name,
+                inputs,
+                model_version,
+                outputs,
+                "",
+                0,
+                False,
+                False,
+                0,
+                None,
+                None,
+                None,
+                None,
+                self._decode_infer,
+            )
+            target, head, length = self._plain_head(operation)
+            known = target, b"".join((head, operation.body[0])), length
+            if form is not None:
+                if len(self._infer_heads) >= _MAX_HEADS:
+                    self._infer_heads.clear()
+                self._infer_heads[key] = known
+        target, head, length = known
         return target, [b"".join((head, *body))] if length <= COALESCE else [head, *body]
 
     def _encode(

@@ -580,6 +580,23 @@ class InferenceServerClient(ClientBase):
         InferenceServerException
             See `tritonhttp.errors` for which.
         """
+        if not (
+            request_id
+            or sequence_id
+            or priority
+            or timeout is not None
+            or headers
+            or query_params
+            or request_compression_algorithm
+            or response_compression_algorithm
+            or parameters
+            or idempotent
+            or self._sharing is not None
+            or self._is_watched()
+        ):
+            target, buffers = self._encode_plain_infer(model_name, inputs, model_version, outputs)
+            until = self._until(deadline)
+            return self._decode_infer(self._transport.exchange("POST", target, buffers, deadline=until))
         arguments = (
             model_name,
             inputs,

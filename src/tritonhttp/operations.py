@@ -266,28 +266,10 @@ def infer_body(
 
     Where no binary tensors follow the head there is no such header.
     """
-    body: list[Buffer] = [b""]
-    form: list[Any] = []
-    common = not (request_id or sequence_id or priority or timeout is not None or parameters)
-    try:
-        for tensor in inputs:
-            buffer, part = tensor._part(snapshot)
-            if buffer is None:
-                common = False
-            else:
-                body.append(buffer)
-                form.append(part)
-        if outputs:
-            form.append(None)
-            for output in outputs:
-                form.append(output._form)
-                if output._region is not None:
-                    common = False
-    except (AttributeError, TypeError):
-        _refuse_others(inputs, outputs)
-        raise
-    key = tuple(form)
-    known = _heads.get(key) if common else None
+    form, body = infer_form(inputs, outputs, snapshot)
+    if request_id or sequence_id or priority or timeout is not None or parameters:
+        form = None
+    known = None if form is None else _heads.get(form)
     if known is None:
         head = inference.encode_request(
             _descriptors(inputs),
@@ -300,14 +282,36 @@ def infer_body(
             timeout,
             parameters,
         )
-        binary = len(body) > 1
-        known = head, ((("Inference-Header-Content-Length", str(len(head))),) if binary else ())
-        if common:
+        known = head, ((("Inference-Header-Content-Length", str(len(head))),) if body else ())
+        if form is not None:
             if len(_heads) >= _MAX_HEADS:
                 _heads.clear()
-            _heads[key] = known
-    body[0] = known[0]
-    return tuple(body), known[1]
+            _heads[form] = known
+    return (known[0], *body), known[1]
+
+
+def infer_form(
+    inputs: Sequence[InferInput], outputs: Sequence[InferRequestedOutput] | None, snapshot: bool = False
+) -> tuple[tuple[Any, ...] | None, list[Buffer]]:
+    """Return all that the head of an inference without options depends on, and the binary tensors behind it.
+
+    There is no such form where data are in the head itself.
+    """
+    form: list[Any] = []
+    body: list[Buffer] = []
+    try:
+        for tensor in inputs:
+            tensor._add_to(form, body, snapshot)
+        plain = None not in form
+        if outputs:
+            form.append(None)
+            for output in outputs:
+                form.append(output._form)
+                form.append(output._region)
+    except (AttributeError, TypeError):
+        _refuse_others(inputs, outputs)
+        raise
+    return tuple(form) if plain else None, body
 
 
 #: Heads of inferences by their form: a program sends the same few again and again.

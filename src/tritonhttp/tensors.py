@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import orjson
+from numpy import ndarray
 
 from .errors import InvalidRequest, ProtocolError
 from .log import verbose_logger
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from .regions import RegionSlice
 
 __all__ = ["InferInput", "InferRequestedOutput", "InferResult"]
+
+_LITTLE = sys.byteorder == "little"
+
+#: The parameters that place a tensor in a shared memory region.
+_Region = tuple[tuple[str, Any], ...]
 
 
 class InferInput:
@@ -48,7 +54,7 @@ class InferInput:
         # Where the data are, at most one of: a numeric array or encoded BYTES; JSON; a region's parameters.
         self._binary: npt.NDArray[Any] | bytes | bytearray | None = None
         self._json: bytes | None = None
-        self._region: dict[str, Any] | None = None
+        self._region: _Region | None = None
 
     def name(self) -> str:
         """Return the input's name."""
@@ -88,11 +94,15 @@ class InferInput:
         InvalidRequest
             If the array's dtype or shape are others than the input's, or its data have no form in JSON.
         """
-        if not isinstance(input_tensor, np.ndarray):
-            raise self._refusal(
-                "input_tensor must be a numpy array",
-                f", got {type(input_tensor).__name__} for input {self._name!r}",
-            )
+        if type(input_tensor) is not ndarray:
+            if not isinstance(input_tensor, ndarray):
+                raise self._refusal(
+                    "input_tensor must be a numpy array",
+                    f", got {type(input_tensor).__name__} for input {self._name!r}",
+                )
+            # Subclasses have a `data` and a `reshape` of their own. A masked array goes out with its fill value.
+            filled = getattr(input_tensor, "filled", None)
+            input_tensor = np.asarray(input_tensor if filled is None else filled())
         datatype = dtypes.BY_DTYPE.get(input_tensor.dtype) or dtypes.np_to_triton_dtype(input_tensor.dtype)
         if datatype != self._datatype:
             raise self._refusal(
@@ -106,19 +116,15 @@ class InferInput:
                 f" expected [{str(self._shape)[1:-1]}]",
                 f" for input {self._name!r}",
             )
-        if type(input_tensor) is not np.ndarray:
-            # Subclasses have a `data` and a `reshape` of their own. A masked array goes out with its fill value.
-            filled = getattr(input_tensor, "filled", None)
-            input_tensor = np.asarray(input_tensor if filled is None else filled())
-        text = None
-        binary: npt.NDArray[Any] | bytes | bytearray | None = None
         if not binary_data:
-            text = self._as_json(input_tensor)
-        elif datatype == "BYTES":
-            binary = bytes_tensor.encode(input_tensor)
+            self._json, self._binary = self._as_json(input_tensor), None
         else:
-            binary = input_tensor.copy() if copy else input_tensor
-        self._binary, self._json, self._region = binary, text, None
+            if datatype == "BYTES":
+                self._binary = bytes_tensor.encode(input_tensor)
+            else:
+                self._binary = input_tensor.copy() if copy else input_tensor
+            self._json = None
+        self._region = None
         return self
 
     def set_shared_memory(self, region_name: str, byte_size: int, offset: int = 0) -> Self:
@@ -180,15 +186,21 @@ class InferInput:
                 ) from error
         return jsonio.dumps(texts)
 
-    def _part(self, snapshot: bool = False) -> tuple[Buffer | None, tuple[Any, ...] | None]:
-        """Return the binary data as they go out, and all that their JSON object depends on; None for each without.
+    def _add_to(self, form: list[Any], body: list[Buffer], snapshot: bool = False) -> None:
+        """Add to `form` what the JSON object depends on, None where it holds the data; to `body` the binary data.
 
         With `snapshot` nothing of the data is the caller's memory.
         """
+        form.append(self._name)
+        form.append(self._datatype)
+        form += self._shape
         data = self._binary
-        if not isinstance(data, np.ndarray):
-            buffer: Buffer | None = data
-        elif (snapshot or data.nbytes <= COALESCE) and data.dtype.isnative and sys.byteorder == "little":
+        if data is None:
+            form.append(self._region)
+            return
+        if not isinstance(data, ndarray):
+            buffer: Buffer = data
+        elif (snapshot or data.nbytes <= COALESCE) and data.dtype.isnative and _LITTLE:
             buffer = data.tobytes()  # a small tensor leaves in one piece with the head anyway
         else:
             array = dtypes.as_little_endian(data)
@@ -197,27 +209,27 @@ class InferInput:
             except (BufferError, TypeError, ValueError):
                 # Zero-size arrays, and bfloat16, which the buffer protocol has no letter for.
                 buffer = array.reshape(-1).view(np.uint8).data
-        if buffer is None:
-            return None, None
-        return buffer, (self._name, self._datatype, *self._shape, len(buffer))
+        form.append(len(buffer))
+        body.append(buffer)
 
     def _descriptor(self) -> dict[str, Any]:
         """Return the input's JSON object, ready for orjson."""
         tensor: dict[str, Any] = {"name": self._name, "shape": self._shape, "datatype": self._datatype}
         data = self._binary
         if data is not None:
-            size = data.nbytes if isinstance(data, np.ndarray) else len(data)
+            size = data.nbytes if isinstance(data, ndarray) else len(data)
             tensor["parameters"] = {"binary_data_size": size}
         elif self._region is not None:
-            tensor["parameters"] = self._region
+            tensor["parameters"] = dict(self._region)
         elif self._json is not None:
             tensor["data"] = orjson.Fragment(self._json)
         return tensor
 
     def _get_binary_data(self) -> bytes | None:
         """Return the raw binary data, or None where the input has none."""
-        buffer, _ = self._part()
-        return None if buffer is None else bytes(buffer)
+        body: list[Buffer] = []
+        self._add_to([], body)
+        return bytes(body[0]) if body else None
 
     def _get_tensor(self) -> dict[str, Any]:
         """Return the input's JSON object as a dict of plain values."""
@@ -255,7 +267,7 @@ class InferRequestedOutput:
         self._name = name
         self._binary = binary_data
         self._class_count = class_count
-        self._region: dict[str, Any] | None = None
+        self._region: _Region | None = None
         #: All that the JSON object depends on, while it is returned in the response.
         self._form = (name, binary_data, class_count)
 
@@ -452,8 +464,6 @@ def _as_list(shape: Sequence[int]) -> list[int]:
         raise InvalidRequest(f"a shape must be a sequence of whole numbers, got {shape!r}") from error
 
 
-def _region(name: str, byte_size: int, offset: int) -> dict[str, Any]:
-    region = {"shared_memory_region": name, "shared_memory_byte_size": byte_size}
-    if offset:
-        region["shared_memory_offset"] = offset
-    return region
+def _region(name: str, byte_size: int, offset: int) -> _Region:
+    region = (("shared_memory_region", name), ("shared_memory_byte_size", byte_size))
+    return (*region, ("shared_memory_offset", offset)) if offset else region

@@ -469,3 +469,31 @@ def test_a_client_that_was_never_made_can_be_dropped() -> None:
     InferenceServerClient.__new__(InferenceServerClient).__del__()
     with pytest.raises(InvalidRequest):
         InferenceServerClient("not a url")
+
+
+def test_a_head_is_used_again_only_for_the_same_request(server: Any, client_of: Opener) -> None:
+    client = client_of()
+    placed = InferInput("x", [4], "INT32")
+    output = tritonhttp.InferRequestedOutput("y")
+    bodies = []
+    for size, offset in [(16, 0), (16, 8), (32, 8), (16, 0)]:
+        placed.set_shared_memory("r", size, offset)
+        output.set_shared_memory("s", size, offset)
+        for model, version in [("m", ""), ("n", ""), ("m", "2")]:
+            client.infer(model, [placed, tensor()], version, outputs=[output])
+            line, headers, body = sent(server)
+            bodies.append((line, body))
+            assert dict(headers)["Inference-Header-Content-Length"] == str(
+                len(body) - tensor()._binary.nbytes
+            )  # type: ignore[union-attr]
+    assert bodies[:3] == bodies[-3:]
+    assert len(set(bodies)) == 9
+    output.unset_shared_memory()
+    client.infer("m", [placed, tensor()], outputs=[output])
+    assert b'"binary_data":true' in sent(server)[2]
+    placed.set_data_from_numpy(np.arange(4, dtype=np.int32), binary_data=False)
+    client.infer("m", [placed])
+    assert b"[0,1,2,3]" in sent(server)[2]
+    placed.set_data_from_numpy(np.arange(4, 8, dtype=np.int32), binary_data=False)
+    client.infer("m", [placed])
+    assert b"[4,5,6,7]" in sent(server)[2]
