@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Callable
+from typing import Any
 
 from . import operations
 from .errors import InferenceServerException
 from .tensors import InferResult
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 __all__ = ["InferAsyncRequest", "Pending"]
 
@@ -76,15 +75,39 @@ def _is_timeout(error: BaseException) -> bool:
 
 
 class Pending:
-    """A future as what :class:`InferAsyncRequest` expects."""
+    """A task and its result, as what :class:`InferAsyncRequest` expects."""
 
-    def __init__(self, future: Future[InferResult]) -> None:
-        self._future = future
+    def __init__(self, task: Callable[[], InferResult]) -> None:
+        #: None once it has ended.
+        self._task: Callable[[], InferResult] | None = task
+        self._result: InferResult | None = None
+        self._error: BaseException | None = None
+        #: Held until the task has ended.
+        self._running = threading.Lock()
+        self._running.acquire()
+
+    def run(self) -> None:
+        """Carry the task out, once."""
+        assert self._task is not None
+        try:
+            self._result = self._task()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._task = None
+            self._running.release()
+            del self  # the error's traceback holds this frame
 
     def get(self, block: bool = True, timeout: float | None = None) -> InferResult:
-        if not self._future.done():
-            from concurrent.futures import wait
-
-            if not block or not wait([self._future], timeout).done:
+        if self._task is not None:
+            limit = -1.0 if timeout is None or not block else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
+            if not self._running.acquire(block, limit):
                 raise _NotYet
-        return self._future.result()
+            self._running.release()
+        try:
+            if self._error is not None:
+                raise self._error
+            assert self._result is not None
+            return self._result
+        finally:
+            del self

@@ -21,6 +21,7 @@ from .base import (
     renew_after_fork,
 )
 from .errors import InferenceServerException, InvalidRequest
+from .executor import Executor
 from .operations import Operation
 from .plugins import Request
 from .tensors import InferInput, InferRequestedOutput, InferResult
@@ -31,7 +32,6 @@ from .wire.http1 import Buffer, Response
 
 if TYPE_CHECKING:
     import ssl as ssl_module
-    from concurrent.futures import ThreadPoolExecutor
     from types import TracebackType
 
     from typing_extensions import Self
@@ -113,7 +113,7 @@ class InferenceServerClient(ClientBase):
         shared_memory_threshold: int = SHARED_MEMORY_THRESHOLD,
         shared_memory_limit: int = SHARED_MEMORY_LIMIT,
     ) -> None:
-        self._executor: ThreadPoolExecutor | None = None
+        self._executor: Executor | None = None
         address = parse_url(url, ssl)
         super().__init__(address, verbose, shared_memory, shared_memory_threshold, shared_memory_limit)
         context = tls_context(ssl_options, ssl_context_factory, insecure) if address.tls else None
@@ -694,15 +694,14 @@ class InferenceServerClient(ClientBase):
         else:
             operation = operations.infer(*arguments, snapshot=copy)
             task = partial(self._carry_out, operation, given, params, until)
+        pending = Pending(task)
         with self._lock:
             if self._closed:
                 raise InferenceServerException("the client is closed")
             if self._executor is None:
-                from concurrent.futures import ThreadPoolExecutor
-
-                self._executor = ThreadPoolExecutor(self._workers, "tritonhttp")
-            future = self._executor.submit(task)
-        return InferAsyncRequest(Pending(future), self._verbose)
+                self._executor = Executor(self._workers)
+            self._executor.submit(pending.run)
+        return InferAsyncRequest(pending, self._verbose)
 
     # -- requests --
 
