@@ -383,7 +383,9 @@ class ResponseReader:
             end = len(self._last)
             if end and count == end + (head.content_length or 0) and self._scratch.startswith(self._last):
                 # All of a response at once, with the head of the one before: the reader stays as it is.
-                self.response = Response(head.status, head.headers, bytes(self.view[end:count]), head.reason)
+                self.response = Response(
+                    head.status, head.headers, bytes(self._scratch[end:count]), head.reason
+                )
                 return True
             self.blank = False
         if self._body is not None:
