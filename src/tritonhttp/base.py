@@ -30,6 +30,7 @@ __all__ = [
     "ClientBase",
     "positive",
     "renew_after_fork",
+    "undecoded",
 ]
 
 #: Smaller tensors are as fast over HTTP.
@@ -253,7 +254,7 @@ class ClientBase:
             return None
         arguments: dict[str, Any] = {
             "request_uri": operation.path,
-            "headers": self._merge_headers(operation, headers),
+            "headers": self._merge_headers(operation, headers) or None,
             "query_params": query_params,
         }
         if name == "_post":
@@ -265,12 +266,21 @@ class ClientBase:
         """Return the call's headers: the caller's, and over them those that belong to the operation's body."""
         own = {name.lower() for name, _ in operation.headers}
         headers = {name: value for name, value in (given or {}).items() if str(name).lower() not in own}
-        headers.update(operation.headers)
-        if operation.content_type is not None and not any(
-            str(name).lower() == "content-type" for name in headers
-        ):
-            headers["Content-Type"] = operation.content_type
+        headers.update(
+            (name, int(value) if value.isdecimal() else value) for name, value in operation.headers
+        )
         return headers
+
+    @staticmethod
+    def _posted(
+        request_uri: str, request_body: Buffer | str, headers: Mapping[str, Any] | None
+    ) -> Operation[Response]:
+        """Return the operation of a body that somebody else made: what ends its JSON head says what it is."""
+        body = request_body.encode() if isinstance(request_body, str) else request_body
+        content_type = operations.JSON if body else None
+        if any(str(name).lower() == "inference-header-content-length" for name in headers or ()):
+            content_type = operations.BINARY
+        return Operation("POST", request_uri, undecoded, (body,), (), content_type)
 
     def _is_watched(self) -> bool:
         """Return whether anybody wants to see, change or carry out this client's requests."""
@@ -302,7 +312,7 @@ class ClientBase:
             if len(self._heads) >= _MAX_HEADS:
                 self._heads.clear()
             target = f"{self._address.base_path}/{operation.path}"
-            lines = self._lines(self._merge_headers(operation, None), length)
+            lines = self._lines(self._merge_headers(operation, None), operation.content_type, length)
             known = self._heads[form] = target, encode_head(operation.method, target, lines, length)
         return *known, length
 
@@ -356,15 +366,23 @@ class ClientBase:
             target = f"{target}?{operations.query_string(query_params)}"
         length = sum(map(len, body))
         self._validate_headers(headers)
-        head = encode_head(method, target, self._lines(headers, length), length)
-        shown = log.masked(headers.items()) or None
+        head = encode_head(method, target, self._lines(headers, operation.content_type, length), length)
         size = f"\n<{length} bytes>" if body else ""
-        self._log.debug("%s %s, headers %s%s", method, target, shown, size)
+        self._log.debug("%s %s, headers %s%s", method, target, log.masked(headers.items()), size)
         return target, [head, *body]
 
-    def _lines(self, headers: Mapping[str, Any], length: int) -> str:
+    def _note(self, operation: Operation[Any], response: Response) -> Response:
+        """Log a response, and in the reference's words what it means."""
+        self._log.debug("%r", response)
+        if operation.done and 200 <= response.status_code < 300:
+            self._log.debug("%s", operation.done)
+        return response
+
+    def _lines(self, headers: Mapping[str, Any], content_type: str | None, length: int) -> str:
         """Return the header lines; of names that differ in case only, the last one."""
         lines = dict(self._own_headers)
+        if content_type is not None:
+            lines["content-type"] = header_line("Content-Type", content_type)
         for name, value in headers.items():
             line = header_line(name, value)
             lowered = name.lower()
@@ -373,6 +391,10 @@ class ClientBase:
             elif str(value) != str(length):
                 raise InvalidRequest(f"header Content-Length: {value!r}, but the body has {length} bytes")
         return "".join(lines.values())
+
+
+def undecoded(response: Response) -> Response:
+    return response
 
 
 def positive(value: int, name: str) -> int:

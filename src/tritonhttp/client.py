@@ -19,6 +19,7 @@ from .base import (
     ClientBase,
     positive,
     renew_after_fork,
+    undecoded,
 )
 from .errors import InferenceServerException, InvalidRequest
 from .executor import Executor
@@ -701,6 +702,8 @@ class InferenceServerClient(ClientBase):
             if self._executor is None:
                 self._executor = Executor(self._workers)
             self._executor.submit(pending.run)
+        if self._verbose:
+            self._log.debug("Sent request%s", f" '{request_id}'" if request_id else "")
         return InferAsyncRequest(pending, self._verbose)
 
     # -- requests --
@@ -740,10 +743,8 @@ class InferenceServerClient(ClientBase):
         headers, query_params
             See the class.
         """
-        body = request_body.encode() if isinstance(request_body, str) else request_body
-        return self._exchange(
-            Operation("POST", request_uri, undecoded, (body,)), headers, query_params, self._until(UNSET)
-        )
+        operation = self._posted(request_uri, request_body, headers)
+        return self._exchange(operation, headers, query_params, self._until(UNSET))
 
     def _run(
         self, operation: Operation[T], headers: Headers, query_params: QueryParams, deadline: Deadline
@@ -827,12 +828,7 @@ class InferenceServerClient(ClientBase):
         response = self._transport.exchange(
             operation.method, target, buffers, repeatable=operation.repeatable, deadline=until
         )
-        self._log.debug("%r", response)
-        return response
+        return self._note(operation, response)
 
 
 InferenceServerClient._originals = {"_get": InferenceServerClient._get, "_post": InferenceServerClient._post}
-
-
-def undecoded(response: Response) -> Response:
-    return response

@@ -10,6 +10,7 @@
     │   │   ├── ConnectTimeout          also DeadlineExceeded
     │   │   ├── NameResolutionError     also socket.gaierror
     │   │   └── TLSError                also ssl.SSLError
+    │   │       └── CertificateError    also ssl.SSLCertVerificationError
     │   ├── ConnectionLost              also ConnectionError: it broke while in use
     │   └── DeadlineExceeded            also TimeoutError (on 3.10 also asyncio.TimeoutError)
     ├── ProtocolError                   the answer is not valid HTTP, or not a valid v2 answer
@@ -27,6 +28,7 @@ from errno import ECONNREFUSED
 from typing import TYPE_CHECKING, Any, NoReturn
 
 __all__ = [
+    "CertificateError",
     "ConnectError",
     "ConnectRefused",
     "ConnectTimeout",
@@ -183,11 +185,14 @@ if TYPE_CHECKING:
     class TLSError(ConnectError, ssl.SSLError):
         """The TLS handshake failed: no common protocol, a certificate that does not verify, a wrong host."""
 
+    class CertificateError(TLSError, ssl.SSLCertVerificationError):
+        """The server's certificate does not verify, or is another host's."""
+
 else:
 
     def __getattr__(name: str) -> Any:
         # ssl costs more to import than the rest of this library, and only TLS needs it.
-        if name == "TLSError":
+        if name in ("TLSError", "CertificateError"):
             import ssl
 
             tls_error = type(
@@ -195,7 +200,14 @@ else:
                 (ConnectError, ssl.SSLError),
                 {"__doc__": "The TLS handshake failed.", "__module__": __name__},
             )
-            return globals().setdefault(name, tls_error)
+            tls_error = globals().setdefault("TLSError", tls_error)
+            certificate_error = type(
+                "CertificateError",
+                (tls_error, ssl.SSLCertVerificationError),
+                {"__doc__": "The server's certificate does not verify.", "__module__": __name__},
+            )
+            globals().setdefault("CertificateError", certificate_error)
+            return globals()[name]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

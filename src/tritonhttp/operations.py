@@ -45,6 +45,8 @@ class Operation(Generic[T]):
         The Content-Type unless the caller's headers have one.
     repeatable : bool
         Whether sending it twice does no more than sending it once.
+    done : str
+        What `verbose` shows once it succeeded, in the reference's words.
     """
 
     method: str
@@ -54,6 +56,7 @@ class Operation(Generic[T]):
     headers: Headers = ()
     content_type: str | None = None
     repeatable: bool = False
+    done: str = ""
 
 
 # -- health and metadata ----------------------------------------------------------------------------
@@ -149,12 +152,14 @@ def load_model(model_name: str, config: str | None, files: Mapping[str, bytes] |
                 raise InvalidRequest(f"files[{path!r}] must be bytes, got {type(content).__name__}")
             parameters[path] = b64encode(content).decode("ascii")
     body = {"parameters": parameters} if parameters else {}
-    return _post(f"v2/repository/models/{_quoted(model_name)}/load", body, _nothing)
+    path = f"v2/repository/models/{_quoted(model_name)}/load"
+    return _post(path, body, _nothing, done=f"Loaded model '{model_name}'")
 
 
 def unload_model(model_name: str, unload_dependents: bool) -> Operation[None]:
     body = {"parameters": {"unload_dependents": unload_dependents}}
-    return _post(f"v2/repository/models/{_quoted(model_name)}/unload", body, _nothing)
+    path = f"v2/repository/models/{_quoted(model_name)}/unload"
+    return _post(path, body, _nothing, done=f"Loaded model '{model_name}'")  # the reference's word here too
 
 
 # -- trace and log settings -------------------------------------------------------------------------
@@ -185,7 +190,8 @@ def get_shared_memory_status(kind: str, region_name: str) -> Operation[Any]:
 
 def register_system_shared_memory(name: str, key: str, byte_size: int, offset: int) -> Operation[None]:
     body = {"key": key, "offset": offset, "byte_size": byte_size}
-    return _post(f"{_regions('system', name)}/register", body, _nothing)
+    done = f"Registered system shared memory with name '{name}'"
+    return _post(f"{_regions('system', name)}/register", body, _nothing, done=done)
 
 
 def register_cuda_shared_memory(
@@ -193,11 +199,17 @@ def register_cuda_shared_memory(
 ) -> Operation[None]:
     handle = raw_handle.decode("ascii") if isinstance(raw_handle, bytes) else raw_handle
     body = {"raw_handle": {"b64": handle}, "device_id": device_id, "byte_size": byte_size}
-    return _post(f"{_regions('cuda', name)}/register", body, _nothing)
+    done = f"Registered cuda shared memory with name '{name}'"
+    return _post(f"{_regions('cuda', name)}/register", body, _nothing, done=done)
 
 
 def unregister_shared_memory(kind: str, name: str) -> Operation[None]:
-    return Operation("POST", f"{_regions(kind, name)}/unregister", _nothing)
+    done = (
+        f"Unregistered {kind} shared memory with name '{name}'"
+        if name
+        else f"Unregistered all {kind} shared memory regions"
+    )
+    return Operation("POST", f"{_regions(kind, name)}/unregister", _nothing, done=done)
 
 
 # -- inference --------------------------------------------------------------------------------------
@@ -236,18 +248,19 @@ def infer(
         snapshot,
     )
     content_type = BINARY if headers else JSON
+    codings: Headers = ()
     if request_compression_algorithm:
         body = compression.compress(body, request_compression_algorithm)
-        headers = (*headers, ("Content-Encoding", request_compression_algorithm))
+        codings = (("Content-Encoding", request_compression_algorithm),)
     if response_compression_algorithm:
         if response_compression_algorithm not in compression.ALGORITHMS:
             raise InvalidRequest(
                 f"unsupported compression algorithm {response_compression_algorithm!r}:"
                 " expected 'gzip', 'deflate' or None"
             )
-        headers = (*headers, ("Accept-Encoding", response_compression_algorithm))
+        codings = (*codings, ("Accept-Encoding", response_compression_algorithm))
     repeatable = idempotent is True and sequence_id in (0, "")
-    return Operation("POST", path, decode, body, headers, content_type, repeatable)
+    return Operation("POST", path, decode, body, (*codings, *headers), content_type, repeatable)
 
 
 def infer_body(
@@ -376,11 +389,11 @@ def check(response: Response) -> None:
     except ProtocolError:
         raw = response.read()  # what cannot be unfolded is shown as it came
     text = raw.decode("utf-8", "replace")
-    message = _error_text(text, response)
+    message = _error_text(text)
     raise ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
 
 
-def _error_text(text: str, response: Response) -> str:
+def _error_text(text: str) -> str:
     """Find the words for a person in an error answer: of a server (JSON) or of a gateway (HTML, text, nothing)."""
     try:
         found = jsonio.loads(text.encode(), "error")
@@ -395,8 +408,7 @@ def _error_text(text: str, response: Response) -> str:
         text = re.sub(r"(?is)<(script|style|head)\b.*?</\1>|<[^>]*>", " ", text[:8192])
     words = " ".join(text.split())
     if not words:
-        reason = getattr(response, "reason", "")
-        return f"client received an empty response from the server.{f' ({reason})' if reason else ''}"
+        return "client received an empty response from the server."
     return words if len(words) <= 500 else f"{words[:500]}…"
 
 
@@ -405,9 +417,13 @@ def _get(path: str, decode: Callable[[Response], T]) -> Operation[T]:
 
 
 def _post(
-    path: str, body: Mapping[str, Any], decode: Callable[[Response], T], repeatable: bool = False
+    path: str,
+    body: Mapping[str, Any],
+    decode: Callable[[Response], T],
+    repeatable: bool = False,
+    done: str = "",
 ) -> Operation[T]:
-    return Operation("POST", path, decode, (jsonio.dumps(body),), (), JSON, repeatable)
+    return Operation("POST", path, decode, (jsonio.dumps(body),), (), JSON, repeatable, done)
 
 
 def _is_ok(response: Response) -> bool:

@@ -312,9 +312,9 @@ class InferRequestedOutput:
 
     def _get_tensor(self) -> dict[str, Any]:
         """Return the output's JSON object as a dict."""
-        parameters: dict[str, Any] = {"binary_data": self._binary and self._region is None}
-        if self._class_count:
-            parameters["classification"] = self._class_count
+        # In the reference's order, so that bodies are the same byte for byte.
+        parameters: dict[str, Any] = {"classification": self._class_count} if self._class_count else {}
+        parameters["binary_data"] = self._binary and self._region is None
         if self._region is not None:
             parameters.update(self._region)
         return {"name": self._name, "parameters": parameters}
@@ -365,7 +365,7 @@ class InferResult:
         self._layout, self._json = inference.decode_response(body, self._head_size)
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         if verbose:
-            verbose_logger().debug("%s", self.get_response())
+            verbose_logger().debug("%s", bytes(self._body[: self._head_size]))
 
     @classmethod
     def from_response_body(
@@ -441,6 +441,11 @@ class InferResult:
             if output["name"] in self._placed:
                 output["parameters"] = {"binary_data_size": self._placed[output["name"]].nbytes}
         return answer
+
+    @property
+    def _result(self) -> dict[str, Any]:
+        """The reference's attribute, which programs read."""
+        return self.get_response()
 
     def __getstate__(self) -> dict[str, Any]:
         state = {"_body": bytes(self._body), "_head_size": self._head_size}

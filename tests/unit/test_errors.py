@@ -15,6 +15,7 @@ import pytest
 
 from tritonhttp import errors
 from tritonhttp.errors import (
+    CertificateError,
     ConnectError,
     ConnectionLost,
     ConnectRefused,
@@ -53,6 +54,7 @@ def made(cls: type[InferenceServerException]) -> InferenceServerException:
         (ConnectTimeout, [ConnectError, DeadlineExceeded, TimeoutError, ConnectionError]),
         (NameResolutionError, [ConnectError, socket.gaierror]),
         (TLSError, [ConnectError, ssl.SSLError]),
+        (CertificateError, [TLSError, ssl.SSLCertVerificationError]),
         (ConnectionLost, [TransportError, ConnectionError]),
         (DeadlineExceeded, [TransportError, TimeoutError, socket.timeout, asyncio.TimeoutError]),
         (ProtocolError, [InferenceServerException]),

@@ -16,6 +16,7 @@ from ..base import (
     ClientBase,
     positive,
     renew_after_fork,
+    undecoded,
 )
 from ..errors import DeadlineExceeded
 from ..operations import Operation
@@ -40,6 +41,44 @@ __all__ = ["InferenceServerClient"]
 T = TypeVar("T")
 Headers = Mapping[str, Any] | None
 QueryParams = Mapping[str, Any] | None
+
+
+class _Read(bytes):
+    """A body that is there, for those who await it."""
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        return bytes(self)
+        yield
+
+
+class Answer(Response):
+    """A response for those who call `_get` or `_post`: as ours, and as the reference's, which is aiohttp's."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, response: Response) -> Answer:
+        return cls(response.status_code, response.headers, response.body, response.reason)
+
+    @property
+    def status(self) -> int:
+        return self.status_code
+
+    def read(self, length: int | None = -1) -> _Read:
+        return _Read(super().read(length))
+
+
+async def _plain(response: Any) -> Any:
+    """Return what a replaced `_get` or `_post` gave, a response in aiohttp's form as one of ours."""
+    if isinstance(response, Response) or not hasattr(response, "status"):
+        return response
+    body = response.read()
+    headers = getattr(response, "headers", {})
+    return Response(
+        response.status,
+        {str(name).lower(): value for name, value in headers.items()},
+        await body if hasattr(body, "__await__") else body,
+    )
 
 
 class InferenceServerClient(ClientBase):
@@ -422,16 +461,14 @@ class InferenceServerClient(ClientBase):
     # -- requests --
 
     async def _get(self, request_uri: str, headers: Headers, query_params: QueryParams) -> Response:
-        return await self._exchange(
-            Operation("GET", request_uri, client.undecoded), headers, query_params, self._until(UNSET)
-        )
+        operation = Operation("GET", request_uri, undecoded)
+        return Answer.of(await self._exchange(operation, headers, query_params, self._until(UNSET)))
 
     async def _post(
         self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
     ) -> Response:
-        body = request_body.encode() if isinstance(request_body, str) else request_body
-        operation = Operation("POST", request_uri, client.undecoded, (body,))
-        return await self._exchange(operation, headers, query_params, self._until(UNSET))
+        operation = self._posted(request_uri, request_body, headers)
+        return Answer.of(await self._exchange(operation, headers, query_params, self._until(UNSET)))
 
     async def _run(
         self, operation: Operation[T], headers: Headers, query_params: QueryParams, deadline: Deadline
@@ -445,7 +482,7 @@ class InferenceServerClient(ClientBase):
         if headers or query_params or self._is_watched():
             replaced = self._replaced(operation, headers, query_params)
             if replaced is not None:
-                return operation.decode(await replaced())
+                return operation.decode(await _plain(await replaced()))
             return operation.decode(await self._exchange(operation, headers, query_params, until))
         target, buffers = self._encode_plain(operation)
         response = await self._transport.exchange(
@@ -520,8 +557,7 @@ class InferenceServerClient(ClientBase):
         response = await self._transport.exchange(
             operation.method, target, buffers, repeatable=operation.repeatable, deadline=until
         )
-        self._log.debug("%r", response)
-        return response
+        return self._note(operation, response)
 
 
 InferenceServerClient._originals = {"_get": InferenceServerClient._get, "_post": InferenceServerClient._post}

@@ -180,9 +180,9 @@ def tls_context(
     Parameters
     ----------
     options : mapping, optional
-        What ``ssl.wrap_socket`` took: keyfile, certfile, ca_certs, ciphers, ssl_version. `cert_reqs` and the
-        options of its behaviour (do_handshake_on_connect, suppress_ragged_eofs) are accepted and change
-        nothing.
+        What ``ssl.wrap_socket`` took: keyfile, certfile, ca_certs, ciphers, ssl_version; and the context's
+        `options` and `verify_flags`. `cert_reqs` and the options of its behaviour (do_handshake_on_connect,
+        suppress_ragged_eofs) are accepted and change nothing.
     factory : callable, optional
         Returns a context, which is used as it is; `options` then add certificates and ciphers to it.
     insecure : bool
@@ -195,7 +195,6 @@ def tls_context(
     """
     import ssl
 
-    context = factory() if factory is not None else ssl.create_default_context()
     given = {name: value for name, value in (options or {}).items() if value is not None}
     unknown = set(given) - _TLS_OPTIONS
     if unknown:
@@ -204,6 +203,7 @@ def tls_context(
         )
     if "keyfile" in given and "certfile" not in given:
         raise InvalidRequest("ssl_options: a keyfile needs its certfile as well")
+    context = ssl.create_default_context() if factory is None else _made(factory, given.get("ca_certs"))
     try:
         if "ca_certs" in given:
             context.load_verify_locations(cafile=given["ca_certs"])
@@ -211,6 +211,9 @@ def tls_context(
             context.load_cert_chain(given["certfile"], given.get("keyfile"), given.get("password"))
         if "ciphers" in given:
             context.set_ciphers(given["ciphers"])
+        for option in ("options", "verify_flags"):
+            if option in given:
+                setattr(context, option, given[option])
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"ssl_options {sorted(given)} cannot be used: {error}") from error
     version = given.get("ssl_version")
@@ -225,6 +228,19 @@ def tls_context(
     return context
 
 
+def _made(factory: Callable[..., ssl.SSLContext], ca_certs: str | None) -> ssl.SSLContext:
+    """Call a factory; the reference gives it `cafile`, and some cannot do without."""
+    import inspect
+
+    try:
+        inspect.signature(factory).bind()
+    except TypeError:
+        return factory(cafile=ca_certs)
+    except ValueError:  # nobody can tell what a function in C takes
+        pass
+    return factory()
+
+
 _TLS_OPTIONS = frozenset(
     (
         "ca_certs",
@@ -233,9 +249,11 @@ _TLS_OPTIONS = frozenset(
         "ciphers",
         "do_handshake_on_connect",
         "keyfile",
+        "options",
         "password",
         "server_side",
         "ssl_version",
         "suppress_ragged_eofs",
+        "verify_flags",
     )
 )

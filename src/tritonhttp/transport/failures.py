@@ -47,7 +47,10 @@ def tls_failure(address: Address, error: Exception) -> ConnectError:
     """The TLS handshake failed."""
     if isinstance(error, TimeoutError):
         return ConnectTimeout(f"timed out in the TLS handshake with {address.host}", phase="tls")
-    return errors.TLSError(f"the TLS handshake with {address.host} failed: {error}", phase="tls")
+    import ssl
+
+    kind = errors.CertificateError if isinstance(error, ssl.SSLCertVerificationError) else errors.TLSError
+    return kind(f"the TLS handshake with {address.host} failed: {error}", phase="tls")
 
 
 def located(
