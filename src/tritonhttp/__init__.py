@@ -27,6 +27,7 @@ from .errors import (
 )
 from .plugins import InferenceServerClientPlugin, Request
 from .tensors import InferInput, InferRequestedOutput, InferResult
+from .transport.policy import Retry
 from .utils import (
     TRITON_RESERVED_REQUEST_PARAMS,
     TRITON_RESERVED_REQUEST_PARAMS_PREFIX,
@@ -76,6 +77,7 @@ __all__ = [
     "NameResolutionError",
     "ProtocolError",
     "Request",
+    "Retry",
     "ServerError",
     "TransportError",
     "__version__",

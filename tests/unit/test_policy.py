@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
+import time
+from email.utils import formatdate
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tritonhttp import InvalidRequest
-from tritonhttp.transport.policy import Timeouts, earliest, may_resend, step_timeout
+from tritonhttp import InvalidRequest, Retry, errors
+from tritonhttp.transport.policy import (
+    Timeouts,
+    classify,
+    earliest,
+    may_resend,
+    parse_retry_after,
+    step_timeout,
+)
 
 
 def test_the_defaults_are_the_references() -> None:
@@ -75,3 +87,221 @@ def test_a_request_goes_out_again_only_where_that_is_safe(
     repeatable: bool, answered: bool, handed_over: bool, may: bool
 ) -> None:
     assert may_resend(repeatable=repeatable, answered=answered, handed_over=handed_over) == may
+
+
+# -- retries
+
+CONNECT = [
+    errors.ConnectError("no"),
+    errors.ConnectRefused("no"),
+    errors.ConnectTimeout("timed out"),
+    errors.NameResolutionError("no"),
+    errors.TLSError("no"),
+]
+LOST = [errors.ConnectionLost("gone"), errors.DeadlineExceeded("timed out")]
+HOPELESS = [
+    errors.ProtocolError("what?"),
+    errors.InvalidRequest("no"),
+    errors.InferenceServerException("the client is closed"),
+    KeyboardInterrupt(),
+    ValueError(),
+]
+
+
+@pytest.mark.parametrize("error", CONNECT, ids=lambda error: type(error).__name__)
+def test_what_never_reached_the_server_is_sent_again_whatever_it_is(error: Exception) -> None:
+    assert classify(error) == "connect"
+    assert Retry().applies(error, repeatable=False)
+    assert Retry().applies(error, repeatable=True)
+    assert not Retry(on=("lost", 503)).applies(error, repeatable=True)
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+def test_what_may_have_been_carried_out_is_sent_again_only_where_it_may_be_repeated(error: Exception) -> None:
+    assert classify(error) == "lost"
+    assert not Retry().applies(error, repeatable=False)
+    assert Retry().applies(error, repeatable=True)
+    assert not Retry(on=["connect"]).applies(error, repeatable=True)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_busy_server_is_asked_again_only_for_what_may_be_repeated(status: int) -> None:
+    for result in (status, errors.ServerError("busy", str(status))):
+        assert Retry().applies(result, repeatable=True)
+        assert not Retry().applies(result, repeatable=False)
+        assert not Retry(on={500, "lost"}).applies(result, repeatable=True)
+
+
+@pytest.mark.parametrize("result", [200, 302, 400, 404, 500, 501, errors.ServerError("no", "500"), *HOPELESS])
+def test_all_else_is_final(result: Any) -> None:
+    assert not Retry().applies(result, repeatable=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"attempts": 0}, "attempts must be a whole number above 0; got 0"),
+        ({"attempts": 2.0}, "attempts must be a whole number above 0; got 2.0"),
+        ({"attempts": True}, "attempts must be a whole number above 0; got True"),
+        ({"on": "connect"}, 'on must hold statuses from 400 to 599, "connect" and "lost"; got \'connect\''),
+        ({"on": 503}, "on must hold statuses from 400 to 599"),
+        ({"on": None}, "on must hold statuses from 400 to 599"),
+        ({"on": [200]}, "on must hold statuses from 400 to 599"),
+        ({"on": ["503"]}, "on must hold statuses from 400 to 599"),
+        ({"on": [503, "refused"]}, "on must hold statuses from 400 to 599"),
+        ({"backoff": -0.1}, "backoff must be a number from 0 to 1000000; got -0.1"),
+        ({"backoff": "1"}, "backoff must be a number from 0 to 1000000; got '1'"),
+        ({"jitter": 1.1}, "jitter must be a number from 0 to 1; got 1.1"),
+        ({"jitter": math.nan}, "jitter must be a number from 0 to 1; got nan"),
+        ({"max_backoff": math.inf}, "max_backoff must be a number from 0 to 1000000; got inf"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        Retry(**options)
+    assert words in str(caught.value)
+
+
+def test_options_of_retries_are_frozen_and_named_and_pickle() -> None:
+    retry = Retry(attempts=5, on=[503, "connect"])
+    assert retry.on == (503, "connect")
+    assert Retry(on=()).on == ()
+    assert pickle.loads(pickle.dumps(retry)) == retry
+    assert hash(retry) == hash(Retry(attempts=5, on=(503, "connect")))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        retry.attempts = 9  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Retry(3)  # type: ignore[misc]
+
+
+def test_a_callers_list_is_not_kept() -> None:
+    on: list[Any] = [503]
+    retry = Retry(on=on)
+    on.append("connect")
+    assert not retry.applies(CONNECT[0], repeatable=True)
+
+
+def test_delays_double_up_to_the_longest() -> None:
+    retry = Retry(attempts=9, backoff=1.0, max_backoff=5.0, jitter=0)
+    assert [retry.delay(tries, 0.7, now=0.0) for tries in range(1, 6)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    assert retry.delay(9, 0.7, now=0.0) is None
+
+
+@pytest.mark.parametrize(("jitter", "random", "delay"), [(0.5, 0.0, 2.0), (0.5, 0.5, 1.5), (1, 0.75, 0.5)])
+def test_a_part_of_the_delay_is_left_to_chance(jitter: float, random: float, delay: float) -> None:
+    assert Retry(backoff=1.0, jitter=jitter).delay(2, random, now=0.0) == delay
+
+
+def test_one_attempt_is_no_retry() -> None:
+    assert Retry(attempts=1).delay(1, 0.0, now=0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("deadline", "retry_after", "delay"),
+    [
+        (None, None, 2.0),
+        (None, 1.0, 2.0),
+        (None, 60.0, 60.0),  # above max_backoff
+        (None, 600.0, 600.0),
+        (None, 601.0, None),
+        (102.001, None, 2.0),
+        (102.0, None, None),
+        (99.0, None, None),
+        (150.0, 60.0, None),
+        (161.0, 60.0, 60.0),
+        (1000.0, 601.0, 601.0),
+        (1000.0, math.inf, None),
+        (None, math.inf, None),
+    ],
+)
+def test_a_wait_is_as_long_as_the_server_asked_and_ends_before_the_deadline(
+    deadline: float | None, retry_after: float | None, delay: float | None
+) -> None:
+    retry = Retry(backoff=2.0, jitter=0)
+    assert retry.delay(1, 0.0, now=100.0, deadline=deadline, retry_after=retry_after) == delay
+
+
+parts = st.floats(0, 1, exclude_max=True)
+
+
+@given(
+    retry=st.builds(
+        Retry,
+        attempts=st.integers(1, 5000),
+        backoff=st.floats(0, 1e6),
+        jitter=st.floats(0, 1),
+        max_backoff=st.floats(0, 1e6),
+    ),
+    tries=st.integers(1, 6000),
+    random=parts,
+    now=st.floats(0, 1e6),
+    left=st.none() | st.floats(-10, 100),
+    retry_after=st.none() | st.floats(0, 1000),
+)
+def test_a_delay_keeps_every_limit(
+    retry: Retry, tries: int, random: float, now: float, left: float | None, retry_after: float | None
+) -> None:
+    deadline = None if left is None else now + left
+    delay = retry.delay(tries, random, now=now, deadline=deadline, retry_after=retry_after)
+    if tries >= retry.attempts:
+        assert delay is None
+    if delay is None:
+        assert tries >= retry.attempts or deadline is not None or (retry_after or 0) > 600
+        return
+    assert 0 <= (retry_after or 0.0) <= delay <= max(retry.max_backoff, retry_after or 0.0)
+    assert deadline is None or now + delay < deadline
+
+
+# -- Retry-After
+
+NOW = 784111700.0
+
+
+@pytest.mark.parametrize(
+    ("header", "pause"),
+    [
+        ("0", 0.0),
+        (" 120 ", 120.0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 77.0),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 77.0),
+        ("Sun Nov  6 08:49:37 1994", 77.0),
+        ("Sun, 06 Nov 1994 08:48:19 GMT", 0.0),
+        ("9" * 5000, math.inf),
+        (None, None),
+        ("", None),
+        ("-5", None),
+        ("1.5", None),
+        ("1e3", None),
+        ("inf", None),
+        ("5, 5", None),
+        ("\u0665", None),
+        ("soon", None),
+        ("Sun, 99 Nov 1994 08:49:37 GMT", None),
+        ("Sun, 06 Nov 1994 25:49:37 GMT", None),
+        ("Sun, 06 Nov 99999 08:49:37 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, pause: float | None) -> None:
+    assert parse_retry_after(header, NOW) == pause
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the time zone can't be set here")
+def test_a_date_without_a_zone_is_not_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        pause = parse_retry_after("Sun Nov  6 08:49:37 1994", NOW)
+    time.tzset()
+    assert pause == 77.0
+
+
+@given(now=st.integers(0, 4_000_000_000), pause=st.integers(0, 100_000))
+def test_what_a_server_writes_is_what_is_read(now: int, pause: int) -> None:
+    assert parse_retry_after(formatdate(now + pause, usegmt=True), now) == pause
+    assert parse_retry_after(str(pause), now) == pause
+
+
+@given(header=st.text() | st.text("0123456789:-, GMTSunNov"), now=st.floats(0, 4e9))
+def test_whatever_a_server_writes_is_seconds_or_nothing(header: str, now: float) -> None:
+    pause = parse_retry_after(header, now)
+    assert pause is None or pause >= 0
