@@ -141,7 +141,7 @@ def test_the_wire_does_no_io_and_reads_no_clock(module: str) -> None:
     assert [found for found, _ in imports(module) if found.split(".")[0] in NO_IO] == []
 
 
-@pytest.mark.parametrize("module", ["tritonhttp.transport.policy", "tritonhttp.transport.pool"])
+@pytest.mark.parametrize("module", [f"tritonhttp.transport.{name}" for name in ("policy", "pool", "balance")])
 def test_decisions_do_no_io_and_read_no_clock(module: str) -> None:
     assert [found for found, _ in imports(module) if found.split(".")[0] in NO_IO] == []
 
