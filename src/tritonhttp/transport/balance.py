@@ -28,11 +28,8 @@ _POLICIES = ("least_outstanding", "round_robin")
 
 
 def server_failed(result: int | BaseException) -> bool:
-    """Say whether a status, or what was raised, speaks against the server.
-
-    "lost" counts here too: a server on which nothing moves for as long as a step may take.
-    """
-    return classify(result) in ("connect", "lost", 502, 503, 504)
+    """Say whether a status, or what was raised, speaks against the server."""
+    return classify(result) in ("connect", "lost", "timeout", 502, 503, 504)
 
 
 class _Server(Generic[S]):

@@ -65,8 +65,8 @@ _FOREVER = 1e6
 #: A server that asks for a longer pause than this, in seconds, is not waited for without a deadline.
 _LONGEST_PAUSE = 600.0
 
-#: What became of a try: a status, or how it ended without an answer; None is what no other try would mend.
-Outcome: TypeAlias = int | Literal["connect", "lost"] | None
+#: How a try ends without an answer.
+Failure: TypeAlias = Literal["connect", "lost", "timeout"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +133,7 @@ def may_resend(*, repeatable: bool, answered: bool, handed_over: bool) -> bool:
     return not answered and (repeatable or not handed_over)
 
 
-def classify(result: int | BaseException) -> Outcome:
+def classify(result: int | BaseException) -> int | Failure | None:
     """Return what became of a try, in the words of `Retry.on`.
 
     Parameters
@@ -143,9 +143,9 @@ def classify(result: int | BaseException) -> Outcome:
 
     Returns
     -------
-    int, "connect", "lost" or None
-        "connect": no byte of the request was sent. "lost": the connection broke under the request, or nothing
-        moved on it for as long as a step may take; the server may have carried it out. None: anything else.
+    int, "connect", "lost", "timeout" or None
+        "connect": no byte of the request was sent. "lost": the connection broke under the request. "timeout":
+        nothing moved on it for as long as a step may take. None: what another try would not mend.
     """
     if isinstance(result, int):
         return result
@@ -153,7 +153,9 @@ def classify(result: int | BaseException) -> Outcome:
         return int(result.status() or 0)
     if isinstance(result, ConnectError):
         return "connect"
-    return "lost" if isinstance(result, (ConnectionLost, DeadlineExceeded)) else None
+    if isinstance(result, ConnectionLost):
+        return "lost"
+    return "timeout" if isinstance(result, DeadlineExceeded) else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,9 +170,10 @@ class Retry:
     ----------
     attempts : int
         The most tries, the first included; 1 never tries again.
-    on : iterable of int, "connect" or "lost"
+    on : iterable of int, "connect", "lost" or "timeout"
         The statuses (400 to 599) and failures to try again after. "lost" is a connection that broke under the
-        request, and one on which nothing moved for as long as a step may take.
+        request, "timeout" one on which nothing moved for as long as a step may take; that is not in the default,
+        since a busy server works on all the same, and trying again would keep it busy.
     backoff : float
         Seconds before the second try; they double with each further one.
     jitter : float
@@ -180,7 +183,7 @@ class Retry:
     """
 
     attempts: int = 3
-    on: Iterable[int | Literal["connect", "lost"]] = (429, 502, 503, 504, "connect", "lost")
+    on: Iterable[int | Failure] = (429, 502, 503, 504, "connect", "lost")
     backoff: float = 0.1
     jitter: float = 0.5
     max_backoff: float = 10.0
@@ -191,7 +194,7 @@ class Retry:
         on = () if isinstance(self.on, (str, bytes)) or not isinstance(self.on, Iterable) else tuple(self.on)
         if (not on and self.on != ()) or not all(map(_is_outcome, on)):
             raise InvalidRequest(
-                f'on must hold statuses from 400 to 599, "connect" and "lost"; got {self.on!r}'
+                f'on must hold statuses from 400 to 599, "connect", "lost" and "timeout"; got {self.on!r}'
             )
         object.__setattr__(self, "on", on)
         _require(self.backoff, "backoff", _FOREVER)
@@ -249,7 +252,7 @@ class Retry:
 def _is_outcome(value: Any) -> bool:
     if isinstance(value, int):
         return 400 <= value <= 599
-    return value in ("connect", "lost")
+    return value in ("connect", "lost", "timeout")
 
 
 def _require(value: Any, name: str, most: float) -> None:
