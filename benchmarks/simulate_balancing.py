@@ -1,0 +1,213 @@
+"""Round robin against least outstanding on a virtual clock, with the balancer and the retries of the library.
+
+Run with the library installed: ``python benchmarks/simulate_balancing.py``; it prints a Markdown table, the same
+for the same ``--seed``. Every server works on one request at a time, for an exponential time of 50 ms on average,
+0.5 s on the slow one. Calls arrive as a Poisson process, as many as keep the servers that live as busy as the
+load says. A quarter into the run one server dies: it refuses, or it takes calls and says nothing. A call that
+waits 2 s without an answer times out, while its server works on it all the same; every call may be repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import random
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tritonhttp import ConnectRefused, DeadlineExceeded, Retry
+from tritonhttp.transport.balance import Balancer, server_failed
+
+SERVICE, SLOWNESS = 0.05, 10
+NETWORK_TIMEOUT, PROBE_TIMEOUT = 2.0, 1.0
+#: Seconds of a run by the number of servers: some ten thousand calls each.
+LENGTH = {3: 600.0, 100: 20.0}
+
+Policy = Literal["round_robin", "least_outstanding"]
+Fault = Literal["none", "refuses", "hangs"]
+FAULTS: tuple[Fault, ...] = ("none", "refuses", "hangs")
+POLICIES: tuple[Policy, ...] = ("round_robin", "least_outstanding")
+
+
+@dataclass
+class Server:
+    """One that works on its requests in turn."""
+
+    mean: float
+    free_at: float = 0.0
+    fault: str = "none"
+    #: Requests that it was given.
+    calls: int = 0
+
+
+@dataclass
+class Call:
+    """A call, which may take several tries."""
+
+    begin: float
+    tries: int = 0
+    tried: set[int] = field(default_factory=set)
+
+
+class Simulation:
+    """One run: servers, calls and probes as events on a heap.
+
+    Parameters
+    ----------
+    count : int
+        Servers: one is slow, and the last dies if there is a fault.
+    fault : str
+        What the dead server does.
+    load : float
+        The part of the time that the servers which live are busy.
+    policy : str
+        The balancer's.
+    retry : Retry
+        When calls are tried again.
+    seed : int
+        Of the arrivals and service times.
+    """
+
+    def __init__(
+        self, count: int, fault: Fault, load: float, policy: Policy, retry: Retry, seed: int
+    ) -> None:
+        self.random = random.Random(seed)
+        self.servers = [Server(SERVICE) for _ in range(count)]
+        self.servers[0].mean *= SLOWNESS
+        self.fault = fault
+        alive = self.servers[:-1] if fault != "none" else self.servers
+        self.rate = load * sum(1 / server.mean for server in alive)
+        self.length = LENGTH[count]
+        self.balancer = Balancer(range(count), policy=policy)
+        self.retry = retry
+        #: From the beginning of each call to its answer or its error.
+        self.latencies: list[float] = []
+        self.failures = 0
+        self.retries = 0
+        self.now = 0.0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = 0
+        self._probe_at: float | None = None
+
+    def at(self, time: float, action: Callable[[], None]) -> None:
+        """Do something later; what is due at one time is done in the order it was asked for."""
+        self._order += 1
+        heapq.heappush(self._events, (time, self._order, action))
+
+    def run(self) -> Simulation:
+        """Run until every call is over."""
+        self.arrive()
+        if self.fault != "none":
+            self.at(self.length / 4, self.die)
+        while self._events and self._events[0][0] < 2 * self.length:  # then only probes of the dead are left
+            self.now, _, action = heapq.heappop(self._events)
+            action()
+        return self
+
+    def arrive(self) -> None:
+        """Begin a call, and let the next one come."""
+        following = self.now + self.random.expovariate(self.rate)
+        if following < self.length:
+            self.at(following, self.arrive)
+        self.try_call(Call(self.now))
+
+    def die(self) -> None:
+        """Let the last server die; what it has begun still comes to its end."""
+        self.servers[-1].fault = self.fault
+
+    def try_call(self, call: Call) -> None:
+        """Give the call to a server, and foresee what will become of that."""
+        chosen = self.balancer.pick(call.tried)
+        server = self.servers[chosen]
+        server.calls += 1
+        call.tries += 1
+        if server.fault == "refuses":
+            result: int | Exception = ConnectRefused("refused")
+            end = self.now
+        else:
+            answer = float("inf")
+            if server.fault == "none":
+                answer = max(self.now, server.free_at) + self.random.expovariate(1 / server.mean)
+                server.free_at = answer
+            in_time = answer <= self.now + NETWORK_TIMEOUT
+            result = 200 if in_time else DeadlineExceeded("timed out")
+            end = min(answer, self.now + NETWORK_TIMEOUT)
+        self.at(end, lambda: self.finish(call, chosen, result))
+
+    def finish(self, call: Call, chosen: int, result: int | Exception) -> None:
+        """End a try: the call is over, or tried again."""
+        self.balancer.done(chosen, self.now, server_failed(result))
+        self.watch()
+        if result == 200:
+            self.latencies.append(self.now - call.begin)
+            return
+        call.tried.add(chosen)
+        delay = None
+        if self.retry.applies(result, repeatable=True):
+            delay = self.retry.delay(call.tries, self.random.random(), now=self.now)
+        if delay is None:
+            self.failures += 1
+            self.latencies.append(self.now - call.begin)
+        else:
+            self.retries += 1
+            self.at(self.now + delay, lambda: self.try_call(call))
+
+    def watch(self) -> None:
+        """Wake when a probe is due."""
+        due = self.balancer.next_due()
+        if due is not None and due != self._probe_at:
+            self._probe_at = due
+            self.at(max(due, self.now), self.probe)
+
+    def probe(self) -> None:
+        """Probe the servers that are due."""
+        for chosen in self.balancer.due(self.now):
+            fault = self.servers[chosen].fault
+            takes = PROBE_TIMEOUT if fault == "hangs" else 0.001
+            self.at(self.now + takes, lambda chosen=chosen, ready=fault == "none": self.probed(chosen, ready))
+        self.watch()
+
+    def probed(self, chosen: int, ready: bool) -> None:
+        """Tell the balancer what a probe found."""
+        self.balancer.probed(chosen, self.now, ready)
+        self.watch()
+
+    def row(self) -> list[str]:
+        """Return what came of it: p50, p99, the slow server's share, retries, failures."""
+        cuts = statistics.quantiles(self.latencies, n=100)
+        tries = sum(server.calls for server in self.servers)
+        calls = len(self.latencies)
+        return [
+            f"{cuts[49] * 1000:,.0f}",
+            f"{cuts[98] * 1000:,.0f}",
+            f"{self.servers[0].calls / tries:.1%}",
+            f"{self.retries / calls:.2%}",
+            f"{self.failures / calls:.2%}",
+        ]
+
+
+def main() -> None:
+    """Run every case and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--load", type=float, nargs="+", default=[0.5, 0.8])
+    parser.add_argument("--retry-timeouts", action="store_true", help="try again after a timeout, too")
+    options = parser.parse_args()
+    retry = Retry(on=[*Retry().on, "timeout"]) if options.retry_timeouts else Retry()
+    print(
+        "| servers | the dead one | load | policy | p50 ms | p99 ms | to the slow one | retries | failed calls |"
+    )
+    print("| ---: | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+    for count in LENGTH:
+        for fault in FAULTS:
+            for load in options.load:
+                for policy in POLICIES:
+                    simulation = Simulation(count, fault, load, policy, retry, options.seed).run()
+                    cells = [str(count), fault, f"{load:.0%}", policy.replace("_", " "), *simulation.row()]
+                    print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
