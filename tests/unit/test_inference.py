@@ -255,6 +255,42 @@ def test_a_small_tensor_does_not_keep_a_large_body_alive() -> None:
     assert small.tolist() == [1]
 
 
+def placed(described: dict[str, Any], memory: bytearray, offset: int, limit: int) -> Any:
+    layout, _ = decode_response(*response(described))
+    return layout.placed_tensor("y", memory, offset, limit)
+
+
+def test_an_output_in_shared_memory_is_a_view_of_it() -> None:
+    for start in (0, 64):  # the second answer of a form finds what was remembered of the first
+        memory = bytearray(128)
+        struct.pack_into("<3i", memory, start, 1, 2, 3)
+        found = placed(output("INT32", [3]), memory, start, 64)
+        assert found.tolist() == [1, 2, 3]
+        found[0] = 9
+        assert memory[start] == 9
+
+
+def test_an_output_in_shared_memory_is_not_in_the_response() -> None:
+    described = output("INT32", [3], placed="elsewhere")
+    assert placed(described, bytearray(64), 0, 64) is not None
+    assert tensor(response(described)[0], None) is None
+
+
+def test_an_output_in_the_response_is_not_in_shared_memory() -> None:
+    body, head = response(output("INT32", [1], 4), tail=bytes(4))
+    layout, _ = decode_response(body, head)
+    assert layout.placed_tensor("y", bytearray(64), 0, 64) is None
+    assert layout.placed_tensor("absent", bytearray(64), 0, 64) is None
+    assert placed(output("INT32", [1], data=[1]), bytearray(64), 0, 64) is None
+
+
+@pytest.mark.parametrize("described", [output("INT32", [17]), output("BYTES", [1]), output("INT32", [-1])])
+def test_an_output_that_does_not_fit_its_place_is_refused(described: dict[str, Any]) -> None:
+    for _ in range(2):
+        with pytest.raises(ProtocolError, match="'y'"):
+            placed(described, bytearray(128), 0, 64)
+
+
 @pytest.mark.parametrize("padding", [0, 10_000])
 def test_responses_with_the_same_head_do_not_share_data(padding: int) -> None:
     described = output("INT32", [2], 8, padding="p" * padding)

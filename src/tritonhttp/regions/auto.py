@@ -374,10 +374,9 @@ class _Places:
         """Return the outputs that lie here as views."""
         arrays = {}
         for name, (offset, size) in self._places.items():
-            output = result._layout.outputs.get(name)
-            if output is None or name in result._layout.spans or "data" in output:
+            array = result._layout.placed_tensor(name, self.lease.buffer, offset, size)
+            if array is None:
                 continue
-            array = inference.placed_tensor(output, self.lease.buffer, offset, size)
             # One that is a small part of what it might have been should not keep the block.
             arrays[name] = array.copy() if array.nbytes * 16 < size else array
         return arrays

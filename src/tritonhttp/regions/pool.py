@@ -32,15 +32,18 @@ class Block:
         Whether it must not be used again: a request that was given up may still use it, or a forked child see it.
     generation : int
         How often the server had forgotten its regions before.
+    window : type
+        The ctypes array over all of it, which ctypes itself would make anew every now and then.
     """
 
-    __slots__ = ("__weakref__", "byte_size", "generation", "mapped", "name", "registered", "spent")
+    __slots__ = ("__weakref__", "byte_size", "generation", "mapped", "name", "registered", "spent", "window")
 
     def __init__(self, byte_size: int, generation: int) -> None:
         self.generation = generation
         self.name = names.claim(self)
         self.mapped = memory.create(f"/{self.name}", byte_size)
         self.byte_size = byte_size
+        self.window = ctypes.c_char * byte_size
         self.registered = False
         self.spent = False
 
@@ -60,7 +63,7 @@ class Lease:
     def __init__(self, block: Block) -> None:
         self.block = block
         # Not an ndarray, which numpy would leave out of the chain from a view to its memory.
-        self.buffer: Any = (ctypes.c_char * block.byte_size).from_buffer(block.mapped.map)
+        self.buffer: Any = block.window.from_buffer(block.mapped.map)
 
 
 class Pool:
@@ -89,11 +92,13 @@ class Pool:
         """Return a block of at least that size, or None where the limit or the machine has no room for it."""
         with self._lock:
             self._collect()
-            fit = [block for block in self._idle if byte_size <= block.byte_size <= 2 * byte_size + _SMALLEST]
-            if fit:
-                block = min(reversed(fit), key=lambda each: each.byte_size)
-                self._idle.remove(block)
-                return self._lease(block)
+            fit, most = None, 2 * byte_size + _SMALLEST
+            for block in reversed(self._idle):
+                if byte_size <= block.byte_size <= most:
+                    fit, most = block, block.byte_size - 1
+            if fit is not None:
+                self._idle.remove(fit)
+                return self._lease(fit)
             size = _rounded(byte_size)
             while self._idle and self.taken + size > self.limit:
                 self._doom(self._idle.pop(0))

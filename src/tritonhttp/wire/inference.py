@@ -27,7 +27,6 @@ __all__ = [
     "encode_request",
     "error_message",
     "numeric_size",
-    "placed_tensor",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -98,7 +97,7 @@ class Layout:
     ever given to a caller.
     """
 
-    __slots__ = ("_views", "outputs", "size", "spans")
+    __slots__ = ("_placed", "_views", "outputs", "size", "spans")
 
     def __init__(self, answer: dict[str, Any], head_size: int) -> None:
         #: The JSON object of each output, by its name.
@@ -107,6 +106,8 @@ class Layout:
         self.spans: dict[str, tuple[int, int]] = {}
         #: Shape, dtype, offset and size of the tensors that were asked for.
         self._views: dict[str, tuple[tuple[int, ...], np.dtype[Any], int, int]] = {}
+        #: The same of those that were placed elsewhere.
+        self._placed: dict[str, tuple[tuple[int, ...], np.dtype[Any], int, int]] = {}
         position = head_size
         for output in _outputs(answer):
             name = output["name"]
@@ -163,6 +164,29 @@ class Layout:
                 return copy
         return array
 
+    def placed_tensor(self, name: str, memory: Any, offset: int, limit: int) -> npt.NDArray[Any] | None:
+        """Return an output that lies in shared memory as a view, or None where it came in the response.
+
+        Raises
+        ------
+        ProtocolError
+            If it does not end within `limit` bytes, or is not numeric.
+        """
+        view = self._placed.get(name)
+        if view is None:
+            output = self.outputs.get(name)
+            if output is None or name in self.spans or "data" in output:
+                return None
+            view = self._placed[name] = _view(output, (0, numeric_size(output)))
+        shape, dtype, _, size = view
+        if size > limit:
+            raise ProtocolError(f"output {name!r}: {size} bytes do not fit into a place of {limit}")
+        try:
+            array: npt.NDArray[Any] = np.ndarray(shape, dtype, memory, offset)
+        except (OverflowError, ValueError) as error:
+            raise _no_such_shape(name, shape, error) from error
+        return array
+
 
 def _view(
     output: Mapping[str, Any], span: tuple[int, int]
@@ -196,19 +220,6 @@ def numeric_size(output: Mapping[str, Any]) -> int:
         return 0
     scalar, _, count = _describe(output)
     return count * int(np.dtype(scalar).itemsize)
-
-
-def placed_tensor(output: Mapping[str, Any], memory: Any, offset: int, limit: int) -> npt.NDArray[Any]:
-    """Return an output that lies in shared memory as a view, if it ends within `limit` bytes."""
-    size = numeric_size(output)
-    if size > limit:
-        raise ProtocolError(f"output {output['name']!r}: {size} bytes do not fit into a place of {limit}")
-    shape, dtype, offset, _ = _view(output, (offset, size))
-    try:
-        array: npt.NDArray[Any] = np.ndarray(shape, dtype, memory, offset)
-        return array
-    except (OverflowError, ValueError) as error:
-        raise _no_such_shape(output["name"], shape, error) from error
 
 
 _layouts: dict[bytes, Layout] = {}
