@@ -581,6 +581,7 @@ class InferenceServerClient(ClientBase):
         InferenceServerException
             See `tritonhttp.errors` for which.
         """
+        sharing = self._sharing
         if not (
             request_id
             or sequence_id
@@ -592,12 +593,15 @@ class InferenceServerClient(ClientBase):
             or response_compression_algorithm
             or parameters
             or idempotent
-            or self._sharing is not None
             or self._is_watched()
+            or (sharing is not None and sharing.concerns((model_name, model_version), inputs))
         ):
             target, buffers = self._encode_plain_infer(model_name, inputs, model_version, outputs)
             until = self._until(deadline)
-            return self._decode_infer(self._transport.exchange("POST", target, buffers, deadline=until))
+            result = self._decode_infer(self._transport.exchange("POST", target, buffers, deadline=until))
+            if sharing is not None:
+                sharing.note((model_name, model_version), result)
+            return result
         arguments = (
             model_name,
             inputs,
@@ -615,7 +619,6 @@ class InferenceServerClient(ClientBase):
             self._decode_infer,
             idempotent,
         )
-        sharing = self._sharing
         if sharing is not None:
             return self._infer_sharing(sharing, arguments, headers, query_params, self._until(deadline))
         return self._run(operations.infer(*arguments), headers, query_params, deadline)
@@ -809,7 +812,7 @@ class InferenceServerClient(ClientBase):
         if flow is not None:
             return self._drive(flow, headers, query_params, until)
         result = self._carry_out(operations.infer(*arguments), headers, query_params, until)
-        sharing.note(arguments, result)
+        sharing.note((arguments[0], arguments[2]), result)
         return result
 
     def _exchange(

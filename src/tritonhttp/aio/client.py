@@ -533,7 +533,7 @@ class InferenceServerClient(ClientBase):
         if flow is not None:
             return await self._drive(flow, headers, query_params, until)
         result = await self._carry_out(operations.infer(*arguments), headers, query_params, until)
-        sharing.note(arguments, result)
+        sharing.note((arguments[0], arguments[2]), result)
         return result
 
     async def _exchange(

@@ -123,10 +123,22 @@ class Sharing:
             call.let_go()
         return call.carry_out()
 
-    def note(self, arguments: tuple[Any, ...], result: InferResult) -> None:
+    def concerns(self, model: Model, inputs: Sequence[InferInput]) -> bool:
+        """Return whether :meth:`infer` may take an inference; cheaper than asking that."""
+        if self._refused:
+            return False
+        try:
+            for tensor in inputs:
+                if _byte_size(tensor) >= self.threshold:
+                    return True
+            return model in self._large
+        except (AttributeError, TypeError):
+            return False  # what is wrong with them is said where they are encoded
+
+    def note(self, model: Model, result: InferResult) -> None:
         """Look at the answer of an inference that this path had no part in."""
         if len(result._body) >= self.threshold:
-            self._large.add((arguments[0], arguments[2]))
+            self._large.add(model)
 
     def close(self) -> Generator[Operation[Any], Any, None]:
         """Have the server forget the regions."""
