@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # An Open Inference Protocol server that runs already, host:port; empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test lint types unit faults live gpu matrix fuzz bench clean
+.PHONY: help demo test lint types unit faults live programs gpu matrix fuzz bench clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -23,7 +23,7 @@ $(VENV)/.developed: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/.installed ## classify handwritten digits on a real Triton (TRITON_URL=host:port: on yours)
 	@$(BIN)/python -m tritonhttp.cli.demo $(TRITON_URL)
 
-test: lint types unit faults live ## all that must hold: lint, types, and every test below
+test: lint types unit faults live programs ## all that must hold: lint, types, and every test below
 
 lint: $(VENV)/.developed ## ruff
 	$(BIN)/ruff check
@@ -44,6 +44,16 @@ live: $(VENV)/.developed ## the tests against a real Triton (TRITON_URL=host:por
 
 gpu: $(VENV)/.developed ## the tests on a GPU of this machine; not part of the tests above
 	$(BIN)/pytest tests/gpu || [ $$? -eq 5 ] # 5: all skipped
+
+# The real tritonclient, in an environment of its own: it brings gevent and aiohttp, which ours must not need.
+TRITONCLIENT = .venv-tritonclient
+$(TRITONCLIENT)/.installed: tests/programs/requirements.txt
+	$(PYTHON) -m venv $(TRITONCLIENT)
+	$(TRITONCLIENT)/bin/pip install --quiet --requirement tests/programs/requirements.txt
+	@touch $@
+
+programs: $(VENV)/.developed $(TRITONCLIENT)/.installed ## programs written for tritonclient, run with it and with ours
+	TRITON_URL=$(TRITON_URL) TRITONCLIENT_PYTHON=$(TRITONCLIENT)/bin/python $(BIN)/pytest tests/programs
 
 # Each interpreter with the newest numpy, and with 1.26 where that has wheels.
 MATRIX = 3.10 3.11 3.12 3.13 3.10-1.26 3.11-1.26 3.12-1.26

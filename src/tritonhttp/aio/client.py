@@ -51,6 +51,19 @@ class _Read(bytes):
         yield
 
 
+class _Headers(dict[str, str]):
+    """Headers that are found under their names in any case."""
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name.lower())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
+
+
 class Answer(Response):
     """A response for those who call `_get` or `_post`: as ours, and as the reference's, which is aiohttp's."""
 
@@ -58,7 +71,7 @@ class Answer(Response):
 
     @classmethod
     def of(cls, response: Response) -> Answer:
-        return cls(response.status_code, response.headers, response.body, response.reason)
+        return cls(response.status_code, _Headers(response.headers), response.body, response.reason)
 
     @property
     def status(self) -> int:

@@ -89,6 +89,9 @@ NAMES: dict[str, tuple[str, str]] = {
 #: The modules of the reference that have an ``__all__``.
 _ALL = {"tritonclient.http": _HTTP, "tritonclient.http.auth": "BasicAuth"}
 
+#: The public modules of the reference that are no packages.
+_PLAIN = {"tritonshmutils.shared_memory", "tritonshmutils.cuda_shared_memory"}
+
 #: What the reference's module imports with it, so that it is an attribute afterwards.
 _WITH = {
     "tritonclient.http": (
@@ -119,7 +122,8 @@ class _Finder(MetaPathFinder, Loader):
         if fullname == "tritonclient._client" and self._installed is not None:
             return None  # the base of tritonclient.grpc's client
         if fullname in NAMES:
-            is_package = any(name.startswith(f"{fullname}.") for name in NAMES)
+            # As in the reference: the modules that programs know are packages.
+            is_package = not fullname.rpartition(".")[2].startswith("_") and fullname not in _PLAIN
             spec = ModuleSpec(fullname, self, origin="tritonhttp", is_package=is_package)
             if self._installed is not None and spec.submodule_search_locations is not None:
                 folder = self._installed.joinpath(*fullname.split(".")[1:])

@@ -87,8 +87,8 @@ def loads(data: bytes | bytearray | memoryview, what: str) -> Any:
             return json.loads(raw.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise ProtocolError(
-                f"{what}: Failed to encode using UTF-8. Please use binary_data=True, if you want to pass"
-                f" a byte array. UnicodeError: {error}",
+                "Failed to encode using UTF-8. Please use binary_data=True, if you want to pass a byte array."
+                f" UnicodeError: {error}",
                 debug_details=raw,
             ) from error
         except (ValueError, RecursionError):
