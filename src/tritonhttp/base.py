@@ -6,6 +6,7 @@ From an operation and a call's options to the buffers that a transport sends; th
 from __future__ import annotations
 
 import os
+import pickle
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from . import log, operations
 from ._version import __version__
 from .errors import InvalidRequest, raise_error
+from .events import Hooks
 from .operations import Operation
 from .plugins import InferenceServerClientPlugin, Request
 from .tensors import InferInput, InferRequestedOutput, InferResult
@@ -21,13 +23,20 @@ from .transport.address import Address
 from .wire.http1 import COALESCE, Buffer, Response, encode_head, header_line
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .dispatch import Balancing, Dispatch
     from .regions.auto import Sharing
+    from .transport.policy import Retry
 
 __all__ = [
     "CLOSING",
+    "DEBUG",
+    "PROBING",
     "SHARED_MEMORY_LIMIT",
     "SHARED_MEMORY_THRESHOLD",
     "ClientBase",
+    "one_or_more",
     "positive",
     "renew_after_fork",
     "undecoded",
@@ -38,8 +47,10 @@ SHARED_MEMORY_THRESHOLD = 1 << 18
 SHARED_MEMORY_LIMIT = 1 << 30
 #: How long closing may take to have the server forget the client's shared memory, in seconds.
 CLOSING = 2.0
+#: How long a server that failed has to say that it is ready, in seconds.
+PROBING = 2.0
 
-_DEBUG = 10  # logging's level
+DEBUG = 10  # logging's level
 _MAX_HEADS = 256
 
 
@@ -79,6 +90,8 @@ class ClientBase:
         Whether large tensors travel through shared memory.
     shared_memory_threshold, shared_memory_limit : int
         In bytes: from which size on, and how much in all.
+    configuration : dict
+        The arguments that make another client like this one.
     """
 
     #: The library's own `_get` and `_post`.
@@ -91,7 +104,14 @@ class ClientBase:
         shared_memory: str | None,
         shared_memory_threshold: int,
         shared_memory_limit: int,
+        configuration: dict[str, Any],
     ) -> None:
+        self._configuration = configuration
+        #: With several servers a client for each, by its URL as it was given; otherwise itself.
+        self._servers: dict[str, Any] = {}
+        #: Who chooses the server, tries again and tells the hooks; None where nothing of that is wanted.
+        self._dispatch: Dispatch[Any] | None = None
+        self._hooks = Hooks()
         self._address = address
         self._verbose = verbose
         self._log = log.verbose_logger() if verbose else log.logger
@@ -122,6 +142,8 @@ class ClientBase:
         """In a forked child: the parent's connections, threads and regions are not ours."""
         if self._sharing is not None:
             self._sharing = self._new_sharing()
+        if self._dispatch is not None:
+            self._dispatch.renew()
 
     def _new_sharing(self) -> Sharing | None:
         """Return the transparent path of shared memory, where the server seems to run on this machine."""
@@ -131,6 +153,66 @@ class ClientBase:
         from .regions.auto import Sharing
 
         return Sharing(*self._sharing_limits)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        own = {name: value for name, value in self.__dict__.items() if name not in self._made}
+        for name, value in (*self._configuration.items(), ("plugin", self._plugin), *own.items()):
+            try:
+                pickle.dumps(value)
+            except Exception as error:
+                raise TypeError(f"cannot pickle this client because of its {name}: {error}") from error
+        return _made_again, (type(self), self._configuration, self._plugin, own)
+
+    # -- servers and observers --
+
+    def _serve(
+        self,
+        servers: dict[str, Any],
+        retry: Retry | None,
+        balancing: Balancing,
+        hooks: Hooks,
+    ) -> None:
+        """Take up calls, when everything else of the client is made."""
+        self._servers = servers or {self._configuration["url"]: self}
+        self._retry, self._balancing, self._hooks = retry, balancing, hooks
+        if retry is not None or len(self._servers) > 1 or hooks:
+            self._new_dispatch()
+        self._made = frozenset((*self.__dict__, "_made"))
+
+    def _new_dispatch(self) -> Dispatch[Any]:
+        from .dispatch import Dispatch
+
+        self._dispatch = Dispatch(self._servers, self._retry, self._balancing, self._hooks)
+        self._customized = True
+        return self._dispatch
+
+    @property
+    def hooks(self) -> Hooks:
+        """The functions that are told about this client's calls; more can be added at any time."""
+        if self._dispatch is None:
+            self._new_dispatch()
+        return self._hooks
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The URLs of the client's servers, as they were given."""
+        return tuple(self._servers)
+
+    def server(self, url: str) -> Self:
+        """Return the client for one of the servers, for what is meant for that one alone; this client closes it.
+
+        Raises
+        ------
+        InvalidRequest
+            For a URL that is none of them.
+        """
+        try:
+            found: Self = self._servers[url]
+            return found
+        except KeyError:
+            raise InvalidRequest(
+                f"{url!r} is none of this client's servers: {', '.join(self._servers)}"
+            ) from None
 
     # -- plugins --
 
@@ -148,6 +230,8 @@ class ClientBase:
                 " registering a new plugin."
             )
         self._plugin = plugin
+        for server in self._servers.values():
+            server._plugin = plugin
 
     def plugin(self) -> InferenceServerClientPlugin | None:
         """Return the registered plugin, or None."""
@@ -164,6 +248,8 @@ class ClientBase:
         if self._plugin is None:
             raise_error("No plugin has been registered.")
         self._plugin = None
+        for server in self._servers.values():
+            server._plugin = None
 
     def _call_plugin(self, request: Request) -> Any:
         """Let the plugin change the request, if there is one; return what it returned."""
@@ -240,7 +326,10 @@ class ClientBase:
     def _decode_infer(self, response: Response) -> InferResult:
         if response.status_code != 200:
             operations.check(response)
-        return InferResult(response, self._verbose)
+        result = InferResult(response, self._verbose)
+        if type(response) is not Response:
+            result.attempts = getattr(response, "attempts", 1)
+        return result
 
     def _replaced(
         self,
@@ -294,7 +383,7 @@ class ClientBase:
             or "_get" in mine
             or "_call_plugin" in mine
             or "_validate_headers" in mine
-            or self._log.isEnabledFor(_DEBUG)
+            or self._log.isEnabledFor(DEBUG)
         )
 
     def _encode_plain(self, operation: Operation[Any]) -> tuple[str, list[Buffer]]:
@@ -395,6 +484,30 @@ class ClientBase:
 
 def undecoded(response: Response) -> Response:
     return response
+
+
+def _made_again(
+    kind: type[Any],
+    configuration: dict[str, Any],
+    plugin: InferenceServerClientPlugin | None,
+    own: dict[str, Any],
+) -> Any:
+    """Make a client as the pickled one was; a subclass's attributes come back, and its __init__ is not run."""
+    client: Any = object.__new__(kind)
+    maker: Any = next(each for each in kind.__mro__ if "_originals" in vars(each) and each is not ClientBase)
+    maker.__init__(client, **configuration)
+    if plugin is not None:
+        client.register_plugin(plugin)
+    client.__dict__.update(own)
+    return client
+
+
+def one_or_more(url: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the URLs, each once."""
+    urls = (url,) if isinstance(url, str) or not isinstance(url, Sequence) else tuple(dict.fromkeys(url))
+    if not urls:
+        raise InvalidRequest("expected the URL of a server, or several; got none")
+    return urls
 
 
 def positive(value: int, name: str) -> int:

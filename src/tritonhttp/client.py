@@ -14,21 +14,25 @@ from . import operations
 from .async_request import InferAsyncRequest, Pending
 from .base import (
     CLOSING,
+    DEBUG,
+    PROBING,
     SHARED_MEMORY_LIMIT,
     SHARED_MEMORY_THRESHOLD,
     ClientBase,
+    one_or_more,
     positive,
     renew_after_fork,
     undecoded,
 )
 from .errors import InferenceServerException, InvalidRequest
 from .executor import Executor
+from .events import Call, CallHook, Hooks, RetryHook
 from .operations import Operation
 from .plugins import Request
 from .tensors import InferInput, InferRequestedOutput, InferResult
 from .transport.address import parse_url, tls_context
 from .transport.blocking import BlockingTransport
-from .transport.policy import UNSET, Deadline, Moment, Timeouts, moment, seconds
+from .transport.policy import UNSET, Deadline, Moment, Retry, Timeouts, moment, seconds
 from .wire.http1 import Buffer, Response
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from .dispatch import Balancing
     from .regions import Region
     from .regions.auto import Sharing
 
@@ -58,13 +63,14 @@ class InferenceServerClient(ClientBase):
 
     Parameters
     ----------
-    url : str
+    url : str, or sequence of str
         ``host:port`` with an optional base path, for example ``"localhost:8000"`` or
         ``"gateway:443/triton"``; ``http://`` and ``https://`` may stand before it. IPv6 literals in brackets.
+        Several: a call goes to one of them, a sequence always to the same.
     verbose : bool
         Log every request and response on stdout.
     concurrency : int
-        The most connections, and so the most requests at a time; more wait for their turn.
+        The most connections to a server, and so the most requests at a time; more wait for their turn.
     connection_timeout : float or None
         Seconds for making a connection.
     network_timeout : float or None
@@ -82,6 +88,12 @@ class InferenceServerClient(ClientBase):
     deadline : float or None
         Seconds for each call as a whole: waiting for a connection, connecting, sending, waiting, receiving, and
         sending again. None: no limit beside those above.
+    retry : Retry, optional
+        When calls are tried again. None: never, but with several servers what did not reach one goes to another.
+    balancing : str
+        How one of several servers is chosen: ``"least_outstanding"`` or ``"round_robin"``.
+    on_request, on_response, on_retry : callable, optional
+        Told about each call: see :class:`tritonhttp.events.Hooks`.
     shared_memory : "auto", optional
         Let large tensors travel through shared memory where the server runs on the same machine and can be given
         it; otherwise, and whatever stands in the way, over HTTP. Results are the same.
@@ -98,7 +110,7 @@ class InferenceServerClient(ClientBase):
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         verbose: bool = False,
         concurrency: int = 1,
         connection_timeout: float | None = 60.0,
@@ -110,13 +122,29 @@ class InferenceServerClient(ClientBase):
         insecure: bool = False,
         *,
         deadline: float | None = None,
+        retry: Retry | None = None,
+        balancing: Balancing = "least_outstanding",
+        on_request: CallHook | None = None,
+        on_response: CallHook | None = None,
+        on_retry: RetryHook | None = None,
         shared_memory: Literal["auto"] | None = None,
         shared_memory_threshold: int = SHARED_MEMORY_THRESHOLD,
         shared_memory_limit: int = SHARED_MEMORY_LIMIT,
     ) -> None:
+        configuration = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self._executor: Executor | None = None
-        address = parse_url(url, ssl)
-        super().__init__(address, verbose, shared_memory, shared_memory_threshold, shared_memory_limit)
+        urls = one_or_more(url)
+        several = len(urls) > 1
+        address = parse_url(urls[0], ssl)
+        configuration["url"] = urls if several else urls[0]
+        super().__init__(
+            address,
+            verbose,
+            shared_memory,
+            shared_memory_threshold,
+            shared_memory_limit,
+            configuration,
+        )
         context = tls_context(ssl_options, ssl_context_factory, insecure) if address.tls else None
         limit = positive(concurrency, "concurrency")
         timeouts = Timeouts(connection=connection_timeout, network=network_timeout)
@@ -127,6 +155,11 @@ class InferenceServerClient(ClientBase):
         self._deadline = seconds(deadline, "deadline")
         self._lock = threading.Lock()
         self._closed = False
+        alone = {"retry": None, "on_request": None, "on_response": None, "on_retry": None}
+        servers = {
+            each: InferenceServerClient(**{**configuration, **alone, "url": each}) for each in urls if several
+        }
+        self._serve(servers, retry, balancing, Hooks(on_request, on_response, on_retry))
         renew_after_fork(self)
 
     def __enter__(self) -> Self:
@@ -156,6 +189,9 @@ class InferenceServerClient(ClientBase):
         if self._sharing is not None:
             sharing, self._sharing = self._sharing, None
             self._drive(sharing.close(), None, None, self._until(CLOSING))
+        for server in self._servers.values():
+            if server is not self:
+                server.close()
         self._transport.close()
 
     def _start_anew(self) -> None:
@@ -163,6 +199,16 @@ class InferenceServerClient(ClientBase):
         self._lock = threading.Lock()
         self._executor = None
         self._transport.reset()
+
+    def on_each(self, action: Callable[[Self], T]) -> dict[str, T]:
+        """Do something with the client of each server in turn: ``on_each(lambda one: one.load_model("m"))``.
+
+        Returns
+        -------
+        dict
+            What came of it, by the server's URL. What fails ends it, and later servers are not reached.
+        """
+        return {url: action(server) for url, server in self._servers.items()}
 
     # -- health and metadata --
 
@@ -781,23 +827,8 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams,
         until: Moment | None,
     ) -> T:
-        """Carry out the operations, pause for the seconds between them, and return what they come to."""
-        try:
-            step = next(flow)
-            while True:
-                try:
-                    answer = None
-                    if isinstance(step, Operation):
-                        answer = self._carry_out(step, headers, query_params, until)
-                    else:
-                        time.sleep(step)
-                except BaseException as error:
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(answer)
-        except StopIteration as end:
-            found: T = end.value
-            return found
+        """Carry out the operations of a flow, and return what they come to."""
+        return drive(flow, lambda operation: self._carry_out(operation, headers, query_params, until))
 
     def _infer_sharing(
         self,
@@ -827,11 +858,66 @@ class InferenceServerClient(ClientBase):
             raise InvalidRequest(
                 "the plugin is a coroutine, which needs tritonhttp.aio: use a plain function here"
             )
-        target, buffers = self._encode(operation, request.headers, query_params)
+        dispatch = self._dispatch
+        if dispatch is None:
+            if not self._log.isEnabledFor(DEBUG):
+                return self._send(operation, request.headers, query_params, until)
+            dispatch = self._new_dispatch()
+        flow = dispatch.tries(operation, request.headers, until, time.monotonic, self._probe)
+        return drive(
+            flow, lambda step: step[0]._send(operation, request.headers, query_params, until, step[1])
+        )
+
+    def _send(
+        self,
+        operation: Operation[Any],
+        headers: Mapping[str, Any],
+        query_params: QueryParams,
+        until: Moment | None,
+        call: Call | None = None,
+    ) -> Response:
+        """Send a request to this client's own server."""
+        target, buffers = self._encode(operation, headers, query_params)
+        if call is not None:
+            call.url = f"{self._address.origin}{target}"
         response = self._transport.exchange(
             operation.method, target, buffers, repeatable=operation.repeatable, deadline=until
         )
         return self._note(operation, response)
+
+    def _probe(self, url: str) -> None:
+        """Find out, beside the call that is under way, whether a server that failed is ready again."""
+        threading.Thread(target=self._look_at, args=(url,), name="tritonhttp-probe", daemon=True).start()
+
+    def _look_at(self, url: str) -> None:
+        ready = False
+        try:
+            ready = self._servers[url].is_server_ready(deadline=PROBING)
+        except InferenceServerException:
+            pass
+        finally:
+            if self._dispatch is not None:
+                self._dispatch.probed(url, time.monotonic(), ready)
+
+
+def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
+    """Perform the steps of a flow, pause where a step is a number of seconds, and return what they come to."""
+    try:
+        step = next(flow)
+        while True:
+            try:
+                answer = None
+                if isinstance(step, float):
+                    time.sleep(step)
+                else:
+                    answer = perform(step)
+            except BaseException as error:
+                step = flow.throw(error)
+            else:
+                step = flow.send(answer)
+    except StopIteration as end:
+        found: T = end.value
+        return found
 
 
 InferenceServerClient._originals = {"_get": InferenceServerClient._get, "_post": InferenceServerClient._post}

@@ -58,6 +58,9 @@ class InferenceServerException(Exception):
         More for debugging: the raw body of an error answer.
     """
 
+    #: How often the call was tried.
+    attempts = 1
+
     def __init__(self, msg: str | None, status: str | None = None, debug_details: Any = None) -> None:
         super().__init__(msg)
         self._msg = msg

@@ -61,6 +61,18 @@ class Call:
     phases: dict[str, float] = field(default_factory=dict)
     context: dict[Any, Any] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        words = [f"{self.method} {self.url}", self.action]
+        words += [f"model {self.model_name!r}"] if self.model_name else []
+        words += [f"id {self.request_id!r}"] if self.request_id else []
+        words.append(
+            f"status {self.status}" if self.error is None else f"{type(self.error).__name__}: {self.error}"
+        )
+        words.append(f"{self.request_bytes} bytes sent, {self.response_bytes} received")
+        words += [f"{self.attempts} tries"] if self.attempts > 1 else []
+        phases = "".join(f", {name} {spent:.3g}" for name, spent in self.phases.items())
+        return f"{'; '.join(words)}; {self.seconds * 1e3:.3g} ms{phases}"
+
 
 CallHook: TypeAlias = Callable[[Call], object]
 #: Gets the call, why it is sent again, and after how many seconds.

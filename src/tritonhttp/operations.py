@@ -17,7 +17,7 @@ from .tensors import InferInput, InferRequestedOutput, InferResult
 from .wire import compression, inference, jsonio
 from .wire.http1 import Buffer, Response
 
-__all__ = ["Operation", "check", "query_string"]
+__all__ = ["Operation", "check", "purpose", "query_string"]
 
 T = TypeVar("T")
 
@@ -47,6 +47,12 @@ class Operation(Generic[T]):
         Whether sending it twice does no more than sending it once.
     done : str
         What `verbose` shows once it succeeded, in the reference's words.
+    anywhere : bool
+        Whether any one of several servers will do.
+    sequence : tuple or None
+        Model, id, whether it starts and whether it ends, for a request of a sequence.
+    request_id : str
+        The id that the caller gave it.
     """
 
     method: str
@@ -57,6 +63,9 @@ class Operation(Generic[T]):
     content_type: str | None = None
     repeatable: bool = False
     done: str = ""
+    anywhere: bool = True
+    sequence: tuple[str, int | str, bool, bool] | None = None
+    request_id: str = ""
 
 
 # -- health and metadata ----------------------------------------------------------------------------
@@ -153,13 +162,13 @@ def load_model(model_name: str, config: str | None, files: Mapping[str, bytes] |
             parameters[path] = b64encode(content).decode("ascii")
     body = {"parameters": parameters} if parameters else {}
     path = f"v2/repository/models/{_quoted(model_name)}/load"
-    return _post(path, body, _nothing, done=f"Loaded model '{model_name}'")
+    return _post(path, body, _nothing, anywhere=False, done=f"Loaded model '{model_name}'")
 
 
 def unload_model(model_name: str, unload_dependents: bool) -> Operation[None]:
     body = {"parameters": {"unload_dependents": unload_dependents}}
     path = f"v2/repository/models/{_quoted(model_name)}/unload"
-    return _post(path, body, _nothing, done=f"Loaded model '{model_name}'")  # the reference's word here too
+    return _post(path, body, _nothing, anywhere=False, done=f"Loaded model '{model_name}'")  # the reference's word here too
 
 
 # -- trace and log settings -------------------------------------------------------------------------
@@ -170,7 +179,7 @@ def get_trace_settings(model_name: str | None) -> Operation[dict[str, Any]]:
 
 
 def update_trace_settings(model_name: str | None, settings: Mapping[str, Any]) -> Operation[dict[str, Any]]:
-    return _post(_trace(model_name), jsonio.plain(dict(settings), "settings"), _json)
+    return _post(_trace(model_name), jsonio.plain(dict(settings), "settings"), _json, anywhere=False)
 
 
 def get_log_settings() -> Operation[dict[str, Any]]:
@@ -178,20 +187,20 @@ def get_log_settings() -> Operation[dict[str, Any]]:
 
 
 def update_log_settings(settings: Mapping[str, Any]) -> Operation[dict[str, Any]]:
-    return _post("v2/logging", jsonio.plain(dict(settings), "settings"), _json)
+    return _post("v2/logging", jsonio.plain(dict(settings), "settings"), _json, anywhere=False)
 
 
 # -- shared memory; `kind` is "system" or "cuda" ----------------------------------------------------
 
 
 def get_shared_memory_status(kind: str, region_name: str) -> Operation[Any]:
-    return _get(f"{_regions(kind, region_name)}/status", _json)
+    return _get(f"{_regions(kind, region_name)}/status", _json, anywhere=False)
 
 
 def register_system_shared_memory(name: str, key: str, byte_size: int, offset: int) -> Operation[None]:
     body = {"key": key, "offset": offset, "byte_size": byte_size}
     done = f"Registered system shared memory with name '{name}'"
-    return _post(f"{_regions('system', name)}/register", body, _nothing, done=done)
+    return _post(f"{_regions('system', name)}/register", body, _nothing, anywhere=False, done=done)
 
 
 def register_cuda_shared_memory(
@@ -200,7 +209,7 @@ def register_cuda_shared_memory(
     handle = raw_handle.decode("ascii") if isinstance(raw_handle, bytes) else raw_handle
     body = {"raw_handle": {"b64": handle}, "device_id": device_id, "byte_size": byte_size}
     done = f"Registered cuda shared memory with name '{name}'"
-    return _post(f"{_regions('cuda', name)}/register", body, _nothing, done=done)
+    return _post(f"{_regions('cuda', name)}/register", body, _nothing, anywhere=False, done=done)
 
 
 def unregister_shared_memory(kind: str, name: str) -> Operation[None]:
@@ -209,7 +218,7 @@ def unregister_shared_memory(kind: str, name: str) -> Operation[None]:
         if name
         else f"Unregistered all {kind} shared memory regions"
     )
-    return Operation("POST", f"{_regions(kind, name)}/unregister", _nothing, done=done)
+    return Operation("POST", f"{_regions(kind, name)}/unregister", _nothing, anywhere=False, done=done)
 
 
 # -- inference --------------------------------------------------------------------------------------
@@ -259,8 +268,23 @@ def infer(
                 " expected 'gzip', 'deflate' or None"
             )
         codings = (*codings, ("Accept-Encoding", response_compression_algorithm))
-    repeatable = idempotent is True and sequence_id in (0, "")
-    return Operation("POST", path, decode, body, (*codings, *headers), content_type, repeatable)
+    sequence = (
+        None
+        if sequence_id in (0, "")
+        else (model_name, sequence_id, bool(sequence_start), bool(sequence_end))
+    )
+    repeatable = idempotent is True and sequence is None
+    return Operation(
+        "POST",
+        path,
+        decode,
+        body,
+        (*codings, *headers),
+        content_type,
+        repeatable,
+        sequence=sequence,
+        request_id=request_id,
+    )
 
 
 def infer_body(
@@ -358,6 +382,26 @@ def _refuse_others(inputs: Any, outputs: Any) -> None:
                 raise InvalidRequest(f"{name} must hold {wanted.__name__} objects, got {type(item).__name__}")
 
 
+_MODEL = re.compile(r"v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(.+))?")
+_LOADING = re.compile(r"v2/repository/models/([^/]+)/(.+)")
+
+
+def purpose(path: str) -> tuple[str, str, str]:
+    """Return what a path is for, for observers: the action, and model and version where they are in it."""
+    from urllib.parse import unquote
+
+    found = _MODEL.fullmatch(path)
+    if found is not None and path != "v2/models/stats":
+        return found[3] or "metadata", unquote(found[1]), unquote(found[2] or "")
+    found = _LOADING.fullmatch(path)
+    if found is not None:
+        return found[2], unquote(found[1]), ""
+    if path == "v2":
+        return "metadata", "", ""
+    area, _, action = path.removeprefix("v2/").rpartition("/")
+    return action if area in ("health", "models") else path.removeprefix("v2/"), "", ""
+
+
 # -- what the endpoints share -----------------------------------------------------------------------
 
 
@@ -412,8 +456,8 @@ def _error_text(text: str) -> str:
     return words if len(words) <= 500 else f"{words[:500]}…"
 
 
-def _get(path: str, decode: Callable[[Response], T]) -> Operation[T]:
-    return Operation("GET", path, decode, repeatable=True)
+def _get(path: str, decode: Callable[[Response], T], anywhere: bool = True) -> Operation[T]:
+    return Operation("GET", path, decode, repeatable=True, anywhere=anywhere)
 
 
 def _post(
@@ -421,9 +465,12 @@ def _post(
     body: Mapping[str, Any],
     decode: Callable[[Response], T],
     repeatable: bool = False,
+    anywhere: bool = True,
     done: str = "",
 ) -> Operation[T]:
-    return Operation("POST", path, decode, (jsonio.dumps(body),), (), JSON, repeatable, done)
+    return Operation(
+        "POST", path, decode, (jsonio.dumps(body),), (), JSON, repeatable, done=done, anywhere=anywhere
+    )
 
 
 def _is_ok(response: Response) -> bool:

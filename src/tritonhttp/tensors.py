@@ -340,14 +340,18 @@ class InferResult:
         If the response is no valid answer of the protocol.
     """
 
+    #: How often the inference was tried.
+    attempts: int = 1
+    _headers: Mapping[str, str] = {}
     #: Outputs that came through shared memory, by name.
     _placed: Mapping[str, npt.NDArray[Any]] = {}
 
     def __init__(self, response: Any, verbose: bool) -> None:
         body: Buffer
-        if type(response) is Response:
-            encoding = response.headers.get("content-encoding")
-            length = response.headers.get("inference-header-content-length")
+        if isinstance(response, Response):
+            headers = self._headers = response.headers
+            encoding = headers.get("content-encoding")
+            length = headers.get("inference-header-content-length")
             body = response.body
         else:
             encoding = response.get("Content-Encoding")
@@ -412,6 +416,11 @@ class InferResult:
             if array is not None:
                 self._arrays[name] = array
         return array
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The response's headers, names in lower case; empty where it came from elsewhere or was pickled."""
+        return dict(self._headers)
 
     def get_output(self, name: str) -> dict[str, Any] | None:
         """Return an output's JSON object, or None where there is none of that name."""

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .. import client, operations
 from ..base import (
     CLOSING,
+    DEBUG,
+    PROBING,
     SHARED_MEMORY_LIMIT,
     SHARED_MEMORY_THRESHOLD,
     ClientBase,
+    one_or_more,
     positive,
     renew_after_fork,
     undecoded,
 )
-from ..errors import DeadlineExceeded
+from ..errors import DeadlineExceeded, InferenceServerException
+from ..events import Call, CallHook, Hooks, RetryHook
 from ..operations import Operation
 from ..plugins import Request
 from ..tensors import InferInput, InferRequestedOutput, InferResult
 from ..transport.address import parse_url, tls_context
 from ..transport.asyncio import AsyncioTransport, timeout_at
-from ..transport.policy import UNSET, Deadline, Moment, moment, seconds
+from ..transport.policy import UNSET, Deadline, Moment, Retry, moment, seconds
 from ..wire.http1 import Buffer, Response
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ..dispatch import Balancing
     from ..regions import Region
     from ..regions.auto import Sharing
 
@@ -103,8 +108,9 @@ class InferenceServerClient(ClientBase):
 
     Parameters
     ----------
-    url : str
-        ``host:port`` with an optional base path; ``http://`` and ``https://`` may stand before it.
+    url : str, or sequence of str
+        ``host:port`` with an optional base path; ``http://`` and ``https://`` may stand before it. Several: a call
+        goes to one of them.
     verbose : bool
         Log every request and response on stdout.
     conn_limit : int
@@ -115,7 +121,9 @@ class InferenceServerClient(ClientBase):
         Use TLS; the server's certificate is verified always.
     ssl_context : ssl.SSLContext, optional
         The context to use; without one, the system's certificates are trusted.
-    deadline, shared_memory, shared_memory_threshold, shared_memory_limit
+    deadline, retry, balancing, on_request, on_response, on_retry
+        As for the blocking client.
+    shared_memory, shared_memory_threshold, shared_memory_limit
         As for the blocking client.
 
     Raises
@@ -126,7 +134,7 @@ class InferenceServerClient(ClientBase):
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         verbose: bool = False,
         conn_limit: int = 100,
         conn_timeout: float | None = 60.0,
@@ -134,12 +142,29 @@ class InferenceServerClient(ClientBase):
         ssl_context: ssl_module.SSLContext | None = None,
         *,
         deadline: Deadline = UNSET,
+        retry: Retry | None = None,
+        balancing: Balancing = "least_outstanding",
+        on_request: CallHook | None = None,
+        on_response: CallHook | None = None,
+        on_retry: RetryHook | None = None,
         shared_memory: Literal["auto"] | None = None,
         shared_memory_threshold: int = SHARED_MEMORY_THRESHOLD,
         shared_memory_limit: int = SHARED_MEMORY_LIMIT,
     ) -> None:
-        address = parse_url(url, ssl)
-        super().__init__(address, verbose, shared_memory, shared_memory_threshold, shared_memory_limit)
+        configuration = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        urls = one_or_more(url)
+        several = len(urls) > 1
+        address = parse_url(urls[0], ssl)
+        configuration["url"] = urls if several else urls[0]
+        super().__init__(
+            address,
+            verbose,
+            shared_memory,
+            shared_memory_threshold,
+            shared_memory_limit,
+            configuration,
+        )
+        self._probes: set[asyncio.Task[None]] = set()
         self._deadline = seconds(conn_timeout, "conn_timeout")
         if deadline is not UNSET:
             self._deadline = seconds(deadline, "deadline")
@@ -148,6 +173,11 @@ class InferenceServerClient(ClientBase):
             context = tls_context(None, None, False)
         limit = positive(conn_limit, "conn_limit")
         self._transport = AsyncioTransport(address, limit, self._deadline, context if address.tls else None)
+        alone = {"retry": None, "on_request": None, "on_response": None, "on_retry": None}
+        servers = {
+            each: InferenceServerClient(**{**configuration, **alone, "url": each}) for each in urls if several
+        }
+        self._serve(servers, retry, balancing, Hooks(on_request, on_response, on_retry))
         renew_after_fork(self)
 
     async def __aenter__(self) -> Self:
@@ -168,11 +198,17 @@ class InferenceServerClient(ClientBase):
         if self._sharing is not None:
             sharing, self._sharing = self._sharing, None
             await self._drive(sharing.close(), None, None, self._until(CLOSING))
+        for server in self._servers.values():
+            if server is not self:
+                await server.close()
         await self._transport.close()
 
     def _start_anew(self) -> None:
         super()._start_anew()
         self._transport.forget_loop()
+
+    async def on_each(self, action: Callable[[Self], Awaitable[T]]) -> dict[str, T]:
+        return {url: await action(server) for url, server in self._servers.items()}
 
     # -- health and metadata --
 
@@ -515,23 +551,8 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams,
         until: Moment | None,
     ) -> T:
-        """Carry out the operations, pause for the seconds between them, and return what they come to."""
-        try:
-            step = next(flow)
-            while True:
-                try:
-                    answer = None
-                    if isinstance(step, Operation):
-                        answer = await self._carry_out(step, headers, query_params, until)
-                    else:
-                        await asyncio.sleep(step)
-                except BaseException as error:
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(answer)
-        except StopIteration as end:
-            found: T = end.value
-            return found
+        """Carry out the operations of a flow, and return what they come to."""
+        return await drive(flow, lambda operation: self._carry_out(operation, headers, query_params, until))
 
     async def _infer_sharing(
         self,
@@ -566,11 +587,68 @@ class InferenceServerClient(ClientBase):
                     f"timed out while waiting for the plugin: the call's {until.limit:g} s are over",
                     phase="plugin",
                 ) from None
-        target, buffers = self._encode(operation, request.headers, query_params)
+        dispatch = self._dispatch
+        if dispatch is None:
+            if not self._log.isEnabledFor(DEBUG):
+                return await self._send(operation, request.headers, query_params, until)
+            dispatch = self._new_dispatch()
+        flow = dispatch.tries(operation, request.headers, until, asyncio.get_running_loop().time, self._probe)
+        return await drive(
+            flow, lambda step: step[0]._send(operation, request.headers, query_params, until, step[1])
+        )
+
+    async def _send(
+        self,
+        operation: Operation[Any],
+        headers: Mapping[str, Any],
+        query_params: QueryParams,
+        until: Moment | None,
+        call: Call | None = None,
+    ) -> Response:
+        """Send a request to this client's own server."""
+        target, buffers = self._encode(operation, headers, query_params)
+        if call is not None:
+            call.url = f"{self._address.origin}{target}"
         response = await self._transport.exchange(
             operation.method, target, buffers, repeatable=operation.repeatable, deadline=until
         )
         return self._note(operation, response)
+
+    def _probe(self, url: str) -> None:
+        """Find out, beside the call that is under way, whether a server that failed is ready again."""
+        probe = asyncio.get_running_loop().create_task(self._look_at(url))
+        self._probes.add(probe)
+        probe.add_done_callback(self._probes.discard)
+
+    async def _look_at(self, url: str) -> None:
+        ready = False
+        try:
+            ready = await self._servers[url].is_server_ready(deadline=PROBING)
+        except InferenceServerException:
+            pass
+        finally:
+            if self._dispatch is not None:
+                self._dispatch.probed(url, asyncio.get_running_loop().time(), ready)
+
+
+async def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Awaitable[Any]]) -> T:
+    """Perform the steps of a flow, pause where a step is a number of seconds, and return what they come to."""
+    try:
+        step = next(flow)
+        while True:
+            try:
+                answer = None
+                if isinstance(step, float):
+                    await asyncio.sleep(step)
+                else:
+                    answer = await perform(step)
+            except BaseException as error:
+                step = flow.throw(error)
+            else:
+                step = flow.send(answer)
+    except StopIteration as end:
+        found: T = end.value
+        return found
 
 
 InferenceServerClient._originals = {"_get": InferenceServerClient._get, "_post": InferenceServerClient._post}

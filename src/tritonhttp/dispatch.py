@@ -1,0 +1,241 @@
+"""The life of a call that may take several tries: which server, whether again and when, and who is told.
+
+Written once for both clients, as a generator: it yields the server to be tried, or the seconds to pause, and is
+sent the response, or thrown the error. It does no I/O.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Generic, Literal, TypeVar
+
+from .errors import ConnectionLost, DeadlineExceeded, InferenceServerException, InvalidRequest
+from .events import Call, Hooks
+from .log import logger
+from .operations import Operation, purpose
+from .transport.balance import NOT_STARTED, SERVER_LOST, Balancer, server_failed
+from .transport.policy import Moment, Retry, parse_retry_after
+from .wire.http1 import Response
+
+__all__ = ["Balancing", "Dispatch"]
+
+C = TypeVar("C")
+
+Balancing = Literal["least_outstanding", "round_robin"]
+
+
+class Tried(Response):
+    """A response that took more than one try."""
+
+    attempts: int
+
+
+class Dispatch(Generic[C]):
+    """Carries calls to one or several servers.
+
+    Parameters
+    ----------
+    servers : mapping of str to C
+        What a client knows each server as, by its name.
+    retry : Retry or None
+        When calls are tried again. None: never with one server; with several only what did not reach one.
+    balancing : str
+        How a server is chosen.
+    hooks : Hooks
+        Who is told.
+    """
+
+    def __init__(
+        self, servers: Mapping[str, C], retry: Retry | None, balancing: Balancing, hooks: Hooks
+    ) -> None:
+        self.servers = dict(servers)
+        self.hooks = hooks
+        self.retries = 0
+        several = len(self.servers) > 1
+        self._retry = retry
+        if retry is None and several:
+            self._retry = Retry(attempts=len(self.servers), on=("connect",), backoff=0)
+        self._balancer = (
+            Balancer(self.servers, policy=balancing, first=random.randrange(1 << 16)) if several else None
+        )
+        self.renew()
+
+    def renew(self) -> None:
+        """Start with a free lock, in a forked child."""
+        self._lock = threading.Lock()
+
+    def tries(
+        self,
+        operation: Operation[Any],
+        headers: dict[str, Any],
+        until: Moment | None,
+        clock: Callable[[], float],
+        probe: Callable[[str], None],
+    ) -> Generator[tuple[C, Call] | float, Any, Response]:
+        """Yield each server to try with the record of the call, and the seconds to pause; return the response.
+
+        Parameters
+        ----------
+        operation : Operation
+        headers : dict
+            The request's headers, which hooks may change.
+        until : Moment or None
+            When the call must end, on the clock.
+        clock : callable
+            Tells the time in seconds.
+        probe : callable
+            Begins to find out whether the server of that name is ready, and says so to :meth:`probed`.
+        """
+        call = Call(operation.method, "", *purpose(operation.path), operation.request_id, headers)
+        call.request_bytes = sum(map(len, operation.body))
+        self.hooks.request(call)
+        begun = clock()
+        try:
+            response = yield from self._tries(operation, call, until, clock, probe)
+            call.status = response.status_code
+            call.response_headers = dict(response.headers)
+            call.response_bytes = len(response.body)
+        except BaseException as error:
+            call.error = error
+            if isinstance(error, InferenceServerException):
+                error.attempts = call.attempts
+            raise
+        finally:
+            call.seconds = clock() - begun
+            self.hooks.response(call)
+            if logger.isEnabledFor(logging.DEBUG):
+                logger.debug("%s", call, extra={"call": call})
+        if call.attempts > 1:
+            tried = Tried(response.status_code, response.headers, response.body, response.reason)
+            tried.attempts = call.attempts
+            return tried
+        return response
+
+    def _tries(
+        self,
+        operation: Operation[Any],
+        call: Call,
+        until: Moment | None,
+        clock: Callable[[], float],
+        probe: Callable[[str], None],
+    ) -> Generator[tuple[C, Call] | float, Any, Response]:
+        tried: set[str] = set()
+        while True:
+            name = self._pick(operation, tried, clock(), probe)
+            tried.add(name)
+            call.attempts += 1
+            failed = False
+            response: Response | None = None
+            try:
+                response = yield self.servers[name], call
+                outcome: int | BaseException = response.status_code
+                failed = server_failed(outcome)
+            except InferenceServerException as error:
+                outcome = error
+                if isinstance(error, DeadlineExceeded) and until is not None and clock() >= until:
+                    raise  # which says nothing of the server
+                failed = server_failed(error)
+            finally:
+                self._done(name, clock(), failed)
+            if (
+                response is not None
+                and operation.sequence is not None
+                and operation.sequence[2]
+                and not failed
+            ):
+                self._end(operation.sequence[:2])
+            pause = self._pause(operation, call, outcome, response, tried, until, clock)
+            if pause is None:
+                if response is None:
+                    assert isinstance(outcome, BaseException)
+                    raise outcome
+                return response
+            self.retries += 1
+            reason = f"status {outcome}" if isinstance(outcome, int) else str(outcome)
+            logger.info(
+                "%s %s is sent again in %.3g s, try %d: %s",
+                call.method,
+                call.url,
+                pause,
+                call.attempts + 1,
+                reason,
+            )
+            self.hooks.retry(call, reason, pause)
+            if pause:
+                yield pause
+
+    def _pause(
+        self,
+        operation: Operation[Any],
+        call: Call,
+        outcome: int | BaseException,
+        response: Response | None,
+        tried: set[str],
+        until: Moment | None,
+        clock: Callable[[], float],
+    ) -> float | None:
+        """Return how long to wait before the next try, or None where there is none."""
+        retry = self._retry
+        if retry is None or not retry.applies(outcome, operation.repeatable):
+            return None
+        asked = None if response is None else parse_retry_after(response.get("Retry-After"), time.time())
+        pause = retry.delay(call.attempts, random.random(), now=clock(), deadline=until, retry_after=asked)
+        if pause is None or self._balancer is None or operation.sequence is not None:
+            return pause
+        with self._lock:
+            others = any(name not in tried and self._balancer.in_rotation(name) for name in self.servers)
+        return 0.0 if others else pause  # nobody asked the next server for patience
+
+    def probed(self, name: str, now: float, ready: bool) -> None:
+        """Say whether a server is ready."""
+        if self._balancer is not None:
+            with self._lock:
+                self._balancer.probed(name, now, ready)
+
+    def _pick(
+        self, operation: Operation[Any], tried: set[str], now: float, probe: Callable[[str], None]
+    ) -> str:
+        balancer = self._balancer
+        if balancer is None:
+            return next(iter(self.servers))
+        if not operation.anywhere:
+            raise InvalidRequest(
+                f"{operation.method} {operation.path} is for one server, and this client has {len(self.servers)}:"
+                " name it with client.server(url), or take all of them with client.on_each(…)"
+            )
+        with self._lock:
+            due = balancer.due(now)
+            if operation.sequence is None:
+                name = balancer.pick(tried)
+            else:
+                model, number, start, _ = operation.sequence
+                found = balancer.pick_for((model, number), start=start, exclude=tried)
+                if found is SERVER_LOST:
+                    raise ConnectionLost(
+                        f"the server of sequence {number!r} of model {model!r} ({balancer.sticky((model, number))})"
+                        " failed since its last request, and its state is lost: start the sequence anew",
+                        phase="choose a server",
+                    )
+                if found is NOT_STARTED:
+                    raise InvalidRequest(
+                        f"sequence {number!r} of model {model!r} was not started through this client, which has"
+                        f" {len(self.servers)} servers and cannot know which of them has it"
+                    )
+                name = str(found)
+        for other in due:
+            probe(other)
+        return name
+
+    def _done(self, name: str, now: float, failed: bool) -> None:
+        if self._balancer is not None:
+            with self._lock:
+                self._balancer.done(name, now, failed)
+
+    def _end(self, key: tuple[Any, ...]) -> None:
+        if self._balancer is not None:
+            with self._lock:
+                self._balancer.end(key)
