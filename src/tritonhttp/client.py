@@ -25,8 +25,8 @@ from .base import (
     undecoded,
 )
 from .errors import InferenceServerException, InvalidRequest
-from .executor import Executor
 from .events import Call, CallHook, Hooks, RetryHook
+from .executor import Executor
 from .operations import Operation
 from .plugins import Request
 from .tensors import InferInput, InferRequestedOutput, InferResult

@@ -216,7 +216,7 @@ class Dispatch(Generic[C]):
                 found = balancer.pick_for((model, number), start=start, exclude=tried)
                 if found is SERVER_LOST:
                     raise ConnectionLost(
-                        f"the server of sequence {number!r} of model {model!r} ({balancer.sticky((model, number))})"
+                        f"the server {balancer.sticky((model, number))} of sequence {number!r} of model {model!r}"
                         " failed since its last request, and its state is lost: start the sequence anew",
                         phase="choose a server",
                     )

@@ -184,6 +184,7 @@ PLAIN = {
     "parse_response_body",
     "plugin",
     "register_plugin",
+    "server",
     "shared_memory",
     "unregister_plugin",
 }
