@@ -107,10 +107,10 @@ class ClientBase:
         configuration: dict[str, Any],
     ) -> None:
         self._configuration = configuration
-        #: With several servers a client for each, by its URL as it was given; otherwise itself.
+        #: A client for each of several servers, by its URL as it was given; empty where there is one.
         self._servers: dict[str, Any] = {}
         #: Who chooses the server, tries again and tells the hooks; None where nothing of that is wanted.
-        self._dispatch: Dispatch[Any] | None = None
+        self._dispatch: Dispatch | None = None
         self._hooks = Hooks()
         self._address = address
         self._verbose = verbose
@@ -173,16 +173,16 @@ class ClientBase:
         hooks: Hooks,
     ) -> None:
         """Take up calls, when everything else of the client is made."""
-        self._servers = servers or {self._configuration["url"]: self}
+        self._servers = servers
         self._retry, self._balancing, self._hooks = retry, balancing, hooks
-        if retry is not None or len(self._servers) > 1 or hooks:
+        if retry is not None or servers or hooks:
             self._new_dispatch()
         self._made = frozenset((*self.__dict__, "_made"))
 
-    def _new_dispatch(self) -> Dispatch[Any]:
+    def _new_dispatch(self) -> Dispatch:
         from .dispatch import Dispatch
 
-        self._dispatch = Dispatch(self._servers, self._retry, self._balancing, self._hooks)
+        self._dispatch = Dispatch(self.servers, self._retry, self._balancing, self._hooks)
         self._customized = True
         return self._dispatch
 
@@ -196,7 +196,7 @@ class ClientBase:
     @property
     def servers(self) -> tuple[str, ...]:
         """The URLs of the client's servers, as they were given."""
-        return tuple(self._servers)
+        return tuple(self._servers) or (self._configuration["url"],)
 
     def server(self, url: str) -> Self:
         """Return the client for one of the servers, for what is meant for that one alone; this client closes it.
@@ -206,13 +206,10 @@ class ClientBase:
         InvalidRequest
             For a URL that is none of them.
         """
-        try:
-            found: Self = self._servers[url]
-            return found
-        except KeyError:
-            raise InvalidRequest(
-                f"{url!r} is none of this client's servers: {', '.join(self._servers)}"
-            ) from None
+        if url not in self.servers:
+            raise InvalidRequest(f"{url!r} is none of this client's servers: {', '.join(self.servers)}")
+        found: Self = self._servers.get(url, self)
+        return found
 
     # -- plugins --
 

@@ -190,8 +190,7 @@ class InferenceServerClient(ClientBase):
             sharing, self._sharing = self._sharing, None
             self._drive(sharing.close(), None, None, self._until(CLOSING))
         for server in self._servers.values():
-            if server is not self:
-                server.close()
+            server.close()
         self._transport.close()
 
     def _start_anew(self) -> None:
@@ -208,7 +207,7 @@ class InferenceServerClient(ClientBase):
         dict
             What came of it, by the server's URL. What fails ends it, and later servers are not reached.
         """
-        return {url: action(server) for url, server in self._servers.items()}
+        return {url: action(self.server(url)) for url in self.servers}
 
     # -- health and metadata --
 
@@ -865,7 +864,8 @@ class InferenceServerClient(ClientBase):
             dispatch = self._new_dispatch()
         flow = dispatch.tries(operation, request.headers, until, time.monotonic, self._probe)
         return drive(
-            flow, lambda step: step[0]._send(operation, request.headers, query_params, until, step[1])
+            flow,
+            lambda step: self.server(step[0])._send(operation, request.headers, query_params, until, step[1]),
         )
 
     def _send(
@@ -892,7 +892,7 @@ class InferenceServerClient(ClientBase):
     def _look_at(self, url: str) -> None:
         ready = False
         try:
-            ready = self._servers[url].is_server_ready(deadline=PROBING)
+            ready = self.server(url).is_server_ready(deadline=PROBING)
         except InferenceServerException:
             pass
         finally:

@@ -10,8 +10,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, Literal
 
 from .errors import ConnectionLost, DeadlineExceeded, InferenceServerException, InvalidRequest
 from .events import Call, Hooks
@@ -23,8 +23,6 @@ from .wire.http1 import Response
 
 __all__ = ["Balancing", "Dispatch"]
 
-C = TypeVar("C")
-
 Balancing = Literal["least_outstanding", "round_robin"]
 
 
@@ -34,13 +32,13 @@ class Tried(Response):
     attempts: int
 
 
-class Dispatch(Generic[C]):
+class Dispatch:
     """Carries calls to one or several servers.
 
     Parameters
     ----------
-    servers : mapping of str to C
-        What a client knows each server as, by its name.
+    servers : iterable of str
+        The names of the servers.
     retry : Retry or None
         When calls are tried again. None: never with one server; with several only what did not reach one.
     balancing : str
@@ -50,9 +48,9 @@ class Dispatch(Generic[C]):
     """
 
     def __init__(
-        self, servers: Mapping[str, C], retry: Retry | None, balancing: Balancing, hooks: Hooks
+        self, servers: Iterable[str], retry: Retry | None, balancing: Balancing, hooks: Hooks
     ) -> None:
-        self.servers = dict(servers)
+        self.servers = tuple(servers)
         self.hooks = hooks
         self.retries = 0
         several = len(self.servers) > 1
@@ -75,8 +73,8 @@ class Dispatch(Generic[C]):
         until: Moment | None,
         clock: Callable[[], float],
         probe: Callable[[str], None],
-    ) -> Generator[tuple[C, Call] | float, Any, Response]:
-        """Yield each server to try with the record of the call, and the seconds to pause; return the response.
+    ) -> Generator[tuple[str, Call] | float, Any, Response]:
+        """Yield the names of servers to try, each with the record of the call, and the seconds to pause.
 
         Parameters
         ----------
@@ -122,7 +120,7 @@ class Dispatch(Generic[C]):
         until: Moment | None,
         clock: Callable[[], float],
         probe: Callable[[str], None],
-    ) -> Generator[tuple[C, Call] | float, Any, Response]:
+    ) -> Generator[tuple[str, Call] | float, Any, Response]:
         tried: set[str] = set()
         while True:
             name = self._pick(operation, tried, clock(), probe)
@@ -131,7 +129,7 @@ class Dispatch(Generic[C]):
             failed = False
             response: Response | None = None
             try:
-                response = yield self.servers[name], call
+                response = yield name, call
                 outcome: int | BaseException = response.status_code
                 failed = server_failed(outcome)
             except InferenceServerException as error:
@@ -201,7 +199,7 @@ class Dispatch(Generic[C]):
     ) -> str:
         balancer = self._balancer
         if balancer is None:
-            return next(iter(self.servers))
+            return self.servers[0]
         if not operation.anywhere:
             raise InvalidRequest(
                 f"{operation.method} {operation.path} is for one server, and this client has {len(self.servers)}:"

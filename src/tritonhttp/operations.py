@@ -168,7 +168,9 @@ def load_model(model_name: str, config: str | None, files: Mapping[str, bytes] |
 def unload_model(model_name: str, unload_dependents: bool) -> Operation[None]:
     body = {"parameters": {"unload_dependents": unload_dependents}}
     path = f"v2/repository/models/{_quoted(model_name)}/unload"
-    return _post(path, body, _nothing, anywhere=False, done=f"Loaded model '{model_name}'")  # the reference's word here too
+    return _post(
+        path, body, _nothing, anywhere=False, done=f"Loaded model '{model_name}'"
+    )  # the reference's word here too
 
 
 # -- trace and log settings -------------------------------------------------------------------------

@@ -199,8 +199,7 @@ class InferenceServerClient(ClientBase):
             sharing, self._sharing = self._sharing, None
             await self._drive(sharing.close(), None, None, self._until(CLOSING))
         for server in self._servers.values():
-            if server is not self:
-                await server.close()
+            await server.close()
         await self._transport.close()
 
     def _start_anew(self) -> None:
@@ -208,7 +207,7 @@ class InferenceServerClient(ClientBase):
         self._transport.forget_loop()
 
     async def on_each(self, action: Callable[[Self], Awaitable[T]]) -> dict[str, T]:
-        return {url: await action(server) for url, server in self._servers.items()}
+        return {url: await action(self.server(url)) for url in self.servers}
 
     # -- health and metadata --
 
@@ -594,7 +593,8 @@ class InferenceServerClient(ClientBase):
             dispatch = self._new_dispatch()
         flow = dispatch.tries(operation, request.headers, until, asyncio.get_running_loop().time, self._probe)
         return await drive(
-            flow, lambda step: step[0]._send(operation, request.headers, query_params, until, step[1])
+            flow,
+            lambda step: self.server(step[0])._send(operation, request.headers, query_params, until, step[1]),
         )
 
     async def _send(
@@ -623,7 +623,7 @@ class InferenceServerClient(ClientBase):
     async def _look_at(self, url: str) -> None:
         ready = False
         try:
-            ready = await self._servers[url].is_server_ready(deadline=PROBING)
+            ready = await self.server(url).is_server_ready(deadline=PROBING)
         except InferenceServerException:
             pass
         finally:
