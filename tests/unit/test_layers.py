@@ -33,6 +33,7 @@ ROOMS = {
     "tritonhttp.regions": 3,
     "tritonhttp.async_request": 4,
     "tritonhttp.base": 4,
+    "tritonhttp.dispatch": 4,
     "tritonhttp.executor": 4,
     "tritonhttp.client": 4,
     "tritonhttp.aio": 4,
