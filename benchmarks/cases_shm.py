@@ -94,7 +94,7 @@ CASES = [
         contenders=ours_both_ways(SMALL),
         metrics=("p50", "cpu"),
         bounds=(Bound(metric="p50", against=PLAIN, at_most=1.03),),
-        blocks=15,
+        blocks=11,
     ),
     *(
         Case(
@@ -104,7 +104,7 @@ CASES = [
             contenders=every_way(identity(mib)),
             metrics=("p50", "cpu"),
             bounds=LARGE if mib in (16, 64) else (),
-            blocks=3 if mib == 256 else 7,
+            blocks={16: 7, 64: 7, 256: 3}.get(mib, 5),
             counts={PLAIN: 1, REFERENCE: 1} if mib >= 64 else {},  # they take up to seconds
         )
         for mib in (1, 4, 16, 64, 256)

@@ -42,7 +42,8 @@ __all__ = [
     "undecoded",
 ]
 
-#: Smaller tensors are as fast over HTTP.
+#: In bytes. From here on a tensor in and out takes less time and no more CPU than over HTTP, one that only goes in
+#: less time (benchmarks/micro/shared_memory_threshold.py).
 SHARED_MEMORY_THRESHOLD = 1 << 18
 SHARED_MEMORY_LIMIT = 1 << 30
 #: How long closing may take to have the server forget the client's shared memory, in seconds.
