@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
+import secrets
 import threading
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ __all__ = ["Region", "RegionSlice", "aligned", "sweep"]
 
 #: Where tensors start, in bytes: what vector instructions like, and a cache line.
 ALIGNMENT = 64
+#: How many spellings of a key to try.
+_SPELLINGS = 4
 
 
 def aligned(byte_size: int) -> int:
@@ -76,16 +80,21 @@ class Region:
     """
 
     def __init__(self, byte_size: int | None, key: str | None) -> None:
+        if byte_size is None and key is None:
+            raise helpers.SharedMemoryException(
+                "expected the region's byte_size, or the key of one to attach to"
+            )
         self._owner = os.getpid()
         #: The name under which the server knows the region.
         self.name = names.claim(self)
         #: Whether others may find it by its key: if not, the key is removed as soon as the server has the region.
         self._shared = key is not None
+        self._attached = byte_size is None
         self._handle = (
             helpers.attach_shared_memory_region(self.name, _slashed(str(key)))
             if byte_size is None
             else helpers.create_shared_memory_region(
-                self.name, _slashed(key or self.name), byte_size, create_only=True
+                self.name, _slashed(self.name if key is None else key), byte_size, create_only=True
             )
         )
         self._registered = False
@@ -136,6 +145,10 @@ class Region:
         SharedMemoryException
             When there is no room left.
         """
+        try:
+            byte_size = operator.index(byte_size)
+        except TypeError:
+            raise helpers.SharedMemoryException(f"byte_size is {byte_size!r}, expected an int") from None
         with self._lock:
             offset = aligned(self._end)
             if byte_size < 0 or offset + byte_size > self.byte_size:
@@ -192,11 +205,18 @@ class Region:
 
     def _open(self) -> Generator[Operation[Any], Any, None]:
         self._registered = True  # unless it is known for certain that it is not
-        try:
-            yield operations.register_system_shared_memory(self.name, self.key, self.byte_size, 0)
-        except (ServerError, ConnectError):
-            self._registered = False
-            raise
+        for remaining in reversed(range(_SPELLINGS if self._attached else 1)):
+            # Triton fails on a key that it has under another name; to it, each number of slashes is another key.
+            slashes = "/" * secrets.randbelow(256) if self._attached else ""
+            try:
+                yield operations.register_system_shared_memory(
+                    self.name, slashes + self.key, self.byte_size, 0
+                )
+                break
+            except (ServerError, ConnectError) as error:
+                if not remaining or isinstance(error, ConnectError):
+                    self._registered = False
+                    raise
         if not self._shared:
             mapped = self._handle._mpsm_handle
             if mapped is not None:
@@ -222,7 +242,7 @@ def sweep() -> Generator[Operation[Any], Any, None]:
     try:
         listed = yield operations.get_shared_memory_status("system", "")
         left = [region["name"] for region in listed if names.is_left_behind(region["name"])]
-    except (InferenceServerException, KeyError, TypeError):
+    except (InferenceServerException, AttributeError, KeyError, TypeError):
         return
     for name in left:
         try:
