@@ -184,14 +184,16 @@ class InferenceServerClient(ClientBase):
         with self._lock:
             self._closed = True
             executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=True)
-        if self._sharing is not None:
             sharing, self._sharing = self._sharing, None
-            self._drive(sharing.close(), None, None, self._until(CLOSING))
-        for server in self._servers.values():
-            server.close()
-        self._transport.close()
+        try:
+            if executor is not None:
+                executor.shutdown(wait=True)
+            if sharing is not None:
+                self._drive(sharing.close(), None, None, self._until(CLOSING))
+        finally:
+            for server in self._servers.values():
+                server.close()
+            self._transport.close()
 
     def _start_anew(self) -> None:
         super()._start_anew()
@@ -532,7 +534,7 @@ class InferenceServerClient(ClientBase):
         """Make a shared memory region, known to the server for the length of a ``with`` block.
 
         Whatever ends the block, the server forgets the region and its memory is given back; arrays over it stay
-        valid. Nothing of it is left behind by a process that is killed.
+        valid. A process that is killed leaves nothing of it behind, unless others may attach to it.
 
         Parameters
         ----------
@@ -742,7 +744,11 @@ class InferenceServerClient(ClientBase):
             task = partial(self._drive, flow, given, params, until)
         else:
             operation = operations.infer(*arguments, snapshot=copy)
-            task = partial(self._carry_out, operation, given, params, until)
+            if sharing is None:
+                task = partial(self._carry_out, operation, given, params, until)
+            else:
+                model = model_name, model_version
+                task = partial(self._carry_out_noted, sharing, model, operation, given, params, until)
         pending = Pending(task)
         with self._lock:
             if self._closed:
@@ -841,8 +847,20 @@ class InferenceServerClient(ClientBase):
         flow = sharing.infer(arguments, snapshot=False)
         if flow is not None:
             return self._drive(flow, headers, query_params, until)
-        result = self._carry_out(operations.infer(*arguments), headers, query_params, until)
-        sharing.note((arguments[0], arguments[2]), result)
+        model, operation = (arguments[0], arguments[2]), operations.infer(*arguments)
+        return self._carry_out_noted(sharing, model, operation, headers, query_params, until)
+
+    def _carry_out_noted(
+        self,
+        sharing: Sharing,
+        model: tuple[str, str],
+        operation: Operation[InferResult],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
+    ) -> InferResult:
+        result = self._carry_out(operation, headers, query_params, until)
+        sharing.note(model, result)
         return result
 
     def _exchange(

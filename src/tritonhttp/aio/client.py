@@ -195,12 +195,14 @@ class InferenceServerClient(ClientBase):
 
     async def close(self) -> None:
         """Close the client; calls under way end first, every later call fails. Idempotent."""
-        if self._sharing is not None:
-            sharing, self._sharing = self._sharing, None
-            await self._drive(sharing.close(), None, None, self._until(CLOSING))
-        for server in self._servers.values():
-            await server.close()
-        await self._transport.close()
+        sharing, self._sharing = self._sharing, None
+        try:
+            if sharing is not None:
+                await self._drive(sharing.close(), None, None, self._until(CLOSING))
+        finally:
+            for server in self._servers.values():
+                await server.close()
+            await self._transport.close()
 
     def _start_anew(self) -> None:
         super()._start_anew()
