@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import operations
-from ..errors import ConnectError, InferenceServerException, InvalidRequest, ServerError
+from ..errors import ConnectError, InferenceServerException, InvalidRequest, ProtocolError, ServerError
 from ..log import logger
 from ..operations import Operation
 from ..tensors import InferInput, InferRequestedOutput, InferResult
@@ -31,12 +31,16 @@ Flow: TypeAlias = Generator[Operation[Any], Any, InferResult]
 
 #: Name and version, as the caller gave them.
 Model = tuple[str, str]
-#: Name and size in bytes of each output in order; 0 for what is never placed: strings, JSON, unknown sizes.
-Sizes = tuple[tuple[str, int], ...]
+#: Outputs as a model's metadata list them: name, bytes (0: not fixed), whether for each item of a batch.
+Declared = list[tuple[str, int, bool]]
+#: Size in bytes of each output, by its name, in order; 0 for what is not placed: strings, JSON, unknown sizes.
+Sizes = dict[str, int]
 
 #: How many answers to inputs of the same shapes must have had the same sizes before the next one is expected to.
 _ANSWERS = 2
 _MAX_EXPECTED = 1024
+#: How often a call may lose its regions twice before the server is no longer believed to keep them.
+_LOSSES = 3
 
 # How Triton puts it.
 _FORGOTTEN = "nable to find shared memory region"
@@ -47,20 +51,18 @@ _GATEWAY = ("408", "502", "503", "504")
 
 
 class _Expected:
-    """The sizes that a model's answers to inputs of the same shapes had."""
+    """The sizes that a model's answers to inputs of the same shapes had; 0 once two answers differed."""
 
     __slots__ = ("answers", "sizes")
 
-    def __init__(self) -> None:
-        #: None once two answers differed.
-        self.sizes: Sizes | None = None
-        self.answers = 0
+    def __init__(self, sizes: Sizes) -> None:
+        self.sizes = sizes
+        self.answers = 1
 
     def add(self, sizes: Sizes) -> None:
-        if self.answers == 0:
-            self.sizes = sizes
-        elif sizes != self.sizes:
-            self.sizes = None
+        self.sizes = {
+            name: size if self.sizes.get(name) == size else 0 for name, size in (self.sizes | sizes).items()
+        }
         self.answers += 1
 
 
@@ -78,10 +80,10 @@ class Sharing:
     def __init__(self, threshold: int, limit: int) -> None:
         self.threshold = threshold
         self.pool = Pool(limit)
-        self._refused = False
-        self._accepted = False
+        self._refused = self._accepted = self._warned = False
+        self._lost = 0
         self._expected: dict[tuple[Any, ...], _Expected] = {}
-        self._declared: dict[Model, list[tuple[str, int, bool]]] = {}
+        self._declared: dict[Model, Declared] = {}
         #: Models whose outputs are large, as far as is known.
         self._large: set[Model] = set()
         #: Models that gave more than was expected.
@@ -103,6 +105,7 @@ class Sharing:
             None where nothing of it is large.
         """
         if self._refused:
+            self.pool.collect()
             return None
         model_name, inputs, model_version = arguments[:3]
         try:
@@ -116,16 +119,18 @@ class Sharing:
             call = _Call(self, arguments, large)
         except (AttributeError, TypeError):
             return None  # what is wrong with them is said where they are encoded
-        if large and not call.place_inputs():
-            return None
         if snapshot:
             call.check()
+        if large and not call.place_inputs() and not self.pool.has_doomed:
+            return None
+        if snapshot:
             call.let_go()
         return call.carry_out()
 
     def concerns(self, model: Model, inputs: Sequence[InferInput]) -> bool:
         """Return whether :meth:`infer` may take an inference; cheaper than asking that."""
         if self._refused:
+            self.pool.collect()
             return False
         try:
             for tensor in inputs:
@@ -142,30 +147,36 @@ class Sharing:
 
     def close(self) -> Generator[Operation[Any], Any, None]:
         """Have the server forget the regions."""
-        for block in self.pool.close():
-            if not (yield from _unregister(block)):
-                return
+        yield from _unregister(self.pool.close())
+
+    def tidy(self) -> Generator[Operation[Any], Any, None]:
+        """Have the server forget the blocks that are of no more use."""
+        doomed = self.pool.doomed()
+        left = list(doomed)
+        try:
+            yield from _unregister(left)
+        finally:
+            self.pool.settle(doomed, left)
 
     def register(self, block: Block) -> Generator[Operation[Any], Any, bool]:
         """Make the server know a block; return whether it does."""
         if block.registered:
             return True
-        for left in self.pool.doomed():
-            if not (yield from _unregister(left)):
-                self.pool.keep(left)
+        # Unless it is known for certain, the server may have it, but not be able to find it any more.
+        block.registered = block.spent = True
         try:
-            block.registered = True  # unless it is known for certain that it is not
             yield operations.register_system_shared_memory(block.name, f"/{block.name}", block.byte_size, 0)
+            block.spent = False
         except ServerError as error:
-            block.registered = False
             if error.status() not in _GATEWAY:
-                self._refuse(error, block)
+                block.registered = False
+                # One that took others before has enough.
+                self.refuse(error, self.pool.taken - block.byte_size if self._accepted else 0)
             return False
         except ConnectError:
             block.registered = False
             return False
         except InferenceServerException:
-            block.spent = True
             return False
         finally:
             block.unlink()
@@ -174,49 +185,61 @@ class Sharing:
             yield from sweep()
         return True
 
-    def _refuse(self, error: ServerError, block: Block) -> None:
-        if self._accepted:
-            self.pool.limit = self.pool.taken - block.byte_size  # it took others before, and has enough
-        elif not self._refused:
-            self._refused = True
+    def refuse(self, error: InferenceServerException, limit: int = 0) -> None:
+        """Use no more shared memory than that from now on."""
+        self.pool.limit = limit
+        self._refused = self._refused or limit == 0
+        if not self._warned:
+            self._warned = True
             logger.warning(
                 "tensors travel over HTTP, since the server does not share this machine's memory"
                 " (one in a container needs --ipc=host, or the same /dev/shm): %s",
                 error,
             )
 
+    def lose(self, error: ServerError) -> None:
+        """Take note of a call whose regions were forgotten twice, as by several servers behind one address."""
+        self._lost += 1
+        if self._lost >= _LOSSES:
+            self.refuse(error)
+
     # -- the sizes of outputs --
 
-    def sizes(self, call: _Call) -> Generator[Operation[Any], Any, Sizes | None]:
-        """Return the sizes that the outputs of a call will have, or None where that is not known."""
-        if call.model in self._unpredictable:
-            return None
-        expected = self._expected.get(call.form)
-        if expected is not None:
-            if expected.sizes is None:
-                return None
-            # An answer that is larger after all means an error, and a second run.
-            if expected.answers >= _ANSWERS and call.repeatable:
-                return expected.sizes
+    def sizes(self, call: _Call) -> Generator[Operation[Any], Any, tuple[Sizes, bool]]:
+        """Return the sizes that the outputs of a call will have, 0 where not known, and whether any was learnt."""
         declared = self._declared.get(call.model)
         if declared is None:
             declared = self._declared[call.model] = yield from _declared(*call.model)
-        if not any(size for _, size, _ in declared):
-            return None
-        batch = call.batch
-        return tuple((name, size * batch if batched else size) for name, size, batched in declared)
+        sizes = {name: size * call.batch if batched else size for name, size, batched in declared}
+        expected = self._expected.get(call.form)
+        # An answer that is larger after all means an error, and a second run.
+        if (
+            expected is None
+            or expected.answers < _ANSWERS
+            or not call.repeatable
+            or call.model in self._unpredictable
+        ):
+            return sizes, False
+        learnt = {name: size for name, size in expected.sizes.items() if size and not sizes.get(name)}
+        return sizes | learnt, bool(learnt)
 
     def learn(self, call: _Call, result: InferResult) -> None:
         """Remember the sizes that the outputs had."""
+        sizes = {name: _output_size(output) for name, output in result._layout.outputs.items()}
+        expected = self._expected.get(call.form)
+        if expected is not None:
+            expected.add(sizes)
+            return
         if len(self._expected) >= _MAX_EXPECTED:
             self._expected.clear()
-        self._expected.setdefault(call.form, _Expected()).add(
-            tuple((name, inference.numeric_size(output)) for name, output in result._layout.outputs.items())
-        )
+        self._expected[call.form] = _Expected(sizes)
 
-    def surprised(self, call: _Call) -> None:
-        """Never again expect to know the sizes of a model's outputs."""
-        self._unpredictable.add(call.model)
+    def surprised(self, model: Model, learnt: bool) -> None:
+        """Believe the sizes of a model's outputs no more, as they were learnt or as they are declared."""
+        if learnt:
+            self._unpredictable.add(model)
+        else:
+            self._declared[model] = []
 
 
 class _Call:
@@ -232,6 +255,7 @@ class _Call:
         self._sent: list[InferInput] = []
         self._lease: Lease | None = None
         self._places: _Places | None = None
+        self._learnt = False
         self._outputs: Sequence[InferRequestedOutput] | None = arguments[3]
         #: Whether running twice is no worse than running once.
         self.repeatable = arguments[14] is not False and arguments[5] in (0, "")
@@ -266,10 +290,16 @@ class _Call:
 
     def check(self) -> None:
         """Refuse arguments that cannot be sent."""
-        self._operation(self._sent or self._inputs, self._outputs)
+        self._operation(self._inputs, self._outputs)
 
     def let_go(self) -> None:
-        """Refer to the caller's arrays no more: the large ones lie in the block by now."""
+        """Refer to nothing of the caller's any more; the large arrays lie in the block by now."""
+        if self._outputs is not None:
+            self._outputs = [copy.copy(each) for each in self._outputs]
+        given = list(self._arguments)
+        given[1] = given[3] = None
+        given[12] = copy.deepcopy(given[12])
+        self._arguments = tuple(given)
         offset = 0
         for index, tensor in enumerate(self._inputs):
             own = self._inputs[index] = copy.copy(tensor)
@@ -285,6 +315,8 @@ class _Call:
         try:
             result = yield from self._carry_out()
         finally:
+            for block in self._blocks():
+                block.unlink()  # where it was not registered, for whatever reason
             # The traceback of an error would keep the blocks.
             self._inputs, self._sent, self._lease, self._places = [], [], None, None
         self._sharing.learn(self, result)
@@ -292,25 +324,31 @@ class _Call:
 
     def _carry_out(self) -> Flow:
         sharing = self._sharing
-        for _ in range(2):  # a server that was started anew has forgotten its regions
+        for attempt in range(2):  # a server that was started anew has forgotten its regions
+            yield from sharing.tidy()
             if self._large and self._lease is None and not self.place_inputs():
                 break
-            places = self._places = yield from self._place_outputs()
-            blocks = [lease.block for lease in (self._lease, places and places.lease) if lease]
+            # In no variable of this frame, which the traceback of an error would keep.
+            self._places = yield from self._place_outputs()
+            blocks = self._blocks()
             if not blocks or not (yield from self._register(blocks)):
                 break
             try:
                 result: InferResult = yield self._operation(
-                    self._sent if self._lease else self._inputs, places.outputs if places else self._outputs
+                    self._sent if self._lease else self._inputs,
+                    self._places.outputs if self._places else self._outputs,
                 )
             except ServerError as error:
                 message = str(error.message())
-                if _FORGOTTEN in message and any(block.name in message for block in blocks):
-                    sharing.pool.forget(blocks[0].generation)
+                lost = [block for block in blocks if block.name in message and _FORGOTTEN in message]
+                if lost:  # nothing has run
+                    sharing.pool.forget(lost[0].generation)
                     self._lease = self._places = None
-                    continue  # nothing has run
-                if places and _TOO_SMALL in message:
-                    sharing.surprised(self)
+                    if attempt:
+                        sharing.lose(error)
+                    continue
+                if self._places and _TOO_SMALL in message and self._places.has(message):
+                    sharing.surprised(self.model, self._learnt)
                     if self.repeatable:
                         break
                     raise _with_advice(error) from error
@@ -322,11 +360,14 @@ class _Call:
             except BaseException:
                 _spend(blocks)  # the server may be at work on them for as long as it likes
                 raise
-            if places:
-                result._place(places.arrays(result))
+            if self._places:
+                result._place(self._places.arrays(result))
             return result
         plain: InferResult = yield self._operation(self._inputs, self._outputs)
         return plain
+
+    def _blocks(self) -> list[Block]:
+        return [lease.block for lease in (self._lease, self._places and self._places.lease) if lease]
 
     def _register(self, blocks: list[Block]) -> Generator[Operation[Any], Any, bool]:
         for block in blocks:
@@ -344,10 +385,7 @@ class _Call:
         """Return places for the large outputs whose sizes are known, or None where there are none, or no room."""
         if self._arguments[11]:  # a compressed answer was asked for
             return None
-        sizes = yield from self._sharing.sizes(self)
-        if sizes is None:
-            return None
-        known = dict(sizes)
+        known, self._learnt = yield from self._sharing.sizes(self)
         outputs = self._outputs or [InferRequestedOutput(name) for name in known]
         large = {
             index: aligned(known[each.name()])
@@ -356,7 +394,12 @@ class _Call:
             and each._region is None
             and known.get(each.name(), 0) >= self._sharing.threshold
         }
-        lease = self._sharing.pool.take(sum(large.values())) if large else None
+        if not large:
+            return None
+        lease = self._sharing.pool.take(sum(large.values()))
+        if lease is None and self._sharing.pool.has_doomed:
+            yield from self._sharing.tidy()
+            lease = self._sharing.pool.take(sum(large.values()))
         return None if lease is None else _Places(lease, outputs, large)
 
 
@@ -381,6 +424,10 @@ class _Places:
             placed.set_shared_memory(lease.block.name, size, offset)
             self._places[name] = offset, size
             offset += size
+
+    def has(self, message: str) -> bool:
+        """Return whether an error message is about one of the outputs that shall lie here."""
+        return any(f"'{name}'" in message for name in self._places)
 
     def arrays(self, result: InferResult) -> dict[str, npt.NDArray[Any]]:
         """Return the outputs that lie here as views."""
@@ -429,10 +476,15 @@ def _with_advice(error: ServerError) -> ServerError:
     )
 
 
-def _declared(
-    model_name: str, model_version: str
-) -> Generator[Operation[Any], Any, list[tuple[str, int, bool]]]:
-    """Return the outputs that a model's metadata list: name, bytes (0: not fixed), whether for each batch item."""
+def _output_size(output: Mapping[str, Any]) -> int:
+    try:
+        return inference.numeric_size(output)
+    except ProtocolError:
+        return 0  # whoever wants that output is told
+
+
+def _declared(model_name: str, model_version: str) -> Generator[Operation[Any], Any, Declared]:
+    """Return the outputs that a model's metadata list."""
     try:
         metadata = yield operations.get_model_metadata(model_name, model_version)
         config = yield operations.get_model_config(model_name, model_version)
@@ -442,17 +494,20 @@ def _declared(
             shape = list(output["shape"])
             with_batch = batched and shape[:1] == [-1]
             fixed = {**output, "shape": shape[1:] if with_batch else shape}
-            size = 0 if -1 in fixed["shape"] else inference.numeric_size(fixed)
+            size = 0 if -1 in fixed["shape"] else _output_size(fixed)
             found.append((output["name"], size, with_batch))
         return found
     except (InferenceServerException, AttributeError, KeyError, TypeError):
         return []  # then only what it answers says something
 
 
-def _unregister(block: Block) -> Generator[Operation[Any], Any, bool]:
-    """Have the server forget a block; return whether it did."""
-    try:
-        yield operations.unregister_shared_memory("system", block.name)
-    except InferenceServerException:
-        return False
-    return True
+def _unregister(blocks: list[Block]) -> Generator[Operation[Any], Any, None]:
+    """Have the server forget blocks; those that it has forgotten are taken out of the list."""
+    for block in list(blocks):
+        try:
+            yield operations.unregister_shared_memory("system", block.name)
+        except ServerError:
+            continue  # in use by a request that was given up
+        except InferenceServerException:
+            return
+        blocks.remove(block)

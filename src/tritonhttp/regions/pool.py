@@ -36,20 +36,28 @@ class Block:
         The ctypes array over all of it, which ctypes itself would make anew every now and then.
     """
 
-    __slots__ = ("__weakref__", "byte_size", "generation", "mapped", "name", "registered", "spent", "window")
+    __slots__ = (
+        "__weakref__",
+        "byte_size",
+        "generation",
+        "mapped",
+        "name",
+        "registered",
+        "spent",
+        "unlink",
+        "window",
+    )
 
     def __init__(self, byte_size: int, generation: int) -> None:
         self.generation = generation
         self.name = names.claim(self)
         self.mapped = memory.create(f"/{self.name}", byte_size)
+        #: Removes the key, once, at the latest with the block; whoever has mapped the region keeps it.
+        self.unlink = weakref.finalize(self, _unlink, self.mapped.identity, os.getpid())
         self.byte_size = byte_size
         self.window = ctypes.c_char * byte_size
         self.registered = False
         self.spent = False
-
-    def unlink(self) -> None:
-        """Remove the key; whoever has mapped the region keeps it."""
-        memory.unlink(self.mapped.identity)
 
 
 class Lease:
@@ -77,7 +85,7 @@ class Pool:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        #: The bytes of all blocks that are idle, leased, or may still be used by a request that was given up.
+        #: The bytes of all blocks that this process or the server has.
         self.taken = 0
         self._lock = threading.Lock()
         self._idle: list[Block] = []  # the one used last at the end
@@ -89,7 +97,10 @@ class Pool:
         self._closed = False
 
     def take(self, byte_size: int) -> Lease | None:
-        """Return a block of at least that size, or None where the limit or the machine has no room for it."""
+        """Return a block of at least that size, or None where the limit or the machine has no room for it.
+
+        There may be room once the server has forgotten what is `doomed`.
+        """
         with self._lock:
             self._collect()
             fit, most = None, 2 * byte_size + _SMALLEST
@@ -100,10 +111,15 @@ class Pool:
                 self._idle.remove(fit)
                 return self._lease(fit)
             size = _rounded(byte_size)
-            while self._idle and self.taken + size > self.limit:
-                self._doom(self._idle.pop(0))
-            if self._closed or self.taken + size > self.limit:
+            missing = self.taken + size - self.limit
+            if self._closed or missing > sum(block.byte_size for block in (*self._idle, *self._doomed)):
                 return None
+            if missing > 0:
+                missing -= sum(block.byte_size for block in self._doomed)
+                while missing > 0:
+                    missing -= self._idle[0].byte_size
+                    self._doom(self._idle.pop(0))
+                return None  # for now: the server has them
             self.taken += size
         try:
             if not _has_room(size):
@@ -116,21 +132,29 @@ class Pool:
         with self._lock:
             return self._lease(block)
 
+    def collect(self) -> None:
+        """Let go of what came back and is of no more use."""
+        if self._returned:
+            with self._lock:
+                self._collect()
+
+    @property
+    def has_doomed(self) -> bool:
+        """Whether there would be more room if the server forgot what it shall forget."""
+        return bool(self._doomed)
+
     def doomed(self) -> list[Block]:
-        """Hand out the blocks that the server shall forget; who can't have that done gives them back by `keep`."""
-        if not self._doomed and not self._returned:
-            return []
+        """Hand out the blocks that the server shall forget; they count until :meth:`settle`."""
         with self._lock:
             self._collect()
             doomed, self._doomed = self._doomed, []
         return doomed
 
-    def keep(self, block: Block) -> None:
-        """Take back a block that the server still uses."""
+    def settle(self, doomed: list[Block], left: list[Block]) -> None:
+        """Take back what `doomed` handed out: some the server still has, the others are gone."""
         with self._lock:
-            self.taken += block.byte_size
-            block.spent = True
-            self._doomed.append(block)
+            self.taken -= sum(block.byte_size for block in doomed) - sum(block.byte_size for block in left)
+            self._doomed += left
 
     def forget(self, generation: int) -> None:
         """Use none of the blocks again that are as old as that: the server has forgotten them."""
@@ -175,9 +199,15 @@ class Pool:
                 self._idle.append(block)
 
     def _doom(self, block: Block) -> None:
-        self.taken -= block.byte_size
         if block.registered:
             self._doomed.append(block)
+        else:
+            self.taken -= block.byte_size
+
+
+def _unlink(identity: memory.Identity, owner: int) -> None:
+    if os.getpid() == owner:  # not in a forked child
+        memory.unlink(identity)
 
 
 def _rounded(byte_size: int) -> int:
