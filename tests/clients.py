@@ -11,7 +11,8 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class OverAsyncio:
         ssl_options: Any = None,
         ssl_context_factory: Any = None,
         insecure: bool = False,
+        **shared_memory: Any,
     ) -> None:
         context = None
         if (ssl_options or ssl_context_factory or insecure) and (ssl or url.startswith("https:")):
@@ -48,6 +50,7 @@ class OverAsyncio:
             conn_timeout=min(limits) if limits else None,
             ssl=ssl,
             ssl_context=context,
+            **shared_memory,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -62,6 +65,22 @@ class OverAsyncio:
             return asyncio.run_coroutine_threadsafe(found(*args, **options), self._loop).result(60)
 
         return call
+
+    @contextmanager
+    def shared_memory(self, *args: Any, **options: Any) -> Iterator[Any]:
+        manager = self._client.shared_memory(*args, **options)
+
+        def wait(coroutine: Any) -> Any:
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+        region = wait(manager.__aenter__())
+        try:
+            yield region
+        except BaseException as error:
+            if not wait(manager.__aexit__(type(error), error, error.__traceback__)):
+                raise
+        else:
+            wait(manager.__aexit__(None, None, None))
 
     def close(self) -> None:
         if self._loop.is_closed():

@@ -6,6 +6,7 @@ import http.client
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -47,6 +48,8 @@ class Gateway:
     base_path: str = ""
     context: ssl.SSLContext | None = None
     host: str = "127.0.0.1"
+    #: May answer a request itself (status, body), or change its body to one of the same length.
+    meddle: Callable[[Seen], tuple[int, bytes] | None] | None = None
     seen: list[Seen] = field(default_factory=list)
     peer_names: list[Any] = field(default_factory=list)
     connections: int = 0
@@ -124,7 +127,12 @@ class _Handler(BaseHTTPRequestHandler):
         owner = self.owner
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length)
-        owner.seen.append(Seen(self.command, self.path, list(self.headers.items()), body))
+        seen = Seen(self.command, self.path, list(self.headers.items()), body)
+        owner.seen.append(seen)
+        own = None if owner.meddle is None else owner.meddle(seen)
+        if own is not None:
+            self._answer(own[0], [("Content-Type", "application/json")], own[1])
+            return
         if not self.path.startswith(owner.base_path + "/"):
             self._answer(404, [("Content-Type", "text/html")], b"<html><h1>no such gateway</h1></html>")
             return
@@ -134,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in self.headers.items():
                 if name.lower() not in ("host", "connection"):
                     upstream.putheader(name, value)
-            upstream.endheaders(body)
+            upstream.endheaders(seen.body)
             answer = upstream.getresponse()
             self._answer(answer.status, answer.getheaders(), answer.read())
         finally:

@@ -1,0 +1,632 @@
+"""The transparent path of shared memory on a real Triton: the same results, whatever travels how."""
+
+import copy
+import gc
+import logging
+import os
+import pickle
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import tritonhttp
+import tritonhttp.regions.pool as pools
+from tritonhttp import InferRequestedOutput
+from tritonhttp.utils import triton_to_np_dtype
+
+from ...clients import tensor, wait_until
+from ..regions import (
+    INPUTS,
+    files,
+    idle,
+    load_sizes,
+    nothing_left,
+    placed,
+    registered,
+    runs,
+    sizes_inputs,
+)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the server runs on Linux")
+
+RANDOM = np.random.default_rng(5)
+BLOCK = 1 << 16
+
+
+@pytest.fixture(scope="module")
+def sizes(triton_server):
+    """Have the server load the model of that name."""
+    _ = triton_server.running  # skips where the server may be on another machine
+    with tritonhttp.InferenceServerClient(triton_server.url) as client:
+        load_sizes(client)
+        yield "sizes"
+        client.unload_model("sizes")
+
+
+@pytest.fixture
+def nothing_stays(triton_server, sizes):
+    with nothing_left(triton_server.url):
+        yield
+
+
+@pytest.fixture
+def make_auto(nothing_stays, make_client):
+    """Make clients with shared memory for all that has a byte."""
+
+    def make(**options):
+        return make_client(**{"shared_memory": "auto", "shared_memory_threshold": 1, **options})
+
+    return make
+
+
+@pytest.fixture
+def auto(make_auto):
+    return make_auto()
+
+
+@pytest.fixture
+def plain(nothing_stays, make_client):
+    return make_client()
+
+
+def same(found, wanted):
+    """Compare two results as a caller sees them."""
+    assert found.get_response() == wanted.get_response()
+    for name in [output["name"] for output in wanted.get_response()["outputs"]]:
+        assert found.get_output(name) == wanted.get_output(name)
+        ours, theirs = found.as_numpy(name), wanted.as_numpy(name)
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        assert ours.flags.writeable
+        assert ours.flags.aligned
+        assert ours.flags.c_contiguous
+        if ours.dtype == np.object_:
+            assert ours.tolist() == theirs.tolist()
+        else:
+            assert ours.tobytes() == theirs.tobytes()
+
+
+def random_array(datatype, shape):
+    if datatype == "BYTES":
+        words = [RANDOM.bytes(n % 40) for n in range(int(np.prod(shape)))]
+        return np.array([*words, None], object)[:-1].reshape(shape)
+    dtype = np.dtype(triton_to_np_dtype(datatype))
+    if datatype == "BOOL":
+        return RANDOM.integers(0, 2, shape).astype(bool)
+    return np.frombuffer(RANDOM.bytes(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
+
+
+DATATYPES = ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"]
+DATATYPES += ["FP16", "FP32", "FP64", "BF16", "BYTES"]
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+def test_results_are_the_same_bit_for_bit(auto, plain, datatype):
+    if datatype == "BF16":
+        pytest.importorskip("ml_dtypes")
+    name = {"BOOL": "bool", "BYTES": "bytes"}.get(datatype, datatype.lower())
+    for size in (0, 1, 1001):
+        for turn in range(4):
+            inputs = [tensor("INPUT0", random_array(datatype, (size,)))]
+            result = auto.infer(f"identity_{name}", inputs)
+            same(result, plain.infer(f"identity_{name}", inputs))
+            # Learnt from the third call on; strings never are.
+            assert bool(placed(result)) == (size > 0 and turn >= 2 and datatype != "BYTES")
+
+
+@pytest.mark.parametrize("form", ["strided", "fortran", "big-endian", "read-only", "subclass"])
+def test_every_memory_layout_of_an_input(auto, plain, form):
+    array = RANDOM.integers(-(1 << 31), 1 << 31, (64, 16)).astype(np.int32)
+    array = {
+        "strided": array[::-2],
+        "fortran": np.asfortranarray(array),
+        "big-endian": array.astype(">i4"),
+        "read-only": np.broadcast_to(array[0], (8, 16)),
+        "subclass": array[:8].view(np.ma.MaskedArray),
+    }[form][:8]
+    # An own array for the second input, so that it stays C-contiguous.
+    inputs = [
+        tritonhttp.InferInput("INPUT0", array.shape, "INT32").set_data_from_numpy(array),
+        tensor("INPUT1", np.ones((8, 16), np.int32)),
+    ]
+    result = auto.infer("add_sub", inputs)
+    assert placed(result) == {"OUTPUT0", "OUTPUT1"}  # the metadata and the batch fix their sizes
+    same(result, plain.infer("add_sub", inputs))
+
+
+def test_many_inputs_with_sizes_around_the_threshold(make_auto, plain, sizes):
+    auto = make_auto(shared_memory_threshold=4000)
+    arrays = [RANDOM.random(n * 100 + 90 + n % 3, np.float32) for n in range(INPUTS)]
+    for _ in range(4):
+        inputs = sizes_inputs(1001, arrays)
+        result = auto.infer(sizes, inputs)
+        same(result, plain.infer(sizes, inputs))
+    assert placed(result) == {"OUT", "JOINED"}
+    assert result.as_numpy("JOINED").tolist() == np.concatenate(arrays).tolist()
+
+
+@pytest.mark.parametrize("given", ["binary", "json", "region"])
+def test_inputs_of_other_forms_beside(auto, plain, given):
+    a, b = np.arange(16, dtype=np.int32).reshape(1, 16), np.full((1, 16), 7, np.int32)
+    with plain.shared_memory(64) as region:
+        second = tritonhttp.InferInput("INPUT1", [1, 16], "INT32")
+        if given == "region":
+            second.set_shared_memory_region(region.write(b))
+        else:
+            second.set_data_from_numpy(b, binary_data=given == "binary")
+        for _ in range(3):
+            same(
+                auto.infer("add_sub", [tensor("INPUT0", a), second]),
+                plain.infer("add_sub", [tensor("INPUT0", a), second]),
+            )
+
+
+def test_outputs_that_are_named_and_of_other_forms(auto, plain, sizes):
+    inputs = sizes_inputs(300, [np.ones(200, np.float32)])
+    for outputs, wanted in (
+        (["OUT"], {"OUT"}),
+        (["JOINED", "FIXED"], {"JOINED", "FIXED"}),
+        ([("OUT", False), "JOINED"], {"JOINED"}),
+        ([("OUT", True, 2), "FIXED"], {"FIXED"}),
+        ([], {"OUT", "FIXED", "JOINED"}),
+    ):
+        for _ in range(3):
+            asked = [
+                InferRequestedOutput(*each) if isinstance(each, tuple) else InferRequestedOutput(each)
+                for each in outputs
+            ]
+            result = auto.infer(sizes, inputs, outputs=asked)
+            same(result, plain.infer(sizes, inputs, outputs=asked))
+        assert placed(result) == wanted
+
+
+def test_an_output_in_a_region_of_the_callers(auto, sizes):
+    with auto.shared_memory(1200) as region:
+        place = region.reserve(1200)
+        output = InferRequestedOutput("OUT")
+        output.set_shared_memory_region(place)
+        inputs = sizes_inputs(300, [np.ones(200, np.float32)])
+        for _ in range(3):
+            place.view("FP32", [300])[:] = 0
+            result = auto.infer(sizes, inputs, outputs=[output, InferRequestedOutput("JOINED")])
+            assert result.as_numpy("OUT") is None
+            assert place.view("FP32", [300]).tolist() == list(range(300))
+        assert placed(result) == {"JOINED"}
+        # What is wrong with the caller's own place is the caller's.
+        before = runs(auto, sizes)
+        with pytest.raises(tritonhttp.ServerError, match="'OUT'"):
+            auto.infer(sizes, sizes_inputs(301), outputs=[output, InferRequestedOutput("FIXED")])
+        assert runs(auto, sizes) == before + 1
+
+
+@pytest.mark.parametrize("request_coding", [None, "gzip", "deflate"])
+@pytest.mark.parametrize("response_coding", [None, "gzip"])
+def test_compression(auto, plain, request_coding, response_coding):
+    inputs = [tensor("INPUT0", np.arange(500, dtype=np.float32))]
+    options = {
+        "request_compression_algorithm": request_coding,
+        "response_compression_algorithm": response_coding,
+    }
+    for _ in range(4):
+        result = auto.infer("identity_fp32", inputs, **options)
+        same(result, plain.infer("identity_fp32", inputs, **options))
+    assert bool(placed(result)) == (response_coding is None)
+
+
+def test_options_and_ids_pass_through(auto, plain):
+    inputs = [tensor("INPUT0", np.arange(500, dtype=np.float32))]
+    for _ in range(3):
+        result = auto.infer("identity_fp32", inputs, "1", request_id="7", priority=0, parameters={"a": 1})
+        same(result, plain.infer("identity_fp32", inputs, "1", request_id="7", parameters={"a": 1}))
+
+
+def test_a_sequence(auto):
+    for n, total in enumerate((5, 10, 15)):
+        result = auto.infer(
+            "sequence_accumulate",
+            [tensor("INPUT", np.array([[5]], np.int32))],
+            sequence_id=71,
+            sequence_start=n == 0,
+            sequence_end=n == 2,
+        )
+        assert result.as_numpy("OUTPUT").tolist() == [[total]]
+
+
+def test_errors_are_the_same(auto, plain):
+    for model, inputs in (
+        ("no_such_model", [tensor("INPUT0", np.zeros(500, np.float32))]),
+        ("identity_fp32", [tensor("INPUT0", np.zeros(500, np.int32))]),
+        ("identity_fp32", [tensor("OTHER", np.zeros(500, np.float32))]),
+        ("identity_fp32", [tritonhttp.InferInput("INPUT0", [500], "FP32")]),
+        ("identity_fp32", []),
+        ("identity_fp32", [7]),
+        ("fail", [tensor("INPUT0", np.zeros(500, np.float32))]),
+    ):
+        errors = []
+        for client in (plain, auto):
+            with pytest.raises(tritonhttp.InferenceServerException) as caught:
+                client.infer(model, inputs)
+            errors.append((type(caught.value), str(caught.value)))
+        assert errors[0] == errors[1]
+    assert files() == set()  # a block that never got to the server has gone with its file
+
+
+# -- outputs
+
+
+def test_large_outputs_of_small_inputs_are_placed(make_auto, plain, sizes):
+    auto = make_auto(shared_memory_threshold=1000)
+    for turn in range(6):
+        result = auto.infer(sizes, sizes_inputs(1000))
+        same(result, plain.infer(sizes, sizes_inputs(1000)))
+        # The first call shows that the model is one for this path; then its metadata count, then its answers.
+        assert placed(result) == [set(), {"FIXED"}, {"FIXED"}][min(turn, 2)] | (
+            {"OUT"} if turn >= 3 else set()
+        )
+
+
+def test_an_output_that_varies_leaves_those_that_do_not_where_they_are(auto, plain, sizes):
+    for count in (10, 20, 30, 40):
+        inputs = sizes_inputs(count, [np.ones(300, np.float32)])
+        result = auto.infer(sizes, inputs)
+        same(result, plain.infer(sizes, inputs))
+    assert placed(result) == {"FIXED", "JOINED"}
+
+
+def test_a_smaller_output_than_learnt_is_placed_once_more_and_then_not(auto, sizes):
+    for turn, count in enumerate((100, 100, 90, 100, 100)):
+        result = auto.infer(sizes, sizes_inputs(count))
+        assert result.as_numpy("OUT").tolist() == list(range(count))
+        assert ("OUT" in placed(result)) == (turn == 2)
+
+
+@pytest.mark.parametrize("idempotent", [None, True])
+def test_a_larger_output_than_learnt_runs_again_unseen(auto, plain, sizes, idempotent):
+    for _ in range(3):
+        result = auto.infer(sizes, sizes_inputs(100), idempotent=idempotent)
+    assert "OUT" in placed(result)
+    before = runs(auto, sizes)
+    result = auto.infer(sizes, sizes_inputs(10_000), idempotent=idempotent)
+    assert runs(auto, sizes) == before + 2
+    same(result, plain.infer(sizes, sizes_inputs(10_000)))
+    for _ in range(4):  # never learnt again, for no shapes; what is declared is believed
+        result = auto.infer(sizes, sizes_inputs(10, [np.ones(8, np.float32)]), idempotent=idempotent)
+        assert placed(result) == {"FIXED"}
+    assert runs(auto, sizes) == before + 7
+
+
+@pytest.mark.parametrize("options", [{"idempotent": False}, {"sequence_id": 5}], ids=str)
+def test_what_must_not_run_twice_is_never_placed_by_learning(auto, sizes, options):
+    before = runs(auto, sizes)
+    for turn in range(5):
+        result = auto.infer(sizes, sizes_inputs(100 + 1000 * turn), **options)
+        assert placed(result) == {"FIXED"}
+        assert result.as_numpy("OUT").size == 100 + 1000 * turn
+    assert runs(auto, sizes) == before + 5
+
+
+@pytest.mark.parametrize("options", [{"idempotent": False}, {"sequence_id": "a"}], ids=str)
+def test_metadata_that_are_wrong_are_an_error_with_advice_where_it_must_not_run_twice(auto, sizes, options):
+    assert placed(auto.infer(sizes, sizes_inputs(1), **options)) == {"FIXED"}
+    before = runs(auto, sizes)
+    with pytest.raises(tritonhttp.ServerError, match=r"'FIXED'.*not asked for again over HTTP") as caught:
+        auto.infer(sizes, sizes_inputs(1, lie=True), **options)
+    assert caught.value.status() == "500"
+    assert runs(auto, sizes) == before + 1
+    result = auto.infer(sizes, sizes_inputs(1, lie=True), **options)
+    assert result.as_numpy("FIXED").tolist() == list(range(1000))
+    assert placed(result) == set()
+
+
+def test_metadata_that_are_wrong_run_again_unseen_where_it_may(auto, sizes):
+    before = runs(auto, sizes)
+    for _ in range(2):
+        assert auto.infer(sizes, sizes_inputs(1, lie=True)).as_numpy("FIXED").tolist() == list(range(1000))
+    assert runs(auto, sizes) == before + 3
+
+
+# -- results
+
+
+def keepers():
+    return {
+        "array": lambda array: array,
+        "slice": lambda array: array[10:20][::2],
+        "view": lambda array: array.view(np.uint8)[40:80].view(np.float32),
+        "reshaped": lambda array: array.reshape(10, -1)[1],
+        "memoryview": lambda array: memoryview(array)[10:20],
+        "dlpack": lambda array: np.from_dlpack(array)[10:20],
+        "frombuffer": lambda array: np.frombuffer(array, np.float32)[10:20],
+    }
+
+
+@pytest.mark.parametrize("keeper", sorted(keepers()))
+def test_a_result_stays_while_anything_looks_at_it_and_then_its_block_is_used_again(auto, keeper):
+    array = np.arange(100, dtype=np.float32)
+
+    def call(factor=1):
+        return auto.infer("identity_fp32", [tensor("INPUT0", array * factor)])
+
+    for _ in range(2):
+        call()
+    pool = auto._sharing.pool
+    result = call(3)
+    assert placed(result) == {"OUTPUT0"}
+    kept = keepers()[keeper](result.as_numpy("OUTPUT0"))
+    del result
+    gc.collect()
+    wanted = np.array(kept).tolist()
+    for factor in range(4, 8):
+        call(factor)
+    assert np.array(kept).tolist() == wanted
+    assert pool.taken == 3 * BLOCK  # one for inputs, two for outputs: the one that is kept, and another
+    del kept
+    assert (len(idle(auto)), len(pool._leased)) == (3, 0)
+    call()
+    assert pool.taken == 3 * BLOCK
+
+
+def test_results_can_be_pickled_and_copied(auto, plain):
+    array = np.arange(1000, dtype=np.float32)
+    for _ in range(3):
+        result = auto.infer("identity_fp32", [tensor("INPUT0", array)])
+    assert placed(result)
+    wanted = plain.infer("identity_fp32", [tensor("INPUT0", array)])
+    copies = [pickle.loads(pickle.dumps(result)), copy.deepcopy(result), copy.copy(result)]
+    result.as_numpy("OUTPUT0")[:2] = -1
+    for each in copies[:2]:
+        same(each, wanted)
+    assert copies[2].as_numpy("OUTPUT0")[0] == -1
+    assert repr(result) == repr(wanted)
+
+
+def test_a_small_answer_does_not_keep_a_large_block(auto, sizes):
+    for _ in range(2):
+        auto.infer(sizes, sizes_inputs(100_000))
+    result = auto.infer(sizes, sizes_inputs(10))
+    assert result.as_numpy("OUT").tolist() == list(range(10))
+    assert result.as_numpy("OUT").base is None
+
+
+def test_an_error_that_is_kept_keeps_no_block(auto, sizes):
+    for _ in range(2):
+        auto.infer(sizes, sizes_inputs(1, [np.ones(100, np.float32)]))
+    with pytest.raises(tritonhttp.ServerError) as caught:
+        auto.infer(sizes, sizes_inputs(-5, [np.ones(100, np.float32)]))
+    assert idle(auto)
+    assert auto._sharing.pool._leased == {}
+    assert caught.value.status() == "500"
+
+
+# -- what stands in the way
+
+
+def check(client, count=3, size=1000):
+    """Run a few inferences; return whether any of them had to do with shared memory."""
+    found = False
+    for n in range(count):
+        array = np.full(size, n, np.float32)
+        result = client.infer("identity_fp32", [tensor("INPUT0", array)])
+        assert result.as_numpy("OUTPUT0").tolist() == array.tolist()
+        found = found or bool(placed(result))
+    return found or bool(client._sharing and idle(client))
+
+
+def test_past_the_limit_tensors_travel_over_http(make_auto, triton_server):
+    auto = make_auto(shared_memory_limit=3 * BLOCK)
+    kept = []
+    for n in range(8):
+        result = auto.infer("identity_fp32", [tensor("INPUT0", np.full(100, n, np.float32))])
+        kept.append(result)
+        assert auto._sharing.pool.taken <= 3 * BLOCK
+    assert [bool(placed(each)) for each in kept] == [False, False, True, True, *[False] * 4]
+    assert [each.as_numpy("OUTPUT0")[99] for each in kept] == list(range(8))
+    sizes = {each["byte_size"] for each in auto.get_system_shared_memory_status()}
+    assert sizes == {BLOCK}
+    # One that can't ever fit leaves the others alone.
+    before = idle(auto)
+    assert before
+    check(auto, 1, 1_000_000)
+    assert idle(auto) == before
+    kept.clear()
+    assert check(auto)
+
+
+@pytest.mark.parametrize("how", ["room", "allocate", "missing"])
+def test_without_room_tensors_travel_over_http(make_auto, monkeypatch, how):
+    if how == "room":
+        real = os.statvfs
+        monkeypatch.setattr(
+            os, "statvfs", lambda path: os.statvfs_result([*real(path)[:4], 3, *real(path)[5:]])
+        )
+    elif how == "allocate":
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+    else:
+        real_isdir = os.path.isdir
+        monkeypatch.setattr(os.path, "isdir", lambda path: path != "/dev/shm" and real_isdir(path))
+    auto = make_auto()
+    assert (auto._sharing is None) == (how == "missing")
+    assert not check(auto)
+    if how != "missing":
+        assert auto._sharing.pool.taken == 0
+    assert files() == set()
+
+
+def refuse(seen):
+    return (500, b'{"error": "no memory here"}') if seen.path.endswith("/register") else None
+
+
+def elsewhere(seen):
+    """Make the server look for an object that is not there, as on another machine."""
+    seen.body = seen.body.replace(b"/tritonhttp-region-", b"/elsewherehttp-re-n")
+    return
+
+
+@pytest.mark.parametrize("meddle", [refuse, elsewhere])
+def test_a_server_that_refuses_is_asked_once_and_told_of_once(
+    nothing_stays, make_gateway, open_client, caplog, meddle
+):
+    gateway = make_gateway(meddle=meddle)
+    auto = open_client(gateway.url, shared_memory="auto", shared_memory_threshold=1)
+    with caplog.at_level(logging.INFO, "tritonhttp"):
+        inputs = [tensor("INPUT0", np.ones((2, 16), np.int32)), tensor("INPUT1", np.ones((2, 16), np.int32))]
+        for _ in range(3):  # with outputs placed as well
+            assert auto.infer("add_sub", inputs).as_numpy("OUTPUT0").tolist() == [[2] * 16] * 2
+        assert not check(auto)
+    asked = [seen.path for seen in gateway.seen]
+    assert len([path for path in asked if path.endswith("/register")]) == 1
+    assert [path for path in asked if "unregister" in path] == []
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "tensors travel over HTTP" in record.getMessage()
+    assert ("no memory here" if meddle is refuse else "Unable to open") in record.getMessage()
+    gc.collect()
+    assert files() == set()
+
+
+def test_a_server_that_refuses_after_a_while(nothing_stays, make_gateway, open_client, caplog):
+    full = threading.Event()
+    gateway = make_gateway(meddle=lambda seen: refuse(seen) if full.is_set() else None)
+    auto = open_client(gateway.url, shared_memory="auto", shared_memory_threshold=1)
+    assert check(auto, 6)
+    full.set()
+    assert check(auto, 3)  # those that it has are used on
+    assert caplog.records == []
+    check(auto, 3, 100_000)
+    assert len(caplog.records) == 1
+
+
+def test_a_gateway_in_trouble_says_nothing_of_shared_memory(nothing_stays, make_gateway, open_client):
+    trouble = threading.Event()
+    trouble.set()
+    gateway = make_gateway(
+        meddle=lambda seen: (
+            (503, b"<html>busy</html>") if seen.path.endswith("/register") and trouble.is_set() else None
+        )
+    )
+    auto = open_client(gateway.url, shared_memory="auto", shared_memory_threshold=1)
+    assert not check(auto)
+    trouble.clear()
+    assert check(auto)
+
+
+def test_several_servers_behind_one_address_are_left_to_http(
+    nothing_stays, make_gateway, open_client, caplog
+):
+    """Here: registrations go to a server that is not the one that infers."""
+    gateway = make_gateway(meddle=lambda seen: (200, b"") if seen.path.endswith("register") else None)
+    auto = open_client(gateway.url, shared_memory="auto", shared_memory_threshold=1)
+    assert not check(auto, 5)
+    assert len([seen for seen in gateway.seen if seen.path.endswith("/register")]) == 8
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("url", ["192.0.2.1:8000", "triton.example:8000", "https://[2001:db8::1]:8000"])
+def test_no_other_machine_is_asked(open_client, url):
+    assert open_client(url, shared_memory="auto")._sharing is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shared_memory": "on"},
+        {"shared_memory": True},
+        {"shared_memory": "auto", "shared_memory_threshold": 0},
+        {"shared_memory": "auto", "shared_memory_limit": 1.5},
+        {"shared_memory": "auto", "shared_memory_limit": -1},
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_used_are_named(client_kind, options):
+    from ...clients import KINDS
+
+    with pytest.raises(tritonhttp.InvalidRequest, match=list(options)[-1]):
+        KINDS[client_kind]("localhost:8000", **options)
+
+
+def test_without_the_option_nothing_is_different(nothing_stays, gateway, watched):
+    for _ in range(3):
+        watched.infer("identity_fp32", [tensor("INPUT0", np.zeros(500_000, np.float32))])
+    assert {seen.path for seen in gateway.seen} == {"/v2/models/identity_fp32/infer"}
+    assert watched._sharing is None
+
+
+def test_small_tensors_cause_no_other_requests(nothing_stays, gateway, open_client):
+    auto = open_client(gateway.url, shared_memory="auto")
+    for _ in range(3):
+        auto.infer("identity_fp32", [tensor("INPUT0", np.zeros(1000, np.float32))])
+    assert {seen.path for seen in gateway.seen} == {"/v2/models/identity_fp32/infer"}
+
+
+def test_regions_that_somebody_unregisters_are_registered_again(auto, plain, sizes):
+    before = runs(auto, sizes)
+    for n in range(6):
+        array = np.full(500, n, np.float32)
+        result = auto.infer(sizes, sizes_inputs(1, [array]), idempotent=False)
+        assert result.as_numpy("JOINED").tolist() == array.tolist()
+        plain.unregister_system_shared_memory()
+    assert runs(auto, sizes) == before + 6
+    assert len(placed(result)) == 1
+
+
+def test_headers_and_query_of_the_call_go_with_all_of_its_requests(nothing_stays, gateway, open_client):
+    auto = open_client(gateway.url, shared_memory="auto", shared_memory_threshold=1)
+    inputs = [tensor("INPUT0", np.ones((2, 16), np.int32)), tensor("INPUT1", np.ones((2, 16), np.int32))]
+    auto.infer("add_sub", inputs, headers={"X-Own": "1"}, query_params={"a": "b"})
+    assert len(gateway.seen) > 3
+    assert {(seen.get("X-Own"), *seen.query) for seen in gateway.seen} == {("1", ("a", "b"))}
+
+
+def test_a_call_that_is_given_up_leaves_its_block_unused_until_the_server_is_done(
+    make_auto, triton_server, sizes
+):
+    auto = make_auto(network_timeout=0.6)
+    array = np.ones(500, np.float32)
+    assert auto.infer(sizes, sizes_inputs(1, [array])).as_numpy("JOINED").tolist() == array.tolist()
+    before = {each.name for each in idle(auto)}
+    assert before
+    with pytest.raises(tritonhttp.DeadlineExceeded):
+        auto.infer(sizes, sizes_inputs(1, [array], delay=1.2))
+    gc.collect()
+    wait_until(lambda: runs_to_the_end(triton_server))
+    for n in range(3):
+        assert (
+            auto.infer(sizes, sizes_inputs(1, [array * n])).as_numpy("JOINED").tolist()
+            == (array * n).tolist()
+        )
+    used = {each.name for each in idle(auto)}
+    assert used
+    assert not before & used
+    wait_until(lambda: not before & registered(triton_server.url))
+
+
+def runs_to_the_end(server):
+    with tritonhttp.InferenceServerClient(server.url) as client:
+        client.infer("sizes", sizes_inputs(1))
+    return True
+
+
+def test_closing_leaves_nothing_while_results_are_kept(auto, triton_server, client_kind):
+    before = registered(triton_server.url)
+    for _ in range(3):
+        result = auto.infer("identity_fp32", [tensor("INPUT0", np.ones(500, np.float32))])
+    assert registered(triton_server.url) > before
+    auto.close()
+    assert registered(triton_server.url) == before
+    assert result.as_numpy("OUTPUT0").sum() == 500
+    if client_kind == "asyncio":
+        return  # the adapter's event loop has gone with it
+    with pytest.raises(tritonhttp.InferenceServerException, match="closed"):
+        auto.infer("identity_fp32", [tensor("INPUT0", np.ones(500, np.float32))])
+
+
+def test_block_sizes_are_shared_by_similar_tensors(auto):
+    for size in range(70_000, 80_000, 500):
+        check(auto, 1, size // 4)
+    assert len(idle(auto)) <= 4
+    assert pools._rounded(70_000) == 1 << 17

@@ -1,0 +1,616 @@
+"""Names, the pool and the flows of shared memory, without a server: operations are answered by hand."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from tritonhttp import (
+    InferInput,
+    InferRequestedOutput,
+    InferResult,
+    InvalidRequest,
+    ServerError,
+    errors,
+    memory,
+)
+from tritonhttp.regions import auto, names, pool, region
+from tritonhttp.regions.pool import Pool
+from tritonhttp.wire.http1 import Response
+
+from ..clients import tensor
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /dev/shm and /proc")
+
+PAGE = 1 << 16
+
+
+# -- names
+
+
+class Holder:
+    pass
+
+
+def test_a_name_is_unguessable_and_belongs_to_its_holder():
+    holder = Holder()
+    mine, other = names.claim(holder), names.claim(holder)
+    assert mine != other
+    assert len(mine) < 200
+    assert mine.startswith(names.PREFIX)
+    assert not names.is_left_behind(mine)
+    del holder
+    gc.collect()
+    assert names.is_left_behind(mine)
+
+
+def name_of(owner, **changes):
+    parts = {
+        "machine": names._machine(),
+        "pid": owner,
+        "started": names._start_time(owner),
+        "random": "ab" * 8,
+    }
+    return names.PREFIX + "-".join(str(part) for part in (parts | changes).values())
+
+
+@pytest.fixture
+def process():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+
+
+def test_who_lives_has_left_nothing_and_who_ended_has(process):
+    name = name_of(process.pid)
+    assert not names.is_left_behind(name)
+    # The pid is another process's by now: one that started at another time.
+    assert names.is_left_behind(name_of(process.pid, started="1"))
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert names.is_left_behind(name)  # a zombie
+    process.wait()
+    assert names.is_left_behind(name)
+
+
+def test_whose_owner_cannot_be_looked_at_is_left_alone(process):
+    pid = process.pid
+    dead = {"started": names._start_time(pid)}
+    process.communicate(b"\n")
+    assert names.is_left_behind(name_of(pid, **dead))
+    boot, _, namespace = names._machine().partition(".")
+    for changes in (
+        {"machine": f"{boot}.1"},  # another pid namespace
+        {"machine": f"{boot[::-1]}.{namespace}"},  # another boot, or another machine
+        {"machine": "0"},
+        {"started": "0"},
+        {"pid": "x"},
+        {"pid": "-1"},
+        {"pid": "9" * 30},
+        {"pid": 1, "started": names._start_time(1)},
+    ):
+        assert not names.is_left_behind(name_of(pid, **(dead | changes))), changes
+    for name in (
+        "",
+        "tritonhttp-region",
+        names.PREFIX,
+        f"{names.PREFIX}1",
+        "other",
+        f"x{name_of(pid, **dead)}",
+    ):
+        assert not names.is_left_behind(name)
+
+
+def test_only_files_of_the_dead_are_removed(process):
+    holder = Holder()
+    kept = [names.claim(holder), name_of(process.pid), name_of(process.pid, machine="0", started="1")]
+    dead = [name_of(process.pid, started="1")]
+    made = [memory.create(f"/{name}", 8) for name in kept + dead]
+    try:
+        names.remove_files()
+        assert [os.path.exists(f"/dev/shm/{name}") for name in kept + dead] == [True, True, True, False]
+    finally:
+        for each in made:
+            memory.unlink(each.identity)
+
+
+def test_a_machine_without_proc_removes_nothing(monkeypatch):
+    names._machine_of.cache_clear()
+    real = open
+    monkeypatch.setattr(
+        "builtins.open",
+        lambda path, *args, **options: (
+            real("/nowhere") if str(path).startswith("/proc") else real(path, *args, **options)
+        ),
+    )
+    holder = Holder()
+    name = names.claim(holder)
+    assert name.startswith(f"{names.PREFIX}0-{os.getpid()}-0-")
+    del holder
+    gc.collect()
+    assert not names.is_left_behind(name)
+    monkeypatch.undo()
+    names._machine_of.cache_clear()
+
+
+# -- the pool
+
+
+def taken(some, size=1, register=True):
+    lease = some.take(size)
+    if lease is not None and register:
+        lease.block.registered = True
+        lease.block.unlink()
+    return lease
+
+
+def files():
+    return {
+        name
+        for name in os.listdir("/dev/shm")
+        if name.startswith(f"{names.PREFIX}{names._machine()}-{os.getpid()}-")
+    }
+
+
+def test_a_block_comes_back_when_the_last_array_over_it_has_gone():
+    some = Pool(PAGE)
+    lease = taken(some, 100)
+    block = lease.block
+    array = np.ndarray((10,), np.float32, lease.buffer, 0)
+    del lease
+    kept = memoryview(array[2:4])
+    del array
+    assert some.take(100) is None
+    kept.release()
+    again = some.take(100)
+    assert again.block is block
+    assert some.taken == PAGE
+
+
+def test_the_smallest_block_that_fits_and_none_that_is_far_too_large():
+    some = Pool(1 << 30)
+    leases = {size: taken(some, size) for size in (PAGE, 4 * PAGE, 64 * PAGE)}
+    blocks = {size: lease.block for size, lease in leases.items()}
+    leases.clear()
+    assert some.take(3 * PAGE).block is blocks[4 * PAGE]
+    assert some.take(8 * PAGE).block not in blocks.values()
+    assert some.take(40 * PAGE).block is blocks[64 * PAGE]
+
+
+def test_idle_blocks_make_room_only_where_that_is_enough():
+    some = Pool(4 * PAGE)
+    leases = [taken(some, PAGE) for _ in range(3)]
+    del leases[1:]
+    assert some.take(4 * PAGE) is None
+    assert len(some._idle) == 2
+    assert some.take(3 * PAGE) is None  # not before the server has forgotten two others
+    doomed = some.doomed()
+    assert len(doomed) == 2
+    for _ in range(3):
+        some.settle(doomed, doomed)  # it would not
+        assert some.taken == 3 * PAGE
+        assert some.take(3 * PAGE) is None
+        assert set(some.doomed()) == set(doomed)
+    some.settle(doomed, [])
+    assert some.taken == PAGE
+    assert some.take(3 * PAGE).block.byte_size == 3 * PAGE
+    assert some.taken == 4 * PAGE
+
+
+def test_what_is_spent_forgotten_or_unregistered_is_not_used_again():
+    some = Pool(1 << 30)
+    spent, old, unknown = taken(some), taken(some), taken(some, register=False)
+    blocks = [each.block for each in (spent, old, unknown)]
+    spent.block.spent = True
+    name = unknown.block.name
+    assert files() == {name}
+    some.forget(0)
+    some.forget(0)  # as another call that found out at the same time
+    assert some._generation == 1
+    del spent, old, unknown
+    fresh = taken(some)
+    assert fresh.block not in blocks
+    doomed = some.doomed()
+    assert set(doomed) == set(blocks[:2])
+    assert some.taken == 3 * PAGE
+    some.settle(doomed, [])
+    assert some.taken == PAGE
+    del doomed
+    del blocks
+    gc.collect()
+    assert files() == set()
+
+
+def test_a_closed_pool_leases_nothing_and_names_what_the_server_knows():
+    some = Pool(1 << 30)
+    leased, idle, unknown = taken(some), taken(some), taken(some, register=False)
+    known = {leased.block, idle.block}
+    del idle
+    assert set(some.close()) == known
+    assert some.take(1) is None
+    assert some.close() == []
+    del unknown
+
+
+def test_a_child_unlinks_nothing_of_its_parent():
+    some = Pool(1 << 30)
+    lease = some.take(1)
+    pid = os.fork()
+    if pid == 0:
+        lease.block.unlink()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert files() == {lease.block.name}
+    lease.block.unlink()
+    lease.block.unlink()
+    assert files() == set()
+
+
+def test_a_pool_serves_many_threads():
+    some = Pool(64 * PAGE)
+
+    def work(n):
+        for i in range(300):
+            lease = taken(some, (i * 977 * n) % (3 * PAGE) + 1)
+            if lease is not None:
+                array = np.ndarray(1, np.int64, lease.buffer, 0)
+                array[0] = n
+                del lease
+                assert array[0] == n
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    some.collect()
+    some.settle(some.doomed(), [])
+    assert some._leased == {}
+    assert some.taken == sum(block.byte_size for block in some._idle)
+    some.close()
+
+
+@pytest.mark.parametrize("size", [1, PAGE, PAGE + 1, 10**6, 64 << 20, (64 << 20) + 1])
+def test_sizes_are_rounded_by_at_most_an_eighth(size):
+    rounded = pool._rounded(size)
+    assert size <= rounded <= max(size * 9 / 8 + 1, PAGE * -(-size // PAGE))
+    assert rounded % PAGE == 0
+
+
+# -- flows
+
+
+class Server:
+    """Answer operations as Triton does: regions, one model whose output is as large as told."""
+
+    def __init__(self):
+        self.regions = set()
+        self.asked = []
+        self.fails = {}
+        self.size = 100
+        self.declared = -1
+
+    def __call__(self, operation):
+        path = operation.path
+        verb = path.rpartition("/")[2]
+        self.asked.append(verb)
+        if verb in self.fails:
+            raise self.fails[verb]
+        if verb == "register":
+            self.regions.add(path.split("/")[3])
+            return None
+        if verb == "unregister":
+            self.regions.discard(path.split("/")[3])
+            return None
+        if verb == "status":
+            return [{"name": name} for name in sorted(self.regions)]
+        if verb == "config":
+            return {"max_batch_size": 0}
+        if verb != "infer":
+            return {"outputs": [{"name": "OUT", "datatype": "FP32", "shape": [self.declared]}]}
+        return self.infer(operation)
+
+    def infer(self, operation):
+        request = json.loads(bytes(operation.body[0]))
+        used = [each["parameters"] for each in (*request["inputs"], *request.get("outputs", ()))]
+        regions = [each["shared_memory_region"] for each in used if "shared_memory_region" in each]
+        for name in regions:
+            if name not in self.regions:
+                raise ServerError(f"Unable to find shared memory region: '{name}'", "404")
+        output = {"name": "OUT", "datatype": "FP32", "shape": [self.size]}
+        (asked,) = request.get("outputs") or [{"parameters": {}}]
+        room = asked["parameters"].get("shared_memory_byte_size")
+        if room is None:
+            return result(
+                {"outputs": [{**output, "parameters": {"binary_data_size": self.size * 4}}]}, self.size * 4
+            )
+        if room < self.size * 4:
+            raise ServerError(
+                f"shared memory size specified with the request for output 'OUT' ({room} bytes) should be at least"
+                f" {self.size * 4} bytes to hold the results",
+                "500",
+            )
+        return result({"outputs": [output]}, 0)
+
+
+def result(answer, size):
+    head = json.dumps(answer).encode()
+    headers = {"inference-header-content-length": str(len(head))}
+    return InferResult(Response(200, headers, head + bytes(size)), False)
+
+
+def drive(flow, server):
+    """Carry a flow out as a client does."""
+    try:
+        operation = next(flow)
+        while True:
+            try:
+                answer = server(operation)
+            except BaseException as error:
+                operation = flow.throw(error)
+            else:
+                operation = flow.send(answer)
+    except StopIteration as end:
+        return end.value
+
+
+@pytest.fixture
+def server():
+    return Server()
+
+
+@pytest.fixture
+def sharing():
+    sharing = auto.Sharing(1, 1 << 30)
+    yield sharing
+    drive(sharing.close(), Server())
+    gc.collect()
+    assert files() == set()
+
+
+def arguments(array, outputs=None, idempotent=None, sequence=0):
+    inputs = [tensor("IN", array)]
+    options = ("", sequence, False, False, 0, None, None, None, None)
+    return ("model", inputs, "", outputs, *options, InferResult, idempotent)
+
+
+def infer(sharing, server, array=None, **options):
+    given = np.ones(50, np.float32) if array is None else array
+    flow = sharing.infer(arguments(given, **options), snapshot=False)
+    return None if flow is None else drive(flow, server)
+
+
+def test_the_requests_of_each_call(sharing, server):
+    infer(sharing, server)
+    assert server.asked == ["model", "config", "register", "status", "infer"]
+    server.asked.clear()
+    infer(sharing, server)
+    assert server.asked == ["infer"]
+    server.asked.clear()
+    assert infer(sharing, server)._placed
+    assert server.asked == ["register", "infer"]  # a block for the output, too
+    server.asked.clear()
+    assert infer(sharing, server)._placed
+    assert server.asked == ["infer"]
+    assert len(server.regions) == 2
+
+
+def test_a_server_that_forgot_its_regions(sharing, server):
+    for _ in range(3):
+        infer(sharing, server)
+    server.regions.clear()
+    server.asked.clear()
+    assert infer(sharing, server, idempotent=False) is not None
+    assert server.asked == ["infer", *["unregister"] * (len(server.asked) - 3), "register", "infer"]
+    assert server.regions == {block.name for _, block in sharing.pool._leased.values()}
+
+
+def test_a_server_that_forgets_at_once_is_given_up_after_three_calls(sharing, server, caplog):
+
+    def forgetful(operation):
+        return None if operation.path.endswith("/register") else server(operation)
+
+    flows = [sharing.infer(arguments(np.ones(50, np.float32)), False) for _ in range(4)]
+    for flow in flows[:3]:
+        assert drive(flow, forgetful)
+    assert sharing.infer(arguments(np.ones(50, np.float32)), False) is None
+    assert len(caplog.records) == 1
+    flows.clear()
+
+
+@pytest.mark.parametrize(
+    ("error", "refused", "known"),
+    [
+        (ServerError("no", "500"), True, False),
+        (ServerError("no", "403"), True, False),
+        (ServerError("busy", "503"), False, True),
+        (errors.ConnectRefused("no"), False, False),
+        (errors.DeadlineExceeded("late"), False, True),
+        (errors.ConnectionLost("lost"), False, True),
+    ],
+)
+def test_registrations_that_fail(sharing, server, error, refused, known):
+    server.fails["register"] = error
+    assert not infer(sharing, server)._placed
+    assert (infer(sharing, server) is None) == refused
+    assert files() == set()
+    sharing.pool.collect()
+    # What the server may have is unregistered before the next one is registered.
+    assert ("unregister" in server.asked) == known
+    assert len(sharing.pool.close()) == known
+
+
+def test_a_registration_that_is_cancelled_leaves_no_block_behind(sharing, server):
+    server.fails["register"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        infer(sharing, server)
+    sharing.pool.collect()
+    assert sharing.pool._idle == []
+    assert files() == set()
+    del server.fails["register"]
+    server.asked.clear()
+    infer(sharing, server)
+    assert server.asked == ["unregister", "register", "status", "infer"]
+
+
+def test_a_cancelled_call_in_between_loses_no_block(sharing, server):
+    for _ in range(2):
+        infer(sharing, server)
+    server.fails["infer"] = KeyboardInterrupt()
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            infer(sharing, server)
+    del server.fails["infer"]
+    before = set(server.regions)
+    server.fails["unregister"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        infer(sharing, server)
+    del server.fails["unregister"]
+    infer(sharing, server)
+    assert not before & server.regions
+    assert sharing.pool._doomed == []
+
+
+def test_blocks_in_use_are_left_and_asked_for_again(sharing, server):
+    kept = [infer(sharing, server) for _ in range(4)]
+    server.fails["infer"] = errors.DeadlineExceeded("late")
+    with pytest.raises(errors.DeadlineExceeded):
+        infer(sharing, server)
+    del server.fails["infer"]
+    before = sharing.pool.taken
+    server.fails["unregister"] = ServerError("in use", "400")
+    for _ in range(3):
+        infer(sharing, server)
+    assert server.asked.count("unregister") >= 2
+    held = sharing.pool.taken
+    assert held > before - PAGE
+    for _ in range(5):
+        server.fails["infer"] = errors.DeadlineExceeded("late")
+        with pytest.raises(errors.DeadlineExceeded):
+            infer(sharing, server)
+        del server.fails["infer"]
+    del server.fails["unregister"]
+    kept.clear()
+    infer(sharing, server)
+    sharing.pool.collect()
+    used = sharing.pool._idle + [block for _, block in sharing.pool._leased.values()]
+    assert sharing.pool.taken == sum(block.byte_size for block in used)
+    assert server.regions == {block.name for block in used}
+
+
+def test_one_region_in_use_at_the_end_does_not_keep_the_others(sharing, server):
+    kept = [infer(sharing, server) for _ in range(4)]
+    assert len(server.regions) >= 3
+    used = sorted(server.regions)[0]
+
+    def refuses(operation):
+        if used in operation.path:
+            raise ServerError("in use", "400")
+        return server(operation)
+
+    drive(sharing.close(), refuses)
+    assert server.regions == {used}
+    kept.clear()
+
+
+def test_a_server_that_is_gone_at_the_end_is_asked_once(sharing, server):
+    kept = [infer(sharing, server) for _ in range(4)]
+    server.asked.clear()
+    server.fails["unregister"] = errors.ConnectRefused("gone")
+    drive(sharing.close(), server)
+    assert server.asked == ["unregister"]
+    kept.clear()
+
+
+def test_an_answer_that_cannot_be_described_is_still_the_callers(sharing, server):
+    server.infer = lambda operation: result(
+        {
+            "outputs": [
+                {"name": "OUT", "datatype": "NEW", "shape": [1], "parameters": {"binary_data_size": 4}}
+            ]
+        },
+        4,
+    )
+    for _ in range(4):
+        assert infer(sharing, server).get_output("OUT")["datatype"] == "NEW"
+
+
+def test_declared_sizes_of_a_server_without_metadata(sharing, server):
+    server.fails["model"] = ServerError("no such endpoint", "404")
+    for _ in range(4):
+        found = infer(sharing, server)
+    assert server.asked.count("model") == 1
+    assert found._placed
+
+
+def test_a_pool_that_is_full_of_what_was_given_up_comes_to_life_again(server):
+    sharing = auto.Sharing(1, 2 * PAGE)
+    server.fails["infer"] = errors.DeadlineExceeded("late")
+    for _ in range(2):
+        with pytest.raises(errors.DeadlineExceeded):
+            infer(sharing, server)
+        server.fails["unregister"] = ServerError("in use", "400")
+    del server.fails["infer"]
+    server.asked.clear()
+    infer(sharing, server)
+    assert "register" not in server.asked  # no room
+    del server.fails["unregister"]
+    infer(sharing, server)
+    assert "register" in server.asked
+    drive(sharing.close(), server)
+    assert server.regions == set()
+
+
+@pytest.mark.parametrize("metadata", [None, [], {}, {"outputs": None}, {"outputs": [{"name": "OUT"}]}])
+def test_metadata_of_other_forms(sharing, server, metadata):
+    def answers(operation):
+        return metadata if operation.path.endswith("/model") else server(operation)
+
+    for _ in range(2):
+        assert not drive(sharing.infer(arguments(np.ones(50, np.float32)), False), answers)._placed
+
+
+def test_sizes_that_are_remembered_are_bounded(sharing, server, monkeypatch):
+    monkeypatch.setattr(auto, "_MAX_EXPECTED", 8)
+    for n in range(1, 30):
+        infer(sharing, server, np.ones(n, np.float32))
+        assert len(sharing._expected) <= 8
+
+
+@pytest.mark.parametrize("listed", [None, {}, [{}], [{"name": 7}], ["x"], [None]])
+def test_a_status_of_another_form_is_left_alone(listed):
+    flow = region.sweep()
+    next(flow)
+    with pytest.raises(StopIteration):
+        flow.send(listed)
+
+
+def test_a_sweep_goes_on_behind_a_region_that_is_in_use(process):
+    dead = [name_of(process.pid, started=str(n), random="ab") for n in (1, 2)]
+    flow = region.sweep()
+    next(flow)
+    asked = [flow.send([{"name": name} for name in ("other", dead[0], name_of(process.pid), dead[1])])]
+    asked.append(flow.throw(ServerError("in use", "400")))
+    with pytest.raises(StopIteration):
+        flow.send(None)
+    assert [operation.path.split("/")[3] for operation in asked] == dead
+
+
+def test_arguments_that_cannot_be_sent_take_no_memory(sharing):
+    for given in ([7], 7, None, [InferInput("IN", [1], "FP32")]):
+        flow = sharing.infer(("model", given, "", None, *arguments(np.ones(1))[4:]), snapshot=False)
+        assert flow is None
+    flow = sharing.infer(arguments(np.ones(50), outputs=[InferRequestedOutput("OUT"), 3]), snapshot=True)
+    assert flow is None
+    assert sharing.pool.taken == 0
+
+
+def test_a_snapshot_that_cannot_be_sent_is_refused_at_once(sharing):
+    given = arguments(np.ones(50, np.float32))
+    with pytest.raises(InvalidRequest, match="reserved"):
+        sharing.infer((*given[:12], {"timeout": 1}, *given[13:]), snapshot=True)
+    assert sharing.pool.taken == 0
