@@ -24,6 +24,7 @@ from tritonhttp import (
     Request,
 )
 from tritonhttp.aio.auth import ApiKeyAuth, BasicAuth, BearerAuth
+from tritonhttp.regions import Region, RegionSlice
 
 
 def make_clients() -> None:
@@ -90,6 +91,35 @@ def use_shared_memory(client: InferenceServerClient) -> None:
     assert_type(client.get_cuda_shared_memory_status(), list[dict[str, Any]])
     assert_type(client.register_cuda_shared_memory("region", b"handle", 0, 64), None)
     assert_type(client.unregister_cuda_shared_memory(), None)
+
+
+def use_regions(client: InferenceServerClient, pixels: npt.NDArray[np.float32]) -> None:
+    InferenceServerClient("localhost:8000", shared_memory="auto")
+    InferenceServerClient(
+        "localhost:8000", shared_memory="auto", shared_memory_threshold=1 << 20, shared_memory_limit=1 << 28
+    )
+    with client.shared_memory(1 << 20) as region:
+        assert_type(region, Region)
+        place = region.write(pixels)
+        assert_type(place, RegionSlice)
+        given = InferInput("IMAGE", pixels.shape, "FP32")
+        assert_type(given.set_shared_memory_region(place), InferInput)
+        scores = InferRequestedOutput("SCORES")
+        assert_type(scores.set_shared_memory_region(region.reserve(40)), None)
+        client.infer("digits", [given], outputs=[scores], idempotent=False)
+        client.async_infer("digits", [given], outputs=[scores], idempotent=True)
+        assert_type(place.view(), npt.NDArray[Any])
+        assert_type(region.view("FP32", [1, 10], offset=64), npt.NDArray[Any])
+        assert_type((region.name, region.key, region.byte_size), tuple[str, str, int])
+        assert_type(region.reset(), None)
+    with client.shared_memory(key="digits_io", headers={"X-Own": "1"}) as attached:
+        attached.view(np.float32, 10)
+
+
+async def use_regions_with_asyncio(client: tritonhttp.aio.InferenceServerClient) -> None:
+    tritonhttp.aio.InferenceServerClient("localhost:8000", shared_memory="auto", shared_memory_limit=1 << 28)
+    async with client.shared_memory(64, key="digits_io") as region:
+        assert_type(region, Region)
 
 
 def make_regions(pixels: npt.NDArray[np.float32]) -> None:
