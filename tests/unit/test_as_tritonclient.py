@@ -66,6 +66,9 @@ def test_modules_come_in_any_order_and_hold_our_objects(first: str) -> None:
     after_install(f"""
 import {first}
 import tritonclient.http as http, tritonclient.utils, tritonclient.utils.shared_memory as shm
+import tritonclient.utils.cuda_shared_memory as cudashm
+from tritonhttp.utils import cuda_shared_memory
+assert cudashm.create_shared_memory_region is cuda_shared_memory.create_shared_memory_region
 from tritonclient.http import aio, auth
 assert http.InferenceServerClient is tritonhttp.InferenceServerClient
 assert tritonclient.utils.InferenceServerException is tritonhttp.InferenceServerException

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -39,8 +40,10 @@ _SHARED_MEMORY = (
     " get_contents_as_numpy mapped_shared_memory_regions set_shared_memory_region"
     " mpshm=multiprocessing.shared_memory np=numpy os=os struct=struct warnings=warnings"
 )
+_CUDA = "* base64=base64 ctypes=ctypes np=numpy struct=struct"
 
-#: Module -> where its names come from, and the names; ``name=module`` is a module, left out where there is none.
+#: Module -> where its names come from, and the names; ``name=module`` is a module, left out where there is none;
+#: ``*`` is all that ours has.
 #: They are the names of tritonclient 2.73, and those that its own modules import, since programs use them too.
 NAMES: dict[str, tuple[str, str]] = {
     "tritonclient": ("", ""),
@@ -78,12 +81,12 @@ NAMES: dict[str, tuple[str, str]] = {
     "tritonclient.http.aio.auth": ("auth", "BasicAuth"),
     "tritonclient.utils": ("utils", _UTILS),
     "tritonclient.utils.shared_memory": ("utils.shared_memory", _SHARED_MEMORY),
-    "tritonclient.utils.cuda_shared_memory": ("utils.cuda_shared_memory", "*"),
+    "tritonclient.utils.cuda_shared_memory": ("utils.cuda_shared_memory", _CUDA),
     "tritonhttpclient": ("as_tritonclient.names", f"{_HTTP} warnings=warnings"),
     "tritonclientutils": ("utils", f"{_UTILS} warnings=warnings"),
     "tritonshmutils": ("", "warnings=warnings"),
     "tritonshmutils.shared_memory": ("utils.shared_memory", _SHARED_MEMORY),
-    "tritonshmutils.cuda_shared_memory": ("utils.cuda_shared_memory", "*"),
+    "tritonshmutils.cuda_shared_memory": ("utils.cuda_shared_memory", _CUDA),
 }
 
 #: The modules of the reference that have an ``__all__``.
@@ -152,15 +155,15 @@ class _Finder(MetaPathFinder, Loader):
             )
         source, names = NAMES[name]
         ours = import_module(f"tritonhttp.{source}") if source else None
-        for entry in ours.__all__ if ours is not None and names == "*" else names.split():
+        for entry in names.split():
             attribute, _, other = entry.partition("=")
-            if not other:
+            if attribute == "*" and ours is not None:
+                module.__dict__.update((each, getattr(ours, each)) for each in ours.__all__)
+            elif not other:
                 setattr(module, attribute, getattr(ours, attribute))
-                continue
-            try:
-                setattr(module, attribute, import_module(other))
-            except ImportError:
-                continue
+            else:
+                with suppress(ImportError):
+                    setattr(module, attribute, import_module(other))
         if name in _ALL:
             module.__all__ = _ALL[name].split()  # type: ignore[attr-defined]
         for other in _WITH.get(name, "").split():
