@@ -53,6 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(503, None)
         elif case == "text":
             self.answer(502, "no gateway")
+        elif case == "close":
+            self.close_connection = True
         elif case == "stall":
             time.sleep(1)
             self.close_connection = True

@@ -21,7 +21,7 @@ from ..base import (
     renew_after_fork,
     undecoded,
 )
-from ..errors import DeadlineExceeded, InferenceServerException
+from ..errors import DeadlineExceeded, InferenceServerException, TransportError
 from ..events import Call, CallHook, Hooks, RetryHook
 from ..operations import Operation
 from ..plugins import Request
@@ -30,6 +30,7 @@ from ..transport.address import parse_url, tls_context
 from ..transport.asyncio import AsyncioTransport, timeout_at
 from ..transport.policy import UNSET, Deadline, Moment, Retry, moment, seconds
 from ..wire.http1 import Buffer, Response
+from .foreign import Answer, mark, plain
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -46,57 +47,6 @@ __all__ = ["InferenceServerClient"]
 T = TypeVar("T")
 Headers = Mapping[str, Any] | None
 QueryParams = Mapping[str, Any] | None
-
-
-class _Read(bytes):
-    """A body that is there, for those who await it."""
-
-    def __await__(self) -> Generator[Any, None, bytes]:
-        return bytes(self)
-        yield
-
-
-class _Headers(dict[str, str]):
-    """Headers that are found under their names in any case."""
-
-    def __getitem__(self, name: str) -> str:
-        return super().__getitem__(name.lower())
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and super().__contains__(name.lower())
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return super().get(name.lower(), default)
-
-
-class Answer(Response):
-    """A response for those who call `_get` or `_post`: as ours, and as the reference's, which is aiohttp's."""
-
-    __slots__ = ()
-
-    @classmethod
-    def of(cls, response: Response) -> Answer:
-        return cls(response.status_code, _Headers(response.headers), response.body, response.reason)
-
-    @property
-    def status(self) -> int:
-        return self.status_code
-
-    def read(self, length: int | None = -1) -> _Read:
-        return _Read(super().read(length))
-
-
-async def _plain(response: Any) -> Any:
-    """Return what a replaced `_get` or `_post` gave, a response in aiohttp's form as one of ours."""
-    if isinstance(response, Response) or not hasattr(response, "status"):
-        return response
-    body = response.read()
-    headers = getattr(response, "headers", {})
-    return Response(
-        response.status,
-        {str(name).lower(): value for name, value in headers.items()},
-        await body if hasattr(body, "__await__") else body,
-    )
 
 
 class InferenceServerClient(ClientBase):
@@ -529,15 +479,19 @@ class InferenceServerClient(ClientBase):
     async def _carry_out(
         self, operation: Operation[T], headers: Headers, query_params: QueryParams, until: Moment | None
     ) -> T:
-        if headers or query_params or self._is_watched():
-            replaced = self._replaced(operation, headers, query_params)
-            if replaced is not None:
-                return operation.decode(await _plain(await replaced()))
-            return operation.decode(await self._exchange(operation, headers, query_params, until))
-        target, buffers = self._encode_plain(operation)
-        response = await self._transport.exchange(
-            operation.method, target, buffers, repeatable=operation.repeatable, deadline=until
-        )
+        try:
+            if headers or query_params or self._is_watched():
+                replaced = self._replaced(operation, headers, query_params)
+                if replaced is not None:
+                    return operation.decode(await plain(await replaced()))
+                return operation.decode(await self._exchange(operation, headers, query_params, until))
+            target, buffers = self._encode_plain(operation)
+            response = await self._transport.exchange(
+                operation.method, target, buffers, repeatable=operation.repeatable, deadline=until
+            )
+        except TransportError as error:
+            mark(error)
+            raise
         return operation.decode(response)
 
     def _until(self, deadline: Deadline) -> Moment | None:
