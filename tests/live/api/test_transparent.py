@@ -630,3 +630,38 @@ def test_block_sizes_are_shared_by_similar_tensors(auto):
         check(auto, 1, size // 4)
     assert len(idle(auto)) <= 4
     assert pools._rounded(70_000) == 1 << 17
+
+
+# -- a server that ends
+
+
+def test_a_server_that_is_killed_and_started_anew_between_two_calls(start_server, open_client):
+    server = start_server(models=["identity_fp32"])
+    auto = open_client(server.url, shared_memory="auto", shared_memory_threshold=1)
+    assert check(auto, 4)
+    kept = auto.infer("identity_fp32", [tensor("INPUT0", np.full(1000, 9, np.float32))])
+    assert placed(kept)
+    server.kill()
+    with pytest.raises(tritonhttp.ConnectRefused):
+        check(auto, 1)
+    server.start()
+    assert check(auto, 4)
+    assert runs(auto, "identity_fp32") == 4  # each call has run once
+    assert kept.as_numpy("OUTPUT0").tolist() == [9] * 1000
+    auto.close()
+    assert registered(server.url) == set()
+    assert files() == set()
+
+
+def test_a_server_that_is_gone_at_the_end(start_server, open_client, caplog):
+    server = start_server(models=["identity_fp32"])
+    auto = open_client(server.url, shared_memory="auto", shared_memory_threshold=1)
+    assert check(auto)
+    with auto.shared_memory(64) as region:
+        place = region.write(np.ones(4, np.float32))
+        server.kill()
+    assert place.byte_size == 16
+    (record,) = caplog.records
+    assert f"region {region.name} stays registered" in record.getMessage()
+    auto.close()  # as if nothing had been
+    assert files() == set()

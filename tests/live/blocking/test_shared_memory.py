@@ -411,15 +411,3 @@ def test_a_server_that_is_killed_and_started_anew(start_server):
         del kept, result
     assert registered(server.url) == set()
     assert files() == set()
-
-
-def test_a_server_that_is_gone_at_the_end(start_server, caplog):
-    server = start_server(models=["identity_fp32"])
-    client = tritonhttp.InferenceServerClient(server.url, shared_memory="auto", shared_memory_threshold=1)
-    infer(client, np.ones(100, np.float32))
-    with client.shared_memory(64) as region:
-        server.kill()
-    (record,) = caplog.records
-    assert f"region {region.name} stays registered" in record.getMessage()
-    client.close()
-    assert files() == set()
