@@ -444,6 +444,14 @@ def test_registrations_that_fail(sharing, server, error, refused, known):
     assert len(sharing.pool.close()) == known
 
 
+def test_a_block_that_came_to_no_registration_leaves_no_file(sharing, server):
+    server.declared = server.size  # so that there is one for the output, too
+    server.fails["register"] = ServerError("no", "500")
+    assert not infer(sharing, server)._placed
+    assert len(sharing.pool._leased) == 2
+    assert files() == set()
+
+
 def test_a_registration_that_is_cancelled_leaves_no_block_behind(sharing, server):
     server.fails["register"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
