@@ -197,7 +197,8 @@ class ClientBase:
     @property
     def servers(self) -> tuple[str, ...]:
         """The URLs of the client's servers, as they were given."""
-        return tuple(self._servers) or (self._configuration["url"],)
+        urls: tuple[str, ...] = self._configuration["url"]
+        return urls
 
     def server(self, url: str) -> Self:
         """Return the client for one of the servers, for what is meant for that one alone; this client closes it.

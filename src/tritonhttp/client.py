@@ -135,8 +135,10 @@ class InferenceServerClient(ClientBase):
         self._executor: Executor | None = None
         urls = one_or_more(url)
         several = len(urls) > 1
+        if several and shared_memory:
+            raise InvalidRequest("shared_memory='auto' is for a client with one server")
         address = parse_url(urls[0], ssl)
-        configuration["url"] = urls if several else urls[0]
+        configuration["url"] = urls
         super().__init__(
             address,
             verbose,

@@ -104,8 +104,10 @@ class InferenceServerClient(ClientBase):
         configuration = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         urls = one_or_more(url)
         several = len(urls) > 1
+        if several and shared_memory:
+            raise InvalidRequest("shared_memory='auto' is for a client with one server")
         address = parse_url(urls[0], ssl)
-        configuration["url"] = urls if several else urls[0]
+        configuration["url"] = urls
         super().__init__(
             address,
             verbose,
