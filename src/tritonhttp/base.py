@@ -97,6 +97,8 @@ class ClientBase:
 
     #: The library's own `_get` and `_post`.
     _originals: ClassVar[dict[str, Any]]
+    #: Whether `verbose` shows whole URLs, as the reference's asyncio client does.
+    _shows_origin: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -456,7 +458,8 @@ class ClientBase:
         self._validate_headers(headers)
         head = encode_head(method, target, self._lines(headers, operation.content_type, length), length)
         size = f"\n<{length} bytes>" if body else ""
-        self._log.debug("%s %s, headers %s%s", method, target, log.masked(headers.items()), size)
+        shown = f"{self._address.origin}{target}" if self._shows_origin else target
+        self._log.debug("%s %s, headers %s%s", method, shown, log.masked(headers.items()), size)
         return target, [head, *body]
 
     def _note(self, operation: Operation[Any], response: Response) -> Response:

@@ -781,9 +781,8 @@ class InferenceServerClient(ClientBase):
         Response
             With ``status_code``, ``get(header)`` and ``read()``.
         """
-        return self._exchange(
-            Operation("GET", request_uri, undecoded), headers, query_params, self._until(UNSET)
-        )
+        operation = Operation("GET", request_uri, undecoded)
+        return self._exchange(operation, headers, query_params, self._until(UNSET))
 
     def _post(
         self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams

@@ -243,6 +243,29 @@ def test_a_program_runs_as_if_python_ran_it(tmp_path: Path, real: Path) -> None:
     ]
 
 
+LOOK = """
+import inspect, pickle, sys, threading, time
+print(sorted(name for name in globals() if name != "__annotations__"))
+print(__file__, __name__, __spec__, __package__, __doc__, type(__loader__).__name__, __builtins__)
+print(sys.argv, sys.path[0], sys.modules["__main__"].__dict__ is globals())
+class Thing:
+    size: int
+print(Thing.__annotations__, pickle.loads(pickle.dumps(Thing())).__class__ is Thing, inspect.getsource(Thing))
+def late():
+    time.sleep(0.1)
+    print("late", Thing.__name__)
+threading.Thread(target=late).start()
+"""
+
+
+def test_a_program_sees_what_it_sees_under_python(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(LOOK)
+    relative = os.path.relpath(tmp_path / "program.py")
+    plain, ours = python(relative, "a b"), run_as(relative, "a b")
+    assert ours.stdout == plain.stdout, ours.stderr
+    assert plain.stdout.endswith("late Thing\n")
+
+
 def test_a_module_runs_as_if_python_ran_it(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(SHOW)
     ran = run_as("-m", "program", "x", path=tmp_path)
@@ -273,7 +296,7 @@ def test_a_program_that_fails_exits_as_python_does(tmp_path: Path) -> None:
         ((), "usage: "),
         (("-x",), "expected a program, got -x"),
         (("-m",), "usage: "),
-        (("nowhere.py",), "can't open file 'nowhere.py': [Errno 2]"),
+        (("nowhere.py",), "nowhere.py': [Errno 2]"),
     ],
 )
 def test_what_cannot_be_run_is_refused(arguments: tuple[str, ...], words: str) -> None:

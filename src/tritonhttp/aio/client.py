@@ -82,6 +82,8 @@ class InferenceServerClient(ClientBase):
         For arguments that cannot be used.
     """
 
+    _shows_origin = True
+
     def __init__(
         self,
         url: str | Sequence[str],

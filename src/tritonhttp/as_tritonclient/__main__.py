@@ -6,10 +6,12 @@ multiprocessing hands its own on, ``sys.path``.
 
 from __future__ import annotations
 
+import builtins
 import io
 import os
 import runpy
 import sys
+from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import NoReturn
 
@@ -49,16 +51,18 @@ def main(arguments: list[str]) -> None:
 def _run_script(path: str) -> None:
     # Not runpy.run_path(): that takes the module away when the program's last line is done, from under its threads
     # and exit handlers.
+    place = os.path.join(os.getcwd(), path)
     try:
-        with io.open_code(os.path.abspath(path)) as file:
+        with io.open_code(place) as file:
             source = file.read()
     except OSError as error:
-        _fail(f"can't open file {path!r}: [Errno {error.errno}] {error.strerror}")
+        _fail(f"can't open file {place!r}: [Errno {error.errno}] {error.strerror}")
     sys.path[0] = os.path.dirname(os.path.realpath(path))
     program = ModuleType("__main__")
-    program.__dict__.update(__file__=path, __builtins__=__builtins__, __cached__=None)
+    loader = SourceFileLoader("__main__", place)
+    program.__dict__.update(__file__=place, __loader__=loader, __builtins__=builtins, __cached__=None)
     sys.modules["__main__"] = program
-    exec(compile(source, path, "exec"), program.__dict__)
+    exec(compile(source, place, "exec", dont_inherit=True), program.__dict__)
 
 
 def _fail(text: str) -> NoReturn:

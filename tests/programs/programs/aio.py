@@ -1,6 +1,8 @@
 """The asyncio client: the same calls awaited, many at a time, its errors and its context manager."""
 
 import asyncio
+import contextlib
+import io
 import os
 
 import numpy as np
@@ -53,6 +55,12 @@ async def main():
             headers={"X-A": "1"}, query_params={"q": [1, "two words"], "r": 3}
         )
         print(seen)
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        async with aioclient.InferenceServerClient(os.environ["PEER"] + "/echo/", verbose=True) as echo:
+            await echo.is_server_live(query_params={"a": "b"})
+            await echo.get_server_metadata(headers={"X-A": "1"})
+    print([line for line in text.getvalue().splitlines() if line.startswith("GET")])
     slow = aioclient.InferenceServerClient(os.environ["PEER"] + "/stall", conn_timeout=0.3)
     try:
         await slow.is_server_live()

@@ -37,7 +37,12 @@ with Client(url, "secret", concurrency=2) as client:
     print(client.is_server_live(), client.double(np.array([1, 2], np.int32)), client.count)
     client.unregister_system_shared_memory("x", headers={"a": "b"}, query_params={"c": 1})
     response = client._get("v2/models/add_sub", None, None)
-    print(response.status_code, response.get("content-type"), response.get("X-None"), response.read()[:16])
+    print(
+        response.status_code,
+        response.get("content-type"),
+        response.get("X-None"),
+        response.read()[:16],
+    )
     response = client._post("v2/models/identity_int32/infer", "{}", None, None)
     print(response.status_code, b"error" in response.read())
 
