@@ -177,7 +177,8 @@ class ClientBase:
     ) -> None:
         """Take up calls, when everything else of the client is made."""
         self._servers = servers
-        self._retry, self._balancing, self._hooks = retry, balancing, hooks
+        self._retry, self._hooks = retry, hooks
+        self._balancing: Balancing = balancing
         if retry is not None or servers or hooks:
             self._new_dispatch()
         self._made = frozenset((*self.__dict__, "_made"))

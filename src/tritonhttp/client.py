@@ -134,10 +134,10 @@ class InferenceServerClient(ClientBase):
         configuration = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self._executor: Executor | None = None
         urls = one_or_more(url)
-        several = len(urls) > 1
-        if several and shared_memory:
+        first, *others = urls
+        if others and shared_memory:
             raise InvalidRequest("shared_memory='auto' is for a client with one server")
-        address = parse_url(urls[0], ssl)
+        address = parse_url(first, ssl)
         configuration["url"] = urls
         super().__init__(
             address,
@@ -159,7 +159,7 @@ class InferenceServerClient(ClientBase):
         self._closed = False
         alone = {"retry": None, "on_request": None, "on_response": None, "on_retry": None}
         servers = {
-            each: InferenceServerClient(**{**configuration, **alone, "url": each}) for each in urls if several
+            each: InferenceServerClient(**{**configuration, **alone, "url": each}) for each in urls if others
         }
         self._serve(servers, retry, balancing, Hooks(on_request, on_response, on_retry))
         renew_after_fork(self)

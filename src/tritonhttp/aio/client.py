@@ -21,7 +21,7 @@ from ..base import (
     renew_after_fork,
     undecoded,
 )
-from ..errors import DeadlineExceeded, InferenceServerException, TransportError
+from ..errors import DeadlineExceeded, InferenceServerException, InvalidRequest, TransportError
 from ..events import Call, CallHook, Hooks, RetryHook
 from ..operations import Operation
 from ..plugins import Request
@@ -105,10 +105,10 @@ class InferenceServerClient(ClientBase):
     ) -> None:
         configuration = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         urls = one_or_more(url)
-        several = len(urls) > 1
-        if several and shared_memory:
+        first, *others = urls
+        if others and shared_memory:
             raise InvalidRequest("shared_memory='auto' is for a client with one server")
-        address = parse_url(urls[0], ssl)
+        address = parse_url(first, ssl)
         configuration["url"] = urls
         super().__init__(
             address,
@@ -129,7 +129,7 @@ class InferenceServerClient(ClientBase):
         self._transport = AsyncioTransport(address, limit, self._deadline, context if address.tls else None)
         alone = {"retry": None, "on_request": None, "on_response": None, "on_retry": None}
         servers = {
-            each: InferenceServerClient(**{**configuration, **alone, "url": each}) for each in urls if several
+            each: InferenceServerClient(**{**configuration, **alone, "url": each}) for each in urls if others
         }
         self._serve(servers, retry, balancing, Hooks(on_request, on_response, on_retry))
         renew_after_fork(self)
