@@ -128,7 +128,8 @@ def get_model_metadata(model_name: str, model_version: str) -> Operation[dict[st
 
 
 def get_model_config(model_name: str, model_version: str) -> Operation[dict[str, Any]]:
-    return _get(_model(model_name, model_version, "/config"), _json)
+    # The reference takes a number here, and here alone.
+    return _get(_model(model_name, str(model_version), "/config"), _json)
 
 
 def get_inference_statistics(model_name: str, model_version: str) -> Operation[dict[str, Any]]:
@@ -339,6 +340,8 @@ def infer_form(
     form: list[Any] = []
     body: list[Buffer] = []
     try:
+        if _is_spent_by_use(inputs) or (outputs and _is_spent_by_use(outputs)):
+            raise TypeError
         for tensor in inputs:
             tensor._add_to(form, body, snapshot)
         plain = None not in form
@@ -351,6 +354,11 @@ def infer_form(
         _refuse_others(inputs, outputs)
         raise
     return tuple(form) if plain else None, body
+
+
+def _is_spent_by_use(given: Any) -> bool:
+    """Whether it is an iterator: they are gone through twice."""
+    return type(given) is not list and iter(given) is given
 
 
 #: Heads of inferences by their form: a program sends the same few again and again.

@@ -578,3 +578,22 @@ def test_two_operations_can_be_compared() -> None:
     assert operations.get_model_config("m", "1") == operations.get_model_config("m", "1")
     assert operations.get_model_config("m", "1") != operations.get_model_config("m", "2")
     assert "v2/models/m/versions/1/config" in repr(operations.get_model_config("m", "1"))
+
+
+def test_a_version_of_a_configuration_may_be_a_number() -> None:
+    assert operations.get_model_config("m", 1).path == "v2/models/m/versions/1/config"  # type: ignore[arg-type]
+
+
+def test_iterators_are_refused_and_leave_no_head_behind() -> None:
+    def inputs() -> list[InferInput]:
+        return [InferInput("iterated", [1], "FP32").set_data_from_numpy(np.zeros(1, np.float32))]
+
+    def body(inputs: Any, outputs: Any = None) -> bytes:
+        return bytes(operations.infer_body(inputs, outputs, "", 0, False, False, 0, None, None)[0][0])
+
+    outputs = [InferRequestedOutput("OUT")]
+    for given in ((iter(inputs()), None), (inputs(), iter(outputs)), (inputs(), (each for each in outputs))):
+        with pytest.raises(InvalidRequest, match="must be a sequence of Infer"):
+            body(*given)
+    assert b"iterated" in body(inputs())
+    assert b"OUT" in body({"x": inputs()[0]}.values(), tuple(outputs))
