@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonhttp.errors import InvalidRequest, ProtocolError
+from tritonhttp.wire import compression
 from tritonhttp.wire.compression import ALGORITHMS, compress, decompress
 
 TEXT = b"the quick brown fox jumps over the lazy dog. " * 20
@@ -124,14 +125,18 @@ def test_the_limit_is_the_most_that_comes_out(name: str) -> None:
         decompress(body, encoding, limit=len(TEXT) - 1)
 
 
+@pytest.mark.parametrize("limit", [1 << 20, None])
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
-def test_a_bomb_takes_no_more_memory_than_the_limit(algorithm: str) -> None:
+def test_a_bomb_takes_no_more_memory_than_the_limit(
+    algorithm: str, limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compression, "MAX_UNFOLDED", 1 << 20)
     (bomb,) = compress((bytes(1 << 20) for _ in range(256)), algorithm)
     assert len(bomb) < 1 << 20
     tracemalloc.start()
     try:
         with pytest.raises(ProtocolError, match="limit"):
-            decompress(bomb, algorithm, limit=1 << 20)
+            decompress(bomb, algorithm, limit)
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()

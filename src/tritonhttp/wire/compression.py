@@ -9,13 +9,16 @@ from collections.abc import Iterable
 
 from ..errors import InvalidRequest, ProtocolError
 
-__all__ = ["ALGORITHMS", "compress", "decompress"]
+__all__ = ["ALGORITHMS", "MAX_UNFOLDED", "compress", "decompress"]
 
 Buffer = bytes | bytearray | memoryview
 
 #: Name of the coding -> zlib's wbits for writing it.
 ALGORITHMS = {"gzip": 31, "deflate": 15}
 _EITHER_HEADER, _NO_HEADER = 47, -15
+
+#: The most bytes that a body unfolds to unless its reader says otherwise: a thousandth of them are enough to send.
+MAX_UNFOLDED = 1 << 30
 
 
 def compress(buffers: Iterable[Buffer], algorithm: str) -> tuple[bytes, ...]:
@@ -49,13 +52,14 @@ def decompress(body: Buffer, encoding: str, limit: int | None = None) -> Buffer:
     encoding : str
         ``"gzip"``, ``"deflate"``, ``"identity"``, or a list of them in the order that they were applied.
     limit : int, optional
-        The most bytes to produce.
+        The most bytes to produce; without it :data:`MAX_UNFOLDED`.
 
     Raises
     ------
     ProtocolError
         For an unknown coding, a damaged or truncated stream, or more than `limit` bytes.
     """
+    limit = MAX_UNFOLDED if limit is None else limit
     for coding in reversed([token.strip().lower() for token in encoding.split(",")]):
         if coding in ("gzip", "x-gzip", "deflate"):
             body = _inflate(body, coding, limit)
@@ -64,7 +68,7 @@ def decompress(body: Buffer, encoding: str, limit: int | None = None) -> Buffer:
     return body
 
 
-def _inflate(body: Buffer, coding: str, limit: int | None) -> bytes:
+def _inflate(body: Buffer, coding: str, limit: int) -> bytes:
     import zlib
 
     # A zlib header's first two bytes are a multiple of 31 with the method 8 in the low half (RFC 1950).
@@ -79,12 +83,10 @@ def _inflate(body: Buffer, coding: str, limit: int | None) -> bytes:
             stream = zlib.decompressobj(_NO_HEADER if headless else _EITHER_HEADER)
             while not stream.eof:
                 # Each step is bounded, so that a small body cannot unfold into all of the memory.
-                piece = stream.decompress(
-                    rest, min(1 << 24, limit - size + 1) if limit is not None else 1 << 24
-                )
+                piece = stream.decompress(rest, min(1 << 24, limit - size + 1))
                 rest = stream.unconsumed_tail
                 size += len(piece)
-                if limit is not None and size > limit:
+                if size > limit:
                     raise ProtocolError(f"the {coding} body unfolds to more than the limit of {limit} bytes")
                 if not piece and not rest and not stream.eof:
                     raise ProtocolError(f"the {coding} body of {len(body)} bytes is truncated")
