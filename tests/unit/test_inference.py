@@ -352,6 +352,7 @@ HEADS = {
     "a number": b"5",
     "null": b"null",
     "an unfinished object": b'{"outputs":[',
+    "an object of something else": b'{"status":"maintenance"}',
     "outputs that are no list": b'{"outputs":{}}',
     "outputs of text": b'{"outputs":"y"}',
     "an output that is no object": b'{"outputs":[1]}',
@@ -471,10 +472,17 @@ def test_malformed_bytes_are_refused_with_the_outputs_name(shape: list[int], raw
         ("INT32", ["a", "b"]),
         ("INT32", [1, None]),
         ("INT32", [1, {}]),
+        ("INT32", [1, 1.5]),
+        ("INT32", [1, "2"]),
         ("INT32", [[1], [2, 3]]),
         ("INT64", [1, 2**70]),
         ("FP32", ["a", 1]),
+        ("FP32", ["1.5", 1]),
+        ("BOOL", [True, "x"]),
+        ("BOOL", [True, 2]),
         ("BYTES", ["a"]),
+        ("BYTES", ["a", 7]),
+        ("BYTES", ["a", None]),
         ("BYTES", [["a", "b"], ["c", "d"]]),
     ],
 )
@@ -482,6 +490,11 @@ def test_json_data_that_do_not_fit_are_refused(datatype: str, data: Any) -> None
     body, _ = response(output(datatype, [2], data=data))
     with pytest.raises(ProtocolError, match="'y'"):
         tensor(body, None)
+
+
+def test_null_is_what_some_servers_write_for_nan() -> None:
+    body, _ = response(output("FP32", [2], data=[None, 1]))
+    assert np.isnan(tensor(body, None)).tolist() == [True, False]
 
 
 def test_an_error_behind_a_status_of_success_is_raised() -> None:

@@ -485,7 +485,7 @@ def test_a_subclass_makes_its_own_kind() -> None:
     class Mine(InferResult):
         pass
 
-    assert type(Mine.from_response_body(HEAD[:1] + b"}")) is Mine
+    assert type(Mine.from_response_body(b'{"outputs":[]}')) is Mine
 
 
 def test_a_result_of_json_alone() -> None:
@@ -503,7 +503,7 @@ def test_a_result_without_outputs_has_none() -> None:
 def test_a_result_shows_its_outputs_not_their_data() -> None:
     shown = repr(InferResult.from_response_body(BODY, header_length=len(HEAD)))
     assert shown.startswith("<InferResult of 'm': y: FP32 [2, 2], s: BYTES [2],")
-    assert repr(InferResult.from_response_body(b"{}")) == "<InferResult of '?': >"
+    assert repr(InferResult.from_response_body(b'{"outputs":[]}')) == "<InferResult of '?': >"
 
 
 @duplicates

@@ -290,6 +290,10 @@ def _loads(head: Buffer) -> dict[str, Any]:
 def _outputs(answer: dict[str, Any]) -> list[dict[str, Any]]:
     outputs = answer.get("outputs")
     if outputs is None:
+        if "outputs" not in answer and "model_name" not in answer:
+            raise ProtocolError(
+                f"the response of infer: expected outputs, got an object with {sorted(answer)!s:.200}"
+            )
         return []
     if not isinstance(outputs, list):
         raise ProtocolError(
@@ -312,10 +316,6 @@ def _describe(output: Mapping[str, Any]) -> tuple[Any, list[int], int]:
     return scalar, shape, math.prod(shape)
 
 
-#: Before numpy 2 an integer that does not fit is wrapped, with a warning.
-_WRAPS = int(np.__version__.partition(".")[0]) < 2
-
-
 def _json_tensor(output: Mapping[str, Any], scalar: Any, shape: list[int], count: int) -> npt.NDArray[Any]:
     name = output["name"]
     data = output.get("data")
@@ -323,13 +323,30 @@ def _json_tensor(output: Mapping[str, Any], scalar: Any, shape: list[int], count
         raise ProtocolError(f"output {name!r}: expected its data as a list, got {type(data).__name__}")
     try:
         array = np.array(data, dtype=scalar)
-        if _WRAPS and array.dtype.kind in "iu" and array.tolist() != data:
-            raise OverflowError("a number does not fit")
     except (TypeError, ValueError, OverflowError, DeprecationWarning) as error:
         raise ProtocolError(f"output {name!r}: its data are not {output['datatype']}: {error}") from error
     if array.size != count:
         raise ProtocolError(f"output {name!r}: shape {shape} takes {count} elements, got {array.size}")
-    return _reshape(array, shape, name)
+    shaped = _reshape(array, shape, name)
+    if not _is_faithful(array, data):
+        raise ProtocolError(
+            f"output {name!r}: its data are not {output['datatype']}:"
+            " an element is of another type, or does not fit"
+        )
+    return shaped
+
+
+def _is_faithful(array: npt.NDArray[Any], data: list[Any]) -> bool:
+    """Return whether numpy made an array of JSON's values without bending them.
+
+    It cuts fractions and parses strings; before numpy 2 it wraps integers, with a warning.
+    """
+    kind = array.dtype.kind
+    if kind == "O":
+        return all(type(element) is str for element in array.flat)
+    if kind == "f":  # where null is what several servers write for NaN
+        return np.array(data).dtype.kind in "biufO"
+    return bool(array.tolist() == data)
 
 
 def _reshape(array: npt.NDArray[Any], shape: list[int], name: str) -> npt.NDArray[Any]:
