@@ -120,28 +120,28 @@ def until_ready(
 
 
 def get_server_metadata() -> Operation[dict[str, Any]]:
-    return _get("v2", _json)
+    return _get("v2", _object)
 
 
 def get_model_metadata(model_name: str, model_version: str) -> Operation[dict[str, Any]]:
-    return _get(_model(model_name, model_version), _json)
+    return _get(_model(model_name, model_version), _object)
 
 
 def get_model_config(model_name: str, model_version: str) -> Operation[dict[str, Any]]:
     # The reference takes a number here, and here alone.
-    return _get(_model(model_name, str(model_version), "/config"), _json)
+    return _get(_model(model_name, str(model_version), "/config"), _object)
 
 
 def get_inference_statistics(model_name: str, model_version: str) -> Operation[dict[str, Any]]:
     path = _model(model_name, model_version, "/stats") if model_name else "v2/models/stats"
-    return _get(path, _json)
+    return _get(path, _object)
 
 
 # -- model repository -------------------------------------------------------------------------------
 
 
 def get_model_repository_index() -> Operation[list[dict[str, Any]]]:
-    return _post("v2/repository/index", {}, _json, repeatable=True)
+    return _post("v2/repository/index", {}, _list, repeatable=True)
 
 
 def load_model(model_name: str, config: str | None, files: Mapping[str, bytes] | None) -> Operation[None]:
@@ -178,26 +178,26 @@ def unload_model(model_name: str, unload_dependents: bool) -> Operation[None]:
 
 
 def get_trace_settings(model_name: str | None) -> Operation[dict[str, Any]]:
-    return _get(_trace(model_name), _json)
+    return _get(_trace(model_name), _object)
 
 
 def update_trace_settings(model_name: str | None, settings: Mapping[str, Any]) -> Operation[dict[str, Any]]:
-    return _post(_trace(model_name), jsonio.plain(dict(settings), "settings"), _json, anywhere=False)
+    return _post(_trace(model_name), jsonio.plain(dict(settings), "settings"), _object, anywhere=False)
 
 
 def get_log_settings() -> Operation[dict[str, Any]]:
-    return _get("v2/logging", _json)
+    return _get("v2/logging", _object)
 
 
 def update_log_settings(settings: Mapping[str, Any]) -> Operation[dict[str, Any]]:
-    return _post("v2/logging", jsonio.plain(dict(settings), "settings"), _json, anywhere=False)
+    return _post("v2/logging", jsonio.plain(dict(settings), "settings"), _object, anywhere=False)
 
 
 # -- shared memory; `kind` is "system" or "cuda" ----------------------------------------------------
 
 
-def get_shared_memory_status(kind: str, region_name: str) -> Operation[Any]:
-    return _get(f"{_regions(kind, region_name)}/status", _json, anywhere=False)
+def get_shared_memory_status(kind: str, region_name: str) -> Operation[list[dict[str, Any]]]:
+    return _get(f"{_regions(kind, region_name)}/status", _list, anywhere=False)
 
 
 def register_system_shared_memory(name: str, key: str, byte_size: int, offset: int) -> Operation[None]:
@@ -444,6 +444,8 @@ def check(response: Response) -> None:
         raw = response.read()  # what cannot be unfolded is shown as it came
     text = raw.decode("utf-8", "replace")
     message = _error_text(text)
+    if 300 <= response.status_code < 400 and response.get("Location"):
+        message = f"redirect to {response.get('Location')}, which is not followed: {message}"
     raise ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
 
 
@@ -491,7 +493,15 @@ def _nothing(response: Response) -> None:
     check(response)
 
 
-def _json(response: Response) -> Any:
+def _object(response: Response) -> dict[str, Any]:
+    return _json(response, dict, "object")
+
+
+def _list(response: Response) -> list[dict[str, Any]]:
+    return _json(response, list, "list")
+
+
+def _json(response: Response, kind: type[T], name: str) -> T:
     check(response)
     raw = _unfolded(response)
     answer = jsonio.loads(raw, "the server's response")
@@ -499,10 +509,14 @@ def _json(response: Response) -> Any:
     if message is not None:
         text = raw.decode("utf-8", "replace")
         raise ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
+    if not isinstance(answer, kind):
+        raise ProtocolError(
+            f"the server's response: expected a JSON {name}, got {type(answer).__name__}", debug_details=raw
+        )
     return answer
 
 
-def _unfolded(response: Response, limit: int = 1 << 28) -> bytes:
+def _unfolded(response: Response, limit: int | None = None) -> bytes:
     """Return the body of an answer that is no inference, its content coding undone."""
     encoding = response.get("Content-Encoding")
     raw = response.body if isinstance(response, Response) else response.read()

@@ -304,11 +304,22 @@ def test_a_command_returns_nothing(name: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [{}, {"name": "m", "error": None}, [], [{"name": "m"}], {"nan": float("inf")}]
+    "value", [{}, {"name": "m", "error": None}, [], [{"name": "m"}], {"nan": float("inf")}, None, 7, "text"]
 )
 @pytest.mark.parametrize("name", QUERIES)
-def test_a_query_returns_the_json(name: str, value: Any) -> None:
-    assert decode(name, answer(value)) == value
+def test_a_query_returns_the_json_if_it_is_of_its_type(name: str, value: Any) -> None:
+    many = "index" in name or "shared_memory_status" in name
+    if isinstance(value, list if many else dict):
+        assert decode(name, answer(value)) == value
+    else:
+        with pytest.raises(ProtocolError, match=f"expected a JSON {'list' if many else 'object'}, got"):
+            decode(name, answer(value))
+
+
+def test_a_redirect_says_where_to() -> None:
+    with pytest.raises(ServerError, match="redirect to http://b/v2, which is not followed: Found") as caught:
+        decode("get_server_metadata", answer(b"Found", 302, location="http://b/v2"))
+    assert caught.value.status() == "302"
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, *QUERIES])
