@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # An Open Inference Protocol server that runs already, host:port; empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test lint types unit faults live programs gpu matrix fuzz bench clean
+.PHONY: help demo test lint types unit adversity live programs gpu matrix fuzz bench clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -23,7 +23,7 @@ $(VENV)/.developed: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/.installed ## classify handwritten digits on a real Triton (TRITON_URL=host:port: on yours)
 	@$(BIN)/python -m tritonhttp.cli.demo $(TRITON_URL)
 
-test: lint types unit faults live programs ## all that must hold: lint, types, and every test below
+test: lint types unit adversity live programs ## all that must hold: lint, types, and every test below
 
 lint: $(VENV)/.developed ## ruff
 	$(BIN)/ruff check
@@ -36,8 +36,8 @@ types: $(VENV)/.developed ## mypy --strict and pyright
 unit: $(VENV)/.developed ## the tests that need no server
 	$(BIN)/pytest tests/unit
 
-faults: $(VENV)/.developed ## the tests against servers that misbehave
-	$(BIN)/pytest tests/faults
+adversity: $(VENV)/.developed ## the tests against servers that misbehave
+	$(BIN)/pytest tests/adversity
 
 live: $(VENV)/.developed ## the tests against a real Triton (TRITON_URL=host:port: on yours)
 	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/live
@@ -57,7 +57,7 @@ programs: $(VENV)/.developed $(TRITONCLIENT)/.installed ## programs written for 
 
 # Each interpreter with the newest numpy, and with 1.26 where that has wheels.
 MATRIX = 3.10 3.11 3.12 3.13 3.10-1.26 3.11-1.26 3.12-1.26
-matrix: ## unit and fault tests on Python 3.10 to 3.13, with numpy 2 and 1.26, as far as they are installed
+matrix: ## unit and adversity tests on Python 3.10 to 3.13, with numpy 2 and 1.26, as far as they are installed
 	@for entry in $(MATRIX); do \
 	  version=$${entry%%-*}; numpy=$${entry#$$version}; environment=.venv-$$entry; \
 	  python$$version -c '' 2>/dev/null || { echo "python$$version: not installed, left out"; continue; }; \
@@ -65,7 +65,7 @@ matrix: ## unit and fault tests on Python 3.10 to 3.13, with numpy 2 and 1.26, a
 	  [ -e $$environment ] || python$$version -m venv $$environment; \
 	  $$environment/bin/pip install --quiet --editable '.[test]' trustme hypothesis ml_dtypes cuda-bindings \
 	    "numpy$${numpy:+~=$${numpy#-}.0}" && \
-	  $$environment/bin/pytest -q tests/unit tests/faults || exit 1; \
+	  $$environment/bin/pytest -q tests/unit tests/adversity || exit 1; \
 	done
 
 fuzz: $(VENV)/.developed ## long runs of random input, not part of the tests

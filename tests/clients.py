@@ -53,6 +53,9 @@ class OverAsyncio:
             **shared_memory,
         )
         self._loop = asyncio.new_event_loop()
+        #: What asyncio would only log, such as an exception that nobody looked at.
+        self._complaints: list[dict[str, Any]] = []
+        self._loop.set_exception_handler(lambda _, complaint: self._complaints.append(complaint))
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
 
@@ -82,11 +85,18 @@ class OverAsyncio:
         else:
             wait(manager.__aexit__(None, None, None))
 
+    async def _close(self) -> set[asyncio.Task[Any]]:
+        """Close the client; return the tasks that are still there."""
+        await self._client.close()
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
     def close(self) -> None:
         if self._loop.is_closed():
             return
         try:
-            asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(60)
+            left = asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(60)
+            assert not left, f"tasks are left: {left}"
+            assert not self._complaints, f"asyncio complained: {self._complaints}"
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()

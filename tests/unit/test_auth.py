@@ -18,8 +18,8 @@ import tritonhttp.aio
 from tritonhttp import InferenceServerClientPlugin, InferenceServerException, InvalidRequest, Request
 from tritonhttp.auth import ApiKeyAuth, BasicAuth, BearerAuth
 
+from ..adversity.servers import Server, healthy
 from ..clients import KINDS
-from ..faults.servers import Server, healthy
 
 SECRET = "sesame-open"
 

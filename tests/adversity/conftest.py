@@ -1,7 +1,8 @@
-"""Fixtures of the tests against servers that misbehave. No descriptor may stay open behind any of them."""
+"""Fixtures of the tests against servers that misbehave. Nothing may be left open or running behind any of them."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,19 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ..clients import tensor
+from ..clients import tensor, wait_until
 from .servers import HEALTHY, Server, healthy
+
+SMALL, LARGE = np.zeros(3, np.float32), np.zeros(8_000_000, np.float32)
 
 
 @pytest.fixture(autouse=True)
-def _nothing_leaks(open_descriptors: Callable[[], dict[str, str]]) -> Iterator[None]:
-    before = open_descriptors()
+def _nothing_is_left(open_descriptors: Callable[[], dict[str, str]]) -> Iterator[None]:
+    """Check that descriptors and threads are those of before; tasks are the matter of :class:`OverAsyncio`."""
+    descriptors, threads = open_descriptors(), threading.enumerate()
     yield
-    assert open_descriptors() == before
+    assert open_descriptors() == descriptors
+    # The look-up of a name cannot be interrupted: its thread may outlive the call.
+    wait_until(lambda: threading.enumerate() == threads, 5)
 
 
 @pytest.fixture
-def serve(_nothing_leaks: None) -> Iterator[Callable[..., Server]]:
+def serve(_nothing_is_left: None) -> Iterator[Callable[..., Server]]:
     """Start a server: the scripts of its first connections; those behind them are answered as they should be.
 
     Tests ask for it before the clients, so that it outlives them.
@@ -31,18 +37,31 @@ def serve(_nothing_leaks: None) -> Iterator[Callable[..., Server]]:
         yield lambda *scripts, **options: stack.enter_context(Server((*scripts, healthy), **options))
 
 
-def metadata(client: Any) -> Any:
-    return client.get_server_metadata()
+def metadata(client: Any, **options: Any) -> Any:
+    return client.get_server_metadata(**options)
 
 
-def infer(client: Any) -> Any:
-    return client.infer("healthy", [tensor("INPUT0", np.zeros(3, np.float32))]).get_response()
+def infer(client: Any, array: Any = SMALL, **options: Any) -> Any:
+    """Infer, read every output, and return the response's JSON."""
+    result = client.infer("healthy", [tensor("INPUT0", array)], **options)
+    response = result.get_response()
+    for output in response.get("outputs") or ():
+        result.as_numpy(output["name"])
+    return response
 
 
-@pytest.fixture(params=[metadata, infer], ids=["metadata", "infer"])
+def infer_large(client: Any, **options: Any) -> Any:
+    return infer(client, LARGE, **options)
+
+
+#: Calls that give `HEALTHY` on a server that behaves: one that may be repeated, one that may not, and one whose
+#: request does not go out at once.
+CALLS = {"metadata": metadata, "infer": infer, "large infer": infer_large}
+
+
+@pytest.fixture(params=["metadata", "infer"])
 def call(request: pytest.FixtureRequest) -> Any:
-    """A call that gives `HEALTHY` on a server that behaves: one that may be repeated, and one that may not."""
-    return request.param
+    return CALLS[request.param]
 
 
 @pytest.fixture

@@ -1,0 +1,1061 @@
+"""The table of faults: what a server, or something on the way to it, does wrong, and what a caller gets.
+
+`test_faults.py` runs each of them on both clients, and compares the table in `docs/reliability.md` with this one;
+``python -m tests.adversity.faults`` writes it there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import socket
+import ssl
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trustme
+
+from tritonhttp import ConnectionLost, DeadlineExceeded, ProtocolError, ServerError
+from tritonhttp.errors import ConnectError, ConnectRefused, ConnectTimeout, NameResolutionError, TLSError
+
+from .servers import HEALTHY, Peer, Script, Sends, Trickles, answer, behind_a_good_answer, over_tls
+
+#: The seconds that a call gets where a fault is that time passes, and where it should not matter.
+SHORT, AMPLE = 0.2, 8.0
+
+ANY = ("metadata", "infer")
+INFER = ("infer",)
+LARGE = ("large infer",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One fault, and what must come of it."""
+
+    name: str
+    #: What the first connection's peer does, by the name of the variant. Those behind it do as they should.
+    scripts: Mapping[str, Script]
+    #: The error's class; None: the call gets its result all the same.
+    error: type[Exception] | tuple[type[Exception], ...] | None = None
+    #: What its message holds.
+    says: tuple[str, ...] = ()
+    status: str | None = None
+    #: Whether the model could have run.
+    ran: str = "perhaps"
+    #: Whether the request goes out a second time: "no", "yes", or only "if repeatable" (then without an error).
+    again: str = "no"
+    #: The calls that it happens to: metadata may be repeated, infer may not, a large one doesn't go out at once.
+    calls: tuple[str, ...] = ANY
+    #: Whether the connection serves the next call too.
+    kept: bool = False
+    #: Whether a call that is as it should be goes before.
+    warm: bool = False
+    limit: float = AMPLE
+    #: Options of the client; "ssl" alone stands for one that trusts the authority of the tests.
+    tls: bool = False
+    host: str = "127.0.0.1"
+    #: What :class:`Server` takes.
+    answers_connects: bool | None = True
+    #: How the first look-up of the host's name ends: "fails", "stalls".
+    look_up: str = ""
+
+    def gets(self) -> str:
+        """Return what the caller gets, in Markdown."""
+        if self.error is None:
+            return "the result"
+        classes = self.error if isinstance(self.error, tuple) else (self.error,)
+        status = f" {self.status}" if self.status else ""
+        text = " … ".join(self.says)
+        return (
+            " or ".join(f"`{each.__name__}`" for each in classes) + status + (f": “{text}”" if text else "")
+        )
+
+
+def one(script: Script) -> dict[str, Script]:
+    return {"": script}
+
+
+def each(data: Mapping[str, bytes], *ends: str) -> dict[str, Script]:
+    """Return the scripts that send the data, each with each of the ends."""
+    return {
+        ", ".join(filter(None, (name, end))): Sends(sent, end) for name, sent in data.items() for end in ends
+    }
+
+
+# -- answers ----------------------------------------------------------------------------------------
+
+JSON = json.dumps(HEALTHY).encode()
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
+
+
+def chunks(*pieces: bytes, end: bytes = b"0\r\n\r\n", extension: bytes = b"") -> bytes:
+    return b"".join(b"%x%s\r\n%s\r\n" % (len(piece), extension, piece) for piece in pieces) + end
+
+
+OUTPUT: dict[str, Any] = {
+    "name": "O",
+    "datatype": "INT32",
+    "shape": [2],
+    "parameters": {"binary_data_size": 8},
+}
+BINARY = np.array([1, 2], np.int32).tobytes()
+
+
+def binary_answer(outputs: list[Any], binary: bytes = BINARY, header_length: object = None) -> bytes:
+    """Return an answer to infer with binary tensors; what its JSON and its headers say of them may be wrong."""
+    head = json.dumps({"model_name": "m", "outputs": outputs}).encode()
+    header_length = len(head) if header_length is None else header_length
+    return answer(head + binary, headers=f"Inference-Header-Content-Length: {header_length}\r\n")
+
+
+def sized(size: object) -> bytes:
+    return binary_answer([{**OUTPUT, "parameters": {"binary_data_size": size}}])
+
+
+def framed(data: bytes) -> bytes:
+    """Return an answer with a BYTES tensor of two elements whose framing is given."""
+    return binary_answer(
+        [{**OUTPUT, "datatype": "BYTES", "parameters": {"binary_data_size": len(data)}}], data
+    )
+
+
+def encoded(body: bytes, coding: str) -> bytes:
+    return answer(body, headers=f"Content-Encoding: {coding}\r\n")
+
+
+def bomb(layers: int) -> bytes:
+    """Return a body that unfolds to 256 MiB of spaces, which are JSON's white space."""
+    folder = zlib.compressobj(wbits=31)
+    body = b"".join(folder.compress(b" " * (1 << 20)) for _ in range(256)) + folder.flush()
+    for _ in range(layers - 1):
+        body = gzip.compress(body)
+    return encoded(body, ", ".join(["gzip"] * layers))
+
+
+FOLDED = gzip.compress(JSON)
+HTML = b"""<!DOCTYPE html><html><head><title>502</title><style>b { color: red }</style></head>
+<body><h1>502 Bad Gateway</h1><script>track("you")</script><hr>nginx/1.25</body></html>"""
+
+
+# -- scripts ----------------------------------------------------------------------------------------
+
+
+def reads_nothing(then: str, data: bytes = b"") -> Script:
+    """Send the data before the request is read, and then end like that."""
+
+    def script(peer: Peer) -> None:
+        peer.send(data)
+        peer.end(then)
+
+    return script
+
+
+def reads_the_head(then: str, data: bytes = b"", taken: int = 0) -> Script:
+    """Read the request's head and a little of its body; send the data; and then end like that."""
+
+    def script(peer: Peer) -> None:
+        if peer.read_head():
+            peer.sock.recv(max(taken, 1))
+            peer.send(data)
+            if then == "drain":
+                peer.sock.shutdown(socket.SHUT_WR)
+                peer.hold()
+            elif then == "stop":
+                time.sleep(3 * SHORT)
+                peer.reset()
+            else:
+                peer.end(then)
+
+    return script
+
+
+def says_later(data: bytes, then: str) -> Script:
+    def script(peer: Peer) -> None:
+        time.sleep(0.03)  # the call before it is over
+        peer.send(data)
+        peer.end(then)
+
+    return script
+
+
+def reads_one(peer: Peer) -> None:
+    """Take one more request, and close."""
+    peer.read_request()
+
+
+def resets_on_one(peer: Peer) -> None:
+    peer.read_request()
+    peer.reset()
+
+
+def resets_in_the_body(peer: Peer) -> None:
+    peer.read_head()
+    peer.sock.recv(100_000)
+    peer.reset()
+
+
+def interim_without_end(peer: Peer) -> None:
+    if peer.read_request():
+        while True:
+            peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100)
+
+
+def body_without_end(peer: Peer) -> None:
+    """Send chunks, a little one after the other, for as long as somebody reads."""
+    if peer.read_request():
+        peer.send(CHUNKED + b"\r\n")
+        while True:
+            peer.send(b"1\r\n \r\n")
+            time.sleep(SHORT / 10)
+
+
+def reset_in_the_handshake(peer: Peer) -> None:
+    peer.sock.recv(100)
+    peer.reset()
+
+
+def answers_a_handshake_in_plain(peer: Peer) -> None:
+    peer.sock.recv(100)
+    peer.send(answer(b"plain HTTP only", "400 Bad Request", "Connection: close\r\n"))
+
+
+def garbage_in_tls(peer: Peer) -> None:
+    if peer.read_request():
+        os.write(peer.sock.fileno(), b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        peer.hold()
+
+
+# -- TLS --------------------------------------------------------------------------------------------
+
+
+@cache
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def trusting() -> ssl.SSLContext:
+    """Return the context of a client that trusts the tests' authority."""
+    context = ssl.create_default_context()
+    authority().configure_trust(context)
+    return context
+
+
+@cache
+def identity(kind: str = "good") -> ssl.SSLContext:
+    """Return the context of a server whose certificate is good, or not."""
+    issuer, host, options = authority(), "127.0.0.1", {}
+    now = datetime.now(timezone.utc)
+    if kind == "expired":
+        options = {"not_before": now - timedelta(days=9), "not_after": now - timedelta(days=1)}
+    elif kind == "of tomorrow":
+        options = {"not_before": now + timedelta(days=1)}
+    elif kind == "of another name":
+        host = "elsewhere.example"
+    elif kind == "of another address":
+        host = "127.0.0.2"
+    elif kind == "of an unknown authority":
+        issuer = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    issuer.issue_cert(host, **options).configure_cert(context)
+    if kind == "that wants the client's":
+        context.verify_mode = ssl.CERT_REQUIRED
+        issuer.configure_trust(context)
+    return context
+
+
+def tls(kind: str, script: Script | None = None) -> Script:
+    def encrypted(peer: Peer) -> None:
+        over_tls(identity(kind), script or (lambda peer: peer.end("go on")))(peer)
+
+    return encrypted
+
+
+# -- the table --------------------------------------------------------------------------------------
+
+NOTHING = {
+    "before the head": (b"", "no byte of a response"),
+    "in the head": (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n", "37 bytes of the response's head"),
+    "behind the head": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n",
+        "0 of 10 bytes of the response's body",
+    ),
+    "in the body": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{}",
+        "2 of 10 bytes of the response's body",
+    ),
+    "in a large body": (
+        answer(b"x" * 100_000, length=10**6),
+        "100000 of 1000000 bytes of the response's body",
+    ),
+    "in a chunk": (CHUNKED + b"\r\n5\r\nab", "an incomplete body"),
+    "between two chunks": (CHUNKED + b"\r\n2\r\n{}\r\n", "an incomplete body"),
+    "behind an interim answer": (b"HTTP/1.1 100 Continue\r\n\r\n", "no byte of a response"),
+}
+
+NO_HTTP = "expected an HTTP/1.1 response"
+
+
+def broken(name: str, data: Mapping[str, bytes], *says: str) -> Fault:
+    """An answer that is no HTTP; the server then waits."""
+    return Fault(name=name, scripts=each(data, "hold"), error=ProtocolError, says=says or (NO_HTTP,))
+
+
+def odd(name: str, data: Mapping[str, bytes]) -> Fault:
+    """An answer that is right all the same."""
+    return Fault(name=name, scripts=each(data, "go on"), ran="once", kept=True)
+
+
+def last(name: str, data: Mapping[str, bytes], *ends: str) -> Fault:
+    """A right answer behind which the connection is of no use."""
+    return Fault(name=name, scripts=each(data, *ends), ran="once")
+
+
+def refused(name: str, data: Mapping[str, bytes], *says: str, calls: tuple[str, ...] = ANY) -> Fault:
+    """A whole HTTP answer whose content is wrong."""
+    return Fault(
+        name=name, scripts=each(data, "go on"), error=ProtocolError, says=says, calls=calls, kept=True
+    )
+
+
+def failed(name: str, status: str, data: Mapping[str, bytes], *says: str) -> Fault:
+    """An answer with a status of no success."""
+    return Fault(
+        name=name, scripts=each(data, "go on"), error=ServerError, says=says, status=status, kept=True
+    )
+
+
+TABLE: dict[str, list[Fault]] = {
+    "No connection": [
+        Fault(
+            name="nothing listens",
+            scripts={},
+            answers_connects=False,
+            error=ConnectRefused,
+            says=("cannot connect to 127.0.0.1", "refused"),
+            ran="no",
+        ),
+        Fault(
+            name="connects are not answered",
+            scripts={},
+            answers_connects=None,
+            limit=SHORT,
+            error=ConnectTimeout,
+            says=("cannot connect to 127.0.0.1", "timed out"),
+            ran="no",
+        ),
+        Fault(
+            name="the name has no address",
+            scripts={},
+            host="server.test",
+            look_up="fails",
+            error=NameResolutionError,
+            says=("cannot resolve the server's name 'server.test'",),
+            ran="no",
+        ),
+        Fault(
+            name="nobody answers for the name",
+            scripts={},
+            host="server.test",
+            look_up="stalls",
+            limit=SHORT,
+            error=DeadlineExceeded,
+            says=("timed out while resolving the name 'server.test'",),
+            ran="no",
+        ),
+        Fault(
+            name="accepts and closes",
+            scripts=one(lambda peer: None),
+            error=ConnectionLost,
+            says=("the ", "connection"),
+        ),
+        Fault(
+            name="accepts and resets",
+            scripts=one(lambda peer: peer.reset()),
+            error=(ConnectError, ConnectionLost),
+            says=("127.0.0.1",),
+        ),
+    ],
+    "TLS": [
+        Fault(
+            name="TLS to a plain server",
+            scripts={
+                "that answers": answers_a_handshake_in_plain,
+                "that closes": lambda peer: peer.sock.recv(9),
+            },
+            tls=True,
+            error=TLSError,
+            says=("the TLS handshake with 127.0.0.1 failed",),
+            ran="no",
+        ),
+        Fault(
+            name="the handshake is not answered",
+            scripts=one(lambda peer: peer.hold()),
+            tls=True,
+            limit=SHORT,
+            error=ConnectTimeout,
+            says=("timed out in the TLS handshake with 127.0.0.1",),
+            ran="no",
+        ),
+        Fault(
+            name="RST in the handshake",
+            scripts=one(reset_in_the_handshake),
+            tls=True,
+            error=TLSError,
+            says=("the TLS handshake with 127.0.0.1 failed",),
+            ran="no",
+        ),
+        Fault(
+            name="plain to a TLS server",
+            scripts=one(tls("good")),
+            error=(ProtocolError, ConnectionLost),
+            says=("http://127.0.0.1",),
+            ran="no",
+        ),
+        *(
+            Fault(
+                name=f"a certificate {kind}",
+                scripts=one(tls(kind)),
+                tls=True,
+                error=TLSError,
+                says=("the TLS handshake with 127.0.0.1 failed", says),
+                ran="no",
+            )
+            for kind, says in {
+                "expired": "certificate has expired",
+                "of tomorrow": "certificate is not yet valid",
+                "of another name": "certificate is not valid for '127.0.0.1'",
+                "of another address": "certificate is not valid for '127.0.0.1'",
+                "of an unknown authority": "certificate verify failed: unable to get local issuer certificate",
+            }.items()
+        ),
+        Fault(
+            name="the server wants a certificate of the client's, which has none",
+            scripts=one(tls("that wants the client's")),
+            tls=True,
+            error=ConnectionLost,
+            says=("certificate required",),
+            ran="no",
+        ),
+        Fault(
+            name="what comes is not encrypted",
+            scripts=one(tls("good", garbage_in_tls)),
+            tls=True,
+            error=ConnectionLost,
+            says=("no byte of a response",),
+        ),
+        Fault(
+            name="closes under TLS",
+            scripts={
+                "before the head": tls("good", Sends(b"")),
+                "with a reset": tls("good", Sends(b"", "reset")),
+                "in the body": tls("good", Sends(answer(b"{}", length=10))),
+            },
+            tls=True,
+            error=ConnectionLost,
+            says=("after ",),
+        ),
+        Fault(
+            name="stops under TLS",
+            scripts={
+                "before the head": tls("good", Sends(b"", "hold")),
+                "in the body": tls("good", Sends(answer(b"{}", length=10), "hold")),
+            },
+            tls=True,
+            limit=SHORT,
+            error=DeadlineExceeded,
+            says=("timed out while receiving",),
+        ),
+    ],
+    "While the request goes out": [
+        Fault(
+            name="does not read the request",
+            scripts=one(lambda peer: peer.end("hold") if time.sleep(3 * SHORT) else None),
+            calls=LARGE,
+            limit=SHORT,
+            error=DeadlineExceeded,
+            says=("timed out while sending",),
+            ran="no",
+        ),
+        Fault(
+            name="stops reading in the body",
+            scripts=one(reads_the_head("stop", taken=100_000)),
+            calls=LARGE,
+            limit=SHORT,
+            error=DeadlineExceeded,
+            says=("timed out while sending",),
+            ran="no",
+        ),
+        Fault(
+            name="goes away in the body",
+            scripts={"closes": reads_the_head("close", taken=100_000), "resets": resets_in_the_body},
+            calls=LARGE,
+            error=ConnectionLost,
+            says=("the ", "connection"),
+            ran="no",
+        ),
+        Fault(
+            name="goes away in the body, on a connection that was used before",
+            scripts=one(behind_a_good_answer(resets_in_the_body)),
+            calls=LARGE,
+            warm=True,
+            ran="once",
+            again="yes",
+        ),
+        Fault(
+            name="refuses a large request before it is read",
+            scripts={
+                end: reads_the_head(
+                    end,
+                    answer({"error": "too large for us"}, "413 Content Too Large", "Connection: close\r\n"),
+                )
+                for end in ("close", "drain", "reset", "hold")
+            },
+            calls=LARGE,
+            error=ServerError,
+            status="413",
+            says=("too large for us",),
+            ran="no",
+        ),
+        Fault(
+            name="answers before anything was sent",
+            scripts={
+                end: reads_nothing(
+                    end, answer(b"no room", "503 Service Unavailable", "Connection: close\r\n")
+                )
+                for end in ("close", "hold")
+            },
+            error=ServerError,
+            status="503",
+            says=("no room",),
+        ),
+    ],
+    "Silence": [
+        Fault(
+            name="says nothing",
+            scripts={"without reading": lambda peer: time.sleep(2 * SHORT), "but reads": Sends(b"", "hold")},
+            limit=SHORT,
+            error=DeadlineExceeded,
+            says=("timed out while receiving", "no byte of a response"),
+        ),
+        *(
+            Fault(
+                name=f"stops {place}",
+                scripts=one(Sends(sent, "hold")),
+                limit=SHORT,
+                error=DeadlineExceeded,
+                says=("timed out while receiving", progress),
+            )
+            for place, (sent, progress) in NOTHING.items()
+            if sent
+        ),
+        Fault(
+            name="one byte at a time, too slowly",
+            scripts={
+                "in the head": Trickles(answer(HEALTHY, headers="X: " + "x" * 999), pause=SHORT / 10),
+                "in the body": Trickles(answer(b" " * 999 + JSON), pause=SHORT / 10),
+                "in chunks": body_without_end,
+            },
+            limit=SHORT,
+            error=DeadlineExceeded,
+            says=("timed out while receiving",),
+        ),
+        Fault(
+            name="one byte at a time, soon enough",
+            scripts=one(Trickles(answer(HEALTHY), pause=0.001)),
+            kept=True,
+            ran="once",
+        ),
+    ],
+    "The connection breaks": [
+        *(
+            Fault(
+                name=f"goes away {place}",
+                scripts={end: Sends(sent, end) for end in ("close", "reset", "half-close")},
+                error=ConnectionLost,
+                says=(progress,),
+            )
+            for place, (sent, progress) in NOTHING.items()
+        ),
+        Fault(
+            name="has closed an idle connection",
+            scripts={
+                "closes": behind_a_good_answer(says_later(b"", "close")),
+                "resets": behind_a_good_answer(says_later(b"", "reset")),
+                "half-closes": behind_a_good_answer(says_later(b"", "half-close")),
+                "says 408 and closes": behind_a_good_answer(
+                    says_later(answer(b"", "408 Request Timeout", "Connection: close\r\n"), "close")
+                ),
+            },
+            warm=True,
+            ran="once",
+        ),
+        Fault(
+            name="has closed an idle connection under TLS",
+            scripts={
+                "closes": tls("good", behind_a_good_answer(says_later(b"", "close"))),
+                "resets": tls("good", behind_a_good_answer(says_later(b"", "reset"))),
+            },
+            tls=True,
+            warm=True,
+            ran="once",
+        ),
+        Fault(
+            name="says something on an idle connection, unasked",
+            scripts=one(behind_a_good_answer(says_later(answer({"name": "not yours"}), "hold"))),
+            warm=True,
+            ran="once",
+        ),
+        Fault(
+            name="closes when the next request has come, without a byte",
+            scripts={
+                "closes": behind_a_good_answer(reads_one),
+                "resets": behind_a_good_answer(resets_on_one),
+            },
+            warm=True,
+            again="if repeatable",
+            error=ConnectionLost,
+            says=("no byte of a response",),
+        ),
+        Fault(
+            name="closes in the answer to the next request",
+            scripts=one(behind_a_good_answer(Sends(b"HTTP/1.1 20"))),
+            warm=True,
+            error=ConnectionLost,
+            says=("11 bytes of the response's head",),
+        ),
+    ],
+    "No HTTP": [
+        broken(
+            "another protocol",
+            {"SSH": b"SSH-2.0-OpenSSH_9.6\r\n"},
+            NO_HTTP,
+            "got bytes that begin with b'SSH-2.0",
+        ),
+        broken(
+            "HTTP/2",
+            {
+                "the preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                "settings": b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\0\0\0\0\0\0\0\0",
+                "a status line": b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+            },
+            NO_HTTP,
+            "got bytes that begin with",
+        ),
+        broken(
+            "a page without HTTP",
+            {"": b"<html>hello</html>\r\n\r\n"},
+            NO_HTTP,
+            "got bytes that begin with b'<html>",
+        ),
+        broken(
+            "a TLS alert", {"": b"\x15\x03\x01\x00\x02\x02\x46"}, NO_HTTP, r"got bytes that begin with b'\x15"
+        ),
+        broken(
+            "a status that is none",
+            {
+                status: f"HTTP/1.1 {status} OK\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+                for status in ("two", "20", "000", "-200", "2000")
+            },
+        ),
+        broken(
+            "a line of the head that is none",
+            {
+                "no colon": b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+                "a space in a name": b"HTTP/1.1 200 OK\r\nContent Length: 2\r\n\r\n{}",
+                "a space before the colon": b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n{}",
+                "lines that end in LF": b"HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",
+                "folded": b"HTTP/1.1 200 OK\r\nX: a\r\n\x01b\r\nContent-Length: 2\r\n\r\n{}",
+            },
+        ),
+        broken(
+            "a header of 1 MB",
+            {"": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1_000_000},
+            "the response's head is longer than 65536 bytes",
+        ),
+        broken(
+            "100,000 headers",
+            {
+                "long": b"HTTP/1.1 200 OK\r\n"
+                + b"".join(b"X-%d: 1\r\n" % n for n in range(100_000))
+                + b"\r\n",
+                "endless": b"HTTP/1.1 200 OK\r\n" + b"X:1\r\n" * 100_000,
+            },
+            "the response's head is longer than 65536 bytes",
+        ),
+        broken(
+            "300 headers",
+            {"": b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(300)) + b"\r\n"},
+            "the response has more than 256 header lines",
+        ),
+        broken(
+            "a Content-Length that is none",
+            {str(length): answer(b"{}", length=length) for length in ("two", -1, 2**64, "2, 5", "0x2", "")},
+        ),
+        broken("two Content-Lengths that differ", {"": answer(b"{}", headers="Content-Length: 5\r\n")}),
+        broken(
+            "a Content-Length of exabytes", {"": answer(b"", length=2**62)}, "more than there is memory for"
+        ),
+        broken(
+            "a chunk's size that is none",
+            {
+                "no number": CHUNKED + b"\r\nxyz\r\n{}\r\n0\r\n\r\n",
+                "empty": CHUNKED + b"\r\n\r\n{}\r\n0\r\n\r\n",
+                "negative": CHUNKED + b"\r\n-2\r\n{}\r\n0\r\n\r\n",
+                "past 64 bits": CHUNKED + b"\r\n1" + b"0" * 17 + b"\r\n{}\r\n",
+                "0x2": CHUNKED + b"\r\n0x2\r\n{}\r\n0\r\n\r\n",
+            },
+        ),
+        broken("a chunk longer than its size", {"": CHUNKED + b"\r\n2\r\n{}{}\r\n0\r\n\r\n"}),
+        broken(
+            "Content-Length and Transfer-Encoding",
+            {"": CHUNKED + b"Content-Length: 3\r\n\r\n" + chunks(JSON)},
+            NO_HTTP,
+            "Transfer-Encoding",
+        ),
+        broken(
+            "a Transfer-Encoding that nobody asked for",
+            {"": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n"},
+            "Transfer-Encoding 'gzip': expected chunked",
+        ),
+        broken(
+            "101, unasked",
+            {
+                "with a word": b"HTTP/1.1 101 Switching Protocols\r\n"
+                b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+                "without": b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+            },
+            "the server switched to another protocol (status 101), unasked",
+        ),
+        Fault(
+            name="interim answers without end",
+            scripts=one(interim_without_end),
+            error=ProtocolError,
+            says=("the server sent more than 100 interim responses",),
+        ),
+    ],
+    "Odd, but HTTP": [
+        odd(
+            "1xx first",
+            {
+                "100": b"HTTP/1.1 100 Continue\r\n\r\n" + answer(HEALTHY),
+                "several": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
+                b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=x\r\n\r\n" + answer(HEALTHY),
+                "before chunks": b"HTTP/1.1 100 Continue\r\n\r\n" + CHUNKED + b"\r\n" + chunks(JSON),
+            },
+        ),
+        odd(
+            "chunks",
+            {
+                "one": CHUNKED + b"\r\n" + chunks(JSON),
+                "of a byte each": CHUNKED + b"\r\n" + chunks(*(JSON[i : i + 1] for i in range(len(JSON)))),
+                "with extensions": CHUNKED
+                + b"\r\n"
+                + chunks(JSON[:9], JSON[9:], extension=b';name="value";flag'),
+                "with trailers": CHUNKED
+                + b"Trailer: X-Sum\r\n\r\n"
+                + chunks(JSON, end=b"0\r\nX-Sum: 1\r\nX-Other: 2\r\n\r\n"),
+                "sizes in upper case": CHUNKED + b"\r\n" + b"%X\r\n%s\r\n0\r\n\r\n" % (len(JSON), JSON),
+            },
+        ),
+        odd(
+            "heads as nobody writes them",
+            {
+                "no reason": b"HTTP/1.1 200\r\nContent-Length: %d\r\n\r\n%s" % (len(JSON), JSON),
+                "case": b"HTTP/1.1 200 OK\r\ncOnTeNt-LeNgTh:%d\r\n\r\n%s" % (len(JSON), JSON),
+                "white space": b"HTTP/1.1 200 OK\r\nContent-Length:  \t%d \r\nX:\r\n\r\n%s"
+                % (len(JSON), JSON),
+                "Latin-1": answer(HEALTHY, headers="X-Name: caf\xe9\r\n"),
+                "a header twice": answer(HEALTHY, headers="Set-Cookie: a\r\nSet-Cookie: b\r\n"),
+                "200 headers": answer(HEALTHY, headers="".join(f"X-{n}: {n}\r\n" for n in range(200))),
+                "a header of 60 kB": answer(HEALTHY, headers=f"X-Long: {'x' * 60_000}\r\n"),
+            },
+        ),
+        odd("a status of success other than 200", {"202": answer(HEALTHY, "202 Accepted")}),
+        odd(
+            "HTTP/1.0, kept alive",
+            {"": answer(HEALTHY, headers="Connection: keep-alive\r\n", version="1.0")},
+        ),
+        last(
+            "HTTP/1.0",
+            {"with a length": answer(HEALTHY, version="1.0")},
+            "hold",
+            "close",
+        ),
+        last(
+            "a body that ends with the connection",
+            {"HTTP/1.0": b"HTTP/1.0 200 OK\r\n\r\n" + JSON, "HTTP/1.1": b"HTTP/1.1 200 OK\r\n\r\n" + JSON},
+            "close",
+            "half-close",
+        ),
+        last(
+            "Connection: close",
+            {
+                "": answer(HEALTHY, headers="Connection: close\r\n"),
+                "chunked": CHUNKED + b"Connection: close\r\n\r\n" + chunks(JSON),
+            },
+            "close",
+            "hold",
+            "half-close",
+        ),
+        last(
+            "more than the answer",
+            {
+                "than Content-Length": answer(HEALTHY) + b"extra bytes",
+                "than the chunks": CHUNKED + b"\r\n" + chunks(JSON) + b"extra",
+                "two answers": answer(HEALTHY) + answer({"name": "not yours"}),
+                "two answers in chunks": 2 * (CHUNKED + b"\r\n" + chunks(JSON)),
+            },
+            "hold",
+        ),
+    ],
+    "Errors of servers and gateways": [
+        failed(
+            "a gateway's HTML", "502", {"": answer(HTML, "502 Bad Gateway")}, "502 Bad Gateway nginx/1.25"
+        ),
+        failed(
+            "an error without a word",
+            "503",
+            {"": answer(b"", "503 Service Unavailable")},
+            "client received an empty response from the server",
+        ),
+        *(
+            failed(
+                f"a redirect, {status}",
+                status,
+                {"": answer(b"moved", f"{status} Moved", "Location: http://elsewhere.example/v2\r\n")},
+                "redirect to http://elsewhere.example/v2",
+                "not followed",
+            )
+            for status in ("301", "302", "307", "308")
+        ),
+        failed("304, which nobody asked for", "304", {"": answer(b"", "304 Not Modified")}, "empty response"),
+        failed(
+            "200 with an error inside",
+            "200",
+            {"": answer({"error": "one response expected"})},
+            "one response expected",
+        ),
+        failed(
+            "an error that cannot be unfolded",
+            "500",
+            {
+                coding: answer(b"\x1f\x8bgarbage", "500 Oops", f"Content-Encoding: {coding}\r\n")
+                for coding in ("gzip", "br")
+            },
+            "garbage",
+        ),
+    ],
+    "No answer of the protocol": [
+        refused(
+            "200 with a page",
+            {"": answer(b"<html>please log in</html>")},
+            "expected JSON, got 26 bytes that begin with '<html>please log in",
+        ),
+        refused(
+            "200 with nothing",
+            {"": answer(b""), "204": answer(b"", "204 No Content")},
+            "expected JSON, got 0 bytes",
+        ),
+        refused(
+            "JSON that is none",
+            {
+                "cut": answer(JSON[:-9]),
+                "Python": answer(b"{'name': 1}"),
+                "nested": answer(b"[" * 200_000),
+                "two": answer(JSON + JSON),
+            },
+            "expected JSON",
+        ),
+        refused("JSON in UTF-16", {"": answer(b"\xff\xfe" + JSON.decode().encode("utf-16le"))}, "UTF-8"),
+        Fault(
+            name="a Content-Length that is too small",
+            scripts=one(Sends(answer(JSON, length=len(JSON) - 9), "hold")),
+            error=ProtocolError,
+            says=("expected JSON",),
+        ),
+        refused(
+            "JSON of another type",
+            {json.dumps(value): answer(value) for value in ([], "text", 7, 1.5, True, None)},
+            "expected a JSON object, got",
+        ),
+        refused(
+            "Inference-Header-Content-Length that is none",
+            {
+                str(length): binary_answer([OUTPUT], header_length=length)
+                for length in ("x", "", "1.5", "0x10", "12, 12")
+            },
+            "Inference-Header-Content-Length: expected a number",
+            calls=INFER,
+        ),
+        refused(
+            "Inference-Header-Content-Length negative, huge, past the body",
+            {
+                str(length): binary_answer([OUTPUT], header_length=length)
+                for length in (-1, 10**6, 2**63, 2**200)
+            },
+            "Inference-Header-Content-Length is",
+            "the response's body has",
+            calls=INFER,
+        ),
+        refused(
+            "Inference-Header-Content-Length that cuts the JSON",
+            {str(length): binary_answer([OUTPUT], header_length=length) for length in (0, 1, 10)},
+            "expected JSON",
+            calls=INFER,
+        ),
+        refused(
+            "binary tensors without Inference-Header-Content-Length",
+            {"": answer(json.dumps({"outputs": [OUTPUT]}).encode() + BINARY)},
+            "JSON",
+            calls=INFER,
+        ),
+        refused(
+            "binary_data_size that is no size",
+            {json.dumps(size): sized(size) for size in (-8, 2**70, 8.0, "8", True, [8], {})},
+            "output 'O': expected binary_data_size as a size, got",
+            calls=INFER,
+        ),
+        refused(
+            "binary_data_size that does not add up with the body",
+            {
+                **{json.dumps(size): sized(size) for size in (0, 4, 7, 9, 2**31)},
+                "nothing came": binary_answer([OUTPUT], b""),
+                "less came": binary_answer([OUTPUT], BINARY[:-1]),
+                "more came": binary_answer([OUTPUT], BINARY + b"x"),
+                "two outputs": binary_answer([OUTPUT, {**OUTPUT, "name": "P"}]),
+            },
+            "the response's body has",
+            "its head and binary tensors take",
+            calls=INFER,
+        ),
+        refused(
+            "binary_data_size that does not add up with the shape",
+            {
+                "fewer": binary_answer([{**OUTPUT, "shape": [1]}]),
+                "more": binary_answer([{**OUTPUT, "shape": [3]}]),
+                "beyond memory": binary_answer([{**OUTPUT, "shape": [2**62, 2**62]}]),
+                "another datatype": binary_answer([{**OUTPUT, "datatype": "INT64"}]),
+            },
+            "output 'O'",
+            "bytes, got",
+            calls=INFER,
+        ),
+        refused(
+            "BYTES whose elements do not add up",
+            {
+                "a negative length": framed(b"\xff\xff\xff\xffabcd"),
+                "too long": framed(b"\x03\0\0\0ab"),
+                "too few": framed(b"\x04\0\0\0abcd"),
+                "cut": framed(b"\x01\0\0"),
+            },
+            "output 'O'",
+            calls=INFER,
+        ),
+    ],
+    "Content codings": [
+        refused(
+            "gzip, truncated",
+            {
+                "in its end": encoded(FOLDED[:-5], "gzip"),
+                "in its data": encoded(FOLDED[:-9], "gzip"),
+                "in its head": encoded(FOLDED[:5], "gzip"),
+                "empty": encoded(b"", "gzip"),
+            },
+            "the gzip body of",
+            "is truncated",
+        ),
+        refused(
+            "gzip, not its own checksum",
+            {"": encoded(FOLDED[:-8] + b"\0" * 8, "gzip")},
+            "the body is not valid gzip",
+        ),
+        refused("gzip, and more behind it", {"": encoded(FOLDED + b"garbage", "gzip")}, "gzip"),
+        refused(
+            "a gzip bomb",
+            {"": bomb(1), "in gzip": bomb(2)},
+            "the gzip body unfolds to more than the limit of",
+        ),
+        refused(
+            "plain JSON that claims to be gzip", {"": encoded(JSON, "gzip")}, "the body is not valid gzip"
+        ),
+        refused(
+            "gzip that claims to be deflate",
+            {"": encoded(FOLDED, "deflate")},
+            "the body is not valid deflate",
+        ),
+        refused(
+            "deflate, truncated",
+            {"": encoded(zlib.compress(JSON)[:-5], "deflate")},
+            "the deflate body of",
+            "is truncated",
+        ),
+        refused("gzip that nobody names", {"": answer(FOLDED)}, "UTF-8"),
+        refused(
+            "a coding that nobody asked for",
+            {coding: encoded(JSON, coding) for coding in ("br", "zstd", "gzip;q=1", "identity, br")},
+            "Content-Encoding",
+            "expected gzip, deflate or identity",
+        ),
+        odd(
+            "codings in use",
+            {
+                "GZIP": encoded(FOLDED, "GZIP"),
+                "x-gzip": encoded(FOLDED, "x-gzip"),
+                "twice": encoded(gzip.compress(FOLDED), "gzip, gzip"),
+                "two members": encoded(gzip.compress(b"") + FOLDED, "gzip"),
+                "deflate": encoded(zlib.compress(JSON), "deflate"),
+                "deflate without its head": encoded(zlib.compress(JSON)[2:-4], "deflate"),
+                "identity": encoded(JSON, "identity"),
+                "empty": encoded(JSON, ""),
+            },
+        ),
+    ],
+}
+
+FAULTS = [fault for faults in TABLE.values() for fault in faults]
+
+
+# -- the table in the documentation -----------------------------------------------------------------
+
+DOCUMENT = Path(__file__).parents[2] / "docs/reliability.md"
+_SECTION = re.compile(r"(?s)(<!-- faults -->\n).*?(<!-- end of faults -->)")
+
+
+def document() -> str:
+    """Return the table in Markdown."""
+
+    def lines() -> Iterator[str]:
+        for title, faults in TABLE.items():
+            yield f"\n| {title} | The caller gets | Could the model have run | Sent again |"
+            yield "| --- | --- | --- | --- |"
+            for fault in faults:
+                variants = ", ".join(name for name in fault.scripts if name)
+                name = f"{fault.name} ({variants})" if variants else fault.name
+                cells = (name, fault.gets(), fault.ran, fault.again)
+                yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+        yield ""
+
+    return "\n".join(lines())
+
+
+def documented() -> str | None:
+    """Return the table as it stands in the documentation; None where there is none."""
+    found = _SECTION.search(DOCUMENT.read_text("utf-8"))
+    return found and found[0]
+
+
+def section() -> str:
+    return f"<!-- faults -->\n{document()}\n<!-- end of faults -->"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(_SECTION.sub(lambda _: section(), DOCUMENT.read_text("utf-8")), "utf-8")

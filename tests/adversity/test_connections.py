@@ -1,0 +1,49 @@
+"""What a connection that breaks or stays silent means for the call, beyond the table of faults."""
+
+import pytest
+
+from tritonhttp import ConnectionLost, DeadlineExceeded
+
+from ..clients import tensor
+from .conftest import LARGE
+from .faults import identity, reads_one, trusting
+from .servers import HEALTHY, Sends, answer, behind_a_good_answer, healthy, over_tls
+
+
+def test_a_server_that_says_nothing(serve, fails, within, client_kind):
+    server = serve(lambda peer: peer.hold())
+    with within(0.25, 1.5):
+        error = fails(server, DeadlineExceeded, "timed out.*no byte of a response", network_timeout=0.3)
+    # The blocking client's limit is for each step, and named; the asyncio client's for the whole call.
+    assert ("no progress for 0.3 s" in error.message()) is (client_kind == "blocking")
+    assert isinstance(error, TimeoutError)
+    assert f"http://{server.url}/v2" in error.message()
+    assert error.phase == "receive"
+
+
+def test_a_large_answer_under_a_large_request(serve, open_client):
+    body = b"x" * 3_000_000
+    head = b'{"model_name":"m","outputs":[{"name":"O","datatype":"UINT8","shape":[3000000],'
+    head += b'"parameters":{"binary_data_size":3000000}}]}'
+    reply = answer(head + body, headers=f"Inference-Header-Content-Length: {len(head)}\r\n")
+    client = open_client(serve(Sends(reply, "go on")).url)
+    result = client.infer("healthy", [tensor("INPUT0", LARGE)])
+    assert result.as_numpy("O").tobytes() == body
+
+
+def test_a_server_that_always_dies_is_not_asked_forever(open_client, serve):
+    server = serve(*[behind_a_good_answer(reads_one)] * 2, *[lambda peer: None] * 3)
+    client = open_client(server.url)
+    assert client.get_server_metadata() == HEALTHY
+    assert client.get_server_metadata() == HEALTHY  # its second try is a first request
+    with pytest.raises(ConnectionLost):
+        client.get_server_metadata()
+    assert server.connections == 3
+
+
+def test_many_calls_under_tls_share_a_connection(serve, open_client, call):
+    server = serve(over_tls(identity(), healthy))
+    client = open_client(server.url, ssl=True, ssl_context_factory=trusting)
+    for _ in range(10):
+        assert call(client) == HEALTHY
+    assert server.connections == 1

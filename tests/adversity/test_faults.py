@@ -1,0 +1,213 @@
+"""Each fault of the table, on both clients: the right error in time, and a client that simply goes on."""
+
+import contextlib
+import gc
+import socket
+import threading
+import time
+import tracemalloc
+
+import pytest
+
+from tritonhttp import InferenceServerException, TransportError
+from tritonhttp.wire import compression
+from tritonhttp.wire.http1 import ResponseReader
+
+from ..clients import KINDS
+from . import faults
+from .conftest import CALLS
+from .faults import FAULTS, SHORT, Fault
+from .servers import HEALTHY, Sends, Server, Trickles, answer, healthy
+
+#: What may pass, on a busy machine, between the end of a call's time and its error.
+GRACE = 1.5
+
+
+def cases():
+    for fault in FAULTS:
+        for variant in fault.scripts or [""]:
+            for call in fault.calls:
+                yield pytest.param(
+                    fault, variant, call, id="-".join(filter(None, (fault.name, variant, call)))
+                )
+
+
+@contextlib.contextmanager
+def faulty(fault, variant):
+    """Run the fault's server; yield it, its URL, and a function that ends what is wrong with its connects."""
+    behind = faults.tls("good", healthy) if fault.tls else healthy
+    scripts = (fault.scripts[variant], behind) if fault.scripts else (behind,)
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(Server(scripts, answers_connects=fault.answers_connects))
+        known = threading.Event()
+        if fault.look_up:
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setattr(socket, "getaddrinfo", look_up(fault, known))
+            stack.callback(known.set)
+
+        def mend():
+            server.mend()
+            known.set()
+
+        yield server, f"{fault.host}:{server.port}", mend
+
+
+def look_up(fault, known):
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host, *rest, **options):
+        if host != fault.host or options.get("flags", 0) & socket.AI_NUMERICHOST:
+            return real(host, *rest, **options)
+        if not known.is_set():
+            if fault.look_up == "fails":
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            known.wait()
+        return real("127.0.0.1", *rest, **options)
+
+    return getaddrinfo
+
+
+def options_of(fault):
+    return {"ssl": True, "ssl_context_factory": faults.trusting} if fault.tls else {}
+
+
+@pytest.fixture(autouse=True)
+def _low_limits(monkeypatch):
+    """Let a bomb of a size that a test can afford be too large."""
+    monkeypatch.setattr(compression, "MAX_UNFOLDED", 1 << 24)
+
+
+@pytest.mark.parametrize(("fault", "variant", "name"), list(cases()))
+def test_a_fault(fault: Fault, variant, name, open_client):
+    with faulty(fault, variant) as (server, url, mend):
+        client = open_client(url, **options_of(fault))
+        call = CALLS[name]
+        if fault.warm:
+            assert CALLS["metadata"](client, deadline=5) == HEALTHY
+            # What comes on the idle connection comes before the next call.
+            time.sleep(0.08 if fault.again == "no" and fault.error is None else 0)
+        before = time.monotonic()
+        if fault.error is None or (fault.again == "if repeatable" and name == "metadata"):
+            assert call(client, deadline=fault.limit) == HEALTHY
+            again = fault.again != "no"
+        else:
+            with pytest.raises(fault.error) as caught:
+                call(client, deadline=fault.limit)
+            check_error(fault, caught.value)
+            again = False
+        took = time.monotonic() - before
+        assert took < fault.limit + GRACE
+        if fault.limit == SHORT:
+            assert took >= 0.9 * SHORT
+        requests = len(server.requests)
+        mend()
+        connections = server.connections
+        for _ in range(2):
+            assert call(client, deadline=5) == HEALTHY
+        # A connection that is of no use was replaced at once, or is by the next call; any other serves it.
+        assert server.connections == (1 if fault.kept or not fault.scripts else 2)
+        assert not again or connections == 2
+        assert len(server.requests) == requests + 2
+        assert requests <= fault.warm + 1 + again
+        client.close()
+
+
+def check_error(fault, error):
+    assert isinstance(error, InferenceServerException)
+    message = error.message()
+    place = 0
+    for part in fault.says:
+        assert part in message[place:], message
+        place = message.index(part, place)
+    assert len(message) < 1000
+    assert error.status() == fault.status
+    if isinstance(error, TransportError):
+        assert error.method in ("GET", "POST")
+        assert error.url.startswith(("http://", "https://"))
+        assert message.startswith(f"{error.method} {error.url}: ")
+        assert error.phase in ("resolve", "connect", "tls", "send", "receive")
+        if fault.ran == "no" and error.phase == "receive":
+            assert fault.tls or isinstance(fault.error, tuple)
+
+
+SENT = [
+    pytest.param(fault, script, id=f"{fault.name}-{variant}")
+    for fault in FAULTS
+    for variant, script in fault.scripts.items()
+    if type(script) is Sends
+    and 0 < len(script.data) < 1000
+    and fault.limit != SHORT
+    and script.then != "reset"
+    # What comes behind an answer, and later than it, is what the next call gets.
+    and fault.name not in ("more than the answer", "a Content-Length that is too small")
+]
+
+
+@pytest.mark.parametrize(("fault", "script"), SENT)
+def test_a_fault_byte_by_byte(fault, script, open_client):
+    """However an answer comes in pieces, it comes to the same."""
+    whole = [part for part in fault.says if not part.startswith("got bytes that begin with")]
+    with Server((Trickles(script.data, script.then, pause=0), healthy)) as server:
+        client = open_client(server.url)
+        call = CALLS[fault.calls[0]]
+        if fault.error is None:
+            assert call(client, deadline=5) == HEALTHY
+        else:
+            with pytest.raises(fault.error) as caught:
+                call(client, deadline=5)
+            assert all(part in caught.value.message() for part in whole)
+        assert call(client, deadline=5) == HEALTHY
+        assert server.connections == (1 if fault.kept else 2)
+        client.close()
+
+
+QUICK = [
+    script
+    for fault in FAULTS
+    if fault.limit != SHORT and not fault.tls and not fault.warm and fault.calls != faults.LARGE
+    for script in fault.scripts.values()
+    if "bomb" not in fault.name
+]
+
+
+def test_one_client_outlives_every_fault_and_keeps_nothing_of_them(client_kind):
+    """One client, one fault after the other, each followed by a call that is fine; no memory is left of them."""
+    due = []
+
+    def next_fault(peer):
+        peer.go_on = next_fault
+        while peer.sock.recv(1, socket.MSG_PEEK):
+            if due:
+                due.pop()(peer)
+                return
+            peer.read_request()
+            peer.send(answer(HEALTHY))
+
+    def round_of(client):
+        for script in QUICK:
+            due.append(script)
+            with contextlib.suppress(InferenceServerException):
+                CALLS["infer"](client, deadline=5)
+            assert not due
+            assert client.get_server_metadata(deadline=5) == HEALTHY
+
+    with Server((next_fault,)) as server:
+        client = KINDS[client_kind](server.url)
+        try:
+            round_of(client)
+            tracemalloc.start()
+            round_of(client)
+            kept = measure(server)
+            round_of(client)
+            assert measure(server) - kept < 100_000
+            readers = [each for each in gc.get_objects() if isinstance(each, ResponseReader)]
+            assert len(readers) <= 2
+        finally:
+            tracemalloc.stop()
+            client.close()
+
+
+def measure(server):
+    server.requests.clear()
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
