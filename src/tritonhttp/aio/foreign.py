@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from .. import errors
 from ..errors import ConnectError, ConnectionLost, DeadlineExceeded, NameResolutionError, TransportError
+from ..wire import jsonio
 from ..wire.http1 import Response
 
 __all__ = ["Answer", "mark", "plain"]
@@ -55,6 +56,12 @@ class Answer(Response):
 
     def read(self, length: int | None = -1) -> _Read:
         return _Read(super().read(length))
+
+    async def text(self) -> str:
+        return bytes(self.body).decode()
+
+    async def json(self, **options: Any) -> Any:
+        return jsonio.loads(self.body, "the server's response")
 
 
 async def plain(response: Any) -> Any:

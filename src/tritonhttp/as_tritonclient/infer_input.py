@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from .. import tensors
 from ..errors import InvalidRequest
+from ..wire import jsonio
+from ..wire.http1 import Buffer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -43,6 +45,42 @@ class InferInput(tensors.InferInput):
     @staticmethod
     def _refusal(words: str, more: str) -> InvalidRequest:
         return InvalidRequest(words)
+
+    # A sub-class may make the JSON object or the data itself; what is sent is then what these two return.
+
+    def _get_binary_data(self) -> bytes | None:
+        body: list[Buffer] = []
+        super()._add_to([], body)
+        return bytes(body[0]) if body else None
+
+    def _get_tensor(self) -> dict[str, Any]:
+        tensor = super()._descriptor()
+        if self._json is not None and "data" in tensor:
+            tensor["data"] = jsonio.loads(self._json, "the input's own data")
+        return tensor
+
+    def _is_changed(self) -> bool:
+        kind = type(self)
+        return (
+            kind._get_tensor is not InferInput._get_tensor
+            or kind._get_binary_data is not InferInput._get_binary_data
+        )
+
+    def _add_to(self, form: list[Any], body: list[Buffer], snapshot: bool = False) -> None:
+        if not self._is_changed():
+            super()._add_to(form, body, snapshot)
+            return
+        form.append(None)
+        data = self._get_binary_data()
+        if data is not None:
+            body.append(data)
+
+    def _descriptor(self) -> dict[str, Any]:
+        if not self._is_changed():
+            return super()._descriptor()
+        tensor = jsonio.plain(self._get_tensor(), f"input {self._name!r}")
+        assert isinstance(tensor, dict)
+        return tensor
 
     @property
     def _raw_data(self) -> bytes | None:

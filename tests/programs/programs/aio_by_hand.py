@@ -34,6 +34,9 @@ async def main():
         print((await client.get_model_metadata("add_sub", headers={"x": "y"}))["name"])
         tensor = aioclient.InferInput("INPUT0", [1], "INT32").set_data_from_numpy(np.array([3], np.int32))
         print((await client.infer("identity_int32", [tensor])).as_numpy("OUTPUT0"))
+    async with aioclient.InferenceServerClient(os.environ["TRITON"]) as client:
+        response = await client._post("v2/models/summary/generate", '{"VALUES":[1.0,2.0]}', None, None)
+        print(response.status, (await response.json())["COUNT"], len(await response.text()))
     client = aioclient.InferenceServerClient("nowhere:1")
 
     async def get(request_uri, headers, query_params):

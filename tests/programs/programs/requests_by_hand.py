@@ -47,6 +47,29 @@ with Client(url, "secret", concurrency=2) as client:
     print(response.status_code, b"error" in response.read())
 
 
+class Flat(httpclient.InferInput):
+    """Describes its data as of one dimension, whatever the array."""
+
+    def _get_tensor(self):
+        return {**super()._get_tensor(), "shape": [6]}
+
+
+class Constant(httpclient.InferInput):
+    def _get_binary_data(self):
+        return np.array([7, 8], np.int32).tobytes()
+
+
+with httpclient.InferenceServerClient(url) as client:
+    flat = Flat("INPUT0", [2, 3], "INT32").set_data_from_numpy(np.arange(6, dtype=np.int32).reshape(2, 3))
+    constant = Constant("INPUT0", [2], "INT32").set_data_from_numpy(np.zeros(2, np.int32))
+    for tensor in (flat, constant, flat):
+        print(client.infer("identity_int32", [tensor]).as_numpy("OUTPUT0"))
+    print(client.async_infer("identity_int32", [constant]).get_result().as_numpy("OUTPUT0"))
+    # Triton's extension for text models, which has no method of its own.
+    response = client._post("v2/models/summary/generate", '{"VALUES":[1.0,2.0]}', None, None)
+    print(response.status_code, b'"COUNT":2' in response.read())
+
+
 class Answer:
     def __init__(self, body, status_code=200, **headers):
         self.body, self.status_code, self.headers = body, status_code, headers
