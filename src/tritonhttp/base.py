@@ -458,16 +458,24 @@ class ClientBase:
         length = sum(map(len, body))
         self._validate_headers(headers)
         head = encode_head(method, target, self._lines(headers, operation.content_type, length), length)
-        size = f"\n<{length} bytes>" if body else ""
-        shown = f"{self._address.origin}{target}" if self._shows_origin else target
-        self._log.debug("%s %s, headers %s%s", method, shown, log.masked(headers.items()), size)
+        if self._verbose:
+            size = f"\n<{length} bytes>" if body else ""
+            shown = f"{self._address.origin}{target}" if self._shows_origin else target
+            self._log.debug("%s %s, headers %s%s", method, shown, log.masked(headers.items()), size)
         return target, [head, *body]
 
+    def _url_of(self, operation: Operation[Any]) -> str:
+        """Return where a request goes, as far as that is known before a server is chosen."""
+        if self._servers:
+            return ""
+        return f"{self._address.origin}{self._address.base_path}/{operation.path}"
+
     def _note(self, operation: Operation[Any], response: Response) -> Response:
-        """Log a response, and in the reference's words what it means."""
-        self._log.debug("%r", response)
-        if operation.done and 200 <= response.status_code < 300:
-            self._log.debug("%s", operation.done)
+        """Show a response, and in the reference's words what it means."""
+        if self._verbose:
+            self._log.debug("%r", response)
+            if operation.done and 200 <= response.status_code < 300:
+                self._log.debug("%s", operation.done)
         return response
 
     def _lines(self, headers: Mapping[str, Any], content_type: str | None, length: int) -> str:

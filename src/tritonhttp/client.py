@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -27,6 +28,7 @@ from .base import (
 from .errors import InferenceServerException, InvalidRequest
 from .events import Call, CallHook, Hooks, RetryHook
 from .executor import Executor
+from .log import logger
 from .operations import Operation
 from .plugins import Request
 from .tensors import InferInput, InferRequestedOutput, InferResult
@@ -751,6 +753,9 @@ class InferenceServerClient(ClientBase):
             else:
                 model = model_name, model_version
                 task = partial(self._carry_out_noted, sharing, model, operation, given, params, until)
+        if self._is_watched():
+            # The hooks, the plugin and the log see the caller's context, not that of a thread of ours.
+            task = partial(copy_context().run, task)
         pending = Pending(task)
         with self._lock:
             if self._closed:
@@ -878,10 +883,11 @@ class InferenceServerClient(ClientBase):
             )
         dispatch = self._dispatch
         if dispatch is None:
-            if not self._log.isEnabledFor(DEBUG):
+            if not logger.isEnabledFor(DEBUG):
                 return self._send(operation, request.headers, query_params, until)
             dispatch = self._new_dispatch()
-        flow = dispatch.tries(operation, request.headers, until, time.monotonic, self._probe)
+        clock = time.monotonic
+        flow = dispatch.tries(operation, request.headers, until, clock, self._probe, self._url_of(operation))
         return drive(
             flow,
             lambda step: self.server(step[0])._send(operation, request.headers, query_params, until, step[1]),

@@ -14,8 +14,8 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any, Literal
 
 from .errors import ConnectionLost, DeadlineExceeded, InferenceServerException, InvalidRequest
-from .events import Call, Hooks
-from .log import logger
+from .events import Call, Hooks, Observers
+from .log import logger, without_secrets
 from .operations import Operation, purpose
 from .transport.balance import NOT_STARTED, SERVER_LOST, Balancer, server_failed
 from .transport.policy import Moment, Retry, parse_retry_after
@@ -23,13 +23,16 @@ from .wire.http1 import Response
 
 __all__ = ["Balancing", "Dispatch"]
 
+#: asyncio's timers may come early by as much as its clock is coarse.
+_TICK = 1e-3
+
 Balancing = Literal["least_outstanding", "round_robin"]
 
 
 class Tried(Response):
     """A response that took more than one try."""
 
-    attempts: int
+    __slots__ = ("attempts",)
 
 
 class Dispatch:
@@ -54,17 +57,18 @@ class Dispatch:
         self.hooks = hooks
         self.retries = 0
         several = len(self.servers) > 1
+        self._balancing = balancing
         self._retry = retry
         if retry is None and several:
             self._retry = Retry(attempts=len(self.servers), on=("connect",), backoff=0)
-        self._balancer = (
-            Balancer(self.servers, policy=balancing, first=random.randrange(1 << 16)) if several else None
-        )
         self.renew()
 
     def renew(self) -> None:
-        """Start with a free lock, in a forked child."""
+        """Start anew, in a forked child: the calls that are under way, and the sequences, are the parent's."""
         self._lock = threading.Lock()
+        self._balancer: Balancer[str] | None = None
+        if len(self.servers) > 1:
+            self._balancer = Balancer(self.servers, policy=self._balancing, first=random.randrange(1 << 16))
 
     def tries(
         self,
@@ -73,6 +77,7 @@ class Dispatch:
         until: Moment | None,
         clock: Callable[[], float],
         probe: Callable[[str], None],
+        url: str = "",
     ) -> Generator[tuple[str, Call] | float, Any, Response]:
         """Yield the names of servers to try, each with the record of the call, and the seconds to pause.
 
@@ -87,13 +92,16 @@ class Dispatch:
             Tells the time in seconds.
         probe : callable
             Begins to find out whether the server of that name is ready, and says so to :meth:`probed`.
+        url : str
+            Where the request will go, if that is known.
         """
-        call = Call(operation.method, "", *purpose(operation.path), operation.request_id, headers)
+        observers = self.hooks.observers
+        call = Call(operation.method, url, *purpose(operation.path), operation.request_id, headers)
         call.request_bytes = sum(map(len, operation.body))
-        self.hooks.request(call)
         begun = clock()
         try:
-            response = yield from self._tries(operation, call, until, clock, probe)
+            observers.begins(call)
+            response = yield from self._tries(operation, call, observers, until, clock, probe)
             call.status = response.status_code
             call.response_headers = dict(response.headers)
             call.response_bytes = len(response.body)
@@ -104,7 +112,7 @@ class Dispatch:
             raise
         finally:
             call.seconds = clock() - begun
-            self.hooks.response(call)
+            observers.ended(call)
             if logger.isEnabledFor(logging.DEBUG):
                 logger.debug("%s", call, extra={"call": call})
         if call.attempts > 1:
@@ -117,16 +125,18 @@ class Dispatch:
         self,
         operation: Operation[Any],
         call: Call,
+        observers: Observers,
         until: Moment | None,
         clock: Callable[[], float],
         probe: Callable[[str], None],
     ) -> Generator[tuple[str, Call] | float, Any, Response]:
         tried: set[str] = set()
         while True:
+            balancer = self._balancer
             name = self._pick(operation, tried, clock(), probe)
             tried.add(name)
             call.attempts += 1
-            failed = False
+            failed: bool | None = None
             response: Response | None = None
             try:
                 response = yield name, call
@@ -134,18 +144,16 @@ class Dispatch:
                 failed = server_failed(outcome)
             except InferenceServerException as error:
                 outcome = error
-                if isinstance(error, DeadlineExceeded) and until is not None and clock() >= until:
+                if isinstance(error, DeadlineExceeded) and until is not None and until - clock() < _TICK:
                     raise  # which says nothing of the server
-                failed = server_failed(error)
+                # What is no failure of the server's, as a refused argument, is no success of its either.
+                failed = server_failed(error) or None
             finally:
-                self._done(name, clock(), failed)
-            if (
-                response is not None
-                and operation.sequence is not None
-                and operation.sequence[2]
-                and not failed
-            ):
-                self._end(operation.sequence[:2])
+                self._done(balancer, name, clock(), failed)
+            if response is not None and response.status_code < 400 and operation.sequence is not None:
+                model, number, _, ends = operation.sequence
+                if ends:
+                    self._end((model, number))
             pause = self._pause(operation, call, outcome, response, tried, until, clock)
             if pause is None:
                 if response is None:
@@ -153,16 +161,16 @@ class Dispatch:
                     raise outcome
                 return response
             self.retries += 1
-            reason = f"status {outcome}" if isinstance(outcome, int) else str(outcome)
+            reason = f"status {outcome}" if isinstance(outcome, int) else without_secrets(str(outcome))
             logger.info(
                 "%s %s is sent again in %.3g s, try %d: %s",
                 call.method,
-                call.url,
+                without_secrets(call.url),
                 pause,
                 call.attempts + 1,
                 reason,
             )
-            self.hooks.retry(call, reason, pause)
+            observers.repeats(call, reason, pause)
             if pause:
                 yield pause
 
@@ -228,10 +236,11 @@ class Dispatch:
             probe(other)
         return name
 
-    def _done(self, name: str, now: float, failed: bool) -> None:
-        if self._balancer is not None:
+    def _done(self, balancer: Balancer[str] | None, name: str, now: float, failed: bool | None) -> None:
+        # Another one since then: in a forked child, which ends calls that its parent began.
+        if balancer is not None and balancer is self._balancer:
             with self._lock:
-                self._balancer.done(name, now, failed)
+                balancer.done(name, now, failed)
 
     def _end(self, key: tuple[Any, ...]) -> None:
         if self._balancer is not None:

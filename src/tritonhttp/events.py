@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from .log import logger
+from .errors import InvalidRequest
+from .log import logger, without_secrets
 
 __all__ = ["Call", "CallHook", "Hooks", "RetryHook"]
 
@@ -18,9 +20,11 @@ class Call:
     Attributes
     ----------
     method, url : str
-        The request; the URL is that of the server which was tried last.
-    action : str
-        What it is for: ``"infer"``, ``"ready"``, ``"metadata"``, ``"load"``, …
+        The request; the URL is that of the server which was tried last. With several servers it is empty until
+        one is chosen.
+    action, route : str
+        What it is for: ``"infer"``, ``"ready"``, ``"metadata"``, ``"load"``, …; and its path below the base path
+        with names for what varies: ``"/v2/models/{model}/infer"``. Empty for paths that the library does not know.
     model_name, model_version, request_id : str
         Empty where there is none.
     headers : dict
@@ -31,8 +35,9 @@ class Call:
         The answer's status; None where no answer came.
     response_headers : dict
         The answer's headers, names in lower case.
-    error : Exception or None
-        What the call raises.
+    error : BaseException or None
+        What ended it without an answer: an error of the library, or a cancellation. An answer with a status of
+        400 or more is an answer; what the client raises for it comes after.
     request_bytes, response_bytes : int
         The bodies' sizes, of the last attempt.
     seconds : float
@@ -46,7 +51,8 @@ class Call:
 
     method: str
     url: str
-    action: str
+    action: str = ""
+    route: str = ""
     model_name: str = ""
     model_version: str = ""
     request_id: str = ""
@@ -62,16 +68,22 @@ class Call:
     context: dict[Any, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        words = [f"{self.method} {self.url}", self.action]
+        words = [f"{self.method} {without_secrets(self.url)}"]
+        words += [self.action] if self.action else []
         words += [f"model {self.model_name!r}"] if self.model_name else []
         words += [f"id {self.request_id!r}"] if self.request_id else []
-        words.append(
-            f"status {self.status}" if self.error is None else f"{type(self.error).__name__}: {self.error}"
-        )
+        words.append(f"status {self.status}" if self.error is None else _in_short(self.error))
         words.append(f"{self.request_bytes} bytes sent, {self.response_bytes} received")
         words += [f"{self.attempts} tries"] if self.attempts > 1 else []
         phases = "".join(f", {name} {spent:.3g}" for name, spent in self.phases.items())
         return f"{'; '.join(words)}; {self.seconds * 1e3:.3g} ms{phases}"
+
+
+def _in_short(error: BaseException) -> str:
+    """Return an error in one line that is not too long."""
+    text = without_secrets(" ".join(str(error).split()))
+    name = type(error).__name__
+    return f"{name}: {text if len(text) <= 500 else f'{text[:500]}…'}" if text else name
 
 
 CallHook: TypeAlias = Callable[[Call], object]
@@ -79,8 +91,29 @@ CallHook: TypeAlias = Callable[[Call], object]
 RetryHook: TypeAlias = Callable[[Call, str, float], object]
 
 
+class Observers(NamedTuple):
+    """Who is told about a call, fixed when it begins: who heard of its beginning hears of its end."""
+
+    request: tuple[CallHook, ...] = ()
+    response: tuple[CallHook, ...] = ()
+    retry: tuple[RetryHook, ...] = ()
+
+    def begins(self, call: Call) -> None:
+        _tell(self.request, call)
+
+    def repeats(self, call: Call, reason: str, delay: float) -> None:
+        _tell(self.retry, call, reason, delay)
+
+    def ended(self, call: Call) -> None:
+        # Who began last ends first, as spans nest.
+        _tell(reversed(self.response), call)
+
+
 class Hooks:
     """The functions that are told about a client's calls. What one of them raises is logged, and stops nothing.
+
+    They are called on the thread, or in the task, that carries the call out, in the context of the caller. Changes
+    count for calls that begin later.
 
     Parameters
     ----------
@@ -90,6 +123,11 @@ class Hooks:
         Called with it when it has ended, in success or not.
     on_retry : callable
         Called with it, the reason and the seconds until then, before it is sent again.
+
+    Raises
+    ------
+    InvalidRequest
+        For what cannot be called, and for coroutine functions.
     """
 
     def __init__(
@@ -98,13 +136,11 @@ class Hooks:
         on_response: CallHook | None = None,
         on_retry: RetryHook | None = None,
     ) -> None:
-        self._request: tuple[CallHook, ...] = ()
-        self._response: tuple[CallHook, ...] = ()
-        self._retry: tuple[RetryHook, ...] = ()
+        self.observers = Observers()
         self.add(on_request=on_request, on_response=on_response, on_retry=on_retry)
 
     def __bool__(self) -> bool:
-        return bool(self._request or self._response or self._retry)
+        return any(self.observers)
 
     def add(
         self,
@@ -114,25 +150,26 @@ class Hooks:
         on_retry: RetryHook | None = None,
     ) -> None:
         """Tell further functions from now on."""
-        self._request += (on_request,) if on_request else ()
-        self._response += (on_response,) if on_response else ()
-        self._retry += (on_retry,) if on_retry else ()
+        request, response, retry = self.observers
+        self.observers = Observers(
+            (*request, *_checked(on_request, "on_request")),
+            (*response, *_checked(on_response, "on_response")),
+            (*retry, *_checked(on_retry, "on_retry")),
+        )
 
     def remove(self, *hooks: Callable[..., object]) -> None:
         """Tell these functions no more, whatever they were told."""
-        self._request = tuple(hook for hook in self._request if hook not in hooks)
-        self._response = tuple(hook for hook in self._response if hook not in hooks)
-        self._retry = tuple(hook for hook in self._retry if hook not in hooks)
+        self.observers = Observers(
+            *(tuple(each for each in told if each not in hooks) for told in self.observers)  # type: ignore[arg-type]
+        )
 
-    def request(self, call: Call) -> None:
-        _tell(self._request, call)
 
-    def response(self, call: Call) -> None:
-        # Who began last ends first, as spans nest.
-        _tell(reversed(self._response), call)
-
-    def retry(self, call: Call, reason: str, delay: float) -> None:
-        _tell(self._retry, call, reason, delay)
+def _checked(hook: Any, name: str) -> tuple[Any, ...]:
+    if hook is None:
+        return ()
+    if not callable(hook) or inspect.iscoroutinefunction(hook):
+        raise InvalidRequest(f"{name} must be a plain function, which is not awaited; got {hook!r}")
+    return (hook,)
 
 
 def _tell(hooks: Iterable[Callable[..., object]], *arguments: Any) -> None:

@@ -6,17 +6,21 @@ Bodies appear by their size, and values of headers that carry credentials never.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
-__all__ = ["logger", "masked", "verbose_logger"]
+__all__ = ["logger", "masked", "verbose_logger", "without_secrets"]
 
 logger = logging.getLogger("tritonhttp")
 logger.addHandler(logging.NullHandler())
 
 _SECRET_HEADERS = frozenset(("authorization", "proxy-authorization", "cookie", "set-cookie"))
-_SECRET_WORDS = ("token", "secret", "password", "api-key", "apikey", "credential", "auth")
+_SECRET_WORDS = ("token", "secret", "password", "api-key", "api_key", "apikey", "credential", "auth")
+#: In a URL, wherever it stands in a text: user and password, and the values of such query parameters.
+_USER = re.compile(r"(?<=://)[^/?#\s@]*@")
+_PARAMETER = re.compile(rf"([?&][^=&\s]*(?:{'|'.join(_SECRET_WORDS)}|sig)[^=&\s]*=)[^&\s]*", re.IGNORECASE)
 
 
 if TYPE_CHECKING:
@@ -46,6 +50,11 @@ def verbose_logger() -> logging.Logger:
 def masked(headers: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Return headers fit to be shown: the values of those that carry credentials are hidden."""
     return {name: "***" if _is_secret(str(name).lower()) else value for name, value in headers}
+
+
+def without_secrets(text: str) -> str:
+    """Return a text fit to be shown: what URLs in it carry of credentials is hidden."""
+    return _PARAMETER.sub(r"\1***", _USER.sub("***@", text)) if "://" in text else text
 
 
 def _is_secret(name: str) -> bool:

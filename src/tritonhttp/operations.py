@@ -392,24 +392,45 @@ def _refuse_others(inputs: Any, outputs: Any) -> None:
                 raise InvalidRequest(f"{name} must hold {wanted.__name__} objects, got {type(item).__name__}")
 
 
-_MODEL = re.compile(r"v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(.+))?")
-_LOADING = re.compile(r"v2/repository/models/([^/]+)/(.+)")
+_MODEL = re.compile(r"v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z_]+(?:/[a-z_]+)?))?")
+_LOADING = re.compile(r"v2/repository/models/([^/]+)/([a-z]+)")
+_REGION = re.compile(r"v2/([a-z]+sharedmemory)(?:/region/([^/]+))?/([a-z]+)")
+#: Paths in which nothing varies, and the action.
+_FIXED = {
+    "v2": "metadata",
+    "v2/health/live": "live",
+    "v2/health/ready": "ready",
+    "v2/models/stats": "stats",
+    "v2/repository/index": "repository/index",
+    "v2/trace/setting": "trace/setting",
+    "v2/logging": "logging",
+}
 
 
-def purpose(path: str) -> tuple[str, str, str]:
-    """Return what a path is for, for observers: the action, and model and version where they are in it."""
+def purpose(path: str) -> tuple[str, str, str, str]:
+    """Return what a path is for, for observers.
+
+    Returns
+    -------
+    action, route, model_name, model_version : str
+        The route is the path with ``{model}``, ``{version}`` and ``{region}`` for what varies. Both are
+        empty for a path that is none of ours.
+    """
     from urllib.parse import unquote
 
-    found = _MODEL.fullmatch(path)
-    if found is not None and path != "v2/models/stats":
-        return found[3] or "metadata", unquote(found[1]), unquote(found[2] or "")
-    found = _LOADING.fullmatch(path)
-    if found is not None:
-        return found[2], unquote(found[1]), ""
-    if path == "v2":
-        return "metadata", "", ""
-    area, _, action = path.removeprefix("v2/").rpartition("/")
-    return action if area in ("health", "models") else path.removeprefix("v2/"), "", ""
+    if path in _FIXED:
+        return _FIXED[path], f"/{path}", "", ""
+    if found := _MODEL.fullmatch(path):
+        name, version, action = found.groups()
+        versions = "/versions/{version}" if version else ""
+        route = f"/v2/models/{{model}}{versions}{f'/{action}' if action else ''}"
+        return action or "metadata", route, unquote(name), unquote(version or "")
+    if found := _LOADING.fullmatch(path):
+        return found[2], f"/v2/repository/models/{{model}}/{found[2]}", unquote(found[1]), ""
+    if found := _REGION.fullmatch(path):
+        kind, region, action = found.groups()
+        return f"{kind}/{action}", f"/v2/{kind}{'/region/{region}' if region else ''}/{action}", "", ""
+    return "", "", "", ""
 
 
 # -- what the endpoints share -----------------------------------------------------------------------

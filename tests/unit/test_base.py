@@ -407,10 +407,9 @@ def test_secrets_are_never_shown(
     client.register_plugin(Counts())
     client.get_server_metadata(headers={**SECRETS, "X-Plain": "plain"})
     client.infer("m", [tensor()], headers=SECRETS)
-    shown = "".join(capsys.readouterr()) + caplog.text
-    assert "sesame" not in shown
-    assert "'X-API-Key': '***'" in shown
-    assert "plain" in shown
+    shown = "".join(capsys.readouterr())
+    assert ("'X-API-Key': '***'" in shown, "plain" in shown) == (verbose, verbose)
+    assert "sesame" not in shown + caplog.text
     assert headers_of(server)["x-api-key"] == "sesame"
 
 
@@ -423,12 +422,46 @@ def test_without_verbose_nothing_is_written(
     assert caplog.records == []
 
 
-def test_the_log_of_the_library_shows_the_same(client_of: Opener, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_one_line_for_each_call(client_of: Opener, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "tritonhttp")
-    client_of().get_server_metadata()
-    assert {record.name for record in caplog.records} == {"tritonhttp"}
-    assert "GET /v2" in caplog.text
-    assert "<Response 200 OK, 2 bytes>" in caplog.text
+    client = client_of()
+    client.get_server_metadata(query_params={"a": 1, "api_key": "sesame"})
+    client.infer("m", [tensor()], "3", request_id="call 7")
+    client.close()
+    with pytest.raises(InferenceServerException):
+        client.is_model_ready("m")
+    metadata, infer, ready = (record.getMessage() for record in caplog.records)
+    assert {(record.name, record.levelname) for record in caplog.records} == {("tritonhttp", "DEBUG")}
+    url = rf"http://{re.escape(client.servers[0])}"
+    assert re.fullmatch(
+        rf"GET {url}/v2\?a=1&api_key=\*\*\*; metadata; status 200; 0 bytes sent, 2 received; [\d.]+ ms.*",
+        metadata,
+    )
+    assert re.fullmatch(
+        rf"POST {url}/v2/models/m/versions/3/infer; infer; model 'm'; id 'call 7'; status 200; \d+ bytes sent,"
+        r" 31 received; [\d.]+ ms.*",
+        infer,
+    )
+    assert re.match(
+        rf"GET {url}/v2/models/m/ready; ready; model 'm'; InferenceServerException: the client is closed; ",
+        ready,
+    )
+
+
+def test_the_log_does_not_change_what_verbose_shows(
+    client_of: Opener, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    shown = []
+    for level in (logging.WARNING, logging.DEBUG):
+        caplog.set_level(level, "tritonhttp")
+        client = client_of(verbose=True)
+        client.infer("m", [tensor()], request_id="7")
+        client.load_model("m")
+        client.async_infer("m", [tensor()]).get_result()
+        shown.append(capsys.readouterr())
+    assert shown[0] == shown[1]
+    assert shown[0].out.count("POST /v2") == 3
+    assert len(caplog.records) == 3
 
 
 # -- the client itself ------------------------------------------------------------------------------

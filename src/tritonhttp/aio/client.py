@@ -23,6 +23,7 @@ from ..base import (
 )
 from ..errors import DeadlineExceeded, InferenceServerException, InvalidRequest, TransportError
 from ..events import Call, CallHook, Hooks, RetryHook
+from ..log import logger
 from ..operations import Operation
 from ..plugins import Request
 from ..tensors import InferInput, InferRequestedOutput, InferResult
@@ -548,10 +549,11 @@ class InferenceServerClient(ClientBase):
                 ) from None
         dispatch = self._dispatch
         if dispatch is None:
-            if not self._log.isEnabledFor(DEBUG):
+            if not logger.isEnabledFor(DEBUG):
                 return await self._send(operation, request.headers, query_params, until)
             dispatch = self._new_dispatch()
-        flow = dispatch.tries(operation, request.headers, until, asyncio.get_running_loop().time, self._probe)
+        clock = asyncio.get_running_loop().time
+        flow = dispatch.tries(operation, request.headers, until, clock, self._probe, self._url_of(operation))
         return await drive(
             flow,
             lambda step: self.server(step[0])._send(operation, request.headers, query_params, until, step[1]),

@@ -44,11 +44,13 @@ class _Headers(dict[str, str]):
 class Answer(Response):
     """A response for those who call `_get` or `_post`: as ours, and as the reference's, which is aiohttp's."""
 
-    __slots__ = ()
+    __slots__ = ("attempts",)
 
     @classmethod
     def of(cls, response: Response) -> Answer:
-        return cls(response.status_code, _Headers(response.headers), response.body, response.reason)
+        answer = cls(response.status_code, _Headers(response.headers), response.body, response.reason)
+        answer.attempts = response.attempts
+        return answer
 
     @property
     def status(self) -> int:

@@ -156,6 +156,9 @@ class Response:
 
     __slots__ = ("_position", "body", "headers", "reason", "status_code")
 
+    #: How often the call was tried.
+    attempts: int = 1
+
     def __init__(self, status_code: int, headers: Mapping[str, str], body: Buffer, reason: str = "") -> None:
         self.status_code = status_code
         self.headers = headers
