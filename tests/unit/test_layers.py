@@ -38,6 +38,7 @@ ROOMS = {
     "tritonhttp.client": 4,
     "tritonhttp.aio": 4,
     "tritonhttp.model": 4,
+    "tritonhttp.otel": 5,
     "tritonhttp.as_tritonclient": 5,
     "tritonhttp.testing": 5,
     "tritonhttp.bulk": 5,
@@ -50,6 +51,7 @@ OTHERS = {
     "orjson": "tritonhttp",
     "httptools": "tritonhttp.wire",
     "ml_dtypes": "tritonhttp",
+    "opentelemetry": "tritonhttp.otel",
     "cuda": "tritonhttp.utils.cuda_shared_memory._cuda",
 }
 LAZY = {"cuda", "ml_dtypes"}

@@ -1,0 +1,162 @@
+"""OpenTelemetry: a client span for each call, and the trace's headers in the request. Extra ``otel``.
+
+Written on the client's event hooks, so it goes together with any plugin, and with both clients. Names and rules
+are those of the stable semantic conventions for HTTP client spans; what they do not have stands under ``triton.``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ._version import __version__
+from .base import ClientBase
+from .errors import InvalidRequest
+from .events import Call
+from .log import without_secrets
+
+try:
+    from opentelemetry import propagate, trace
+except ImportError as error:
+    raise ImportError("tritonhttp.otel needs opentelemetry-api: pip install 'tritonhttp[otel]'") from error
+
+if TYPE_CHECKING:
+    from opentelemetry.propagators.textmap import TextMapPropagator
+
+__all__ = ["instrument"]
+
+
+def instrument(
+    client: ClientBase,
+    *,
+    tracer_provider: trace.TracerProvider | None = None,
+    propagator: TextMapPropagator | None = None,
+) -> Callable[[], None]:
+    """Make a span of kind CLIENT for each call of a client, from its first request to its last answer.
+
+    Its parent is the span that is current where the call is made, also in tasks and for `async_infer`. A call that
+    is sent again stays one span, with an event ``retry`` for each time and ``http.request.resend_count``. Its
+    status is ERROR where no answer came, and for answers of 400 and more, also where that only means "not ready".
+    The trace's headers are added to the request, except those that the caller or a plugin has set.
+
+    Parameters
+    ----------
+    client : InferenceServerClient
+        The blocking or the asyncio one. What it is pickled to is not instrumented.
+    tracer_provider : TracerProvider, optional
+        Where the spans go; without it, the global one.
+    propagator : TextMapPropagator, optional
+        Writes the headers; without it, the global one.
+
+    Returns
+    -------
+    callable
+        Ends it: later calls make no spans.
+
+    Raises
+    ------
+    InvalidRequest
+        For what is no client, and for a client that is instrumented already.
+    """
+    if not isinstance(client, ClientBase):
+        raise InvalidRequest(f"expected a client of tritonhttp, got {type(client).__name__}")
+    hooks = client.hooks
+    if any(isinstance(getattr(hook, "__self__", None), _Spans) for hook in hooks.observers.request):
+        raise InvalidRequest("this client is instrumented already; end that first")
+    spans = _Spans(tracer_provider, propagator)
+    hooks.add(on_request=spans.begin, on_response=spans.end, on_retry=spans.retry)
+
+    def undo() -> None:
+        hooks.remove(spans.begin, spans.end, spans.retry)
+
+    return undo
+
+
+class _Spans:
+    """The hooks of one client. A call's span stands in the call's context, under this object."""
+
+    def __init__(
+        self, tracer_provider: trace.TracerProvider | None, propagator: TextMapPropagator | None
+    ) -> None:
+        self._tracer = trace.get_tracer(
+            "tritonhttp", __version__, tracer_provider, "https://opentelemetry.io/schemas/1.37.0"
+        )
+        self._propagator = propagator
+
+    def begin(self, call: Call) -> None:
+        span = self._tracer.start_span(
+            f"{call.method} {call.route}" if call.route else call.method,
+            kind=trace.SpanKind.CLIENT,
+            attributes=_of_request(call),
+        )
+        call.context[self] = span
+        carrier: dict[str, Any] = {}
+        propagator = self._propagator or propagate.get_global_textmap()
+        propagator.inject(carrier, trace.set_span_in_context(span))
+        given = {str(name).lower() for name in call.headers}
+        if "traceparent" in given:
+            carrier.pop("tracestate", None)  # which belongs to another traceparent
+        call.headers.update((name, value) for name, value in carrier.items() if name.lower() not in given)
+
+    def retry(self, call: Call, reason: str, delay: float) -> None:
+        span = call.context.get(self)
+        if span is not None:
+            span.add_event(
+                "retry",
+                {
+                    "http.request.resend_count": call.attempts,
+                    "triton.retry.reason": reason,
+                    "triton.retry.delay": delay,
+                },
+            )
+
+    def end(self, call: Call) -> None:
+        span = call.context.pop(self, None)
+        if span is None:
+            return
+        if span.is_recording():
+            span.set_attributes(_of_url(call.url))
+            if call.attempts > 1:
+                span.set_attribute("http.request.resend_count", call.attempts - 1)
+            if call.status is not None:
+                span.set_attribute("http.response.status_code", call.status)
+                span.set_attribute("network.protocol.version", "1.1")
+                span.set_attribute("http.response.body.size", call.response_bytes)
+            if call.error is not None:
+                kind = type(call.error)
+                span.set_attribute("error.type", f"{kind.__module__}.{kind.__qualname__}")
+                span.set_status(trace.StatusCode.ERROR, without_secrets(str(call.error)))
+            elif call.status is not None and call.status >= 400:
+                span.set_attribute("error.type", str(call.status))
+                span.set_status(trace.StatusCode.ERROR)
+        span.end()
+
+
+def _of_request(call: Call) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "http.request.method": call.method,
+        "http.request.body.size": call.request_bytes,
+        **_of_url(call.url),
+    }
+    for name, value in (
+        ("url.template", call.route),
+        ("triton.model.name", call.model_name),
+        ("triton.model.version", call.model_version),
+        ("triton.request.id", call.request_id),
+    ):
+        if value:
+            found[name] = value
+    return found
+
+
+def _of_url(url: str) -> dict[str, Any]:
+    """Return what a URL says of where a request goes; nothing where none is chosen yet."""
+    if not url:
+        return {}
+    found: dict[str, Any] = {"url.full": without_secrets(url)}
+    parts = urlsplit(url)
+    if parts.hostname:
+        found["server.address"] = parts.hostname
+        found["server.port"] = parts.port or (443 if parts.scheme == "https" else 80)
+    return found
