@@ -27,7 +27,7 @@ class OverAsyncio:
 
     def __init__(
         self,
-        url: str,
+        url: Any,
         *,
         verbose: bool = False,
         concurrency: int = 1,
@@ -37,10 +37,10 @@ class OverAsyncio:
         ssl_options: Any = None,
         ssl_context_factory: Any = None,
         insecure: bool = False,
-        **shared_memory: Any,
+        **options: Any,
     ) -> None:
         context = None
-        if (ssl_options or ssl_context_factory or insecure) and (ssl or url.startswith("https:")):
+        if (ssl_options or ssl_context_factory or insecure) and (ssl or str(url).startswith("https:")):
             context = tls_context(ssl_options, ssl_context_factory, insecure)
         limits = [limit for limit in (connection_timeout, network_timeout) if limit is not None]
         self._client = tritonhttp.aio.InferenceServerClient(
@@ -50,7 +50,7 @@ class OverAsyncio:
             conn_timeout=min(limits) if limits else None,
             ssl=ssl,
             ssl_context=context,
-            **shared_memory,
+            **options,
         )
         self._loop = asyncio.new_event_loop()
         #: What asyncio would only log, such as an exception that nobody looked at.
