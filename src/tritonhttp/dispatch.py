@@ -57,7 +57,7 @@ class Dispatch:
         self.hooks = hooks
         self.retries = 0
         several = len(self.servers) > 1
-        self._balancing = balancing
+        self._balancing: Balancing = balancing
         self._retry = retry
         if retry is None and several:
             self._retry = Retry(attempts=len(self.servers), on=("connect",), backoff=0)
@@ -139,8 +139,9 @@ class Dispatch:
             failed: bool | None = None
             response: Response | None = None
             try:
-                response = yield name, call
-                outcome: int | BaseException = response.status_code
+                answer: Response = yield name, call
+                response = answer
+                outcome: int | BaseException = answer.status_code
                 failed = server_failed(outcome)
             except InferenceServerException as error:
                 outcome = error
