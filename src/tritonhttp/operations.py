@@ -540,7 +540,11 @@ def _json(response: Response, kind: type[T], name: str) -> T:
 def _unfolded(response: Response, limit: int | None = None) -> bytes:
     """Return the body of an answer that is no inference, its content coding undone."""
     encoding = response.get("Content-Encoding")
-    raw = response.body if isinstance(response, Response) else response.read()
+    if isinstance(response, Response):
+        raw = response.body
+        limit = min((each for each in (limit, response.limit) if each is not None), default=None)
+    else:
+        raw = response.read()
     return bytes(compression.decompress(raw, encoding, limit) if encoding else raw)
 
 

@@ -348,17 +348,19 @@ class InferResult:
 
     def __init__(self, response: Any, verbose: bool) -> None:
         body: Buffer
+        limit = None
         if isinstance(response, Response):
             headers = self._headers = response.headers
             encoding = headers.get("content-encoding")
             length = headers.get("inference-header-content-length")
+            limit = response.limit
             body = response.body
         else:
             encoding = response.get("Content-Encoding")
             length = response.get("Inference-Header-Content-Length")
             body = response.read()
         if encoding:
-            body = compression.decompress(body, str(encoding))
+            body = compression.decompress(body, str(encoding), limit)
         self._body = body
         try:
             self._head_size = None if length is None else int(length)

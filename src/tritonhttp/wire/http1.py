@@ -24,6 +24,7 @@ __all__ = [
     "Response",
     "ResponseHead",
     "ResponseReader",
+    "amended",
     "coalesce",
     "encode_head",
     "header_line",
@@ -98,6 +99,23 @@ def encode_head(method: str, target: str, lines: str, length: int) -> bytes:
     return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
 
 
+def amended(request: Buffer, origin: str, lines: bytes) -> tuple[bytes, bytes]:
+    """Return a request's head with more in it, and what stands behind the head.
+
+    Parameters
+    ----------
+    request : buffer
+        The head as :func:`encode_head` returns it, and perhaps a body.
+    origin : str
+        Scheme and authority to put before the path, as proxies want it (RFC 9112, 3.2.2); or empty.
+    lines : bytes
+        Further header lines, each with its line end.
+    """
+    head, _, body = bytes(request).partition(b"\r\n\r\n")
+    method, _, rest = head.partition(b" ")
+    return b"%b %b%b\r\n%b\r\n" % (method, origin.encode(), rest, lines), body
+
+
 def coalesce(buffers: Sequence[Buffer], limit: int = COALESCE) -> list[Buffer]:
     """Return the buffers in their order, small neighbours joined; a buffer larger than `limit` is never copied."""
     if sum(map(len, buffers)) <= limit:
@@ -154,16 +172,25 @@ class ResponseHead:
 class Response:
     """A whole response. ``status_code``, ``get()`` and ``read()`` are what programs for the reference use."""
 
-    __slots__ = ("_position", "body", "headers", "reason", "status_code")
+    __slots__ = ("_position", "body", "headers", "limit", "reason", "status_code")
 
     #: How often the call was tried.
     attempts: int = 1
 
-    def __init__(self, status_code: int, headers: Mapping[str, str], body: Buffer, reason: str = "") -> None:
+    def __init__(
+        self,
+        status_code: int,
+        headers: Mapping[str, str],
+        body: Buffer,
+        reason: str = "",
+        limit: int | None = None,
+    ) -> None:
         self.status_code = status_code
         self.headers = headers
         self.body = body
         self.reason = reason
+        #: The most bytes that the body may have when it is unpacked.
+        self.limit = limit
         self._position = 0
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -188,6 +215,8 @@ class _HeadParser:
         self.reason = b""
         self.lines: list[tuple[str, str]] = []
         self.size = 0
+        #: Bytes since the last piece of a body that are no body: sizes, extensions, trailers.
+        self.framing = 0
         self.headers_complete = False
         self.keep_alive = False
         self.message_complete = False
@@ -324,6 +353,8 @@ class ResponseReader:
     ----------
     max_body : int, optional
         The most bytes of a body; more is a :class:`ProtocolError`.
+    tunnel : bool
+        The request is CONNECT: a success has no body, whatever its head says (RFC 9112, 6.3).
     """
 
     __slots__ = (
@@ -336,15 +367,18 @@ class ResponseReader:
         "_last_head",
         "_parser",
         "_scratch",
+        "_tunnel",
         "blank",
+        "continued",
         "max_body",
         "response",
         "reusable",
         "view",
     )
 
-    def __init__(self, max_body: int | None = None) -> None:
+    def __init__(self, max_body: int | None = None, *, tunnel: bool = False) -> None:
         self.max_body = max_body
+        self._tunnel = tunnel
         self._scratch = bytearray(MAX_HEAD)
         #: Where a response begins: what :meth:`get_buffer` returns while the reader is blank.
         self.view = memoryview(self._scratch)
@@ -359,6 +393,8 @@ class ResponseReader:
         """Expect a new response; needed only where the reader is not blank."""
         #: Whether nothing of an answer was kept; so, where it never came whole, whether nothing of it came.
         self.blank = True
+        #: Whether the server has asked for the body of the request (status 100).
+        self.continued = False
         self.response = None
         self._filled = 0
         self._head: ResponseHead | None = None
@@ -366,6 +402,11 @@ class ResponseReader:
         self._parser: _HeadParser | None = None
         self._body: memoryview | None = None
         self._got = 0
+
+    @property
+    def answering(self) -> bool:
+        """Whether an answer has begun that is no interim one: nothing that is sent now changes it."""
+        return self._head is not None
 
     def get_buffer(self) -> memoryview:
         """Return where to receive next."""
@@ -386,9 +427,8 @@ class ResponseReader:
             end = len(self._last)
             if end and count == end + (head.content_length or 0) and self._scratch.startswith(self._last):
                 # All of a response at once, with the head of the one before: the reader stays as it is.
-                self.response = Response(
-                    head.status, head.headers, bytes(self._scratch[end:count]), head.reason
-                )
+                body = bytes(self._scratch[end:count])
+                self.response = Response(head.status, head.headers, body, head.reason, self.max_body)
                 return True
             self.blank = False
         if self._body is not None:
@@ -434,6 +474,7 @@ class ResponseReader:
                 break
             # An interim response (RFC 9110, 15.2): what follows is the answer itself, or another of them.
             self._interim += 1
+            self.continued = self.continued or head.status == 100
             if self._interim > _MAX_INTERIM:
                 raise ProtocolError(f"the server sent more than {_MAX_INTERIM} interim responses")
             self._scratch[: self._filled - end] = self._scratch[end : self._filled]
@@ -442,8 +483,10 @@ class ResponseReader:
         self._head = head
         if not head.keep_alive:
             self.reusable = False
-        length = head.content_length
         have = self._filled - end
+        if self._tunnel and head.status < 300:
+            return self._complete(b"")
+        length = head.content_length
         if length is not None:
             self._check_size(length)
             if head.keep_alive:
@@ -461,7 +504,8 @@ class ResponseReader:
             self._filled = 0
             return bool(rest) and self._received_chunks(rest)
         else:
-            self._body = memoryview(bytearray(max(MAX_HEAD, 2 * have)))
+            self._check_size(have)
+            self._body = self._room(max(MAX_HEAD, 2 * have))
         self._body[:have] = self.view[end : self._filled]
         self._got = have
         return False
@@ -477,8 +521,15 @@ class ResponseReader:
     def _received_chunks(self, data: Buffer) -> bool:
         parser = self._parser
         assert parser is not None
+        size = parser.size
         parser.feed(data)
         self._check_size(parser.size)
+        parser.framing = 0 if parser.size > size else parser.framing + len(data)
+        if parser.framing > MAX_HEAD:
+            # llhttp collects a trailer of any length, and skips an extension of any length.
+            raise ProtocolError(
+                f"the response's chunks have trailers or extensions of more than {MAX_HEAD} bytes"
+            )
         if not parser.message_complete:
             return False
         if parser.excess:
@@ -488,9 +539,13 @@ class ResponseReader:
     def _grow(self) -> None:
         body = self._body
         assert body is not None
-        self._check_size(len(body) + 1)
-        self._body = memoryview(bytearray(2 * len(body)))
+        self._check_size(len(body))
+        self._body = self._room(2 * len(body))
         self._body[: len(body)] = body
+
+    def _room(self, size: int) -> memoryview:
+        """Return memory for a body of unknown length, at most one byte more than it may have."""
+        return memoryview(bytearray(size if self.max_body is None else min(size, self.max_body + 1)))
 
     def _check_size(self, size: int) -> None:
         if self.max_body is not None and size > self.max_body:
@@ -499,6 +554,6 @@ class ResponseReader:
     def _complete(self, body: Buffer) -> bool:
         head = self._head
         assert head is not None
-        self.response = Response(head.status, head.headers, body, head.reason)
+        self.response = Response(head.status, head.headers, body, head.reason, self.max_body)
         self._body = None
         return True
