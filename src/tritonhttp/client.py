@@ -34,7 +34,7 @@ from .plugins import Request
 from .tensors import InferInput, InferRequestedOutput, InferResult
 from .transport.address import parse_url, tls_context
 from .transport.blocking import BlockingTransport
-from .transport.policy import UNSET, Deadline, Moment, Retry, Timeouts, moment, seconds
+from .transport.policy import UNSET, Connections, Deadline, Moment, Retry, Timeouts, moment, seconds
 from .wire.http1 import Buffer, Response
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class InferenceServerClient(ClientBase):
     url : str, or sequence of str
         ``host:port`` with an optional base path, for example ``"localhost:8000"`` or
         ``"gateway:443/triton"``; ``http://`` and ``https://`` may stand before it. IPv6 literals in brackets.
+        Or ``unix:///path/to.sock``, a unix domain socket.
         Several: a call goes to one of them, a sequence always to the same.
     verbose : bool
         Log every request and response on stdout.
@@ -96,6 +97,20 @@ class InferenceServerClient(ClientBase):
         How one of several servers is chosen: ``"least_outstanding"`` or ``"round_robin"``.
     on_request, on_response, on_retry : callable, optional
         Told about each call: see :class:`tritonhttp.events.Hooks`.
+    max_idle, max_age : float or None
+        Seconds after which a connection is not used again: since its last request, and since it was made. The
+        first should be less than what servers and load balancers on the way allow.
+    keep_alive : bool
+        Whether a connection carries more than one request.
+    proxy : str, optional
+        ``http://user:password@host:port`` of a proxy to go through.
+    trust_env : bool
+        Go through the proxy that the environment names, if there is no `proxy`: http_proxy, https_proxy,
+        all_proxy, no_proxy.
+    max_response_bytes : int, optional
+        The most bytes of a response's body, as it comes and decompressed; more is a :class:`ProtocolError`.
+    expect_continue : bool
+        Ask the server before a body of more than 1 MiB is sent, so that one which refuses it need not read it.
     shared_memory : "auto", optional
         Let large tensors travel through shared memory where the server runs on the same machine and can be given
         it; otherwise, and whatever stands in the way, over HTTP. Results are the same.
@@ -129,6 +144,13 @@ class InferenceServerClient(ClientBase):
         on_request: CallHook | None = None,
         on_response: CallHook | None = None,
         on_retry: RetryHook | None = None,
+        max_idle: float | None = 45.0,
+        max_age: float | None = None,
+        keep_alive: bool = True,
+        proxy: str | None = None,
+        trust_env: bool = False,
+        max_response_bytes: int | None = None,
+        expect_continue: bool = False,
         shared_memory: Literal["auto"] | None = None,
         shared_memory_threshold: int = SHARED_MEMORY_THRESHOLD,
         shared_memory_limit: int = SHARED_MEMORY_LIMIT,
@@ -155,7 +177,16 @@ class InferenceServerClient(ClientBase):
         self._workers = (
             limit if max_greenlets is None else min(limit, positive(max_greenlets, "max_greenlets"))
         )
-        self._transport = BlockingTransport(address, limit, timeouts, context)
+        connections = Connections(
+            max_idle=max_idle,
+            max_age=max_age,
+            keep_alive=keep_alive,
+            proxy=proxy,
+            trust_env=trust_env,
+            max_response_bytes=max_response_bytes,
+            expect_continue=expect_continue,
+        )
+        self._transport = BlockingTransport(address, limit, timeouts, context, connections)
         self._deadline = seconds(deadline, "deadline")
         self._lock = threading.Lock()
         self._closed = False

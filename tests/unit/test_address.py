@@ -17,6 +17,8 @@ import trustme
 from tritonhttp import DeadlineExceeded, InvalidRequest, NameResolutionError
 from tritonhttp.transport.address import Address, parse_url, resolve, tls_context
 
+NAME = Address("name", 80, False, "")
+
 # -- URLs -------------------------------------------------------------------------------------------
 
 
@@ -167,7 +169,7 @@ def test_a_literal_needs_no_look_up(host: str, monkeypatch: pytest.MonkeyPatch) 
         raise AssertionError("a literal needs no thread")
 
     monkeypatch.setattr(threading, "Thread", no_thread)
-    ((family, address),) = resolve(host, 8000, deadline=time.monotonic())
+    ((family, address),) = resolve(Address(host, 8000, False, ""), deadline=time.monotonic())
     assert family == (socket.AF_INET6 if ":" in host else socket.AF_INET)
     assert address[:2] == (host, 8000)
 
@@ -212,8 +214,8 @@ def entry(found: tuple[int, Any]) -> tuple[int, int, int, str, Any]:
 
 def test_addresses_come_in_the_systems_order_and_once(names: Names) -> None:
     names.found = [entry(V6), entry(V4), entry(V6)]
-    assert resolve("name", 80, None) == [V6, V4]
-    assert resolve("name", 80, time.monotonic() + 5) == [V6, V4]
+    assert resolve(NAME, None) == [V6, V4]
+    assert resolve(NAME, time.monotonic() + 5) == [V6, V4]
 
 
 @pytest.mark.parametrize(
@@ -226,8 +228,8 @@ def test_addresses_come_in_the_systems_order_and_once(names: Names) -> None:
 )
 def test_a_name_without_an_address(names: Names, failure: Exception) -> None:
     names.found = failure
-    with pytest.raises(NameResolutionError, match="cannot resolve the server's name 'name'") as caught:
-        resolve("name", 80, None)
+    with pytest.raises(NameResolutionError, match="cannot resolve the name 'name'") as caught:
+        resolve(NAME, None)
     assert caught.value.phase == "resolve"
     assert isinstance(caught.value, socket.gaierror)
 
@@ -236,7 +238,7 @@ def test_a_resolver_that_does_not_answer_is_given_up_in_time(names: Names) -> No
     names.answers.clear()
     began = time.monotonic()
     with pytest.raises(DeadlineExceeded, match="timed out while resolving the name 'name'") as caught:
-        resolve("name", 80, began + 0.1)
+        resolve(NAME, began + 0.1)
     assert 0.1 <= time.monotonic() - began < 3
     assert caught.value.phase == "resolve"
 
@@ -244,7 +246,7 @@ def test_a_resolver_that_does_not_answer_is_given_up_in_time(names: Names) -> No
 def test_a_deadline_that_has_passed(names: Names) -> None:
     names.answers.clear()
     with pytest.raises(DeadlineExceeded, match="timed out"):
-        resolve("name", 80, time.monotonic() - 5)
+        resolve(NAME, time.monotonic() - 5)
 
 
 # -- TLS --------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from ..plugins import Request
 from ..tensors import InferInput, InferRequestedOutput, InferResult
 from ..transport.address import parse_url, tls_context
 from ..transport.asyncio import AsyncioTransport, timeout_at
-from ..transport.policy import UNSET, Deadline, Moment, Retry, moment, seconds
+from ..transport.policy import UNSET, Connections, Deadline, Moment, Retry, moment, seconds
 from ..wire.http1 import Buffer, Response
 from .foreign import Answer, mark, plain
 
@@ -60,8 +60,8 @@ class InferenceServerClient(ClientBase):
     Parameters
     ----------
     url : str, or sequence of str
-        ``host:port`` with an optional base path; ``http://`` and ``https://`` may stand before it. Several: a call
-        goes to one of them.
+        ``host:port`` with an optional base path; ``http://`` and ``https://`` may stand before it. Or
+        ``unix:///path/to.sock``. Several: a call goes to one of them.
     verbose : bool
         Log every request and response on stdout.
     conn_limit : int
@@ -73,6 +73,8 @@ class InferenceServerClient(ClientBase):
     ssl_context : ssl.SSLContext, optional
         The context to use; without one, the system's certificates are trusted.
     deadline, retry, balancing, on_request, on_response, on_retry
+        As for the blocking client.
+    deadline, max_idle, max_age, keep_alive, proxy, trust_env, max_response_bytes, expect_continue
         As for the blocking client.
     shared_memory, shared_memory_threshold, shared_memory_limit
         As for the blocking client.
@@ -100,6 +102,13 @@ class InferenceServerClient(ClientBase):
         on_request: CallHook | None = None,
         on_response: CallHook | None = None,
         on_retry: RetryHook | None = None,
+        max_idle: float | None = 45.0,
+        max_age: float | None = None,
+        keep_alive: bool = True,
+        proxy: str | None = None,
+        trust_env: bool = False,
+        max_response_bytes: int | None = None,
+        expect_continue: bool = False,
         shared_memory: Literal["auto"] | None = None,
         shared_memory_threshold: int = SHARED_MEMORY_THRESHOLD,
         shared_memory_limit: int = SHARED_MEMORY_LIMIT,
@@ -127,7 +136,16 @@ class InferenceServerClient(ClientBase):
         if address.tls and context is None:
             context = tls_context(None, None, False)
         limit = positive(conn_limit, "conn_limit")
-        self._transport = AsyncioTransport(address, limit, self._deadline, context if address.tls else None)
+        connections = Connections(
+            max_idle=max_idle,
+            max_age=max_age,
+            keep_alive=keep_alive,
+            proxy=proxy,
+            trust_env=trust_env,
+            max_response_bytes=max_response_bytes,
+            expect_continue=expect_continue,
+        )
+        self._transport = AsyncioTransport(address, limit, context if address.tls else None, connections)
         alone = {"retry": None, "on_request": None, "on_response": None, "on_retry": None}
         servers = {
             each: InferenceServerClient(**{**configuration, **alone, "url": each}) for each in urls if others

@@ -10,12 +10,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DeadlineExceeded, InvalidRequest, NameResolutionError
+from ..errors import InvalidRequest, NameResolutionError
+from .failures import resolve_timeout
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["Address", "SocketAddress", "literal", "look_up", "parse_url", "resolve", "tls_context"]
+__all__ = [
+    "Address",
+    "SocketAddress",
+    "literal",
+    "look_up",
+    "parse_url",
+    "resolve",
+    "tls_context",
+    "without_credentials",
+]
 
 _URL = re.compile(
     r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://|(?![A-Za-z][A-Za-z0-9+.-]*://))"
@@ -38,12 +48,20 @@ class Address:
         Whether the connection is encrypted.
     base_path : str
         What stands before every path: empty, or with a leading slash and without one at its end.
+    socket_path : str
+        The path of a unix domain socket that is connected to in place of host and port; empty: none.
     """
 
     host: str
     port: int
     tls: bool
     base_path: str
+    socket_path: str = ""
+
+    @property
+    def peer(self) -> str:
+        """What is connected to, for messages."""
+        return self.socket_path or f"{self.host} port {self.port}"
 
     @property
     def authority(self) -> str:
@@ -65,22 +83,28 @@ class Address:
 
     @property
     def origin(self) -> str:
-        """Scheme and authority, for messages."""
+        """Scheme and authority, for messages and proxies."""
+        if self.socket_path:
+            return f"unix://{self.socket_path}:"
         return f"{'https' if self.tls else 'http'}://{self.authority}"
 
 
 def parse_url(url: str, ssl: bool) -> Address:
     """Take ``host:port/base-path`` apart, with or without ``http://`` or ``https://`` before it.
 
+    ``unix:///path`` names a unix domain socket. All of it is the path: there is no base path.
+
     Raises
     ------
     InvalidRequest
         Where it has another form, or its scheme contradicts `ssl`.
     """
+    if isinstance(url, str) and url.strip()[:7].lower() == "unix://":
+        return _unix_address(url.strip()[7:], ssl)
     match = _URL.fullmatch(url.strip()) if isinstance(url, str) else None
     if match is None:
         raise InvalidRequest(
-            f"expected a URL of the form host:port/base-path, got {_without_credentials(url)!r}"
+            f"expected a URL of the form host:port/base-path, got {without_credentials(url)!r}"
         )
     scheme = (match["scheme"] or ("https" if ssl else "http")).lower()
     if scheme not in ("http", "https"):
@@ -97,7 +121,19 @@ def parse_url(url: str, ssl: bool) -> Address:
     )
 
 
-def _without_credentials(url: object) -> str:
+def _unix_address(path: str, ssl: bool) -> Address:
+    if not path.startswith("/") or not path.strip("/") or "\0" in path:
+        raise InvalidRequest(f"expected a URL of the form unix:///path/to.sock, got {'unix://' + path!r}")
+    if not hasattr(socket, "AF_UNIX"):
+        raise InvalidRequest(f"this system has no unix domain sockets: {'unix://' + path!r}")
+    if ssl:
+        raise InvalidRequest(
+            f"ssl=True contradicts {'unix://' + path!r}: there is no TLS on a unix domain socket"
+        )
+    return Address("localhost", 80, False, "", path)
+
+
+def without_credentials(url: object) -> str:
     """Return a URL fit for a message: neither a password nor a query, which may hold a token."""
     return re.sub(
         r"(?s)^([a-z]+://)?.*@", r"\1***@", re.sub(r"(?s)\?.*", "?…", str(url)), flags=re.IGNORECASE
@@ -108,17 +144,17 @@ SocketAddress = tuple[int, Any]
 """An address family, and the address in its form for ``socket.connect``."""
 
 
-def literal(host: str, port: int) -> list[SocketAddress]:
-    """Return the address that a literal stands for; empty where the host is a name."""
+def literal(address: Address) -> list[SocketAddress]:
+    """Return the address of a unix domain socket, or the one that a literal is; empty where the host is a name."""
+    if address.socket_path:
+        return [(socket.AF_UNIX, address.socket_path)]
     try:
-        return _look_up(host, port, socket.AI_NUMERICHOST)
+        return _look_up(address.host, address.port, socket.AI_NUMERICHOST)
     except OSError:
         return []
 
 
-def look_up(
-    host: str, port: int, done: Callable[[list[SocketAddress] | NameResolutionError], object]
-) -> None:
+def look_up(address: Address, done: Callable[[list[SocketAddress] | NameResolutionError], object]) -> None:
     """Look a name up in a thread of its own, since that cannot be interrupted, and call `done` there.
 
     Who gives up waiting leaves the thread to end by itself.
@@ -126,18 +162,18 @@ def look_up(
 
     def work() -> None:
         try:
-            outcome: list[SocketAddress] | NameResolutionError = _look_up(host, port, 0)
+            outcome: list[SocketAddress] | NameResolutionError = _look_up(address.host, address.port, 0)
         except (OSError, UnicodeError) as error:
             outcome = NameResolutionError(
-                f"cannot resolve the server's name {host!r}: {error}", phase="resolve"
+                f"cannot resolve the name {address.host!r}: {error}", phase="resolve"
             )
         done(outcome)
 
     threading.Thread(target=work, name="tritonhttp-resolve", daemon=True).start()
 
 
-def resolve(host: str, port: int, deadline: float | None) -> list[SocketAddress]:
-    """Return the addresses of a host, in the order that the system prefers.
+def resolve(address: Address, deadline: float | None) -> list[SocketAddress]:
+    """Return the addresses of a server, in the order that the system prefers.
 
     Raises
     ------
@@ -146,9 +182,10 @@ def resolve(host: str, port: int, deadline: float | None) -> list[SocketAddress]
     DeadlineExceeded
         If the answer takes too long.
     """
-    found = literal(host, port)
+    found = literal(address)
     if found:
         return found
+    began = time.monotonic()
     outcome: list[list[SocketAddress] | NameResolutionError] = []
     known = threading.Event()
 
@@ -156,9 +193,9 @@ def resolve(host: str, port: int, deadline: float | None) -> list[SocketAddress]
         outcome.append(answer)
         known.set()
 
-    look_up(host, port, note)
-    if not known.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
-        raise DeadlineExceeded(f"timed out while resolving the name {host!r}", phase="resolve")
+    look_up(address, note)
+    if not known.wait(None if deadline is None else max(0.0, deadline - began)):
+        raise resolve_timeout(address, time.monotonic() - began)
     if isinstance(outcome[0], NameResolutionError):
         raise outcome[0]
     return outcome[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import sys
@@ -25,9 +26,19 @@ from ..errors import (
 )
 from ..wire.http1 import Buffer, Response, ResponseReader, coalesce
 from .address import Address, SocketAddress, literal, look_up
-from .failures import closed, connect_failure, located, tls_failure
-from .policy import may_resend
+from .failures import (
+    closed,
+    connect_failure,
+    located,
+    over,
+    resolve_timeout,
+    tls_failure,
+    wait_timeout,
+)
+from .policy import Connections, may_resend
 from .pool import CLOSED, OPEN, WAIT, Pool, Signal
+from .route import CONTINUE_WAIT, MAX_REFUSAL, Proxy, Route
+from .trace import Counts, Trace
 
 if TYPE_CHECKING:
     import ssl
@@ -47,14 +58,21 @@ class _Connection(asyncio.BufferedProtocol):
     """One connection, and the reader of its responses; one exchange at a time."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, encrypted: bool, over: str
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        encrypted: bool,
+        max_body: int | None = None,
     ) -> None:
         self._loop = loop
-        self._over = over
         self.sock = sock
         self._encrypted = encrypted
         self._transport: asyncio.Transport | None = None
-        self.reader = ResponseReader()
+        self.reader = ResponseReader(max_body)
+        #: Until when it may be used again: by its age, and, while it is idle, by that as well.
+        self.dies = self.expires = math.inf
+        #: Since it was made: requests begun, and bytes.
+        self.requests = self.sent = self.received = 0
         #: Whether the connection was closed, or something came that nobody asked for.
         self.stale = False
         #: Done when the event loop has closed the connection.
@@ -66,6 +84,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._idle = bytearray(1)
         self._deadline: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._trace: Trace | None = None
 
     @property
     def handed_over(self) -> bool:
@@ -89,6 +108,9 @@ class _Connection(asyncio.BufferedProtocol):
             self.stale = True
             self.abort()
             return
+        if self._trace is not None and "first_byte" not in self._trace.phases:
+            self._trace.mark("first_byte")
+        self.received += nbytes
         try:
             whole = self.reader.received(nbytes)
         except ProtocolError as error:
@@ -96,12 +118,14 @@ class _Connection(asyncio.BufferedProtocol):
             return
         if whole:
             self._succeed()
+        elif self.reader.continued:
+            self._wake_writer()
 
     def eof_received(self) -> bool:
         self.stale = True
         if self._answer is not None:
             try:
-                if self.reader.received_eof():
+                if self.reader.received_eof() and not self._cut():
                     self._succeed()
                 else:
                     self._fail(self._lost(None))
@@ -109,12 +133,27 @@ class _Connection(asyncio.BufferedProtocol):
                 self._fail(error)
         return False
 
+    def _cut(self) -> bool:
+        """Whether a TLS connection ended without close_notify: anybody on the way can end it like that."""
+        if not self._encrypted or self._transport is None:
+            return False
+        import ssl
+
+        try:
+            return bool(self._transport.get_extra_info("ssl_object").read(1))
+        except ssl.SSLZeroReturnError:
+            return False
+        except OSError:  # it wants to read more
+            return True
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.stale = True
         if self._alarm is not None:
             self._alarm.cancel()
         if self._answer is not None and exc is not None and not self._encrypted:
             self._salvage()
+        elif exc is None and self._encrypted:
+            self.eof_received()  # before Python 3.11 close_notify is told in no other way
         self._fail(self._lost(exc))
         if not self.gone.done():
             self.gone.set_result(None)
@@ -144,8 +183,16 @@ class _Connection(asyncio.BufferedProtocol):
         else:
             self.abort()  # the event loop watches the socket, and closes it
 
-    async def exchange(self, buffers: Sequence[Buffer], deadline: float | None) -> Response:
+    async def exchange(
+        self,
+        buffers: Sequence[Buffer],
+        deadline: float | None,
+        expects: bool = False,
+        trace: Trace | None = None,
+    ) -> Response:
         """Send the request and receive its response.
+
+        With `expects`, the first buffer waits for the server's word before the others follow.
 
         Raises
         ------
@@ -157,6 +204,8 @@ class _Connection(asyncio.BufferedProtocol):
         if not self.reader.blank:
             self.reader.start()
         self._written = self._skipped = False
+        self.requests += 1
+        self._trace = trace
         answer: asyncio.Future[Response] = self._loop.create_future()
         self._answer = answer
         self._watch(deadline)
@@ -165,18 +214,42 @@ class _Connection(asyncio.BufferedProtocol):
                 for piece in (buffer,) if len(buffer) <= _SLICE else _slices(buffer):
                     if self._paused and not answer.done():
                         await self._drained()
-                    if answer.done() or transport.is_closing():
+                    elif self._encrypted:
+                        # asyncio's TLS does not tell that it is closing, and a write that fails would keep the
+                        # answer from being read that came before: let the loop look first.
+                        await asyncio.sleep(0)
+                    if self._skipped or answer.done() or transport.is_closing():
                         self._skipped = True
                     else:
                         transport.write(piece)
+                        self.sent += len(piece)
+                if expects:
+                    expects = False
+                    self._skipped = await self._refused(answer)
             self._written = not self._skipped
-            return await answer
+            if trace is not None and self._written:
+                trace.mark("send")
+            response = await answer
+            if trace is not None:
+                trace.mark("receive")
+            return response
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled():
                 answer.exception()  # nobody else will look at it, and asyncio would complain
             raise
         finally:
             self._answer = None
+
+    async def _refused(self, answer: asyncio.Future[Response]) -> bool:
+        """Wait for the server's word; return whether it answers already, and wants no more of the request."""
+        until = self._loop.time() + CONTINUE_WAIT
+        timer = self._loop.call_at(until, self._wake_writer)
+        try:
+            while not (answer.done() or self.reader.continued or self._loop.time() >= until):
+                await self._drained()
+        finally:
+            timer.cancel()
+        return answer.done() or self.reader.answering
 
     async def _drained(self) -> None:
         """Wait until the kernel has taken what was written, or the exchange has ended."""
@@ -203,11 +276,10 @@ class _Connection(asyncio.BufferedProtocol):
         if self._loop.time() < self._deadline:
             self._alarm = self._loop.call_at(self._deadline, self._ring)
             return
-        phase = "receive" if self.handed_over else "send"
+        phase, doing = ("receive", "receiving") if self.handed_over else ("send", "sending")
         self._fail(
             DeadlineExceeded(
-                f"timed out while {'receiving' if self.handed_over else 'sending'}:"
-                f" {self._over}, after {self.reader.progress()}",
+                f"timed out while {doing}: {over(self._deadline)}, after {self.reader.progress()}",
                 phase=phase,
             )
         )
@@ -295,20 +367,33 @@ class AsyncioTransport:
         The server.
     limit : int
         The most connections.
-    budget : float or None
-        The seconds that a call has, for messages; its deadline comes with the call.
     context : ssl.SSLContext or None
         For servers with TLS.
+    options : Connections, optional
+        How connections are made, used and kept.
+
+    Raises
+    ------
+    InvalidRequest
+        For a proxy that cannot be used.
     """
 
     def __init__(
-        self, address: Address, limit: int, budget: float | None, context: ssl.SSLContext | None
+        self,
+        address: Address,
+        limit: int,
+        context: ssl.SSLContext | None,
+        options: Connections | None = None,
     ) -> None:
         self._address = address
         self._limit = limit
-        #: What is said when a call's time is over.
-        self._over = "the call's time is over" if budget is None else f"the call's {budget:g} s are over"
         self._context = context
+        options = options or Connections()
+        self._options = options
+        self._route = route = Route(address, options)
+        self._prepare = None if route.plain else route.prepare
+        self._max_idle = options.idle_limit
+        self._counts = Counts()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connections: set[_Connection] = set()
@@ -322,6 +407,7 @@ class AsyncioTransport:
         *,
         repeatable: bool = False,
         deadline: float | None = None,
+        trace: Trace | None = None,
     ) -> Response:
         """Send a request and return its response, whatever its status.
 
@@ -335,6 +421,8 @@ class AsyncioTransport:
             Whether it may go out again when a reused connection turns out closed.
         deadline : float or None
             When the call must end, on the event loop's clock.
+        trace : Trace, optional
+            Is told how long each phase takes.
 
         Raises
         ------
@@ -345,34 +433,66 @@ class AsyncioTransport:
         """
         if len(buffers) > 1:
             buffers = coalesce(buffers)
+        expects = False
+        if self._prepare is not None:
+            buffers, expects = self._prepare(buffers)
+        loop = self._enter_loop()
+        counts = self._counts
+        counts.calls += 1
         fresh = False
         try:
             while True:
-                loop = self._enter_loop()
+                if trace is not None:
+                    trace.start()
                 place = self._pool.take()
                 if place is WAIT:
                     place = await self._wait(loop, deadline)
-                reused = type(place) is _Connection and not fresh and not place.stale
-                connection = (
-                    cast("_Connection", place) if reused else await self._renew(place, loop, deadline)
-                )
+                if trace is not None:
+                    trace.mark("wait")
+                if (
+                    type(place) is _Connection
+                    and not fresh
+                    and not place.stale
+                    and loop.time() < place.expires
+                ):
+                    connection, reused = place, True
+                else:
+                    connection, reused = await self._renew(place, loop, deadline, trace), False
+                if trace is not None:
+                    trace.take(connection, reused=reused)
                 try:
-                    response = await connection.exchange(buffers, deadline)
+                    response = await connection.exchange(buffers, deadline, expects, trace)
                 except BaseException as error:
                     answered, handed_over = not connection.reader.blank, connection.handed_over
                     self._check_in(connection, reusable=False)
-                    if (
-                        not isinstance(error, ConnectionLost)
-                        or not reused
-                        or not may_resend(repeatable=repeatable, answered=answered, handed_over=handed_over)
-                    ):
+                    fresh = (
+                        reused
+                        and isinstance(error, ConnectionLost)
+                        and may_resend(repeatable=repeatable, answered=answered, handed_over=handed_over)
+                    )
+                    if not fresh:
                         raise
-                    fresh = True
+                    counts.resent += 1
                     continue
+                finally:
+                    if trace is not None:
+                        trace.end(connection)
+                now = loop.time()
+                expires = now + self._max_idle
+                connection.expires = expires if expires < connection.dies else connection.dies
                 self._check_in(connection, reusable=connection.reader.reusable and connection.handed_over)
+                idle = self._pool.idle
+                if idle and idle[0].expires <= now:
+                    # The longest idle one has had its time; those behind it are looked at in their turn.
+                    self._forget(self._pool.drop_oldest())
                 return response
         except (TransportError, ProtocolError) as error:
             raise located(error, self._address, method, target) from error.__cause__
+
+    @property
+    def counts(self) -> Counts:
+        """What the transport did since it was made; in a forked child, since the fork."""
+        return self._counts.with_open(self._connections)
 
     async def close(self) -> None:
         """Close the idle connections now, and the others when their requests end; turn away who waits."""
@@ -397,6 +517,7 @@ class AsyncioTransport:
         # The collector must not find them: uvloop would take them out of the epoll that the parent shares.
         _inherited.extend(self._connections)
         self._start_anew()
+        self._counts = Counts()
 
     def abandon(self) -> None:
         """Close the connections without waiting, from any thread: for a client that was not closed."""
@@ -433,7 +554,11 @@ class AsyncioTransport:
     # -- the pool's decisions, carried out --
 
     async def _renew(
-        self, place: _Connection | Signal, loop: asyncio.AbstractEventLoop, deadline: float | None
+        self,
+        place: _Connection | Signal,
+        loop: asyncio.AbstractEventLoop,
+        deadline: float | None,
+        trace: Trace | None,
     ) -> _Connection:
         """Return a new connection for a place that has none, or one of no more use."""
         if place is CLOSED:
@@ -441,7 +566,7 @@ class AsyncioTransport:
         if isinstance(place, _Connection):
             self._forget(place)
         try:
-            return await self._open(loop, deadline)
+            return await self._open(loop, deadline, trace)
         except BaseException:
             self._check_in(None, reusable=False)
             raise
@@ -449,7 +574,7 @@ class AsyncioTransport:
     async def _wait(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> _Connection | Signal:
         waiter: asyncio.Future[_Connection | Signal] = loop.create_future()
         self._pool.wait(waiter)
-        timer = None if deadline is None else loop.call_at(deadline, self._turn_away, waiter)
+        timer = None if deadline is None else loop.call_at(deadline, self._turn_away, waiter, loop.time())
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -462,14 +587,9 @@ class AsyncioTransport:
             if timer is not None:
                 timer.cancel()
 
-    def _turn_away(self, waiter: asyncio.Future[_Connection | Signal]) -> None:
+    def _turn_away(self, waiter: asyncio.Future[_Connection | Signal], since: float) -> None:
         if self._pool.leave(waiter) and not waiter.done():
-            waiter.set_exception(
-                DeadlineExceeded(
-                    f"timed out while waiting for one of {self._limit} connections: {self._over}",
-                    phase="wait for a connection",
-                )
-            )
+            waiter.set_exception(wait_timeout(self._limit, waiter.get_loop().time() - since))
 
     def _check_in(self, connection: _Connection | None, *, reusable: bool) -> None:
         """Give a place back, with its connection where it has one."""
@@ -484,32 +604,71 @@ class AsyncioTransport:
 
     def _forget(self, connection: _Connection) -> None:
         self._connections.discard(connection)
+        self._counts.end(connection)
         connection.abort()
 
-    async def _open(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> _Connection:
-        address = self._address
-        found = literal(address.host, address.port) or await self._resolve(loop, deadline)
+    async def _open(
+        self, loop: asyncio.AbstractEventLoop, deadline: float | None, trace: Trace | None
+    ) -> _Connection:
+        address, route, context = self._address, self._route, self._context
+        began = loop.time()
+        found = literal(route.address) or await self._resolve(loop, deadline)
+        if trace is not None:
+            trace.mark("resolve")
         sock = await self._connect(loop, found, deadline)
-        connection = _Connection(loop, sock, self._context is not None, self._over)
+        if trace is not None:
+            trace.mark("connect")
+        connection = _Connection(loop, sock, context is not None, self._options.max_response_bytes)
+        connection.dies = began + self._options.age_limit
+        connection.reader.reusable = self._options.keep_alive
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            name = None if self._context is None else address.host
-            async with timeout_at(deadline):
-                await loop.create_connection(
-                    lambda: connection, sock=sock, ssl=self._context, server_hostname=name
-                )
-        except (OSError, ValueError, TimeoutError) as error:
-            connection.discard()
-            raise tls_failure(address, error) from error
+            if route.tunnel is not None:
+                await self._dig(loop, sock, route.tunnel, deadline)
+                if trace is not None:
+                    trace.mark("proxy")
+            handshake = loop.time()
+            try:
+                async with timeout_at(deadline):
+                    if address.socket_path:
+                        await loop.create_unix_connection(lambda: connection, sock=sock)
+                    else:
+                        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                        name = None if context is None else address.host
+                        await loop.create_connection(
+                            lambda: connection, sock=sock, ssl=context, server_hostname=name
+                        )
+            except (OSError, ValueError, TimeoutError) as error:
+                raise tls_failure(address, error, loop.time() - handshake) from error
         except BaseException:
             connection.discard()
             raise
+        if trace is not None and context is not None:
+            trace.mark("tls")
         self._connections.add(connection)
+        self._counts.opened += 1
         return connection
+
+    async def _dig(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: Proxy, deadline: float | None
+    ) -> None:
+        """Have the proxy open a tunnel to the server."""
+        began = loop.time()
+        reader = ResponseReader(MAX_REFUSAL, tunnel=True)
+        try:
+            async with timeout_at(deadline):
+                await loop.sock_sendall(sock, proxy.connect_request(self._address))
+                while reader.response is None:
+                    count = await loop.sock_recv_into(sock, reader.get_buffer())
+                    if not (reader.received(count) if count else reader.received_eof()) and not count:
+                        raise ConnectionResetError(f"it closed the connection after {reader.progress()}")
+        except (OSError, ProtocolError, TimeoutError) as error:
+            raise proxy.failure(self._address, error, loop.time() - began) from error
+        proxy.check_tunnel(self._address, reader.response)
 
     async def _resolve(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> list[SocketAddress]:
         outcome: asyncio.Future[list[SocketAddress] | NameResolutionError] = loop.create_future()
+        address, began = self._route.address, loop.time()
 
         def tell(answer: list[SocketAddress] | NameResolutionError) -> None:
             if not outcome.done():
@@ -519,15 +678,12 @@ class AsyncioTransport:
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(tell, answer)
 
-        host = self._address.host
-        look_up(host, self._address.port, done)
+        look_up(address, done)
         try:
             async with timeout_at(deadline):
                 found = await outcome
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"timed out while resolving the name {host!r}: {self._over}", phase="resolve"
-            ) from None
+            raise resolve_timeout(address, loop.time() - began) from None
         if isinstance(found, NameResolutionError):
             raise found
         return found
@@ -536,6 +692,7 @@ class AsyncioTransport:
         self, loop: asyncio.AbstractEventLoop, addresses: Sequence[SocketAddress], deadline: float | None
     ) -> socket.socket:
         failures: list[tuple[SocketAddress, OSError]] = []
+        began = loop.time()
         for position, (family, address) in enumerate(addresses):
             # An address that swallows packets leaves time for those behind it.
             now = loop.time()
@@ -552,4 +709,4 @@ class AsyncioTransport:
             except BaseException:
                 sock.close()
                 raise
-        raise connect_failure(self._address, failures) from failures[0][1]
+        raise connect_failure(self._route.peer, failures, loop.time() - began) from failures[0][1]

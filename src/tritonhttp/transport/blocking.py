@@ -8,13 +8,14 @@ are used where a program has put them in.
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import struct
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
@@ -26,9 +27,11 @@ from ..errors import (
 )
 from ..wire.http1 import Buffer, Response, ResponseReader, coalesce
 from .address import Address, SocketAddress, resolve
-from .failures import closed, connect_failure, located, tls_failure
-from .policy import Timeouts, earliest, may_resend, step_timeout
+from .failures import closed, connect_failure, located, over, tls_failure, wait_timeout
+from .policy import Connections, Timeouts, earliest, may_resend, step_timeout
 from .pool import CLOSED, OPEN, WAIT, Pool, Signal
+from .route import CONTINUE_WAIT, MAX_REFUSAL, Proxy, Route
+from .trace import Counts, Trace
 
 if TYPE_CHECKING:
     import ssl
@@ -41,6 +44,11 @@ _MAX_VECTOR = 1024
 _TLS_SLICE = 1 << 18
 #: How long an answer may take that a server sent before it stopped reading.
 _EARLY_ANSWER = 1.0
+#: How often a send that makes no progress is interrupted for a look whether the answer is there already.
+_LOOK = 0.1
+#: Take what fits, without waiting: what waits may also have to read.
+_AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
 #: How a time limit of the kernel (SO_RCVTIMEO) ends a call, and how one of Python's socket does.
 _TIMED_OUT = (BlockingIOError, TimeoutError)
 _TIMEVAL = struct.Struct("ll")
@@ -49,13 +57,30 @@ _TIMEVAL = struct.Struct("ll")
 class _Connection:
     """One socket, and the reader of its responses."""
 
-    __slots__ = ("_armed", "_kernel_waits", "_vectored", "handed_over", "is_stale", "reader", "sock")
+    __slots__ = (
+        "_armed",
+        "_kernel_waits",
+        "_vectored",
+        "dies",
+        "expires",
+        "handed_over",
+        "is_stale",
+        "reader",
+        "received",
+        "requests",
+        "sent",
+        "sock",
+    )
 
-    def __init__(self, sock: socket.socket, encrypted: bool) -> None:
+    def __init__(self, sock: socket.socket, encrypted: bool, max_body: int | None = None) -> None:
         self.sock = sock
-        self.reader = ResponseReader()
+        self.reader = ResponseReader(max_body)
+        #: Until when it may be used again: by its age, and, while it is idle, by that as well.
+        self.dies = self.expires = math.inf
         #: Whether the kernel has taken the whole request.
         self.handed_over = False
+        #: Since it was made: requests begun, and bytes.
+        self.requests = self.sent = self.received = 0
         self._vectored = not encrypted and hasattr(sock, "sendmsg")
         # A socket with a timeout polls before every send and receive. Where it is the kernel's own, not gevent's
         # and not under TLS, the kernel can watch the time itself.
@@ -75,8 +100,17 @@ class _Connection:
     def close(self) -> None:
         self.sock.close()
 
-    def exchange(self, buffers: Sequence[Buffer], network: float | None, deadline: float | None) -> Response:
+    def exchange(
+        self,
+        buffers: Sequence[Buffer],
+        network: float | None,
+        deadline: float | None,
+        expects: bool = False,
+        trace: Trace | None = None,
+    ) -> Response:
         """Send the request and receive its response.
+
+        With `expects`, the first buffer waits for the server's word before the others follow.
 
         Raises
         ------
@@ -87,33 +121,51 @@ class _Connection:
         if not reader.blank:
             reader.start()
         self.handed_over = False
+        self.requests += 1
         try:
-            sent = 0
-            if len(buffers) == 1 and self._vectored:
-                if deadline is not None or network != self._armed:
-                    self._arm(network, deadline)
-                sent = self.sock.send(buffers[0])
-            if sent < len(buffers[0]):
-                self._send(buffers, sent, network, deadline)
+            early = None
+            if expects:
+                early = self._send(buffers[:1], 0, network, deadline)
+                if early is None:
+                    early = self._early(CONTINUE_WAIT, network, deadline)
+                buffers = buffers[1:]
+            if early is None:
+                sent = 0
+                if len(buffers) == 1 and self._vectored:
+                    if deadline is not None or network != self._armed:
+                        self._arm(network, deadline)
+                    try:
+                        self.sent += (sent := self.sock.send(buffers[0], _AT_ONCE))
+                    except BlockingIOError:
+                        sent = 0
+                if sent < len(buffers[0]):
+                    early = self._send(buffers, sent, network, deadline)
+            if early is not None:
+                reader.reusable = False  # the server may wait for the rest of the request
+                return early
         except _TIMED_OUT:
             raise DeadlineExceeded(
                 f"timed out while sending: {_limit(network, deadline)}", phase="send"
             ) from None
         except OSError as error:
+            if isinstance(error, TransportError):
+                raise
             # A server that refuses a large request may answer at once and stop reading.
             try:
                 reader.reusable = False
-                return self._receive(_EARLY_ANSWER, earliest(deadline, time.monotonic() + _EARLY_ANSWER))
+                return self._receive(_EARLY_ANSWER, earliest(deadline, monotonic() + _EARLY_ANSWER))
             except InferenceServerException:
                 raise ConnectionLost(f"the connection broke while sending: {error}", phase="send") from error
         self.handed_over = True
-        return self._receive(network, deadline)
+        if trace is not None:
+            trace.mark("send")
+        return self._receive(network, deadline, trace)
 
     def _arm(self, network: float | None, deadline: float | None) -> None:
         if deadline is None:
             timeout = network
         else:
-            timeout = step_timeout(network, deadline, time.monotonic())
+            timeout = step_timeout(network, deadline, monotonic())
             if timeout == 0:
                 raise TimeoutError
         if timeout != self._armed:
@@ -129,25 +181,66 @@ class _Connection:
 
     def _send(
         self, buffers: Sequence[Buffer], sent: int, network: float | None, deadline: float | None
-    ) -> None:
-        """Send what is left of the buffers behind the first `sent` bytes."""
+    ) -> Response | None:
+        """Send what is left of the buffers behind the first `sent` bytes; return the answer if it comes before."""
         pending = [memoryview(buffers[0])[sent:], *buffers[1:]]
         first = 0
+        look = _LOOK if network is None else min(_LOOK, network)
+        progress = monotonic()
         while first < len(pending):
-            self._arm(network, deadline)
-            if not self._vectored:
-                sent = self.sock.send(memoryview(pending[first])[:_TLS_SLICE])
-            elif len(pending) - first == 1:
-                sent = self.sock.send(pending[first])
-            else:
-                sent = self.sock.sendmsg(pending[first : first + _MAX_VECTOR])
+            try:
+                self._arm(look, deadline)
+                if not self._vectored:
+                    # What came before a write fails can't be read behind it: OpenSSL has given up then.
+                    if self.is_stale(0) and (early := self._early(0.001, network, deadline)) is not None:
+                        return early
+                    self._arm(look, deadline)
+                    sent = self.sock.send(memoryview(pending[first])[:_TLS_SLICE])
+                elif len(pending) - first == 1:
+                    sent = self.sock.send(pending[first])
+                else:
+                    sent = self.sock.sendmsg(pending[first : first + _MAX_VECTOR])
+            except _TIMED_OUT:
+                now = monotonic()
+                if deadline is None or now < deadline:
+                    early = self._early(0.001, network, deadline)
+                    if early is not None:
+                        return early
+                    if network is None or now - progress < network:
+                        continue
+                raise
+            self.sent += sent
+            progress = monotonic()
             while first < len(pending) and sent >= len(pending[first]):
                 sent -= len(pending[first])
                 first += 1
             if sent:
                 pending[first] = memoryview(pending[first])[sent:]
+        return None
 
-    def _receive(self, network: float | None, deadline: float | None) -> Response:
+    def _early(self, seconds: float, network: float | None, deadline: float | None) -> Response | None:
+        """Return the answer, received to its end, if it begins within so many seconds.
+
+        None, and the request goes on, where the time is over, or the server asks for the rest.
+        """
+        reader = self.reader
+        until = earliest(deadline, monotonic() + seconds)
+        try:
+            while not reader.answering:
+                self._arm(None, until)
+                count = self.sock.recv_into(reader.get_buffer())
+                self.received += count
+                if reader.received(count) if count else reader.received_eof():
+                    return reader.response
+                if not count:
+                    raise self._closed_early("send")
+                if reader.continued and not reader.answering:
+                    return None
+        except _TIMED_OUT:
+            return None
+        return self._receive(network, deadline)
+
+    def _receive(self, network: float | None, deadline: float | None, trace: Trace | None = None) -> Response:
         reader = self.reader
         receive = self.sock.recv_into
         try:
@@ -155,15 +248,16 @@ class _Connection:
                 if deadline is not None or network != self._armed:
                     self._arm(network, deadline)
                 count = receive(reader.view if reader.blank else reader.get_buffer())
+                if trace is not None and "first_byte" not in trace.phases:
+                    trace.mark("first_byte")
+                self.received += count
                 if count:
                     if reader.received(count):
                         break
                 elif reader.received_eof():
                     break
                 else:
-                    raise ConnectionLost(
-                        f"the server closed the connection after {reader.progress()}", phase="receive"
-                    )
+                    raise self._closed_early("receive")
         except _TIMED_OUT:
             raise DeadlineExceeded(
                 f"timed out while receiving: {_limit(network, deadline)}, after {reader.progress()}",
@@ -175,14 +269,19 @@ class _Connection:
             raise ConnectionLost(
                 f"the connection broke after {reader.progress()}: {error}", phase="receive"
             ) from error
+        if trace is not None:
+            trace.mark("receive")
         response = reader.response
         assert response is not None
         return response
 
+    def _closed_early(self, phase: str) -> ConnectionLost:
+        return ConnectionLost(f"the server closed the connection after {self.reader.progress()}", phase=phase)
+
 
 def _limit(network: float | None, deadline: float | None) -> str:
-    if deadline is not None and deadline <= time.monotonic():
-        return "the call's deadline passed"
+    if deadline is not None and deadline <= monotonic():
+        return over(deadline)
     return f"no progress for {network:g} s" if network is not None else "no progress"
 
 
@@ -209,15 +308,32 @@ class BlockingTransport:
         Limits for connecting, and for each step without progress.
     context : ssl.SSLContext or None
         For servers with TLS.
+    options : Connections, optional
+        How connections are made, used and kept.
+
+    Raises
+    ------
+    InvalidRequest
+        For a proxy that cannot be used.
     """
 
     def __init__(
-        self, address: Address, limit: int, timeouts: Timeouts, context: ssl.SSLContext | None
+        self,
+        address: Address,
+        limit: int,
+        timeouts: Timeouts,
+        context: ssl.SSLContext | None,
+        options: Connections | None = None,
     ) -> None:
         self._address = address
         self._limit = limit
         self._timeouts = timeouts
         self._context = context
+        options = options or Connections()
+        self._options = options
+        self._route = route = Route(address, options)
+        self._prepare = None if route.plain else route.prepare
+        self._max_idle = options.idle_limit
         self.reset()
 
     def reset(self) -> None:
@@ -229,6 +345,7 @@ class BlockingTransport:
         self._connections: set[_Connection] = set()
         self._pool: Pool[_Connection, _Waiter] = Pool(self._limit)
         self._pool.closed = closed_before
+        self._counts = Counts()
 
     def exchange(
         self,
@@ -238,6 +355,7 @@ class BlockingTransport:
         *,
         repeatable: bool = False,
         deadline: float | None = None,
+        trace: Trace | None = None,
     ) -> Response:
         """Send a request and return its response, whatever its status.
 
@@ -251,6 +369,8 @@ class BlockingTransport:
             Whether it may go out again when a reused connection turns out closed.
         deadline : float or None
             When the call must end, on the monotonic clock.
+        trace : Trace, optional
+            Is told how long each phase takes.
 
         Raises
         ------
@@ -261,60 +381,95 @@ class BlockingTransport:
         """
         if len(buffers) > 1:
             buffers = coalesce(buffers)
+        expects = False
+        if self._prepare is not None:
+            buffers, expects = self._prepare(buffers)
         fresh = False
         try:
             while True:
+                if trace is not None:
+                    trace.start()
                 with self._lock:
+                    self._counts.calls += 1
                     idle = self._pool.idle
                     place = idle.pop() if idle else self._pool.take()
                 if place is WAIT:
                     place = self._wait(deadline)
-                if type(place) is _Connection and not fresh and not place.is_stale(0):
+                if trace is not None:
+                    trace.mark("wait")
+                if (
+                    type(place) is _Connection
+                    and not fresh
+                    and monotonic() < place.expires
+                    and not place.is_stale(0)
+                ):
                     connection, reused = place, True
                 else:
-                    connection, reused = self._renew(place, deadline), False
+                    connection, reused = self._renew(place, deadline, trace), False
+                if trace is not None:
+                    trace.take(connection, reused=reused)
                 try:
-                    response = connection.exchange(buffers, self._timeouts.network, deadline)
+                    response = connection.exchange(buffers, self._timeouts.network, deadline, expects, trace)
                 except BaseException as error:
                     answered, handed_over = not connection.reader.blank, connection.handed_over
                     self._check_in(connection, reusable=False)
-                    if (
-                        not isinstance(error, ConnectionLost)
-                        or not reused
-                        or not may_resend(repeatable=repeatable, answered=answered, handed_over=handed_over)
-                    ):
+                    fresh = (
+                        reused
+                        and isinstance(error, ConnectionLost)
+                        and may_resend(repeatable=repeatable, answered=answered, handed_over=handed_over)
+                    )
+                    if not fresh:
                         raise
-                    fresh = True
-                    continue
-                if connection.reader.reusable:
                     with self._lock:
-                        if self._pool.keep(connection):
+                        self._counts.calls -= 1
+                        self._counts.resent += 1
+                    continue
+                finally:
+                    if trace is not None:
+                        trace.end(connection)
+                reusable = connection.reader.reusable
+                if reusable:
+                    now = monotonic()
+                    expires = now + self._max_idle
+                    connection.expires = expires if expires < connection.dies else connection.dies
+                    with self._lock:
+                        kept = self._pool.keep(connection)
+                        if kept and now < idle[0].expires:
                             return response
-                self._check_in(connection, reusable=connection.reader.reusable)
+                        # The longest idle one has had its time; those behind it are looked at in their turn.
+                        oldest = self._pool.drop_oldest() if kept else None
+                    if oldest is not None:
+                        self._forget(oldest)
+                        return response
+                self._check_in(connection, reusable=reusable)
                 return response
         except (TransportError, ProtocolError) as error:
             raise located(error, self._address, method, target) from error.__cause__
+
+    @property
+    def counts(self) -> Counts:
+        """What the transport did since it was made; in a forked child, since the fork."""
+        with self._lock:
+            return self._counts.with_open(self._connections)
 
     def close(self) -> None:
         """Close the idle connections now, and the others when their requests end; turn away who waits."""
         with self._lock:
             idle, waiters = self._pool.close()
-            self._connections.difference_update(idle)
-        for connection in idle:
-            connection.close()
+        self._forget(*idle)
         for waiter in waiters:
             waiter.woken.set()
 
     # -- the pool's decisions, carried out --
 
-    def _renew(self, place: _Connection | Signal, deadline: float | None) -> _Connection:
+    def _renew(self, place: _Connection | Signal, deadline: float | None, trace: Trace | None) -> _Connection:
         """Return a new connection for a place that has none, or one of no more use."""
         if place is CLOSED:
             raise closed()
         if isinstance(place, _Connection):
             self._forget(place)
         try:
-            return self._open(deadline)
+            return self._open(deadline, trace)
         except BaseException:
             self._check_in(None, reusable=False)
             raise
@@ -322,22 +477,21 @@ class BlockingTransport:
     def _wait(self, deadline: float | None) -> _Connection | Signal:
         """Return a place, after waiting in line for one if that is still needed."""
         waiter = _Waiter()
+        began = monotonic()
         with self._lock:
             place = self._pool.take()
             if place is not WAIT:
                 return place
             self._pool.wait(waiter)
         try:
-            woken = waiter.woken.wait(step_timeout(None, deadline, time.monotonic()))
+            woken = waiter.woken.wait(step_timeout(None, deadline, began))
         except BaseException:
             if not self._stop_waiting(waiter) and waiter.grant is not None:
                 granted = waiter.grant
                 self._check_in(granted if isinstance(granted, _Connection) else None, reusable=True)
             raise
         if not woken and self._stop_waiting(waiter):
-            raise DeadlineExceeded(
-                f"timed out while waiting for one of {self._limit} connections", phase="wait for a connection"
-            )
+            raise wait_timeout(self._limit, monotonic() - began)
         waiter.woken.wait()
         return CLOSED if waiter.grant is None else waiter.grant
 
@@ -352,41 +506,61 @@ class BlockingTransport:
         with self._lock:
             if connection is not None and (not reusable or self._pool.closed):
                 spent, connection = connection, None
-                self._connections.discard(spent)
             waiter = self._pool.give_back(connection)
             if waiter is not None:
                 waiter.grant = OPEN if connection is None else connection
         if spent is not None:
-            spent.close()
+            self._forget(spent)
         if waiter is not None:
             waiter.woken.set()
 
-    def _forget(self, connection: _Connection) -> None:
-        connection.close()
+    def _forget(self, *spent: _Connection) -> None:
+        for connection in spent:
+            connection.close()
         with self._lock:
-            self._connections.discard(connection)
+            self._connections.difference_update(spent)
+            for connection in spent:
+                self._counts.end(connection)
 
-    def _open(self, deadline: float | None) -> _Connection:
+    def _open(self, deadline: float | None, trace: Trace | None) -> _Connection:
+        began = monotonic()
         limit = self._timeouts.connection
-        deadline = earliest(deadline, None if limit is None else time.monotonic() + limit)
-        sock = self._connect(resolve(self._address.host, self._address.port, deadline), deadline)
+        deadline = earliest(deadline, None if limit is None else began + limit)
+        route = self._route
+        addresses = resolve(route.address, deadline)
+        if trace is not None:
+            trace.mark("resolve")
+        sock = self._connect(addresses, deadline)
+        if trace is not None:
+            trace.mark("connect")
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if sock.family in _INTERNET:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if route.tunnel is not None:
+                self._dig(sock, route.tunnel, deadline)
+                if trace is not None:
+                    trace.mark("proxy")
             if self._context is not None:
                 sock = self._encrypt(sock, self._context, deadline)
-            connection = _Connection(sock, encrypted=self._context is not None)
+                if trace is not None:
+                    trace.mark("tls")
+            connection = _Connection(sock, self._context is not None, self._options.max_response_bytes)
         except BaseException:
             sock.close()
             raise
+        connection.dies = began + self._options.age_limit
+        connection.reader.reusable = self._options.keep_alive
         with self._lock:
             self._connections.add(connection)
+            self._counts.opened += 1
         return connection
 
     def _connect(self, addresses: Sequence[SocketAddress], deadline: float | None) -> socket.socket:
         failures: list[tuple[SocketAddress, OSError]] = []
+        began = monotonic()
         for position, (family, address) in enumerate(addresses):
-            left = step_timeout(None, deadline, time.monotonic())
+            left = step_timeout(None, deadline, monotonic())
             # An address that swallows packets leaves time for those behind it.
             timeout = None if left is None else max(left / (len(addresses) - position), 0.001)
             sock = socket.socket(family, socket.SOCK_STREAM)
@@ -400,12 +574,36 @@ class BlockingTransport:
             except BaseException:
                 sock.close()
                 raise
-        raise connect_failure(self._address, failures) from failures[0][1]
+        seconds = monotonic() - began
+        raise connect_failure(self._route.peer, failures, seconds) from failures[0][1]
+
+    def _dig(self, sock: socket.socket, proxy: Proxy, deadline: float | None) -> None:
+        """Have the proxy open a tunnel to the server."""
+        began = monotonic()
+        reader = ResponseReader(MAX_REFUSAL, tunnel=True)
+        try:
+            _arm(sock, deadline)
+            sock.sendall(proxy.connect_request(self._address))
+            while reader.response is None:
+                _arm(sock, deadline)
+                count = sock.recv_into(reader.get_buffer())
+                if not (reader.received(count) if count else reader.received_eof()) and not count:
+                    raise ConnectionResetError(f"it closed the connection after {reader.progress()}")
+        except (OSError, ProtocolError) as error:
+            raise proxy.failure(self._address, error, monotonic() - began) from error
+        proxy.check_tunnel(self._address, reader.response)
 
     def _encrypt(self, sock: socket.socket, context: ssl.SSLContext, deadline: float | None) -> socket.socket:
-        left = step_timeout(None, deadline, time.monotonic())
-        sock.settimeout(None if left is None else max(left, 0.001))
+        began = monotonic()
+        _arm(sock, deadline)
         try:
-            return context.wrap_socket(sock, server_hostname=self._address.host)
+            # Where a body ends with the connection, only the server's word (close_notify) tells it from a cut one.
+            return context.wrap_socket(sock, server_hostname=self._address.host, suppress_ragged_eofs=False)
         except (OSError, ValueError) as error:
-            raise tls_failure(self._address, error) from error
+            raise tls_failure(self._address, error, monotonic() - began) from error
+
+
+def _arm(sock: socket.socket, deadline: float | None) -> None:
+    """Bound the next step on a socket; a handshake is one step, whatever it reads and writes."""
+    left = step_timeout(None, deadline, monotonic())
+    sock.settimeout(None if left is None else max(left, 0.001))

@@ -4,19 +4,45 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .. import errors
 from ..errors import (
     ConnectError,
     ConnectRefused,
     ConnectTimeout,
+    DeadlineExceeded,
     InferenceServerException,
     ProtocolError,
     TransportError,
 )
-from .address import Address, SocketAddress
+from .policy import Moment
 
-__all__ = ["closed", "connect_failure", "located", "tls_failure"]
+if TYPE_CHECKING:
+    from .address import Address, SocketAddress
+
+__all__ = [
+    "closed",
+    "connect_failure",
+    "lasted",
+    "located",
+    "over",
+    "resolve_timeout",
+    "tls_failure",
+    "wait_timeout",
+]
+
+
+def lasted(seconds: float) -> str:
+    """Spell out how long something took."""
+    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
+
+
+def over(deadline: float) -> str:
+    """Say that a call's deadline has passed."""
+    if isinstance(deadline, Moment):
+        return f"the call's {deadline.limit:g} s are over"
+    return "the call's deadline passed"
 
 
 def closed() -> InferenceServerException:
@@ -24,15 +50,35 @@ def closed() -> InferenceServerException:
     return InferenceServerException("the client is closed")
 
 
-def connect_failure(address: Address, failures: Sequence[tuple[SocketAddress, OSError]]) -> ConnectError:
-    """No address of the server could be connected to."""
+def wait_timeout(limit: int, seconds: float) -> DeadlineExceeded:
+    """No connection became free in time."""
+    return DeadlineExceeded(
+        f"timed out while waiting for one of {limit} connections, after {lasted(seconds)}",
+        phase="wait for a connection",
+    )
+
+
+def resolve_timeout(address: Address, seconds: float) -> DeadlineExceeded:
+    """The system did not say in time which addresses a name has."""
+    return DeadlineExceeded(
+        f"timed out while resolving the name {address.host!r}, after {lasted(seconds)}", phase="resolve"
+    )
+
+
+def connect_failure(
+    peer: str, failures: Sequence[tuple[SocketAddress, OSError]], seconds: float
+) -> ConnectError:
+    """No address of a peer could be connected to."""
     causes = [failure for _, failure in failures]
-    reasons = "; ".join(f"{tried[0]}: {_reason(failure)}" for (_, tried), failure in failures)
-    text = f"cannot connect to {address.host} port {address.port}: {reasons}"
+    reasons = "; ".join(
+        f"{tried[0] if isinstance(tried, tuple) else tried}: {_reason(failure)}"
+        for (_, tried), failure in failures
+    )
+    text = f"cannot connect to {peer}: {reasons}"
     if all(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return ConnectRefused(text)
     if any(isinstance(cause, TimeoutError) for cause in causes):
-        return ConnectTimeout(text, phase="connect")
+        return ConnectTimeout(f"{text}, after {lasted(seconds)}", phase="connect")
     return ConnectError(text, phase="connect")
 
 
@@ -43,10 +89,12 @@ def _reason(failure: OSError) -> str:
     return f"[Errno {failure.errno}] {os.strerror(failure.errno)}" if failure.errno else str(failure)
 
 
-def tls_failure(address: Address, error: Exception) -> ConnectError:
+def tls_failure(address: Address, error: Exception, seconds: float) -> ConnectError:
     """The TLS handshake failed."""
     if isinstance(error, TimeoutError):
-        return ConnectTimeout(f"timed out in the TLS handshake with {address.host}", phase="tls")
+        return ConnectTimeout(
+            f"timed out in the TLS handshake with {address.host}, after {lasted(seconds)}", phase="tls"
+        )
     import ssl
 
     kind = errors.CertificateError if isinstance(error, ssl.SSLCertVerificationError) else errors.TLSError

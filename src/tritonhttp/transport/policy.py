@@ -5,13 +5,14 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from ..errors import ConnectError, ConnectionLost, DeadlineExceeded, InvalidRequest, ServerError
 
 __all__ = [
     "UNSET",
+    "Connections",
     "Deadline",
     "Moment",
     "Retry",
@@ -87,6 +88,54 @@ class Timeouts:
     def __post_init__(self) -> None:
         for name in ("connection", "network"):
             object.__setattr__(self, name, seconds(getattr(self, name), f"{name}_timeout"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connections:
+    """How connections are made, used and kept.
+
+    Attributes
+    ----------
+    max_idle, max_age : float or None
+        Seconds after which a connection is not used again: since its last request, since it was made.
+    keep_alive : bool
+        Whether a connection carries more than one request.
+    proxy : str or None
+        ``http://user:password@host:port``: a proxy to go through.
+    trust_env : bool
+        Whether, without `proxy`, the environment says which (http_proxy, https_proxy, all_proxy, no_proxy).
+    max_response_bytes : int or None
+        The most bytes of a response's body, packed and unpacked.
+    expect_continue : bool
+        Whether a request with a body of more than 1 MiB asks the server first.
+    """
+
+    max_idle: float | None = 45.0
+    max_age: float | None = None
+    keep_alive: bool = True
+    proxy: str | None = field(default=None, repr=False)
+    trust_env: bool = False
+    max_response_bytes: int | None = None
+    expect_continue: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_idle", "max_age"):
+            object.__setattr__(self, name, seconds(getattr(self, name), name))
+        for name in ("keep_alive", "trust_env", "expect_continue"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidRequest(f"{name} must be True or False, got {getattr(self, name)!r}")
+        limit = self.max_response_bytes
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise InvalidRequest(f"max_response_bytes must be a whole number above 0, or None; got {limit!r}")
+
+    @property
+    def idle_limit(self) -> float:
+        """Seconds that a connection may be idle, infinity without a limit: what clocks can be compared with."""
+        return math.inf if self.max_idle is None else self.max_idle
+
+    @property
+    def age_limit(self) -> float:
+        return math.inf if self.max_age is None else self.max_age
 
 
 def seconds(value: float | None, name: str) -> float | None:

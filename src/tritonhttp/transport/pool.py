@@ -78,6 +78,11 @@ class Pool(Generic[C, W]):
         self.idle.append(connection)
         return True
 
+    def drop_oldest(self) -> C:
+        """Give up the place of the connection that has been idle longest; the caller closes it."""
+        self.taken -= 1
+        return self.idle.pop(0)
+
     def give_back(self, connection: C | None) -> W | None:
         """Give a place back, with its connection if that is fit for another request.
 
