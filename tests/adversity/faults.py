@@ -358,7 +358,7 @@ TABLE: dict[str, list[Fault]] = {
             host="server.test",
             look_up="fails",
             error=NameResolutionError,
-            says=("cannot resolve the server's name 'server.test'",),
+            says=("cannot resolve the name 'server.test'",),
             ran="no",
         ),
         Fault(
