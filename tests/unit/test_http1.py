@@ -16,6 +16,7 @@ from tritonhttp.wire.http1 import (
     MAX_HEAD,
     Response,
     ResponseReader,
+    amended,
     coalesce,
     encode_head,
     header_line,
@@ -566,3 +567,40 @@ def test_coalesce_joins_up_to_its_limit() -> None:
 @pytest.mark.parametrize("buffers", [[], [b""], [b"", memoryview(b""), bytearray()]])
 def test_coalesce_of_nothing_is_nothing(buffers: list[Any]) -> None:
     assert b"".join(coalesce(buffers)) == b""
+
+
+# -- requests on their way, and answers to CONNECT --------------------------------------------------
+
+
+def test_a_head_gets_an_origin_and_further_lines() -> None:
+    head = encode_head("POST", "/v2?x=y", "Host: h\r\n", 4)
+    amended_head, behind = amended(head + b"b\r\n\r", "http://h:8000", b"Connection: close\r\n")
+    assert amended_head == (
+        b"POST http://h:8000/v2?x=y HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nConnection: close\r\n\r\n"
+    )
+    assert behind == b"b\r\n\r"
+    assert amended(head, "", b"") == (head, b"")
+
+
+@pytest.mark.parametrize("framing", ["", "Content-Length: 9\r\n", "Transfer-Encoding: chunked\r\n"])
+def test_a_success_to_connect_has_no_body(framing: str) -> None:
+    data = f"HTTP/1.1 200 OK\r\n{framing}\r\n".encode()
+    reader = ResponseReader(tunnel=True)
+    reader.get_buffer()[: len(data)] = data
+    assert reader.received(len(data))
+    assert reader.response is not None
+    assert reader.response.body == b""
+
+
+def test_only_status_100_asks_for_the_body() -> None:
+    reader = ResponseReader()
+    for status, asked in ((102, False), (100, True), (103, True)):
+        data = f"HTTP/1.1 {status} X\r\n\r\n".encode()
+        reader.get_buffer()[: len(data)] = data
+        assert not reader.received(len(data))
+        assert (reader.continued, reader.answering) == (asked, False)
+    reader.get_buffer()[:30] = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody"[:30]
+    assert not reader.received(30)
+    assert reader.answering
+    reader.start()
+    assert not (reader.continued or reader.answering)

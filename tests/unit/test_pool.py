@@ -26,6 +26,14 @@ def test_the_connection_used_last_comes_first() -> None:
     assert [pool.take(), pool.take(), pool.take()] == ["b", "a", WAIT]
 
 
+def test_the_connection_idle_longest_is_dropped_first() -> None:
+    pool: Pool[str, str] = Pool(2)
+    pool.take(), pool.take()
+    pool.give_back("a"), pool.give_back("b")
+    assert pool.drop_oldest() == "a"
+    assert [pool.take(), pool.take(), pool.take()] == ["b", OPEN, WAIT]
+
+
 def test_a_spent_connection_frees_its_place() -> None:
     pool: Pool[str, str] = Pool(1)
     pool.take()
