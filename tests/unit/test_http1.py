@@ -599,8 +599,9 @@ def test_only_status_100_asks_for_the_body() -> None:
         reader.get_buffer()[: len(data)] = data
         assert not reader.received(len(data))
         assert (reader.continued, reader.answering) == (asked, False)
-    reader.get_buffer()[:30] = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody"[:30]
-    assert not reader.received(30)
+    data = b"HTTP/1.1 200 OK\r\n\r\nbody"
+    reader.get_buffer()[: len(data)] = data
+    assert not reader.received(len(data))
     assert reader.answering
     reader.start()
-    assert not (reader.continued or reader.answering)
+    assert (reader.continued, reader.answering) == (False, False)
