@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from . import log, operations
 from ._version import __version__
 from .errors import InvalidRequest, raise_error
-from .events import Hooks
+from .events import Hooks, Stats
 from .operations import Operation
 from .plugins import InferenceServerClientPlugin, Request
 from .tensors import InferInput, InferRequestedOutput, InferResult
-from .transport.address import Address
+from .transport.address import Address, SocketAddress
+from .transport.policy import seconds
 from .wire.http1 import COALESCE, Buffer, Response, encode_head, header_line
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ SHARED_MEMORY_LIMIT = 1 << 30
 CLOSING = 2.0
 #: How long a server that failed has to say that it is ready, in seconds.
 PROBING = 2.0
+#: What a client for one of several servers is made with in place of its own arguments.
+ALONE = {"retry": None, "on_request": None, "on_response": None, "on_retry": None, "resolve_every": None}
 
 DEBUG = 10  # logging's level
 _MAX_HEADS = 256
@@ -112,6 +115,8 @@ class ClientBase:
         self._configuration = configuration
         #: A client for each of several servers, by its URL as it was given; empty where there is one.
         self._servers: dict[str, Any] = {}
+        #: Clients for addresses that the server's name had until it was last looked up.
+        self._leaving: dict[str, Any] = {}
         #: Who chooses the server, tries again and tells the hooks; None where nothing of that is wanted.
         self._dispatch: Dispatch | None = None
         self._hooks = Hooks()
@@ -181,6 +186,20 @@ class ClientBase:
         self._balancing: Balancing = balancing
         if retry is not None or servers or hooks:
             self._new_dispatch()
+        self._resolve_every = seconds(self._configuration["resolve_every"], "resolve_every")
+        self._resolved: float | None = None
+        if self._resolve_every is not None:
+            if (
+                servers
+                or self._sharing is not None
+                or self._address.socket_path
+                or self._configuration["proxy"]
+            ):
+                raise InvalidRequest(
+                    "resolve_every is for the name of one server: not with several URLs, shared_memory, a proxy or"
+                    " a unix domain socket"
+                )
+            self._new_dispatch()
         self._made = frozenset((*self.__dict__, "_made"))
 
     def _new_dispatch(self) -> Dispatch:
@@ -200,8 +219,42 @@ class ClientBase:
     @property
     def servers(self) -> tuple[str, ...]:
         """The URLs of the client's servers, as they were given."""
-        urls: tuple[str, ...] = self._configuration["url"]
+        urls: tuple[str, ...] = tuple(self._servers) or self._configuration["url"]
         return urls
+
+    def stats(self) -> Stats:
+        """Return counts of what the client did since it was made; in a forked child, since the fork."""
+        counts = [each._transport.counts for each in (*self._servers.values(), *self._leaving.values(), self)]
+        return Stats(
+            requests=sum(each.calls for each in counts),
+            retries=0 if self._dispatch is None else self._dispatch.retries,
+            resent=sum(each.resent for each in counts),
+            connections_opened=sum(each.opened for each in counts),
+            connections_reused=sum(each.reused for each in counts),
+            connections_closed=sum(each.closed for each in counts),
+            bytes_sent=sum(each.sent for each in counts),
+            bytes_received=sum(each.received for each in counts),
+        )
+
+    def _follow(self, found: Sequence[SocketAddress]) -> list[Self]:
+        """Serve the addresses that the server's name has now; return the clients that are done with."""
+        done, self._leaving = list(self._leaving.values()), {}
+        present: dict[str, Any] = {}
+        for _, (host, port, *_) in found:
+            name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            present[name] = self._servers.get(name) or self._at(host)
+        # A call may have picked one of these a moment ago.
+        self._leaving = {name: each for name, each in self._servers.items() if name not in present}
+        self._servers = present
+        (self._dispatch or self._new_dispatch()).serve(present)
+        return done
+
+    def _at(self, literal: str) -> Self:
+        """Return a client for one of the addresses of the server's name."""
+        server = _made_again(type(self), self._configuration | ALONE, self._plugin, {})
+        server._transport.pin(literal)
+        found: Self = server
+        return found
 
     def server(self, url: str) -> Self:
         """Return the client for one of the servers, for what is meant for that one alone; this client closes it.
@@ -211,10 +264,12 @@ class ClientBase:
         InvalidRequest
             For a URL that is none of them.
         """
-        if url not in self.servers:
+        found: Self | None = self._servers.get(url) or self._leaving.get(url)
+        if found is not None:
+            return found
+        if self._servers or url not in self.servers:
             raise InvalidRequest(f"{url!r} is none of this client's servers: {', '.join(self.servers)}")
-        found: Self = self._servers.get(url, self)
-        return found
+        return self
 
     # -- plugins --
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from . import operations
 from .async_request import InferAsyncRequest, Pending
 from .base import (
+    ALONE,
     CLOSING,
     DEBUG,
     PROBING,
@@ -34,7 +35,9 @@ from .plugins import Request
 from .tensors import InferInput, InferRequestedOutput, InferResult
 from .transport.address import parse_url, tls_context
 from .transport.blocking import BlockingTransport
+from .transport.failures import closed
 from .transport.policy import UNSET, Connections, Deadline, Moment, Retry, Timeouts, moment, seconds
+from .transport.trace import Trace
 from .wire.http1 import Buffer, Response
 
 if TYPE_CHECKING:
@@ -93,6 +96,9 @@ class InferenceServerClient(ClientBase):
         sending again. None: no limit beside those above.
     retry : Retry, optional
         When calls are tried again. None: never, but with several servers what did not reach one goes to another.
+    resolve_every : float, optional
+        Look the server's name up again after so many seconds, and spread calls over all the addresses that it has,
+        as over several servers. None: connect to the first one that answers.
     balancing : str
         How one of several servers is chosen: ``"least_outstanding"`` or ``"round_robin"``.
     on_request, on_response, on_retry : callable, optional
@@ -141,6 +147,7 @@ class InferenceServerClient(ClientBase):
         deadline: float | None = None,
         retry: Retry | None = None,
         balancing: Balancing = "least_outstanding",
+        resolve_every: float | None = None,
         on_request: CallHook | None = None,
         on_response: CallHook | None = None,
         on_retry: RetryHook | None = None,
@@ -190,9 +197,8 @@ class InferenceServerClient(ClientBase):
         self._deadline = seconds(deadline, "deadline")
         self._lock = threading.Lock()
         self._closed = False
-        alone = {"retry": None, "on_request": None, "on_response": None, "on_retry": None}
         servers = {
-            each: InferenceServerClient(**{**configuration, **alone, "url": each}) for each in urls if others
+            each: InferenceServerClient(**{**configuration, **ALONE, "url": each}) for each in urls if others
         }
         self._serve(servers, retry, balancing, Hooks(on_request, on_response, on_retry))
         renew_after_fork(self)
@@ -226,7 +232,7 @@ class InferenceServerClient(ClientBase):
             if sharing is not None:
                 self._drive(sharing.close(), None, None, self._until(CLOSING))
         finally:
-            for server in self._servers.values():
+            for server in (*self._servers.values(), *self._leaving.values()):
                 server.close()
             self._transport.close()
 
@@ -912,6 +918,8 @@ class InferenceServerClient(ClientBase):
             raise InvalidRequest(
                 "the plugin is a coroutine, which needs tritonhttp.aio: use a plain function here"
             )
+        if self._resolve_every is not None:
+            self._look_up(self._resolve_every, until)
         dispatch = self._dispatch
         if dispatch is None:
             if not logger.isEnabledFor(DEBUG):
@@ -934,12 +942,50 @@ class InferenceServerClient(ClientBase):
     ) -> Response:
         """Send a request to this client's own server."""
         target, buffers = self._encode(operation, headers, query_params)
-        if call is not None:
-            call.url = f"{self._address.origin}{target}"
-        response = self._transport.exchange(
-            operation.method, target, buffers, repeatable=operation.repeatable, deadline=until
-        )
+        trace = None if call is None else Trace()
+        try:
+            response = self._transport.exchange(
+                operation.method,
+                target,
+                buffers,
+                repeatable=operation.repeatable,
+                deadline=until,
+                trace=trace,
+            )
+        finally:
+            if call is not None and trace is not None:
+                call.url = f"{self._address.origin}{target}"
+                call.phases = {phase: spent * 1e3 for phase, spent in trace.phases.items()}
         return self._note(operation, response)
+
+    def _look_up(self, every: float, until: Moment | None) -> None:
+        """See to it that the addresses of the server's name are known, and were looked up not long ago."""
+        with self._lock:
+            if self._closed:
+                raise closed()
+            first = self._resolved is None
+            if self._resolved is not None and time.monotonic() - self._resolved <= every:
+                return
+            self._resolved = time.monotonic()
+            if first:
+                try:
+                    self._follow(self._transport.addresses(until))
+                except BaseException:
+                    self._resolved = None
+                    raise
+        if not first:
+            threading.Thread(target=self._look_up_again, name="tritonhttp-resolve", daemon=True).start()
+
+    def _look_up_again(self) -> None:
+        try:
+            found = self._transport.addresses(self._until(PROBING))
+        except InferenceServerException as error:
+            self._log.info("the server's addresses stay as they are: %s", error)
+            return
+        with self._lock:
+            done = [] if self._closed else self._follow(found)
+        for server in done:
+            server.close()
 
     def _probe(self, url: str) -> None:
         """Find out, beside the call that is under way, whether a server that failed is ready again."""

@@ -63,10 +63,22 @@ class Dispatch:
             self._retry = Retry(attempts=len(self.servers), on=("connect",), backoff=0)
         self.renew()
 
+    def serve(self, servers: Iterable[str]) -> None:
+        """Carry calls to these servers from now on; those that stay are known as before."""
+        with self._lock:
+            self.servers = tuple(servers)
+            if self._balancer is not None:
+                self._balancer.update(self.servers)
+            else:
+                self._balance()
+
     def renew(self) -> None:
         """Start anew, in a forked child: the calls that are under way, and the sequences, are the parent's."""
         self._lock = threading.Lock()
         self._balancer: Balancer[str] | None = None
+        self._balance()
+
+    def _balance(self) -> None:
         if len(self.servers) > 1:
             self._balancer = Balancer(self.servers, policy=self._balancing, first=random.randrange(1 << 16))
 
@@ -209,7 +221,7 @@ class Dispatch:
         balancer = self._balancer
         if balancer is None:
             return self.servers[0]
-        if not operation.anywhere:
+        if not operation.anywhere and len(self.servers) > 1:
             raise InvalidRequest(
                 f"{operation.method} {operation.path} is for one server, and this client has {len(self.servers)}:"
                 " name it with client.server(url), or take all of them with client.on_each(…)"

@@ -86,6 +86,38 @@ def _in_short(error: BaseException) -> str:
     return f"{name}: {text if len(text) <= 500 else f'{text[:500]}…'}" if text else name
 
 
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a client did since it was made, with all of its servers.
+
+    Attributes
+    ----------
+    requests : int
+        Requests begun, each try of a call counted.
+    retries, resent : int
+        How often a call was tried again; how often a request went out again, unseen, because its reused connection
+        turned out closed.
+    connections_opened, connections_reused, connections_closed : int
+        Connections made, taken again for a further request, and closed.
+    bytes_sent, bytes_received : int
+        Heads included.
+    """
+
+    requests: int = 0
+    retries: int = 0
+    resent: int = 0
+    connections_opened: int = 0
+    connections_reused: int = 0
+    connections_closed: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+    @property
+    def connections_open(self) -> int:
+        """Connections that are open now."""
+        return self.connections_opened - self.connections_closed
+
+
 CallHook: TypeAlias = Callable[[Call], object]
 #: Gets the call, why it is sent again, and after how many seconds.
 RetryHook: TypeAlias = Callable[[Call, str, float], object]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .. import client, operations
 from ..base import (
+    ALONE,
     CLOSING,
     DEBUG,
     PROBING,
@@ -29,7 +30,9 @@ from ..plugins import Request
 from ..tensors import InferInput, InferRequestedOutput, InferResult
 from ..transport.address import parse_url, tls_context
 from ..transport.asyncio import AsyncioTransport, timeout_at
+from ..transport.failures import closed
 from ..transport.policy import UNSET, Connections, Deadline, Moment, Retry, moment, seconds
+from ..transport.trace import Trace
 from ..wire.http1 import Buffer, Response
 from .foreign import Answer, mark, plain
 
@@ -72,7 +75,7 @@ class InferenceServerClient(ClientBase):
         Use TLS; the server's certificate is verified always.
     ssl_context : ssl.SSLContext, optional
         The context to use; without one, the system's certificates are trusted.
-    deadline, retry, balancing, on_request, on_response, on_retry
+    deadline, retry, balancing, resolve_every, on_request, on_response, on_retry
         As for the blocking client.
     deadline, max_idle, max_age, keep_alive, proxy, trust_env, max_response_bytes, expect_continue
         As for the blocking client.
@@ -99,6 +102,7 @@ class InferenceServerClient(ClientBase):
         deadline: Deadline = UNSET,
         retry: Retry | None = None,
         balancing: Balancing = "least_outstanding",
+        resolve_every: float | None = None,
         on_request: CallHook | None = None,
         on_response: CallHook | None = None,
         on_retry: RetryHook | None = None,
@@ -146,9 +150,8 @@ class InferenceServerClient(ClientBase):
             expect_continue=expect_continue,
         )
         self._transport = AsyncioTransport(address, limit, context if address.tls else None, connections)
-        alone = {"retry": None, "on_request": None, "on_response": None, "on_retry": None}
         servers = {
-            each: InferenceServerClient(**{**configuration, **alone, "url": each}) for each in urls if others
+            each: InferenceServerClient(**{**configuration, **ALONE, "url": each}) for each in urls if others
         }
         self._serve(servers, retry, balancing, Hooks(on_request, on_response, on_retry))
         renew_after_fork(self)
@@ -173,7 +176,7 @@ class InferenceServerClient(ClientBase):
             if sharing is not None:
                 await self._drive(sharing.close(), None, None, self._until(CLOSING))
         finally:
-            for server in self._servers.values():
+            for server in (*self._servers.values(), *self._leaving.values()):
                 await server.close()
             await self._transport.close()
 
@@ -565,6 +568,8 @@ class InferenceServerClient(ClientBase):
                     f"timed out while waiting for the plugin: the call's {until.limit:g} s are over",
                     phase="plugin",
                 ) from None
+        if self._resolve_every is not None:
+            await self._look_up(self._resolve_every, until)
         dispatch = self._dispatch
         if dispatch is None:
             if not logger.isEnabledFor(DEBUG):
@@ -587,18 +592,57 @@ class InferenceServerClient(ClientBase):
     ) -> Response:
         """Send a request to this client's own server."""
         target, buffers = self._encode(operation, headers, query_params)
-        if call is not None:
-            call.url = f"{self._address.origin}{target}"
-        response = await self._transport.exchange(
-            operation.method, target, buffers, repeatable=operation.repeatable, deadline=until
-        )
+        trace = None if call is None else Trace()
+        try:
+            response = await self._transport.exchange(
+                operation.method,
+                target,
+                buffers,
+                repeatable=operation.repeatable,
+                deadline=until,
+                trace=trace,
+            )
+        finally:
+            if call is not None and trace is not None:
+                call.url = f"{self._address.origin}{target}"
+                call.phases = {phase: spent * 1e3 for phase, spent in trace.phases.items()}
         return self._note(operation, response)
+
+    async def _look_up(self, every: float, until: Moment | None) -> None:
+        """See to it that the addresses of the server's name are known, and were looked up not long ago."""
+        if self._transport.is_closed:
+            raise closed()
+        now = asyncio.get_running_loop().time()
+        first, known = self._resolved is None, self._resolved
+        if known is None or now - known > every:
+            self._resolved = now
+            if first:
+                try:
+                    await self._look_up_now(until)
+                except BaseException:
+                    self._resolved = None
+                    raise
+            else:
+                self._beside(self._look_up_again())
+
+    async def _look_up_now(self, until: Moment | None) -> None:
+        for server in self._follow(await self._transport.addresses(until)):
+            await server.close()
+
+    async def _look_up_again(self) -> None:
+        try:
+            await self._look_up_now(self._until(PROBING))
+        except InferenceServerException as error:
+            self._log.info("the server's addresses stay as they are: %s", error)
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._probes.add(task)
+        task.add_done_callback(self._probes.discard)
 
     def _probe(self, url: str) -> None:
         """Find out, beside the call that is under way, whether a server that failed is ready again."""
-        probe = asyncio.get_running_loop().create_task(self._look_at(url))
-        self._probes.add(probe)
-        probe.add_done_callback(self._probes.discard)
+        self._beside(self._look_at(url))
 
     async def _look_at(self, url: str) -> None:
         ready = False

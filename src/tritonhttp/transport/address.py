@@ -50,6 +50,8 @@ class Address:
         What stands before every path: empty, or with a leading slash and without one at its end.
     socket_path : str
         The path of a unix domain socket that is connected to in place of host and port; empty: none.
+    at : str
+        The one of the host's addresses that is connected to, as a literal; empty: whichever it has.
     """
 
     host: str
@@ -57,11 +59,13 @@ class Address:
     tls: bool
     base_path: str
     socket_path: str = ""
+    at: str = ""
 
     @property
     def peer(self) -> str:
         """What is connected to, for messages."""
-        return self.socket_path or f"{self.host} port {self.port}"
+        at = f" at {self.at}" if self.at else ""
+        return self.socket_path or f"{self.host}{at} port {self.port}"
 
     @property
     def authority(self) -> str:
@@ -149,7 +153,7 @@ def literal(address: Address) -> list[SocketAddress]:
     if address.socket_path:
         return [(socket.AF_UNIX, address.socket_path)]
     try:
-        return _look_up(address.host, address.port, socket.AI_NUMERICHOST)
+        return _look_up(address.at or address.host, address.port, socket.AI_NUMERICHOST)
     except OSError:
         return []
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 import os
 import socket
@@ -488,6 +489,23 @@ class AsyncioTransport:
                 return response
         except (TransportError, ProtocolError) as error:
             raise located(error, self._address, method, target) from error.__cause__
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    async def addresses(self, deadline: float | None) -> list[SocketAddress]:
+        """Look up the addresses of the server's name."""
+        try:
+            return literal(self._address) or await self._resolve(asyncio.get_running_loop(), deadline)
+        except TransportError as error:
+            raise located(error, self._address, "", "") from error.__cause__
+
+    def pin(self, literal: str) -> None:
+        """Connect to this one of the addresses of the server's name, from the first connection on."""
+        self._address = dataclasses.replace(self._address, at=literal)
+        self._route = Route(self._address, self._options)
 
     @property
     def counts(self) -> Counts:

@@ -8,6 +8,7 @@ are used where a program has put them in.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import select
 import socket
@@ -445,6 +446,18 @@ class BlockingTransport:
                 return response
         except (TransportError, ProtocolError) as error:
             raise located(error, self._address, method, target) from error.__cause__
+
+    def addresses(self, deadline: float | None) -> list[SocketAddress]:
+        """Look up the addresses of the server's name."""
+        try:
+            return resolve(self._address, deadline)
+        except TransportError as error:
+            raise located(error, self._address, "", "") from error.__cause__
+
+    def pin(self, literal: str) -> None:
+        """Connect to this one of the addresses of the server's name, from the first connection on."""
+        self._address = dataclasses.replace(self._address, at=literal)
+        self._route = Route(self._address, self._options)
 
     @property
     def counts(self) -> Counts:
