@@ -9,6 +9,7 @@ import os
 import pickle
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .dispatch import Balancing, Dispatch
     from .regions.auto import Sharing
     from .transport.policy import Retry
+    from .transport.trace import Counts
 
 __all__ = [
     "CLOSING",
@@ -117,6 +119,8 @@ class ClientBase:
         self._servers: dict[str, Any] = {}
         #: Clients for addresses that the server's name had until it was last looked up.
         self._leaving: dict[str, Any] = {}
+        #: What those did that came before.
+        self._past: list[Counts] = []
         #: Who chooses the server, tries again and tells the hooks; None where nothing of that is wanted.
         self._dispatch: Dispatch | None = None
         self._hooks = Hooks()
@@ -224,7 +228,8 @@ class ClientBase:
 
     def stats(self) -> Stats:
         """Return counts of what the client did since it was made; in a forked child, since the fork."""
-        counts = [each._transport.counts for each in (*self._servers.values(), *self._leaving.values(), self)]
+        present = (*self._servers.values(), *self._leaving.values(), self)
+        counts = [*self._past, *(each._transport.counts for each in present)]
         return Stats(
             requests=sum(each.calls for each in counts),
             retries=0 if self._dispatch is None else self._dispatch.retries,
@@ -239,6 +244,7 @@ class ClientBase:
     def _follow(self, found: Sequence[SocketAddress]) -> list[Self]:
         """Serve the addresses that the server's name has now; return the clients that are done with."""
         done, self._leaving = list(self._leaving.values()), {}
+        self._past += [replace(each._transport.counts, closed=each._transport.counts.opened) for each in done]
         present: dict[str, Any] = {}
         for _, (host, port, *_) in found:
             name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

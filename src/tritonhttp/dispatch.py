@@ -56,11 +56,8 @@ class Dispatch:
         self.servers = tuple(servers)
         self.hooks = hooks
         self.retries = 0
-        several = len(self.servers) > 1
         self._balancing: Balancing = balancing
         self._retry = retry
-        if retry is None and several:
-            self._retry = Retry(attempts=len(self.servers), on=("connect",), backoff=0)
         self.renew()
 
     def serve(self, servers: Iterable[str]) -> None:
@@ -199,6 +196,8 @@ class Dispatch:
     ) -> float | None:
         """Return how long to wait before the next try, or None where there is none."""
         retry = self._retry
+        if retry is None and self._balancer is not None:
+            retry = Retry(attempts=len(self.servers), on=("connect",), backoff=0)
         if retry is None or not retry.applies(outcome, operation.repeatable):
             return None
         asked = None if response is None else parse_retry_after(response.get("Retry-After"), time.time())

@@ -116,6 +116,7 @@ class Server:
         context: ssl.SSLContext | None = None,
         path: str = "",
         answers_connects: bool | None = True,
+        at: tuple[str, int] = ("127.0.0.1", 0),
     ) -> None:
         self.requests: list[bytes] = []
         self.connections = 0
@@ -134,7 +135,7 @@ class Server:
         else:
             self._listener = socket.socket()
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._listener.bind(("127.0.0.1", 0))
+            self._listener.bind(at)
             self.port = self._listener.getsockname()[1]
             self.url = f"127.0.0.1:{self.port}"
 

@@ -186,6 +186,7 @@ PLAIN = {
     "register_plugin",
     "server",
     "shared_memory",
+    "stats",
     "unregister_plugin",
 }
 
