@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import trustme
 
-from tritonhttp import ConnectionLost, DeadlineExceeded, ProtocolError, ServerError
+from tritonhttp import ConnectionLost, DeadlineExceeded, ProtocolError, Retry, ServerError
 from tritonhttp.errors import ConnectError, ConnectRefused, ConnectTimeout, NameResolutionError, TLSError
 
 from .servers import HEALTHY, Peer, Script, Sends, Trickles, answer, behind_a_good_answer, over_tls
@@ -68,6 +68,16 @@ class Fault:
     #: How the first look-up of the host's name ends: "fails", "stalls".
     look_up: str = ""
 
+    def tried_again(self) -> str:
+        """Return whether a client with `Retry()` tries the call again, which then ends well."""
+        if self.error is None or self.limit == SHORT:
+            return "no"  # there is no need, or no time left
+        if isinstance(self.error, type) and issubclass(self.error, ConnectError):
+            return "yes"
+        statuses = [str(outcome) for outcome in Retry().on]
+        lost = self.error is ConnectionLost or isinstance(self.error, tuple)
+        return "if repeatable" if lost or self.status in statuses else "no"
+
     def gets(self) -> str:
         """Return what the caller gets, in Markdown."""
         if self.error is None:
@@ -86,6 +96,8 @@ def one(script: Script) -> dict[str, Script]:
 
 def each(data: Mapping[str, bytes], *ends: str) -> dict[str, Script]:
     """Return the scripts that send the data, each with each of the ends."""
+    if len(ends) == 1:
+        return {name: Sends(sent, *ends) for name, sent in data.items()}
     return {
         ", ".join(filter(None, (name, end))): Sends(sent, end) for name, sent in data.items() for end in ends
     }
@@ -375,7 +387,7 @@ TABLE: dict[str, list[Fault]] = {
             name="accepts and closes",
             scripts=one(lambda peer: None),
             error=ConnectionLost,
-            says=("the ", "connection"),
+            says=("connection",),
         ),
         Fault(
             name="accepts and resets",
@@ -461,7 +473,7 @@ TABLE: dict[str, list[Fault]] = {
             },
             tls=True,
             error=ConnectionLost,
-            says=("after ",),
+            says=("after",),
         ),
         Fault(
             name="stops under TLS",
@@ -486,7 +498,7 @@ TABLE: dict[str, list[Fault]] = {
             ran="no",
         ),
         Fault(
-            name="stops reading in the body",
+            name="stops reading while the body comes to it",
             scripts=one(reads_the_head("stop", taken=100_000)),
             calls=LARGE,
             limit=SHORT,
@@ -495,15 +507,15 @@ TABLE: dict[str, list[Fault]] = {
             ran="no",
         ),
         Fault(
-            name="goes away in the body",
+            name="goes away while the body comes to it",
             scripts={"closes": reads_the_head("close", taken=100_000), "resets": resets_in_the_body},
             calls=LARGE,
             error=ConnectionLost,
-            says=("the ", "connection"),
+            says=("connection",),
             ran="no",
         ),
         Fault(
-            name="goes away in the body, on a connection that was used before",
+            name="the same on a connection that was used before",
             scripts=one(behind_a_good_answer(resets_in_the_body)),
             calls=LARGE,
             warm=True,
@@ -1035,12 +1047,12 @@ def document() -> str:
 
     def lines() -> Iterator[str]:
         for title, faults in TABLE.items():
-            yield f"\n| {title} | The caller gets | Could the model have run | Sent again |"
-            yield "| --- | --- | --- | --- |"
+            yield f"\n| {title} | the caller gets | could the model have run | sent again | with `Retry()` |"
+            yield "| --- | --- | --- | --- | --- |"
             for fault in faults:
                 variants = ", ".join(name for name in fault.scripts if name)
                 name = f"{fault.name} ({variants})" if variants else fault.name
-                cells = (name, fault.gets(), fault.ran, fault.again)
+                cells = (name, fault.gets(), fault.ran, fault.again, fault.tried_again())
                 yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
         yield ""
 

@@ -9,14 +9,14 @@ import tracemalloc
 
 import pytest
 
-from tritonhttp import InferenceServerException, TransportError
+from tritonhttp import InferenceServerException, Retry, TransportError
 from tritonhttp.wire import compression
 from tritonhttp.wire.http1 import ResponseReader
 
 from ..clients import KINDS
 from . import faults
 from .conftest import CALLS
-from .faults import FAULTS, SHORT, Fault
+from .faults import AMPLE, FAULTS, SHORT, Fault
 from .servers import HEALTHY, Sends, Server, Trickles, answer, healthy
 
 #: What may pass, on a busy machine, between the end of a call's time and its error.
@@ -128,6 +128,47 @@ def check_error(fault, error):
         assert error.phase in ("resolve", "connect", "tls", "send", "receive")
         if fault.ran == "no" and error.phase == "receive":
             assert fault.tls or isinstance(fault.error, tuple)
+
+
+RETRIED = [
+    pytest.param(fault, name, id=f"{fault.name}-{name}")
+    for fault in FAULTS
+    if fault.error is not None and fault.limit != SHORT and not isinstance(fault.error, tuple)
+    for name in fault.calls
+]
+
+
+@pytest.mark.parametrize(("fault", "name"), RETRIED)
+def test_a_fault_with_retries(fault, name, open_client):
+    """What the table says of `Retry()` holds; a call that may not be repeated is not."""
+    tried_again = fault.tried_again() == "yes" or (fault.tried_again() != "no" and name == "metadata")
+    variant = next(iter(fault.scripts), "")
+    with faulty(fault, variant) as (_, url, mend):
+        retries = []
+        client = open_client(
+            url,
+            retry=Retry(backoff=0.001),
+            on_retry=lambda call, reason, delay: (retries.append(reason), mend()),
+            **options_of(fault),
+        )
+        call = CALLS[name]
+        if fault.warm:
+            assert CALLS["metadata"](client, deadline=5) == HEALTHY
+        if tried_again or (fault.again == "if repeatable" and name == "metadata"):
+            assert call(client, deadline=AMPLE) == HEALTHY
+            assert len(retries) == (fault.again == "no")
+        else:
+            with pytest.raises(fault.error):
+                call(client, deadline=AMPLE)
+            assert not retries
+        client.close()
+
+
+def test_the_documented_table_is_this_one():
+    expected = faults.section()
+    assert faults.documented() == expected, "run python -m tests.adversity.faults"
+    assert len(FAULTS) >= 50
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
 SENT = [
