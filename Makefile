@@ -37,7 +37,7 @@ unit: $(VENV)/.developed ## the tests that need no server
 	$(BIN)/pytest tests/unit
 
 adversity: $(VENV)/.developed ## the tests against servers that misbehave
-	$(BIN)/pytest tests/adversity
+	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/adversity
 
 live: $(VENV)/.developed ## the tests against a real Triton (TRITON_URL=host:port: on yours)
 	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/live

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,6 +53,10 @@ class OverAsyncio:
             ssl_context=context,
             **options,
         )
+        self._start_loop()
+
+    def _start_loop(self) -> None:
+        self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         #: What asyncio would only log, such as an exception that nobody looked at.
         self._complaints: list[dict[str, Any]] = []
@@ -65,6 +70,8 @@ class OverAsyncio:
             return found
 
         def call(*args: Any, **options: Any) -> Any:
+            if self._pid != os.getpid():  # a forked child has none of its parent's threads
+                self._start_loop()
             return asyncio.run_coroutine_threadsafe(found(*args, **options), self._loop).result(60)
 
         return call

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import ssl
 import struct
@@ -285,5 +286,44 @@ def behind_a_good_answer(then: Script) -> Script:
         if peer.read_request():
             peer.send(answer(HEALTHY))
             then(peer)
+
+    return script
+
+
+def relays(
+    host: str,
+    port: int,
+    *,
+    request: int | None = None,
+    response: int | None = None,
+    then: str = "hold",
+    step: int = 1 << 16,
+    pause: float = 0.0,
+) -> Script:
+    """Pass on what comes to a server, and back, responses `step` bytes at a time, with a pause behind each piece.
+
+    After so many bytes of a request or a response nothing is passed on any more, and the connection ends as
+    `then` says.
+    """
+
+    def script(peer: Peer) -> None:
+        with socket.create_connection((host, port), timeout=10) as server:
+            ways = {peer.sock: (server, request), server: (peer.sock, response)}
+            passed = dict.fromkeys(ways, 0)
+            while True:
+                for source in select.select(list(ways), [], [], 10)[0]:
+                    sink, limit = ways[source]
+                    left = step if source is server else 1 << 16
+                    if limit is not None:
+                        left = min(left, limit - passed[source])
+                    if not left:
+                        peer.end(then)
+                        return
+                    piece = source.recv(left)
+                    if not piece:
+                        return
+                    sink.sendall(piece)
+                    passed[source] += len(piece)
+                    time.sleep(pause)
 
     return script

@@ -1,0 +1,94 @@
+"""A real Triton behind a proxy that delays, stalls and cuts. What the model did is asked of Triton itself."""
+
+import time
+
+import numpy as np
+import pytest
+
+from tritonhttp import ConnectionLost, DeadlineExceeded, InferenceServerClient
+
+from ..clients import tensor, wait_until
+from .servers import relays
+
+MODEL = "identity_fp32"
+ARRAY = np.arange(100_000, dtype=np.float32)
+
+
+@pytest.fixture
+def triton(triton_server):
+    """Triton's address, and how often the model ran."""
+    host, _, port = triton_server.url.rpartition(":")
+
+    def runs():
+        with InferenceServerClient(triton_server.url) as direct:
+            (stats,) = direct.get_inference_statistics(MODEL)["model_stats"]
+            return stats["execution_count"]
+
+    return (host, int(port)), runs
+
+
+def infer(client, array=ARRAY, **options):
+    return client.infer(MODEL, [tensor("INPUT0", array)], **options).as_numpy("OUTPUT0")
+
+
+@pytest.mark.parametrize(
+    ("options", "array", "least"),
+    [
+        ({"step": 40_000, "pause": 0.02}, ARRAY, 0.2),
+        ({"step": 1}, ARRAY[:100], 0),
+        ({"pause": 0.2}, ARRAY[:100], 0.2),
+    ],
+    ids=["throttled", "one byte at a time", "far away"],
+)
+def test_what_is_slow_arrives(triton, serve, open_client, within, options, array, least):
+    address, runs = triton
+    server = serve(relays(*address, **options))
+    client = open_client(server.url)
+    before = runs()
+    for _ in range(2):
+        with within(least, 8):
+            assert (infer(client, array, deadline=10) == array).all()
+    assert server.connections == 1
+    assert runs() == before + 2
+
+
+PLACES = {
+    "in the request's head": ({"request": 50}, 0),
+    "in the request's body": ({"request": 200_000}, 0),
+    "behind the request": ({"response": 0}, 1),
+    "in the response's head": ({"response": 30}, 1),
+    "in the response's body": ({"response": 200_000}, 1),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_stall_ends_with_the_deadline(triton, serve, open_client, within, place):
+    address, runs = triton
+    options, ran = PLACES[place]
+    server = serve(relays(*address, **options), relays(*address))
+    client = open_client(server.url)
+    before = runs()
+    with within(0.25, 1.5), pytest.raises(DeadlineExceeded, match=r"timed out while (sending|receiving)"):
+        infer(client, deadline=0.3)
+    wait_until(lambda: runs() == before + ran)
+    assert (infer(client, deadline=5) == ARRAY).all()
+    assert server.connections == 2
+    assert runs() == before + ran + 1
+
+
+@pytest.mark.parametrize("then", ["close", "reset"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_cut_is_a_connection_lost_and_the_model_runs_once_at_most(triton, serve, open_client, place, then):
+    address, runs = triton
+    options, ran = PLACES[place]
+    server = serve(relays(*address, **options, then=then), relays(*address))
+    client = open_client(server.url)
+    before = runs()
+    start = time.monotonic()
+    with pytest.raises(ConnectionLost):
+        infer(client, deadline=5)
+    assert time.monotonic() - start < 3
+    wait_until(lambda: runs() == before + ran)
+    assert (infer(client, deadline=5) == ARRAY).all()
+    assert server.connections == 2
+    assert runs() == before + ran + 1
