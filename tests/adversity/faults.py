@@ -25,7 +25,14 @@ import numpy as np
 import trustme
 
 from tritonhttp import ConnectionLost, DeadlineExceeded, ProtocolError, Retry, ServerError
-from tritonhttp.errors import ConnectError, ConnectRefused, ConnectTimeout, NameResolutionError, TLSError
+from tritonhttp.errors import (
+    CertificateError,
+    ConnectError,
+    ConnectRefused,
+    ConnectTimeout,
+    NameResolutionError,
+    TLSError,
+)
 
 from .servers import HEALTHY, Peer, Script, Sends, Trickles, answer, behind_a_good_answer, over_tls
 
@@ -437,7 +444,7 @@ TABLE: dict[str, list[Fault]] = {
                 name=f"a certificate {kind}",
                 scripts=one(tls(kind)),
                 tls=True,
-                error=TLSError,
+                error=CertificateError,
                 says=("the TLS handshake with 127.0.0.1 failed", says),
                 ran="no",
             )

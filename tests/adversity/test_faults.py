@@ -24,9 +24,10 @@ GRACE = 1.5
 
 
 def cases():
+    """Yield each fault with all of its calls, and its further variants with one."""
     for fault in FAULTS:
-        for variant in fault.scripts or [""]:
-            for call in fault.calls:
+        for position, variant in enumerate(fault.scripts or [""]):
+            for call in fault.calls if fault.warm or not position else fault.calls[-1:]:
                 yield pytest.param(
                     fault, variant, call, id="-".join(filter(None, (fault.name, variant, call)))
                 )
@@ -134,7 +135,8 @@ RETRIED = [
     pytest.param(fault, name, id=f"{fault.name}-{name}")
     for fault in FAULTS
     if fault.error is not None and fault.limit != SHORT and not isinstance(fault.error, tuple)
-    for name in fault.calls
+    # What is not tried again is not even for a call that may be repeated.
+    for name in (fault.calls if fault.tried_again() != "no" else fault.calls[:1])
 ]
 
 
