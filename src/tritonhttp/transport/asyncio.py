@@ -592,7 +592,11 @@ class AsyncioTransport:
     async def _wait(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> _Connection | Signal:
         waiter: asyncio.Future[_Connection | Signal] = loop.create_future()
         self._pool.wait(waiter)
-        timer = None if deadline is None else loop.call_at(deadline, self._turn_away, waiter, loop.time())
+        timer = (
+            None
+            if deadline is None
+            else loop.call_at(deadline, self._turn_away, waiter, deadline, loop.time())
+        )
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -605,9 +609,9 @@ class AsyncioTransport:
             if timer is not None:
                 timer.cancel()
 
-    def _turn_away(self, waiter: asyncio.Future[_Connection | Signal], since: float) -> None:
+    def _turn_away(self, waiter: asyncio.Future[_Connection | Signal], deadline: float, since: float) -> None:
         if self._pool.leave(waiter) and not waiter.done():
-            waiter.set_exception(wait_timeout(self._limit, waiter.get_loop().time() - since))
+            waiter.set_exception(wait_timeout(self._limit, waiter.get_loop().time() - since, deadline))
 
     def _check_in(self, connection: _Connection | None, *, reusable: bool) -> None:
         """Give a place back, with its connection where it has one."""

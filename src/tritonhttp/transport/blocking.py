@@ -503,8 +503,8 @@ class BlockingTransport:
                 granted = waiter.grant
                 self._check_in(granted if isinstance(granted, _Connection) else None, reusable=True)
             raise
-        if not woken and self._stop_waiting(waiter):
-            raise wait_timeout(self._limit, monotonic() - began)
+        if not woken and deadline is not None and self._stop_waiting(waiter):
+            raise wait_timeout(self._limit, monotonic() - began, deadline)
         waiter.woken.wait()
         return CLOSED if waiter.grant is None else waiter.grant
 

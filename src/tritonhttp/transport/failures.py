@@ -50,10 +50,10 @@ def closed() -> InferenceServerException:
     return InferenceServerException("the client is closed")
 
 
-def wait_timeout(limit: int, seconds: float) -> DeadlineExceeded:
+def wait_timeout(limit: int, seconds: float, deadline: float) -> DeadlineExceeded:
     """No connection became free in time."""
     return DeadlineExceeded(
-        f"timed out while waiting for one of {limit} connections, after {lasted(seconds)}",
+        f"timed out while waiting for one of {limit} connections, after {lasted(seconds)}: {over(deadline)}",
         phase="wait for a connection",
     )
 
