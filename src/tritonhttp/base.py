@@ -100,6 +100,8 @@ class ClientBase:
         The arguments that make another client like this one.
     """
 
+    #: What carries its requests; each client has its own kind.
+    _transport: Any
     #: The library's own `_get` and `_post`.
     _originals: ClassVar[dict[str, Any]]
     #: Whether `verbose` shows whole URLs, as the reference's asyncio client does.

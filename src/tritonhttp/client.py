@@ -131,6 +131,8 @@ class InferenceServerClient(ClientBase):
         For arguments that cannot be used.
     """
 
+    _transport: BlockingTransport
+
     def __init__(
         self,
         url: str | Sequence[str],

@@ -90,6 +90,8 @@ class InferenceServerClient(ClientBase):
 
     _shows_origin = True
 
+    _transport: AsyncioTransport
+
     def __init__(
         self,
         url: str | Sequence[str],
