@@ -13,10 +13,8 @@ from tritonhttp.testing import TritonServer, TritonUnavailable
 StartServer = Callable[..., TritonServer]
 
 
-@pytest.fixture
-def start_server(request: pytest.FixtureRequest) -> Iterator[StartServer]:
-    """Return a function that starts a server of the test's own, which the test may kill and restart."""
-    url = request.config.getoption("--triton-url") or os.environ.get("TRITON_URL")
+def _starter(config: pytest.Config) -> Iterator[StartServer]:
+    url = config.getoption("--triton-url") or os.environ.get("TRITON_URL")
     if url:
         pytest.skip(f"needs a server of its own, and TRITON_URL names {url}")
     servers: list[TritonServer] = []
@@ -35,3 +33,15 @@ def start_server(request: pytest.FixtureRequest) -> Iterator[StartServer]:
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.fixture
+def start_server(request: pytest.FixtureRequest) -> Iterator[StartServer]:
+    """Return a function that starts a server of the test's own, which the test may kill and restart."""
+    yield from _starter(request.config)
+
+
+@pytest.fixture(scope="module")
+def start_module_server(request: pytest.FixtureRequest) -> Iterator[StartServer]:
+    """Return a function that starts a server for all tests of a module; a test may leave it stopped."""
+    yield from _starter(request.config)

@@ -6,6 +6,7 @@ import http.client
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -53,6 +54,10 @@ class Gateway:
     seen: list[Seen] = field(default_factory=list)
     peer_names: list[Any] = field(default_factory=list)
     connections: int = 0
+    #: Statuses that the next requests are answered with, in place of the server's answer.
+    refusals: list[int] = field(default_factory=list)
+    #: Seconds before each answer.
+    delay: float = 0.0
 
     @property
     def port(self) -> int:
@@ -135,6 +140,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if not self.path.startswith(owner.base_path + "/"):
             self._answer(404, [("Content-Type", "text/html")], b"<html><h1>no such gateway</h1></html>")
+            return
+        time.sleep(owner.delay)
+        if owner.refusals:
+            self._answer(owner.refusals.pop(0), [], b"")
             return
         upstream = http.client.HTTPConnection(owner.upstream, timeout=30)
         try:
