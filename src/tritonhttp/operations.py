@@ -467,7 +467,13 @@ def check(response: Response) -> None:
     message = _error_text(text)
     if 300 <= response.status_code < 400 and response.get("Location"):
         message = f"redirect to {response.get('Location')}, which is not followed: {message}"
-    raise ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
+    raise _server_error(message, response, text)
+
+
+def _server_error(message: str, response: Response, text: str) -> ServerError:
+    error = ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
+    error.attempts = getattr(response, "attempts", 1)
+    return error
 
 
 def _error_text(text: str) -> str:
@@ -529,7 +535,7 @@ def _json(response: Response, kind: type[T], name: str) -> T:
     message = inference.error_message(answer)
     if message is not None:
         text = raw.decode("utf-8", "replace")
-        raise ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
+        raise _server_error(message, response, text)
     if not isinstance(answer, kind):
         raise ProtocolError(
             f"the server's response: expected a JSON {name}, got {type(answer).__name__}", debug_details=raw

@@ -1,0 +1,310 @@
+"""What both clients do beside carrying calls out: pickling, waiting, the front of several servers, contexts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import pickle
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tritonhttp
+import tritonhttp.aio
+from tritonhttp import (
+    DeadlineExceeded,
+    InferenceServerClient,
+    InferenceServerClientPlugin,
+    InferInput,
+    InvalidRequest,
+    Request,
+    Retry,
+)
+from tritonhttp.auth import BearerAuth
+from tritonhttp.events import Call
+from tritonhttp.operations import until_ready
+
+INFERRED = b'{"model_name":"m","outputs":[]}'
+BOTH = pytest.mark.parametrize("kind", [InferenceServerClient, tritonhttp.aio.InferenceServerClient])
+
+
+def tensor() -> InferInput:
+    return InferInput("x", [2], "INT8").set_data_from_numpy(np.array([1, 2], np.int8))
+
+
+def answering(peer: Any) -> None:
+    while (request := peer.receive()) is not None:
+        peer.reply(INFERRED if b"/infer" in request[0] else b"{}", headers="X-Served-By: one")
+
+
+def closed(client: Any) -> Any:
+    """Close a client of either kind; return what its close does."""
+    outcome = client.close()
+    return asyncio.run(outcome) if hasattr(outcome, "__await__") else outcome
+
+
+# -- pickling ---------------------------------------------------------------------------------------
+
+heard: list[Call] = []
+
+
+def hear(call: Call) -> None:
+    heard.append(call)
+
+
+class Own(InferenceServerClient):
+    """A subclass with arguments and attributes of its own."""
+
+    def __init__(self, place: str, *, tenant: str) -> None:
+        super().__init__(place, concurrency=3)
+        self.tenant = tenant
+
+    def whose(self) -> str:
+        return self.tenant
+
+
+class OwnAio(tritonhttp.aio.InferenceServerClient):
+    def __init__(self, place: str, *, tenant: str) -> None:
+        super().__init__(place, conn_limit=3)
+        self.tenant = tenant
+
+
+class Unpicklable(InferenceServerClientPlugin):
+    def __init__(self) -> None:
+        self.held = open(os.devnull)  # noqa: SIM115 - what cannot be pickled
+
+    def __call__(self, request: Request) -> None: ...
+
+
+@BOTH
+def test_a_client_pickles_as_its_configuration(kind: type[Any]) -> None:
+    client = kind(
+        ["a:8000", "b:8000"],
+        retry=Retry(attempts=5),
+        deadline=7.5,
+        balancing="round_robin",
+        on_response=hear,
+    )
+    client.register_plugin(BearerAuth("token"))
+    again = pickle.loads(pickle.dumps(client))
+    try:
+        assert type(again) is kind
+        assert again.servers == ("a:8000", "b:8000")
+        assert again._configuration == client._configuration
+        assert (again._retry, again._deadline, again._dispatch._balancing) == (
+            Retry(attempts=5),
+            7.5,
+            "round_robin",
+        )
+        assert again.hooks.observers.response == (hear,)
+        assert again.hooks is not client.hooks
+        for server in again.servers:
+            assert again.server(server).plugin() is again.plugin()
+        assert isinstance(again.plugin(), BearerAuth)
+    finally:
+        closed(again)
+        closed(client)
+
+
+def test_a_client_that_came_out_of_a_pickle_works(serve: Any) -> None:
+    server = serve(answering)
+    with InferenceServerClient(server.url, on_response=hear) as client:
+        client.infer("m", [tensor()])
+        heard.clear()
+        with pickle.loads(pickle.dumps(client)) as again:
+            assert again.infer("m", [tensor()]).attempts == 1
+        assert [call.status for call in heard] == [200]
+    assert server.accepted == 2
+
+
+@pytest.mark.parametrize("kind", [Own, OwnAio])
+def test_a_subclass_keeps_its_attributes(kind: type[Any]) -> None:
+    client = kind("a:8000", tenant="x")
+    again = pickle.loads(pickle.dumps(client))
+    assert (type(again), again.tenant, again.servers) == (kind, "x", ("a:8000",))
+    closed(again)
+    closed(client)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"on_request": lambda call: None}, "on_request"),
+        ({"ssl_context_factory": lambda: ssl.create_default_context()}, "ssl_context_factory"),
+    ],
+    ids=["lambda", "factory"],
+)
+def test_what_cannot_be_pickled_is_named(options: dict[str, Any], named: str) -> None:
+    with (
+        InferenceServerClient("a:8000", **options) as client,
+        pytest.raises(TypeError, match=f"cannot pickle this client because of its {named}: "),
+    ):
+        pickle.dumps(client)
+
+
+def test_a_context_of_tls_is_named() -> None:
+    client = tritonhttp.aio.InferenceServerClient(
+        "a:8000", ssl=True, ssl_context=ssl.create_default_context()
+    )
+    with pytest.raises(TypeError, match="because of its ssl_context: cannot pickle 'SSLContext' object"):
+        pickle.dumps(client)
+    closed(client)
+
+
+@BOTH
+def test_a_plugin_that_cannot_be_pickled_is_named(kind: type[Any]) -> None:
+    client, plugin = kind("a:8000"), Unpicklable()
+    client.register_plugin(plugin)
+    with plugin.held, pytest.raises(TypeError, match=r"because of its plugin: .*TextIOWrapper"):
+        pickle.dumps(client)
+    closed(client)
+
+
+def test_an_attribute_that_cannot_be_pickled_is_named() -> None:
+    with Own("a:8000", tenant="x") as client:
+        client.callback = lambda: None  # type: ignore[attr-defined]
+        with pytest.raises(TypeError, match="because of its callback: "):
+            pickle.dumps(client)
+
+
+# -- waiting ----------------------------------------------------------------------------------------
+
+
+def test_what_is_waited_for_is_asked_more_and_more_seldom() -> None:
+    now, pauses = 0.0, []
+    flow = until_ready("m", "2", lambda: 30.0 - now)
+    step: Any = next(flow)
+    failed = None
+    while failed is None:
+        try:
+            if isinstance(step, float):
+                pauses.append(step)
+                now += step
+                step = flow.send(None)
+            else:
+                assert step.path == "v2/models/m/versions/2/ready"
+                step = flow.send(False)
+        except DeadlineExceeded as error:
+            failed = str(error)
+    assert failed.endswith(
+        f"model 'm' to be ready; asked {len(pauses) + 1} times, the last answer: not ready"
+    )
+    assert pauses[:3] == pytest.approx([0.05, 0.075, 0.1125])
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 2.0
+    assert sum(pauses) <= 30.0
+
+
+def test_waiting_ends_with_the_first_yes(serve: Any, open_client: Callable[..., Any]) -> None:
+    answers = ["503 Busy", "400 Bad Request", "cut", "200 OK"]
+
+    def handler(peer: Any) -> None:
+        while peer.receive() is not None:
+            status = answers.pop(0)
+            if status == "cut":
+                return
+            peer.reply(b"", status=status)
+
+    server = serve(handler)
+    client = open_client(server.url)
+    client.wait_until_ready(None, headers={"X-Own": "1"})
+    assert answers == []
+    assert all(
+        head.startswith(b"GET /v2/health/ready ") and b"X-Own: 1" in head for head, _ in server.requests
+    )
+
+
+def test_waiting_ends_in_time_where_nothing_is_said(serve: Any, open_client: Callable[..., Any]) -> None:
+    server = serve(lambda peer: peer.receive() and peer.receive())
+    client = open_client(server.url)
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        client.wait_until_ready(0.4)
+    assert 0.3 < time.monotonic() - began < 3
+
+
+def test_what_the_caller_got_wrong_is_not_waited_out(open_client: Callable[..., Any]) -> None:
+    client = open_client("127.0.0.1:9")
+    with pytest.raises(InvalidRequest):
+        client.wait_until_ready(30, "..")
+    with pytest.raises(InvalidRequest, match="deadline must be a number of seconds above 0"):
+        client.wait_until_ready(-1)
+
+
+# -- several servers --------------------------------------------------------------------------------
+
+
+@BOTH
+def test_the_servers_of_a_client(kind: type[Any]) -> None:
+    client = kind(("a:1", "b:2", "a:1"))
+    assert client.servers == ("a:1", "b:2")
+    assert client.server("b:2").servers == ("b:2",)
+    assert client.server("b:2") is client.server("b:2") is not client
+    with pytest.raises(InvalidRequest, match="'c:3' is none of this client's servers: a:1, b:2"):
+        client.server("c:3")
+    closed(client)
+    alone = kind("a:1")
+    assert alone.server("a:1") is alone
+    closed(alone)
+    with pytest.raises(InvalidRequest, match="the URL of a server, or several; got none"):
+        kind([])
+
+
+def test_results_and_errors_say_how_often_they_were_tried(
+    serve: Any, open_client: Callable[..., Any]
+) -> None:
+    answers = ["503 Busy", "200 OK", "503 Busy", "503 Busy", "200 OK"]
+
+    def handler(peer: Any) -> None:
+        while peer.receive() is not None:
+            peer.reply(INFERRED, status=answers.pop(0), headers="X-Served-By: one")
+
+    client = open_client(serve(handler).url, retry=Retry(attempts=2, backoff=0))
+    result = client.infer("m", [tensor()], idempotent=True)
+    assert (result.attempts, result.headers["x-served-by"]) == (2, "one")
+    with pytest.raises(tritonhttp.ServerError) as caught:
+        client.infer("m", [tensor()], idempotent=True)
+    assert caught.value.attempts == 2
+    assert client.infer("m", [tensor()], idempotent=True).attempts == 1
+
+
+# -- contexts ---------------------------------------------------------------------------------------
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+
+
+def test_hooks_plugins_and_the_log_of_async_infer_see_the_callers_context(
+    serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[str] = []
+
+    class Tenant(InferenceServerClientPlugin):
+        def __call__(self, request: Request) -> None:
+            seen.append(f"plugin {tenant.get()}")
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(f"log {tenant.get()}")
+
+    def call(client: InferenceServerClient, name: str) -> Any:
+        tenant.set(name)
+        return client.async_infer("m", [tensor()])
+
+    log, keep = logging.getLogger("tritonhttp"), Keep()
+    log.addHandler(keep)
+    caplog.set_level(logging.DEBUG, "tritonhttp")
+    try:
+        with InferenceServerClient(serve(answering).url) as client:
+            client.hooks.add(on_request=lambda call: seen.append(f"hook {tenant.get()}"))
+            client.register_plugin(Tenant())
+            for name in ("one", "two"):
+                contextvars.copy_context().run(call, client, name).get_result()
+    finally:
+        log.removeHandler(keep)
+    assert seen == [f"{what} {who}" for who in ("one", "two") for what in ("plugin", "hook", "log")]
