@@ -43,8 +43,8 @@ class Call:
     seconds : float
         How long the whole call took.
     phases : dict of str to float
-        Milliseconds of the last attempt by phase: wait, resolve, connect, tls, send, first_byte, receive; those
-        that there were.
+        Milliseconds of the last attempt by phase: wait, resolve, connect, proxy, tls, send, first_byte, receive;
+        those that came to an end.
     context : dict
         For what the hooks want to remember from one event to the next.
     """

@@ -155,6 +155,8 @@ def _of_url(url: str) -> dict[str, Any]:
     if not url:
         return {}
     found: dict[str, Any] = {"url.full": without_secrets(url)}
+    if url.startswith("unix://"):
+        return {**found, "server.address": url[len("unix://") :].partition(":")[0]}
     parts = urlsplit(url)
     if parts.hostname:
         found["server.address"] = parts.hostname

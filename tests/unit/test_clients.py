@@ -274,6 +274,28 @@ def test_results_and_errors_say_how_often_they_were_tried(
     assert client.infer("m", [tensor()], idempotent=True).attempts == 1
 
 
+def test_hooks_see_how_long_each_phase_took(serve: Any, open_client: Callable[..., Any]) -> None:
+    calls: list[Call] = []
+    client = open_client(serve(answering).url, on_response=calls.append)
+    client.get_server_metadata()
+    client.get_server_metadata()
+    first, second = (call.phases for call in calls)
+    assert {"wait", "connect", "send", "first_byte", "receive"} <= set(first)
+    assert "connect" not in second
+    for call in calls:
+        assert 0 < sum(call.phases.values()) <= call.seconds * 1e3
+        assert f", receive {call.phases['receive']:.3g}" in str(call)
+
+
+def test_the_phase_in_which_a_call_ended_is_not_among_them(open_client: Callable[..., Any]) -> None:
+    calls: list[Call] = []
+    client = open_client("unix:///not/there", on_response=calls.append)
+    with pytest.raises(tritonhttp.ConnectError):
+        client.get_server_metadata()
+    assert "send" not in calls[0].phases
+    assert "wait" in calls[0].phases
+
+
 # -- contexts ---------------------------------------------------------------------------------------
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")

@@ -351,6 +351,17 @@ def test_several_servers_are_told_apart(serve: Any, open_client: Callable[..., A
     assert {f"{found['server.address']}:{found['server.port']}" for found in seen} == set(servers)
 
 
+def test_a_unix_domain_socket_is_the_servers_address(open_client: Callable[..., Any], traced: Traced) -> None:
+    client = open_client("unix:///not/there")
+    instrument(client, tracer_provider=traced.provider)
+    with pytest.raises(tritonhttp.ConnectError):
+        client.get_server_metadata()
+    attributes = traced.attributes()
+    assert attributes["server.address"] == "/not/there"
+    assert "server.port" not in attributes
+    assert attributes["url.full"] == "unix:///not/there:/v2"
+
+
 def test_what_is_no_client_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="expected a client of tritonhttp, got str"):
         instrument("localhost:8000")  # type: ignore[arg-type]
