@@ -407,6 +407,7 @@ _FIXED = {
 }
 
 
+@lru_cache(maxsize=1024)
 def purpose(path: str) -> tuple[str, str, str, str]:
     """Return what a path is for, for observers.
 

@@ -7,6 +7,7 @@ are those of the stable semantic conventions for HTTP client spans; what they do
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -150,6 +151,7 @@ def _of_request(call: Call) -> dict[str, Any]:
     return found
 
 
+@lru_cache(maxsize=256)
 def _of_url(url: str) -> dict[str, Any]:
     """Return what a URL says of where a request goes; nothing where none is chosen yet."""
     if not url:

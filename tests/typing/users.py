@@ -22,8 +22,11 @@ from tritonhttp import (
     InferRequestedOutput,
     InferResult,
     Request,
+    Retry,
 )
 from tritonhttp.aio.auth import ApiKeyAuth, BasicAuth, BearerAuth
+from tritonhttp.events import Call
+from tritonhttp.otel import instrument
 from tritonhttp.regions import Region, RegionSlice
 
 
@@ -39,9 +42,40 @@ def make_clients() -> None:
         ssl_context_factory=ssl.create_default_context,
         insecure=True,
     )
+    InferenceServerClient(
+        ["a:8000", "b:8000"],
+        deadline=2.5,
+        retry=Retry(attempts=5, on=(429, 503, "connect"), backoff=0.2),
+        balancing="round_robin",
+        on_request=told,
+        on_response=lambda call: call.seconds,
+        on_retry=lambda call, reason, delay: f"{call.url} {reason} {delay + 1}",
+    )
     with httpclient.InferenceServerClient("localhost:8000") as client:
         assert_type(client, InferenceServerClient)
         assert_type(client.close(), None)
+
+
+def told(call: Call) -> None:
+    assert_type((call.action, call.model_name, call.status), tuple[str, str, int | None])
+    assert_type(call.phases, dict[str, float])
+    call.headers["X-Trace"] = call.request_id
+
+
+def use_several_servers(client: InferenceServerClient) -> None:
+    assert_type(client.servers, tuple[str, ...])
+    assert_type(client.server("a:8000"), InferenceServerClient)
+    assert_type(client.on_each(lambda one: one.is_server_ready(deadline=1)), dict[str, bool])
+    assert_type(client.wait_until_ready(60, "digits", model_version="1"), None)
+    client.wait_until_ready(None)
+    client.hooks.add(on_request=told)
+    client.hooks.remove(told)
+
+
+def trace(client: InferenceServerClient, other: tritonhttp.aio.InferenceServerClient) -> None:
+    undo = instrument(client)
+    assert_type(undo(), None)
+    instrument(other, tracer_provider=None, propagator=None)
 
 
 class Own(InferenceServerClient):
@@ -199,6 +233,9 @@ def infer(client: InferenceServerClient, inputs: list[InferInput]) -> None:
         parameters={"own": 1, "other": "x", "flag": True},
     )
     client.infer("digits", inputs, sequence_id=7)
+    client.infer("digits", inputs, idempotent=True, deadline=None)
+    assert_type(result.attempts, int)
+    assert_type(result.headers, dict[str, str])
     scores = result.as_numpy("SCORES")
     assert_type(scores, npt.NDArray[Any] | None)
     if scores is not None:
@@ -257,6 +294,7 @@ def catch_errors(client: InferenceServerClient) -> None:
     except InferenceServerException as error:
         assert_type(error.message(), str | None)
         assert_type(error.status(), str | None)
+        assert_type(error.attempts, int)
         error.debug_details()
 
 
@@ -306,6 +344,9 @@ async def use_the_asyncio_client(context: ssl.SSLContext, inputs: list[InferInpu
             client.register_plugin(plugin)
             assert_type(client.plugin(), InferenceServerClientPlugin | None)
             client.unregister_plugin()
+        assert_type(await client.on_each(lambda one: one.is_model_ready("digits")), dict[str, bool])
+        assert_type(await client.wait_until_ready(model="digits"), None)
+        assert_type(client.server(client.servers[0]), tritonhttp.aio.InferenceServerClient)
         body, json_size = client.generate_request_body(inputs)
         assert_type((body, json_size), tuple[bytes, int | None])
     await client.close()
