@@ -159,7 +159,7 @@ class Dispatch:
                 # What is no failure of the server's, as a refused argument, is no success of its either.
                 failed = server_failed(error) or None
             finally:
-                self._done(balancer, name, clock(), failed)
+                self._done(balancer, name, clock(), failed, keeps_state=response is not None)
             if response is not None and response.status_code < 400 and operation.sequence is not None:
                 model, number, _, ends = operation.sequence
                 if ends:
@@ -248,11 +248,13 @@ class Dispatch:
             probe(other)
         return name
 
-    def _done(self, balancer: Balancer[str] | None, name: str, now: float, failed: bool | None) -> None:
+    def _done(
+        self, balancer: Balancer[str] | None, name: str, now: float, failed: bool | None, keeps_state: bool
+    ) -> None:
         # Another one since then: in a forked child, which ends calls that its parent began.
         if balancer is not None and balancer is self._balancer:
             with self._lock:
-                balancer.done(name, now, failed)
+                balancer.done(name, now, failed, keeps_state=keeps_state)
 
     def _end(self, key: tuple[Any, ...]) -> None:
         if self._balancer is not None:

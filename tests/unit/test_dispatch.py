@@ -470,6 +470,16 @@ def test_a_sequence_whose_server_failed_is_lost_until_it_is_started_again() -> N
     driven.run(step(7), [answer()])
 
 
+def test_a_busy_server_still_has_its_sequences() -> None:
+    driven = Driven("ab")
+    driven.run(step(7, start=True), [answer()])
+    home = driven.tried[0]
+    assert driven.run(step(7), [answer(503)]).status_code == 503
+    assert driven.in_rotation().count(False) == 1
+    driven.run(step(7), [answer()])
+    assert driven.tried == [home]
+
+
 def test_a_sequence_is_never_moved_by_a_retry() -> None:
     driven = Driven("ab", retry=STEADY)
     driven.run(step(7, start=True), [answer()])

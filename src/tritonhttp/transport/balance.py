@@ -46,7 +46,7 @@ class _Server(Generic[S]):
     strikes : int
         Failures since its last success, those of one burst counted once.
     failures : int
-        How often it failed or was removed: what sequences compare.
+        How often it lost its state or was removed: what sequences compare.
     removed : bool
         Whether it is no longer one of ours, and only has requests under way.
     """
@@ -198,7 +198,7 @@ class Balancer(Generic[S]):
                     best, least = index, outstanding
         return best
 
-    def done(self, server: S, now: float, failed: bool | None) -> None:
+    def done(self, server: S, now: float, failed: bool | None, *, keeps_state: bool = False) -> None:
         """Hand back a picked server; where it failed, it is set aside.
 
         Others that fail while it is set aside belong to the same burst, and do not make that longer before the
@@ -210,13 +210,16 @@ class Balancer(Generic[S]):
         failed : bool or None
             Whether the outcome speaks against the server (:func:`server_failed`); None where it says nothing, as
             with a call that was cancelled, or whose own deadline passed.
+        keeps_state : bool
+            Whether a server that failed still has its sequences, as one that answered.
         """
         entry = self._known[server]
         if not entry.outstanding:
             raise RuntimeError(f"{server!r} was handed back more often than it was picked")
         entry.outstanding -= 1
         if failed:
-            entry.failures += 1
+            if not keeps_state:
+                entry.failures += 1
             probe_at = entry.probe_at()
             if probe_at is None or probe_at <= now:
                 self._put_aside(entry, now)
