@@ -137,6 +137,24 @@ SCENARIOS: dict[str, tuple[bytes, int, bytes, bool]] = {
     ),
     "1.0 until close": (b"HTTP/1.0 200 OK\r\n\r\nhi", 200, b"hi", False),
     "close": (OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nhi", 200, b"hi", False),
+    "uvicorn's 500": (
+        b"HTTP/1.1 500 Internal Server Error\r\nserver: uvicorn\r\nContent-Length: 2\r\n\r\nhi",
+        500,
+        b"hi",
+        False,
+    ),
+    "uvicorn's 422": (
+        b"HTTP/1.1 422 Unprocessable Entity\r\nserver: uvicorn\r\nContent-Length: 2\r\n\r\nhi",
+        422,
+        b"hi",
+        True,
+    ),
+    "another server's 500": (
+        b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\n\r\nhi",
+        500,
+        b"hi",
+        True,
+    ),
     "close, length zero": (OK + b"Connection: close\r\nContent-Length: 0\r\n\r\n", 200, b"", False),
     "close among options": (OK + b"Connection: x, Close\r\nContent-Length: 0\r\n\r\n", 200, b"", False),
     "an upgrade that is only offered": (

@@ -302,7 +302,9 @@ class _HeadParser:
             headers,
             content_length=length,
             chunked=chunked and length is None,
-            keep_alive=self.keep_alive,
+            # Once an application under uvicorn raises, it answers 500 and closes, without saying so: what is sent
+            # meanwhile is lost.
+            keep_alive=self.keep_alive and not (status == 500 and headers.get("server") == "uvicorn"),
         )
 
 
