@@ -486,7 +486,8 @@ def _error_text(text: str) -> str:
     if isinstance(found, dict):
         for key in ("error", "detail", "message"):
             if found.get(key):
-                return inference.error_message({"error": found[key]}) or text
+                words = inference.error_message({"error": found[key]}) or text
+                return f"{words}{_JSON_ONLY}" if _is_body_itself(found[key]) else words
     if "<html" in text[:1024].lower() or "<!doctype" in text[:1024].lower():
         # Only its beginning: on tags that are never closed the pattern takes time in the square of the length.
         text = re.sub(r"(?is)<(script|style|head)\b.*?</\1>|<[^>]*>", " ", text[:8192])
@@ -494,6 +495,15 @@ def _error_text(text: str) -> str:
     if not words:
         return "client received an empty response from the server."
     return words if len(words) <= 500 else f"{words[:500]}…"
+
+
+_JSON_ONLY = " (the server seems to take JSON only: set_data_from_numpy(…, binary_data=False))"
+
+
+def _is_body_itself(detail: Any) -> bool:
+    """Whether FastAPI took the body for text or bytes, as it does with a JSON head that tensors follow."""
+    first = detail[0] if isinstance(detail, list) and len(detail) == 1 else None
+    return isinstance(first, dict) and first.get("loc") == ["body"] and isinstance(first.get("input"), str)
 
 
 def _get(path: str, decode: Callable[[Response], T], anywhere: bool = True) -> Operation[T]:

@@ -365,6 +365,16 @@ EMPTY = "client received an empty response from the server."
             b'{"loc":null,"msg":"too short"}]}',
             "body.inputs.0.shape: field required; too short",
         ),
+        (
+            b'{"detail":[{"type":"model_attributes_type","loc":["body"],"msg":"Input should be a dictionary",'
+            b'"input":"{}\\u0000"}]}',
+            "body: Input should be a dictionary"
+            " (the server seems to take JSON only: set_data_from_numpy(…, binary_data=False))",
+        ),
+        (
+            b'{"detail":[{"type":"missing","loc":["body"],"msg":"Field required","input":null}]}',
+            "body: Field required",
+        ),
         (b'{"message":"no Route matched with those values"}', "no Route matched with those values"),
         (b'{"error":"","detail":"the second"}', "the second"),
         (b'{"code":5}', '{"code":5}'),
