@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # An Open Inference Protocol server that runs already, host:port; empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test lint types unit adversity live programs gpu matrix fuzz bench clean
+.PHONY: help demo test lint types unit adversity live programs interop gpu matrix fuzz bench clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -54,6 +54,17 @@ $(TRITONCLIENT)/.installed: tests/programs/requirements.txt
 
 programs: $(VENV)/.developed $(TRITONCLIENT)/.installed ## programs written for tritonclient, run with it and with ours
 	TRITON_URL=$(TRITON_URL) TRITONCLIENT_PYTHON=$(TRITONCLIENT)/bin/python $(BIN)/pytest tests/programs
+
+# MLServer and KServe, each in an environment of its own. MLServer 1.7.1 has no release for Python 3.13.
+INTEROP_PYTHON ?= $(PYTHON)
+INTEROP = .venv-mlserver/.installed .venv-kserve/.installed
+$(INTEROP): .venv-%/.installed: tests/interop/requirements/%.txt
+	$(INTEROP_PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --requirement $<
+	@touch $@
+
+interop: $(VENV)/.developed $(INTEROP) ## the tests against MLServer and KServe (INTEROP_PYTHON=python3.12); not part of the tests above
+	MLSERVER_PYTHON=.venv-mlserver/bin/python KSERVE_PYTHON=.venv-kserve/bin/python $(BIN)/pytest tests/interop
 
 # Each interpreter with the newest numpy, and with 1.26 where that has wheels.
 MATRIX = 3.10 3.11 3.12 3.13 3.10-1.26 3.11-1.26 3.12-1.26
