@@ -9,6 +9,8 @@ Its names are those of ``tritonclient.http``::
         client.infer("digits", [image]).as_numpy("SCORES")
 """
 
+from typing import TYPE_CHECKING
+
 from ._version import __version__
 from .async_request import InferAsyncRequest
 from .client import InferenceServerClient
@@ -27,7 +29,6 @@ from .errors import (
 )
 from .plugins import InferenceServerClientPlugin, Request
 from .tensors import InferInput, InferRequestedOutput, InferResult
-from .transport.policy import Retry
 from .utils import (
     TRITON_RESERVED_REQUEST_PARAMS,
     TRITON_RESERVED_REQUEST_PARAMS_PREFIX,
@@ -38,6 +39,18 @@ from .utils import (
     serialized_byte_size,
     triton_to_np_dtype,
 )
+
+if TYPE_CHECKING:
+    from .transport.retry import Retry
+else:
+
+    def __getattr__(name):
+        # What few programs use does not make the import longer for all.
+        if name == "Retry":
+            from .transport.retry import Retry
+
+            return globals().setdefault(name, Retry)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def install_as_tritonclient() -> None:

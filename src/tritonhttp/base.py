@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from . import log, operations
 from ._version import __version__
 from .errors import InvalidRequest, raise_error
-from .events import Hooks, Stats
 from .operations import Operation
 from .plugins import InferenceServerClientPlugin, Request
 from .tensors import InferInput, InferRequestedOutput, InferResult
@@ -28,8 +27,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .dispatch import Balancing, Dispatch
+    from .events import Hooks, Stats
     from .regions.auto import Sharing
-    from .transport.policy import Retry
+    from .transport.retry import Retry
     from .transport.trace import Counts
 
 __all__ = [
@@ -125,7 +125,7 @@ class ClientBase:
         self._past: list[Counts] = []
         #: Who chooses the server, tries again and tells the hooks; None where nothing of that is wanted.
         self._dispatch: Dispatch | None = None
-        self._hooks = Hooks()
+        self._hooks: Hooks | None = None
         self._address = address
         self._verbose = verbose
         self._log = log.verbose_logger() if verbose else log.logger
@@ -184,13 +184,13 @@ class ClientBase:
         servers: dict[str, Any],
         retry: Retry | None,
         balancing: Balancing,
-        hooks: Hooks,
+        *hooks: Any,
     ) -> None:
         """Take up calls, when everything else of the client is made."""
         self._servers = servers
-        self._retry, self._hooks = retry, hooks
+        self._retry, self._told = retry, hooks
         self._balancing: Balancing = balancing
-        if retry is not None or servers or hooks:
+        if retry is not None or servers or any(hooks):
             self._new_dispatch()
         self._resolve_every = seconds(self._configuration["resolve_every"], "resolve_every")
         self._resolved: float | None = None
@@ -210,7 +210,9 @@ class ClientBase:
 
     def _new_dispatch(self) -> Dispatch:
         from .dispatch import Dispatch
+        from .events import Hooks
 
+        self._hooks = self._hooks or Hooks(*self._told)
         self._dispatch = Dispatch(self.servers, self._retry, self._balancing, self._hooks)
         self._customized = True
         return self._dispatch
@@ -218,9 +220,7 @@ class ClientBase:
     @property
     def hooks(self) -> Hooks:
         """The functions that are told about this client's calls; more can be added at any time."""
-        if self._dispatch is None:
-            self._new_dispatch()
-        return self._hooks
+        return (self._dispatch or self._new_dispatch()).hooks
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -230,6 +230,8 @@ class ClientBase:
 
     def stats(self) -> Stats:
         """Return counts of what the client did since it was made; in a forked child, since the fork."""
+        from .events import Stats
+
         present = (*self._servers.values(), *self._leaving.values(), self)
         counts = [*self._past, *(each._transport.counts for each in present)]
         return Stats(

@@ -27,7 +27,6 @@ from .base import (
     undecoded,
 )
 from .errors import InferenceServerException, InvalidRequest
-from .events import Call, CallHook, Hooks, RetryHook
 from .executor import Executor
 from .log import logger
 from .operations import Operation
@@ -36,7 +35,7 @@ from .tensors import InferInput, InferRequestedOutput, InferResult
 from .transport.address import parse_url, tls_context
 from .transport.blocking import BlockingTransport
 from .transport.failures import closed
-from .transport.policy import UNSET, Connections, Deadline, Moment, Retry, Timeouts, moment, seconds
+from .transport.policy import UNSET, Connections, Deadline, Moment, Timeouts, moment, seconds
 from .transport.trace import Trace
 from .wire.http1 import Buffer, Response
 
@@ -47,8 +46,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .dispatch import Balancing
+    from .events import Call, CallHook, RetryHook
     from .regions import Region
     from .regions.auto import Sharing
+    from .transport.retry import Retry
 
 __all__ = ["InferenceServerClient"]
 
@@ -202,7 +203,7 @@ class InferenceServerClient(ClientBase):
         servers = {
             each: InferenceServerClient(**{**configuration, **ALONE, "url": each}) for each in urls if others
         }
-        self._serve(servers, retry, balancing, Hooks(on_request, on_response, on_retry))
+        self._serve(servers, retry, balancing, on_request, on_response, on_retry)
         renew_after_fork(self)
 
     def __enter__(self) -> Self:

@@ -18,7 +18,8 @@ from .events import Call, Hooks, Observers
 from .log import logger, without_secrets
 from .operations import Operation, purpose
 from .transport.balance import NOT_STARTED, SERVER_LOST, Balancer, server_failed
-from .transport.policy import Moment, Retry, parse_retry_after
+from .transport.policy import Moment
+from .transport.retry import Retry, parse_retry_after
 from .wire.http1 import Response
 
 __all__ = ["Balancing", "Dispatch"]

@@ -16,11 +16,12 @@ from tritonhttp import (
     InferenceServerException,
     InvalidRequest,
     ProtocolError,
+    Retry,
 )
 from tritonhttp.dispatch import Dispatch
 from tritonhttp.events import Call, Hooks
 from tritonhttp.operations import Operation, is_server_ready, purpose
-from tritonhttp.transport.policy import Moment, Retry, moment
+from tritonhttp.transport.policy import Moment, moment
 from tritonhttp.wire.http1 import Response
 
 REFUSED = ConnectRefused("refused", method="GET", url="http://a")

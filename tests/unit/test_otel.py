@@ -14,9 +14,8 @@ import pytest
 
 import tritonhttp
 import tritonhttp.aio
-from tritonhttp import InferenceServerClient, InferInput, InvalidRequest
+from tritonhttp import InferenceServerClient, InferInput, InvalidRequest, Retry
 from tritonhttp.auth import BasicAuth
-from tritonhttp.transport.policy import Retry
 
 pytest.importorskip("opentelemetry.sdk")
 

@@ -14,14 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonhttp import InvalidRequest, Retry, errors
-from tritonhttp.transport.policy import (
-    Timeouts,
-    classify,
-    earliest,
-    may_resend,
-    parse_retry_after,
-    step_timeout,
-)
+from tritonhttp.transport.policy import Timeouts, earliest, may_resend, step_timeout
+from tritonhttp.transport.retry import classify, parse_retry_after
 
 
 def test_the_defaults_are_the_references() -> None:

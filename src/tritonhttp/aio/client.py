@@ -23,7 +23,6 @@ from ..base import (
     undecoded,
 )
 from ..errors import DeadlineExceeded, InferenceServerException, InvalidRequest, TransportError
-from ..events import Call, CallHook, Hooks, RetryHook
 from ..log import logger
 from ..operations import Operation
 from ..plugins import Request
@@ -31,7 +30,7 @@ from ..tensors import InferInput, InferRequestedOutput, InferResult
 from ..transport.address import parse_url, tls_context
 from ..transport.asyncio import AsyncioTransport, timeout_at
 from ..transport.failures import closed
-from ..transport.policy import UNSET, Connections, Deadline, Moment, Retry, moment, seconds
+from ..transport.policy import UNSET, Connections, Deadline, Moment, moment, seconds
 from ..transport.trace import Trace
 from ..wire.http1 import Buffer, Response
 from .foreign import Answer, mark, plain
@@ -43,8 +42,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..dispatch import Balancing
+    from ..events import Call, CallHook, RetryHook
     from ..regions import Region
     from ..regions.auto import Sharing
+    from ..transport.retry import Retry
 
 __all__ = ["InferenceServerClient"]
 
@@ -155,7 +156,7 @@ class InferenceServerClient(ClientBase):
         servers = {
             each: InferenceServerClient(**{**configuration, **ALONE, "url": each}) for each in urls if others
         }
-        self._serve(servers, retry, balancing, Hooks(on_request, on_response, on_retry))
+        self._serve(servers, retry, balancing, on_request, on_response, on_retry)
         renew_after_fork(self)
 
     async def __aenter__(self) -> Self:

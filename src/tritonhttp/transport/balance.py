@@ -12,8 +12,9 @@ from collections.abc import Collection, Hashable, Iterable
 from typing import Generic, Literal, TypeVar
 
 from ..errors import InvalidRequest
-from .policy import classify, earliest
+from .policy import earliest
 from .pool import Signal
+from .retry import classify
 
 __all__ = ["NOT_STARTED", "SERVER_LOST", "Balancer", "server_failed"]
 

@@ -5,10 +5,8 @@ A proxy forwards what is for a server of http, and opens a tunnel (CONNECT) to o
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from urllib.parse import unquote_to_bytes
 
 from ..errors import (
     ConnectError,
@@ -95,6 +93,9 @@ def parse(url: str) -> Proxy:
         raise InvalidRequest(f"expected a proxy as http://user:password@host:port, got {shown!r}")
     if not at:
         return Proxy(address, b"")
+    import base64
+    from urllib.parse import unquote_to_bytes  # takes longer to import than all of this
+
     name, _, password = user.partition(":")
     secret = base64.b64encode(unquote_to_bytes(name) + b":" + unquote_to_bytes(password))
     return Proxy(address, b"Proxy-Authorization: Basic %b\r\n" % secret)
