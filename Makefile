@@ -55,7 +55,7 @@ $(TRITONCLIENT)/.installed: tests/programs/requirements.txt
 programs: $(VENV)/.developed $(TRITONCLIENT)/.installed ## programs written for tritonclient, run with it and with ours
 	TRITON_URL=$(TRITON_URL) TRITONCLIENT_PYTHON=$(TRITONCLIENT)/bin/python $(BIN)/pytest tests/programs
 
-# MLServer and KServe, each in an environment of its own. MLServer 1.7.1 has no release for Python 3.13.
+# MLServer and KServe, each in an environment of its own: what is pinned has releases for Python 3.11 and 3.12.
 INTEROP_PYTHON ?= $(PYTHON)
 INTEROP = .venv-mlserver/.installed .venv-kserve/.installed
 $(INTEROP): .venv-%/.installed: tests/interop/requirements/%.txt
