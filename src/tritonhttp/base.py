@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import pickle
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from .dispatch import Balancing, Dispatch
     from .events import Hooks, Stats
     from .regions.auto import Sharing
+    from .transport.policy import Moment
     from .transport.retry import Retry
     from .transport.trace import Counts
 
@@ -59,6 +62,11 @@ ALONE = {"retry": None, "on_request": None, "on_response": None, "on_retry": Non
 DEBUG = 10  # logging's level
 _MAX_HEADS = 256
 
+
+#: The operation that a replaced `_get` or `_post` carries out, and when it must end.
+_replaced_for: ContextVar[tuple[Operation[Any], Moment | None] | None] = ContextVar(
+    "_replaced_for", default=None
+)
 
 _clients: weakref.WeakSet[ClientBase] = weakref.WeakSet()
 
@@ -416,6 +424,27 @@ class ClientBase:
         if name == "_post":
             arguments["request_body"] = b"".join(operation.body)
         return partial(getattr(self, name), **arguments)
+
+    @staticmethod
+    @contextmanager
+    def _replacing(operation: Operation[Any], until: Moment | None) -> Iterator[None]:
+        """Let our own `_get` and `_post` know what it is that a replaced one hands to them."""
+        token = _replaced_for.set((operation, until))
+        try:
+            yield
+        finally:
+            _replaced_for.reset(token)
+
+    @staticmethod
+    def _resumed(
+        handed: Operation[Response], default: Moment | None
+    ) -> tuple[Operation[Response], Moment | None]:
+        """Return what our own `_get` or `_post` was handed, as the call meant it that is replaced; and its end."""
+        meant, until = _replaced_for.get() or (None, None)
+        if meant is None or (meant.method, meant.path) != (handed.method, handed.path):
+            return handed, default
+        known = {name: getattr(meant, name) for name in ("repeatable", "anywhere", "sequence", "request_id")}
+        return replace(handed, **known), until
 
     @staticmethod
     def _merge_headers(operation: Operation[Any], given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -826,8 +826,9 @@ class InferenceServerClient(ClientBase):
         Response
             With ``status_code``, ``get(header)`` and ``read()``.
         """
-        operation = Operation("GET", request_uri, undecoded)
-        return self._exchange(operation, headers, query_params, self._until(UNSET))
+        handed = Operation("GET", request_uri, undecoded)
+        operation, until = self._resumed(handed, self._until(UNSET))
+        return self._exchange(operation, headers, query_params, until)
 
     def _post(
         self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
@@ -843,8 +844,9 @@ class InferenceServerClient(ClientBase):
         headers, query_params
             See the class.
         """
-        operation = self._posted(request_uri, request_body, headers)
-        return self._exchange(operation, headers, query_params, self._until(UNSET))
+        handed = self._posted(request_uri, request_body, headers)
+        operation, until = self._resumed(handed, self._until(UNSET))
+        return self._exchange(operation, headers, query_params, until)
 
     def _run(
         self, operation: Operation[T], headers: Headers, query_params: QueryParams, deadline: Deadline
@@ -858,7 +860,8 @@ class InferenceServerClient(ClientBase):
         if headers or query_params or self._is_watched():
             replaced = self._replaced(operation, headers, query_params)
             if replaced is not None:
-                return operation.decode(replaced())
+                with self._replacing(operation, until):
+                    return operation.decode(replaced())
             return operation.decode(self._exchange(operation, headers, query_params, until))
         target, buffers = self._encode_plain(operation)
         response = self._transport.exchange(

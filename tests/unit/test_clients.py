@@ -274,6 +274,73 @@ def test_results_and_errors_say_how_often_they_were_tried(
     assert client.infer("m", [tensor()], idempotent=True).attempts == 1
 
 
+class Post(InferenceServerClient):
+    """Hands each request on to ours."""
+
+    def _post(self, *args: Any, **options: Any) -> Any:
+        return super()._post(*args, **options)
+
+    def _get(self, *args: Any, **options: Any) -> Any:
+        return super()._get(*args, **options)
+
+
+class PostAio(tritonhttp.aio.InferenceServerClient):
+    async def _post(self, *args: Any, **options: Any) -> Any:
+        return await super()._post(*args, **options)
+
+    async def _get(self, *args: Any, **options: Any) -> Any:
+        return await super()._get(*args, **options)
+
+
+@pytest.fixture(params=[Post, PostAio])
+def replaced(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Make a client with a replaced `_post`, and call one of its methods."""
+
+    async def awaited(client: Any, calls: Any) -> list[Any]:
+        async with client:
+            return [await getattr(client, name)(*args, **options) for name, args, options in calls]
+
+    def run(*calls: Any, url: Any, **options: Any) -> list[Any]:
+        client = request.param(url, **options)
+        if request.param is PostAio:
+            return asyncio.run(awaited(client, calls))
+        with client:
+            return [getattr(client, name)(*args, **options) for name, args, options in calls]
+
+    return run
+
+
+def test_what_a_call_allows_passes_through_a_replaced_post(serve: Any, replaced: Callable[..., Any]) -> None:
+    answers = ["503 Busy", "200 OK", "503 Busy", "200 OK"]
+
+    def handler(peer: Any) -> None:
+        while peer.receive() is not None:
+            peer.reply(INFERRED, status=answers.pop(0))
+
+    calls = ("infer", ("m", [tensor()]), {"idempotent": True}), ("get_server_metadata", (), {})
+    result, _ = replaced(*calls, url=serve(handler).url, retry=Retry(attempts=2, backoff=0))
+    assert (result.attempts, answers) == (2, [])
+
+
+def test_the_deadline_passes_through_a_replaced_post(serve: Any, replaced: Callable[..., Any]) -> None:
+    server = serve(lambda peer: peer.receive() and peer.receive())
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        replaced(("infer", ("m", [tensor()]), {"deadline": 0.3}), url=server.url)
+    assert time.monotonic() - began < 5
+
+
+def test_a_sequence_stays_with_its_server_through_a_replaced_post(
+    serve: Any, replaced: Callable[..., Any]
+) -> None:
+    servers = [serve(answering) for _ in range(3)]
+    calls = [
+        ("infer", ("m", [tensor()]), {"sequence_id": 7, "sequence_start": number == 0}) for number in range(6)
+    ]
+    replaced(*calls, url=[server.url for server in servers])
+    assert sorted(len(server.requests) for server in servers) == [0, 0, 6]
+
+
 def test_hooks_see_how_long_each_phase_took(serve: Any, open_client: Callable[..., Any]) -> None:
     calls: list[Call] = []
     client = open_client(serve(answering).url, on_response=calls.append)

@@ -490,14 +490,16 @@ class InferenceServerClient(ClientBase):
     # -- requests --
 
     async def _get(self, request_uri: str, headers: Headers, query_params: QueryParams) -> Response:
-        operation = Operation("GET", request_uri, undecoded)
-        return Answer.of(await self._exchange(operation, headers, query_params, self._until(UNSET)))
+        handed = Operation("GET", request_uri, undecoded)
+        operation, until = self._resumed(handed, self._until(UNSET))
+        return Answer.of(await self._exchange(operation, headers, query_params, until))
 
     async def _post(
         self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
     ) -> Response:
-        operation = self._posted(request_uri, request_body, headers)
-        return Answer.of(await self._exchange(operation, headers, query_params, self._until(UNSET)))
+        handed = self._posted(request_uri, request_body, headers)
+        operation, until = self._resumed(handed, self._until(UNSET))
+        return Answer.of(await self._exchange(operation, headers, query_params, until))
 
     async def _run(
         self, operation: Operation[T], headers: Headers, query_params: QueryParams, deadline: Deadline
@@ -512,7 +514,8 @@ class InferenceServerClient(ClientBase):
             if headers or query_params or self._is_watched():
                 replaced = self._replaced(operation, headers, query_params)
                 if replaced is not None:
-                    return operation.decode(await plain(await replaced()))
+                    with self._replacing(operation, until):
+                        return operation.decode(await plain(await replaced()))
                 return operation.decode(await self._exchange(operation, headers, query_params, until))
             target, buffers = self._encode_plain(operation)
             response = await self._transport.exchange(
