@@ -192,7 +192,9 @@ def test_conn_timeout_holds_in_the_line_too(run, make_client, instances):
             # The first gets the connection with 0.2 s left, the second never.
             with pytest.raises(tritonhttp.DeadlineExceeded, match=r"0\.6\d* s") as first:
                 await waits[0]
-            with pytest.raises(tritonhttp.DeadlineExceeded, match=r"one of 1 connections.*0\.6\d* s") as second:
+            with pytest.raises(
+                tritonhttp.DeadlineExceeded, match=r"one of 1 connections.*0\.6\d* s"
+            ) as second:
                 await waits[1]
             assert 0.59 < time.monotonic() - before < 0.6 + 10 * AT_ONCE
             assert (first.value.phase, second.value.phase) == ("receive", "wait for a connection")
