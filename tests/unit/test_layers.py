@@ -23,6 +23,7 @@ ROOMS = {
     "tritonhttp.log": 0,
     "tritonhttp.memory": 1,
     "tritonhttp.wire": 1,
+    "tritonhttp.arrays": 2,
     "tritonhttp.tensors": 2,
     "tritonhttp.operations": 2,
     "tritonhttp.plugins": 2,
@@ -30,6 +31,7 @@ ROOMS = {
     "tritonhttp.auth": 2,
     "tritonhttp.transport": 3,
     "tritonhttp.utils": 3,
+    "tritonhttp.utils._dlpack": 1,  # knows numpy only; the reference has it there
     "tritonhttp.regions": 3,
     "tritonhttp.async_request": 4,
     "tritonhttp.base": 4,
@@ -51,10 +53,11 @@ OTHERS = {
     "orjson": "tritonhttp",
     "httptools": "tritonhttp.wire",
     "ml_dtypes": "tritonhttp",
+    "torch": "tritonhttp.arrays",
     "opentelemetry": "tritonhttp.otel",
     "cuda": "tritonhttp.utils.cuda_shared_memory._cuda",
 }
-LAZY = {"cuda", "ml_dtypes"}
+LAZY = {"cuda", "ml_dtypes", "torch"}
 
 NO_IO = {"socket", "ssl", "asyncio", "threading", "time", "select", "selectors", "concurrent", "datetime"}
 

@@ -23,6 +23,7 @@ __all__ = [
     "CUDA_MANAGED",
     "Tensor",
     "array_over",
+    "as_array",
     "borrow",
     "device_of",
     "export",
@@ -153,6 +154,39 @@ def borrow(producer: Any, stream: int | None = None) -> Tensor:
     )
 
 
+#: How numpy writes a kind of elements; bfloat16, which it lacks, as whole numbers of the same size.
+_KINDS = {0: "i", 1: "u", 2: "f", BFLOAT16: "u", 5: "c", 6: "b"}
+
+
+def as_array(producer: Any) -> tuple[npt.NDArray[Any], int]:
+    """Return a tensor on the host as an array over its memory, of any strides, and the kind of its elements.
+
+    Raises
+    ------
+    ValueError
+        For a tensor elsewhere, and for elements that numpy has no dtype for.
+    """
+    device = device_of(producer)
+    if device is not None and device[0] not in (CPU, CUDA_HOST):
+        raise ValueError(
+            f"expected a tensor on the host, came one on device {device[1]} of kind {device[0]}:"
+            " copy it to the host first"
+        )
+    tensor = _open(_ask(producer, None))
+    kind, bits = _KINDS.get(tensor.dtype.code), tensor.dtype.bits
+    if kind is None or tensor.dtype.lanes != 1 or bits % 8:
+        raise ValueError(f"numpy has no elements of kind {tensor.dtype.code} with {bits} bits")
+    dtype = np.dtype(bool if kind == "b" else f"{kind}{bits // 8}")
+    shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
+    if 0 in shape:
+        return np.empty(shape, dtype), tensor.dtype.code
+    strides = None
+    if tensor.strides:
+        strides = tuple(tensor.strides[axis] * dtype.itemsize for axis in range(tensor.ndim))
+    address = (tensor.data or 0) + tensor.byte_offset
+    return array_over(tensor.capsule, address, shape, dtype, strides), tensor.dtype.code
+
+
 def _ask(producer: Any, stream: int | None) -> Any:
     arguments = {} if stream is None else {"stream": stream}
     try:
@@ -177,25 +211,41 @@ def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 class _Room:
     """What numpy makes an array of: an address, and the owner of the memory there."""
 
-    def __init__(self, owner: object, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self,
+        owner: object,
+        address: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        strides: tuple[int, ...] | None,
+    ) -> None:
         self.owner = owner
         self.__array_interface__ = {
             "version": 3,
             "data": (address, False),
             "shape": shape,
             "typestr": dtype.str,
+            "strides": strides,
         }
 
 
-def array_over(owner: object, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def array_over(
+    owner: object,
+    address: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    strides: tuple[int, ...] | None = None,
+) -> npt.NDArray[Any]:
     """Return an array that keeps the owner alive. Where the address is a device's, its elements can't be read.
+
+    Strides are in bytes; None: contiguous in C order.
 
     Raises
     ------
     ValueError
         When numpy has no such shape.
     """
-    return np.asarray(_Room(owner, address, shape, dtype))
+    return np.asarray(_Room(owner, address, shape, dtype, strides))
 
 
 def export(
