@@ -28,7 +28,7 @@ from .errors import (
     TransportError,
 )
 from .plugins import InferenceServerClientPlugin, Request
-from .tensors import InferInput, InferRequestedOutput, InferResult
+from .tensors import InferInput, InferRequestedOutput, InferResult, TensorInfo
 from .utils import (
     TRITON_RESERVED_REQUEST_PARAMS,
     TRITON_RESERVED_REQUEST_PARAMS_PREFIX,
@@ -92,6 +92,7 @@ __all__ = [
     "Request",
     "Retry",
     "ServerError",
+    "TensorInfo",
     "TransportError",
     "__version__",
     "deserialize_bytes_tensor",

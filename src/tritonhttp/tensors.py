@@ -8,7 +8,8 @@ views of the response's body where that is possible.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import orjson
 from numpy import ndarray
 
+from .arrays import as_array, as_dlpack, as_torch, decoded
 from .errors import InvalidRequest, ProtocolError
 from .log import verbose_logger
 from .wire import bytes_tensor, compression, dtypes, inference, jsonio
@@ -26,12 +28,36 @@ if TYPE_CHECKING:
 
     from .regions import RegionSlice
 
-__all__ = ["InferInput", "InferRequestedOutput", "InferResult"]
+__all__ = ["InferInput", "InferRequestedOutput", "InferResult", "TensorInfo", "datatype_of"]
 
 _LITTLE = sys.byteorder == "little"
 
 #: The parameters that place a tensor in a shared memory region.
 _Region = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Say what a tensor is.
+
+    Attributes
+    ----------
+    name : str
+    datatype : str
+        The protocol's name of it, for example ``"FP32"``.
+    shape : tuple of int
+        -1, in what a model declares, for a dimension of any size.
+    optional : bool
+        Whether it is an input that may be left out.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    optional: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.datatype}{list(self.shape)}{' (optional)' if self.optional else ''}"
 
 
 class InferInput:
@@ -55,6 +81,30 @@ class InferInput:
         self._binary: npt.NDArray[Any] | bytes | bytearray | None = None
         self._json: bytes | None = None
         self._region: _Region | None = None
+
+    @classmethod
+    def from_numpy(cls, name: str, array: Any, binary_data: bool = True, *, copy: bool = False) -> Self:
+        """Make an input with its data, of the array's shape and datatype.
+
+        Parameters
+        ----------
+        name : str
+            The input's name in the model.
+        array
+            A numpy array, what ``numpy.asarray`` makes one of, or a tensor on the host that speaks DLPack. Of
+            Python's numbers come INT64, FP64 and BOOL, as in numpy; of str and bytes BYTES.
+        binary_data, copy
+            As for :meth:`set_data_from_numpy`.
+
+        Raises
+        ------
+        InvalidRequest
+            For what is no array, and a dtype that the protocol has no name for.
+        """
+        what = f"input {name!r}"
+        found = as_array(array, what)
+        tensor = cls(name, found.shape, datatype_of(found, what))
+        return tensor.set_data_from_numpy(found, binary_data, copy=copy)
 
     def name(self) -> str:
         """Return the input's name."""
@@ -398,8 +448,19 @@ class InferResult:
         present = {name: str(value) for name, value in headers.items() if value is not None}
         return cls(Response(200, present, response_body), verbose)
 
-    def as_numpy(self, name: str) -> npt.NDArray[Any] | None:
+    def as_numpy(
+        self, name: str, *, copy: bool = False, dtype: npt.DTypeLike | None = None
+    ) -> npt.NDArray[Any] | None:
         """Return an output's data as an array, or None where the response holds none under that name.
+
+        Parameters
+        ----------
+        name : str
+            The output.
+        copy : bool
+            True: an array of its own each time, which does not keep the response's body.
+        dtype : optional
+            Convert to this dtype, as numpy's ``astype`` does; BYTES to a dtype of text are read as UTF-8.
 
         Returns
         -------
@@ -417,12 +478,83 @@ class InferResult:
             array = self._layout.tensor(name, self._body)
             if array is not None:
                 self._arrays[name] = array
+        if dtype is not None and array is not None:
+            target = np.dtype(dtype)
+            if array.dtype.kind == "O" and target.kind in "UT":
+                array = decoded(array, f"output {name!r}")
+            try:
+                return array.astype(target, copy=copy)
+            except (TypeError, ValueError) as error:
+                raise InvalidRequest(f"output {name!r} is no array of {target}: {error}") from error
+        return array.copy() if copy and array is not None else array
+
+    def as_dlpack(self, name: str) -> Any:
+        """Return an output, without a copy, as an object that every library with ``from_dlpack`` reads.
+
+        Raises
+        ------
+        InvalidRequest
+            For BYTES.
+        KeyError
+            As for ``result[name]``.
+        """
+        return as_dlpack(self[name], f"output {name!r}")
+
+    def as_torch(self, name: str) -> Any:
+        """Return an output, without a copy, as a ``torch.Tensor`` on the CPU; BF16 too.
+
+        Raises
+        ------
+        ImportError
+            Without torch.
+        InvalidRequest
+            For BYTES.
+        KeyError
+            As for ``result[name]``.
+        """
+        return as_torch(self[name], f"output {name!r}")
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """What the response's outputs are: name, datatype and shape of each."""
+        return tuple(
+            TensorInfo(name, str(output.get("datatype")), tuple(shape if isinstance(shape, list) else ()))
+            for name, output in self._layout.outputs.items()
+            for shape in [output.get("shape")]
+        )
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        """Return an output's array, as :meth:`as_numpy` does.
+
+        Raises
+        ------
+        KeyError
+            Where the response holds no data under that name.
+        """
+        array = self.as_numpy(name)
+        if array is None:
+            held = ", ".join(map(repr, self._layout.outputs)) or "none"
+            if name in self._layout.outputs:
+                raise KeyError(f"output {name!r} came without data: it is in shared memory")
+            raise KeyError(f"no output {name!r}; there are: {held}")
         return array
 
     @property
     def headers(self) -> dict[str, str]:
         """The response's headers, names in lower case; empty where it came from elsewhere or was pickled."""
         return dict(self._headers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._layout.outputs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layout.outputs)
+
+    def __len__(self) -> int:
+        return len(self._layout.outputs)
+
+    def __bool__(self) -> bool:
+        return True  # programs for the reference test whether there is a result
 
     def get_output(self, name: str) -> dict[str, Any] | None:
         """Return an output's JSON object, or None where there is none of that name."""
@@ -471,6 +603,22 @@ class InferResult:
         outputs = self.get_response().get("outputs") or ()
         shown = ", ".join(f"{each['name']}: {each.get('datatype')} {each.get('shape')}" for each in outputs)
         return f"<InferResult of {self.get_response().get('model_name', '?')!r}: {shown}>"
+
+
+def datatype_of(array: npt.NDArray[Any], what: str) -> str:
+    """Return the protocol's name for an array's dtype.
+
+    Raises
+    ------
+    InvalidRequest
+        Where it has none.
+    """
+    datatype = dtypes.np_to_triton_dtype(array.dtype)
+    if datatype is None:
+        raise InvalidRequest(
+            f"{what}: expected one of the protocol's datatypes, {', '.join(dtypes.NAMES)}; got {array.dtype}"
+        )
+    return datatype
 
 
 def _as_list(shape: Sequence[int]) -> list[int]:

@@ -565,3 +565,86 @@ def test_masked_elements_go_out_as_the_fill_value() -> None:
     for binary in (True, False):
         head, data = body_of(input_of(array, binary_data=binary))
         assert (list(data) or head["inputs"][0]["data"]) == [1, 9, 3]
+
+
+# -- arrays of other kinds, results by name ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "shape", "datatype", "data"),
+    [
+        ([[1, 2]], [1, 2], "INT64", np.array([1, 2], "<i8").tobytes()),
+        (2.5, [], "FP64", np.array(2.5).tobytes()),
+        ("ä", [], "BYTES", b"\2\0\0\0\xc3\xa4"),
+        ([b"a\0"], [1], "BYTES", b"\2\0\0\0a\0"),
+        (np.array([b"ab", b"c"]), [2], "BYTES", b"\2\0\0\0ab\1\0\0\0c"),
+        (np.array([1.5], ">f2"), [1], "FP16", np.array([1.5], "<f2").tobytes()),
+        (np.zeros((0, 3), bool), [0, 3], "BOOL", b""),
+    ],
+)
+def test_an_input_takes_shape_and_datatype_from_its_array(
+    given: Any, shape: list[int], datatype: str, data: bytes
+) -> None:
+    tensor = InferInput.from_numpy("x", given)
+    assert (tensor.name(), tensor.shape(), tensor.datatype()) == ("x", shape, datatype)
+    assert body_of(tensor)[1] == data
+
+
+def test_how_an_array_travels_can_be_said() -> None:
+    array = np.array([1, 2], np.int32)
+    assert InferInput.from_numpy("x", array)._binary is array
+    assert InferInput.from_numpy("x", array, copy=True)._binary is not array
+    assert body_of(InferInput.from_numpy("x", array, binary_data=False))[0]["inputs"][0]["data"] == [1, 2]
+
+
+@pytest.mark.parametrize("given", [np.array([1j]), np.array(["2020"], "M8[D]"), np.zeros(1, [("a", "i4")])])
+def test_a_dtype_without_a_datatype_is_refused(given: Any) -> None:
+    with pytest.raises(InvalidRequest, match="input 'x': expected one of the protocol's datatypes, BOOL, "):
+        InferInput.from_numpy("x", given)
+
+
+def test_a_result_is_read_by_name() -> None:
+    result = InferResult.from_response_body(BODY, header_length=len(HEAD))
+    names = [output["name"] for output in result.get_response()["outputs"]]
+    assert list(result) == names == [info.name for info in result.outputs]
+    assert len(result) == len(names)
+    assert "y" in result
+    assert "nothing" not in result
+    assert result["y"] is result.as_numpy("y")
+    info = next(info for info in result.outputs if info.name == "y")
+    assert (info.datatype, info.shape) == ("FP32", VALUES.shape)
+    with pytest.raises(KeyError, match=f"no output 'nothing'; there are: '{names[0]}', "):
+        result["nothing"]
+
+
+def test_a_result_without_outputs_is_a_result() -> None:
+    result = InferResult.from_response_body(b'{"model_name":"m","outputs":[]}')
+    assert (bool(result), len(result), result.outputs) == (True, 0, ())
+    with pytest.raises(KeyError, match="no output 'y'; there are: none"):
+        result["y"]
+
+
+def test_an_output_elsewhere_has_no_data_here() -> None:
+    head = b'{"model_name":"m","outputs":[{"name":"y","datatype":"FP32","shape":[1],"parameters":'
+    result = InferResult.from_response_body(head + b'{"shared_memory_region":"r"}}]}')
+    assert result.as_numpy("y", copy=True, dtype=int) is None
+    with pytest.raises(KeyError, match="output 'y' came without data: it is in shared memory"):
+        result["y"]
+
+
+def test_arrays_are_copied_and_converted_when_asked_for() -> None:
+    result = InferResult.from_response_body(BODY, header_length=len(HEAD))
+    own, array = result.as_numpy("y", copy=True), result["y"]
+    assert own is not None
+    assert not np.shares_memory(own, array)
+    assert result.as_numpy("y", dtype=array.dtype) is array
+    assert result.as_numpy("y", copy=True, dtype=array.dtype) is not array
+    converted = result.as_numpy("y", dtype=np.float64)
+    assert converted is not None
+    assert (converted.dtype, converted.tolist()) == (np.float64, array.tolist())
+    texts = result.as_numpy("s", dtype=str)
+    assert texts is not None
+    assert (texts.dtype.kind, texts.tolist()) == ("U", ["a", "bc"])
+    assert result["s"].tolist() == [b"a", b"bc"]
+    with pytest.raises(InvalidRequest, match="output 's' is no array of float64"):
+        result.as_numpy("s", dtype=np.float64)
