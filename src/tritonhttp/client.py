@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from . import types
     from .dispatch import Balancing
     from .events import Call, CallHook, RetryHook
     from .regions import Region
@@ -322,7 +323,7 @@ class InferenceServerClient(ClientBase):
 
     def get_server_metadata(
         self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
-    ) -> dict[str, Any]:
+    ) -> types.ServerMetadata:
         """Return the server's name, version and extensions."""
         return self._run(operations.get_server_metadata(), headers, query_params, deadline)
 
@@ -334,7 +335,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> dict[str, Any]:
+    ) -> types.ModelMetadata:
         """Return a model's versions, platform, inputs and outputs."""
         return self._run(
             operations.get_model_metadata(model_name, model_version), headers, query_params, deadline
@@ -348,7 +349,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> dict[str, Any]:
+    ) -> types.ModelConfig:
         """Return a model's configuration."""
         return self._run(
             operations.get_model_config(model_name, model_version), headers, query_params, deadline
@@ -362,7 +363,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> dict[str, Any]:
+    ) -> types.Statistics:
         """Return the statistics of a model, or of all models where no name is given."""
         operation = operations.get_inference_statistics(model_name, model_version)
         return self._run(operation, headers, query_params, deadline)
@@ -371,7 +372,7 @@ class InferenceServerClient(ClientBase):
 
     def get_model_repository_index(
         self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
-    ) -> list[dict[str, Any]]:
+    ) -> list[types.ModelIndexEntry]:
         """Return the models of the repository: a list of name, version, state and reason."""
         return self._run(operations.get_model_repository_index(), headers, query_params, deadline)
 
@@ -422,7 +423,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> dict[str, Any]:
+    ) -> types.TraceSettings:
         """Return the trace settings of a model, or the global ones."""
         return self._run(operations.get_trace_settings(model_name), headers, query_params, deadline)
 
@@ -434,7 +435,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> dict[str, Any]:
+    ) -> types.TraceSettings:
         """Change trace settings of a model, or global ones; None clears a setting. Return all of them."""
         return self._run(
             operations.update_trace_settings(model_name, settings), headers, query_params, deadline
@@ -442,7 +443,7 @@ class InferenceServerClient(ClientBase):
 
     def get_log_settings(
         self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
-    ) -> dict[str, Any]:
+    ) -> types.LogSettings:
         """Return the server's log settings."""
         return self._run(operations.get_log_settings(), headers, query_params, deadline)
 
@@ -453,7 +454,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> dict[str, Any]:
+    ) -> types.LogSettings:
         """Change log settings of the server; return all of them."""
         return self._run(operations.update_log_settings(settings), headers, query_params, deadline)
 
@@ -466,7 +467,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> list[dict[str, Any]]:
+    ) -> list[types.SystemRegionStatus]:
         """Return the registered system shared memory regions, or the one of that name."""
         return self._run(
             operations.get_shared_memory_status("system", region_name), headers, query_params, deadline
@@ -519,7 +520,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> list[dict[str, Any]]:
+    ) -> list[types.CudaRegionStatus]:
         """Return the registered CUDA shared memory regions, or the one of that name."""
         return self._run(
             operations.get_shared_memory_status("cuda", region_name), headers, query_params, deadline

@@ -10,12 +10,15 @@ import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerError, TransportError
 from .tensors import InferInput, InferRequestedOutput, InferResult
 from .wire import compression, inference, jsonio
 from .wire.http1 import Buffer, Response
+
+if TYPE_CHECKING:
+    from . import types
 
 __all__ = ["Operation", "check", "purpose", "query_string"]
 
@@ -119,20 +122,20 @@ def until_ready(
         pause = min(pause * 1.5, _LONGEST_PAUSE)
 
 
-def get_server_metadata() -> Operation[dict[str, Any]]:
+def get_server_metadata() -> Operation[types.ServerMetadata]:
     return _get("v2", _object)
 
 
-def get_model_metadata(model_name: str, model_version: str) -> Operation[dict[str, Any]]:
+def get_model_metadata(model_name: str, model_version: str) -> Operation[types.ModelMetadata]:
     return _get(_model(model_name, model_version), _object)
 
 
-def get_model_config(model_name: str, model_version: str) -> Operation[dict[str, Any]]:
+def get_model_config(model_name: str, model_version: str) -> Operation[types.ModelConfig]:
     # The reference takes a number here, and here alone.
     return _get(_model(model_name, str(model_version), "/config"), _object)
 
 
-def get_inference_statistics(model_name: str, model_version: str) -> Operation[dict[str, Any]]:
+def get_inference_statistics(model_name: str, model_version: str) -> Operation[types.Statistics]:
     path = _model(model_name, model_version, "/stats") if model_name else "v2/models/stats"
     return _get(path, _object)
 
@@ -140,7 +143,7 @@ def get_inference_statistics(model_name: str, model_version: str) -> Operation[d
 # -- model repository -------------------------------------------------------------------------------
 
 
-def get_model_repository_index() -> Operation[list[dict[str, Any]]]:
+def get_model_repository_index() -> Operation[list[types.ModelIndexEntry]]:
     return _post("v2/repository/index", {}, _list, repeatable=True)
 
 
@@ -177,26 +180,28 @@ def unload_model(model_name: str, unload_dependents: bool) -> Operation[None]:
 # -- trace and log settings -------------------------------------------------------------------------
 
 
-def get_trace_settings(model_name: str | None) -> Operation[dict[str, Any]]:
+def get_trace_settings(model_name: str | None) -> Operation[types.TraceSettings]:
     return _get(_trace(model_name), _object)
 
 
-def update_trace_settings(model_name: str | None, settings: Mapping[str, Any]) -> Operation[dict[str, Any]]:
+def update_trace_settings(
+    model_name: str | None, settings: Mapping[str, Any]
+) -> Operation[types.TraceSettings]:
     return _post(_trace(model_name), jsonio.plain(dict(settings), "settings"), _object, anywhere=False)
 
 
-def get_log_settings() -> Operation[dict[str, Any]]:
+def get_log_settings() -> Operation[types.LogSettings]:
     return _get("v2/logging", _object)
 
 
-def update_log_settings(settings: Mapping[str, Any]) -> Operation[dict[str, Any]]:
+def update_log_settings(settings: Mapping[str, Any]) -> Operation[types.LogSettings]:
     return _post("v2/logging", jsonio.plain(dict(settings), "settings"), _object, anywhere=False)
 
 
 # -- shared memory; `kind` is "system" or "cuda" ----------------------------------------------------
 
 
-def get_shared_memory_status(kind: str, region_name: str) -> Operation[list[dict[str, Any]]]:
+def get_shared_memory_status(kind: str, region_name: str) -> Operation[Any]:
     return _get(f"{_regions(kind, region_name)}/status", _list, anywhere=False)
 
 
@@ -531,11 +536,11 @@ def _nothing(response: Response) -> None:
     check(response)
 
 
-def _object(response: Response) -> dict[str, Any]:
+def _object(response: Response) -> Any:
     return _json(response, dict, "object")
 
 
-def _list(response: Response) -> list[dict[str, Any]]:
+def _list(response: Response) -> Any:
     return _json(response, list, "list")
 
 

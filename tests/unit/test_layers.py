@@ -21,6 +21,7 @@ ROOMS = {
     "tritonhttp._version": 0,
     "tritonhttp.errors": 0,
     "tritonhttp.log": 0,
+    "tritonhttp.types": 0,
     "tritonhttp.memory": 1,
     "tritonhttp.wire": 1,
     "tritonhttp.arrays": 2,

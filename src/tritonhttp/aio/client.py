@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from .. import types
     from ..dispatch import Balancing
     from ..events import Call, CallHook, RetryHook
     from ..regions import Region
@@ -236,7 +237,7 @@ class InferenceServerClient(ClientBase):
 
     async def get_server_metadata(
         self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
-    ) -> dict[str, Any]:
+    ) -> types.ServerMetadata:
         return await self._run(operations.get_server_metadata(), headers, query_params, deadline)
 
     async def get_model_metadata(
@@ -247,7 +248,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> dict[str, Any]:
+    ) -> types.ModelMetadata:
         return await self._run(
             operations.get_model_metadata(model_name, model_version), headers, query_params, deadline
         )
@@ -260,7 +261,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> dict[str, Any]:
+    ) -> types.ModelConfig:
         return await self._run(
             operations.get_model_config(model_name, model_version), headers, query_params, deadline
         )
@@ -273,7 +274,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> dict[str, Any]:
+    ) -> types.Statistics:
         operation = operations.get_inference_statistics(model_name, model_version)
         return await self._run(operation, headers, query_params, deadline)
 
@@ -281,7 +282,7 @@ class InferenceServerClient(ClientBase):
 
     async def get_model_repository_index(
         self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
-    ) -> list[dict[str, Any]]:
+    ) -> list[types.ModelIndexEntry]:
         return await self._run(operations.get_model_repository_index(), headers, query_params, deadline)
 
     async def load_model(
@@ -318,7 +319,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> dict[str, Any]:
+    ) -> types.TraceSettings:
         return await self._run(operations.get_trace_settings(model_name), headers, query_params, deadline)
 
     async def update_trace_settings(
@@ -329,14 +330,14 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> dict[str, Any]:
+    ) -> types.TraceSettings:
         return await self._run(
             operations.update_trace_settings(model_name, settings), headers, query_params, deadline
         )
 
     async def get_log_settings(
         self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
-    ) -> dict[str, Any]:
+    ) -> types.LogSettings:
         return await self._run(operations.get_log_settings(), headers, query_params, deadline)
 
     async def update_log_settings(
@@ -346,7 +347,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> dict[str, Any]:
+    ) -> types.LogSettings:
         return await self._run(operations.update_log_settings(settings), headers, query_params, deadline)
 
     # -- shared memory --
@@ -358,7 +359,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> list[dict[str, Any]]:
+    ) -> list[types.SystemRegionStatus]:
         return await self._run(
             operations.get_shared_memory_status("system", region_name), headers, query_params, deadline
         )
@@ -394,7 +395,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         deadline: Deadline = UNSET,
-    ) -> list[dict[str, Any]]:
+    ) -> list[types.CudaRegionStatus]:
         return await self._run(
             operations.get_shared_memory_status("cuda", region_name), headers, query_params, deadline
         )
