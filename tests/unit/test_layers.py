@@ -26,6 +26,7 @@ ROOMS = {
     "tritonhttp.wire": 1,
     "tritonhttp.arrays": 2,
     "tritonhttp.tensors": 2,
+    "tritonhttp.signature": 2,
     "tritonhttp.operations": 2,
     "tritonhttp.plugins": 2,
     "tritonhttp.events": 2,
