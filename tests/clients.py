@@ -76,6 +76,9 @@ class OverAsyncio:
 
         return call
 
+    def model(self, *args: Any, **options: Any) -> Any:
+        return _Awaited(self._client.model(*args, **options), self._loop)
+
     @contextmanager
     def shared_memory(self, *args: Any, **options: Any) -> Iterator[Any]:
         manager = self._client.shared_memory(*args, **options)
@@ -108,6 +111,38 @@ class OverAsyncio:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+
+class _Awaited:
+    """A model, or a sequence of one, whose coroutines are waited for."""
+
+    def __init__(self, found: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._found, self._loop = found, loop
+
+    def _wait(self, coroutine: Any) -> Any:
+        found = asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+        return self if found is self._found else found
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._found, name)
+        if inspect.iscoroutinefunction(found):
+            return lambda *args, **options: self._wait(found(*args, **options))
+        return found
+
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        return self._wait(self._found(*args, **inputs))
+
+    def __repr__(self) -> str:
+        return repr(self._found)
+
+    def sequence(self, id: Any = None) -> Any:
+        return _Awaited(self._found.sequence(id), self._loop)
+
+    def __enter__(self) -> Any:
+        return self._wait(self._found.__aenter__())
+
+    def __exit__(self, *error: Any) -> Any:
+        return self._wait(self._found.__aexit__(*error))
 
 
 KINDS: dict[str, Callable[..., Any]] = {

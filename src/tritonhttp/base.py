@@ -104,6 +104,8 @@ class ClientBase:
         Whether large tensors travel through shared memory.
     shared_memory_threshold, shared_memory_limit : int
         In bytes: from which size on, and how much in all.
+    binary_data : bool or None
+        Whether the server speaks binary tensors; None: to be found out.
     configuration : dict
         The arguments that make another client like this one.
     """
@@ -122,9 +124,14 @@ class ClientBase:
         shared_memory: str | None,
         shared_memory_threshold: int,
         shared_memory_limit: int,
+        binary_data: bool | None,
         configuration: dict[str, Any],
     ) -> None:
         self._configuration = configuration
+        if binary_data not in (None, True, False):
+            raise InvalidRequest(f"binary_data must be True, False or None, got {binary_data!r}")
+        #: Whether the server speaks binary tensors, as it was said or found out.
+        self._binary = binary_data
         #: A client for each of several servers, by its URL as it was given; empty where there is one.
         self._servers: dict[str, Any] = {}
         #: Clients for addresses that the server's name had until it was last looked up.

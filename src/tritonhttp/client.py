@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from . import types
     from .dispatch import Balancing
     from .events import Call, CallHook, RetryHook
+    from .model import Model
     from .regions import Region
     from .regions.auto import Sharing
     from .transport.retry import Retry
@@ -126,6 +127,9 @@ class InferenceServerClient(ClientBase):
         From which size on a tensor does, in bytes.
     shared_memory_limit : int
         How much shared memory the client takes at most, in bytes; results that are kept count.
+    binary_data : bool or None
+        Whether the server speaks binary tensors: how models send, and the form of outputs that `infer` does not
+        name. None: it does, unless a model's first call finds out that it takes JSON only.
 
     Raises
     ------
@@ -165,6 +169,7 @@ class InferenceServerClient(ClientBase):
         shared_memory: Literal["auto"] | None = None,
         shared_memory_threshold: int = SHARED_MEMORY_THRESHOLD,
         shared_memory_limit: int = SHARED_MEMORY_LIMIT,
+        binary_data: bool | None = None,
     ) -> None:
         configuration = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self._executor: Executor | None = None
@@ -180,6 +185,7 @@ class InferenceServerClient(ClientBase):
             shared_memory,
             shared_memory_threshold,
             shared_memory_limit,
+            binary_data,
             configuration,
         )
         context = tls_context(ssl_options, ssl_context_factory, insecure) if address.tls else None
@@ -613,6 +619,25 @@ class InferenceServerClient(ClientBase):
 
     # -- inference --
 
+    def model(self, name: str, version: str = "") -> Model:
+        """Return a model as a function of arrays; nothing is asked of the server yet.
+
+        Parameters
+        ----------
+        name : str
+            The model.
+        version : str
+            Its version; empty: the server chooses.
+
+        Raises
+        ------
+        InvalidRequest
+            For what can be no name or version.
+        """
+        from .model import Model
+
+        return Model(self, name, version)
+
     def infer(
         self,
         model_name: str,
@@ -685,6 +710,7 @@ class InferenceServerClient(ClientBase):
             or response_compression_algorithm
             or parameters
             or idempotent
+            or self._binary is False
             or self._is_watched()
             or (sharing is not None and sharing.concerns((model_name, model_version), inputs))
         ):
@@ -710,6 +736,7 @@ class InferenceServerClient(ClientBase):
             parameters,
             self._decode_infer,
             idempotent,
+            self._binary is not False,
         )
         if sharing is not None:
             return self._infer_sharing(sharing, arguments, headers, query_params, self._until(deadline))
@@ -778,6 +805,7 @@ class InferenceServerClient(ClientBase):
             parameters,
             self._decode_infer,
             idempotent,
+            self._binary is not False,
         )
         given = dict(headers) if headers else None
         params = dict(query_params) if query_params else None
@@ -871,7 +899,9 @@ class InferenceServerClient(ClientBase):
         return operation.decode(response)
 
     def _until(self, deadline: Deadline) -> Moment | None:
-        """Return when a call must end that begins now."""
+        """Return when a call must end that begins now, unless that is known already."""
+        if isinstance(deadline, Moment):
+            return deadline
         limit = self._deadline if deadline is UNSET else seconds(deadline, "deadline")
         return None if limit is None else moment(time.monotonic(), limit)
 

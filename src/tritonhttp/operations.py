@@ -248,9 +248,13 @@ def infer(
     parameters: Mapping[str, Any] | None,
     decode: Callable[[Response], InferResult],
     idempotent: bool | None = None,
+    binary_outputs: bool = True,
     snapshot: bool = False,
 ) -> Operation[InferResult]:
-    """Return the inference's operation; with `snapshot` its body holds none of the caller's memory."""
+    """Return the inference's operation; with `snapshot` its body holds none of the caller's memory.
+
+    `binary_outputs` is for outputs that are not named.
+    """
     path = _model(model_name, model_version, "/infer")
     body, headers = infer_body(
         inputs,
@@ -262,6 +266,7 @@ def infer(
         priority,
         timeout,
         parameters,
+        binary_outputs,
         snapshot,
     )
     content_type = BINARY if headers else JSON
@@ -305,6 +310,7 @@ def infer_body(
     priority: int,
     timeout: int | None,
     parameters: Mapping[str, Any] | None,
+    binary_outputs: bool = True,
     snapshot: bool = False,
 ) -> tuple[tuple[Buffer, ...], Headers]:
     """Return an inference's body, its JSON head first, and the header that says where the head ends.
@@ -312,7 +318,7 @@ def infer_body(
     Where no binary tensors follow the head there is no such header.
     """
     form, body = infer_form(inputs, outputs, snapshot)
-    if request_id or sequence_id or priority or timeout is not None or parameters:
+    if request_id or sequence_id or priority or timeout is not None or parameters or not binary_outputs:
         form = None
     known = None if form is None else _heads.get(form)
     if known is None:
@@ -326,6 +332,7 @@ def infer_body(
             priority,
             timeout,
             parameters,
+            binary_outputs,
         )
         known = head, ((("Inference-Header-Content-Length", str(len(head))),) if body else ())
         if form is not None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import tritonhttp
+import tritonhttp.aio
 from tritonhttp import (
     InferenceServerClient,
     InferenceServerClientPlugin,
@@ -530,3 +531,10 @@ def test_a_head_is_used_again_only_for_the_same_request(server: Any, client_of: 
     placed.set_data_from_numpy(np.arange(4, 8, dtype=np.int32), binary_data=False)
     client.infer("m", [placed])
     assert b"[4,5,6,7]" in sent(server)[2]
+
+
+@pytest.mark.parametrize("kind", [tritonhttp.InferenceServerClient, tritonhttp.aio.InferenceServerClient])
+@pytest.mark.parametrize("given", ["yes", 2, "auto"])
+def test_whether_a_server_speaks_binary_is_true_false_or_none(kind: Any, given: Any) -> None:
+    with pytest.raises(InvalidRequest, match="binary_data must be True, False or None"):
+        kind("localhost:8000", binary_data=given)

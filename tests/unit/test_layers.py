@@ -42,6 +42,7 @@ ROOMS = {
     "tritonhttp.client": 4,
     "tritonhttp.aio": 4,
     "tritonhttp.model": 4,
+    "tritonhttp.model_base": 4,
     "tritonhttp.otel": 5,
     "tritonhttp.as_tritonclient": 5,
     "tritonhttp.testing": 5,
@@ -55,8 +56,8 @@ OTHERS = {
     "orjson": "tritonhttp",
     "httptools": "tritonhttp.wire",
     "ml_dtypes": "tritonhttp",
-    "torch": "tritonhttp.arrays",
     "opentelemetry": "tritonhttp.otel",
+    "torch": "tritonhttp.arrays",
     "cuda": "tritonhttp.utils.cuda_shared_memory._cuda",
 }
 LAZY = {"cuda", "ml_dtypes", "torch"}
@@ -154,7 +155,16 @@ def test_decisions_do_no_io_and_read_no_clock(module: str) -> None:
     assert [found for found, _ in imports(module) if found.split(".")[0] in NO_IO] == []
 
 
-@pytest.mark.parametrize("module", ["tritonhttp.tensors", "tritonhttp.operations", "tritonhttp.plugins"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "tritonhttp.arrays",
+        "tritonhttp.tensors",
+        "tritonhttp.signature",
+        "tritonhttp.operations",
+        "tritonhttp.plugins",
+    ],
+)
 def test_operations_do_no_io(module: str) -> None:
     assert [found for found, _ in imports(module) if found.split(".")[0] in NO_IO] == []
 

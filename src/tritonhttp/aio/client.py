@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from ..regions import Region
     from ..regions.auto import Sharing
     from ..transport.retry import Retry
+    from .model import Model
 
 __all__ = ["InferenceServerClient"]
 
@@ -81,7 +82,7 @@ class InferenceServerClient(ClientBase):
         As for the blocking client.
     deadline, max_idle, max_age, keep_alive, proxy, trust_env, max_response_bytes, expect_continue
         As for the blocking client.
-    shared_memory, shared_memory_threshold, shared_memory_limit
+    shared_memory, shared_memory_threshold, shared_memory_limit, binary_data
         As for the blocking client.
 
     Raises
@@ -120,6 +121,7 @@ class InferenceServerClient(ClientBase):
         shared_memory: Literal["auto"] | None = None,
         shared_memory_threshold: int = SHARED_MEMORY_THRESHOLD,
         shared_memory_limit: int = SHARED_MEMORY_LIMIT,
+        binary_data: bool | None = None,
     ) -> None:
         configuration = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         urls = one_or_more(url)
@@ -134,6 +136,7 @@ class InferenceServerClient(ClientBase):
             shared_memory,
             shared_memory_threshold,
             shared_memory_limit,
+            binary_data,
             configuration,
         )
         self._probes: set[asyncio.Task[None]] = set()
@@ -445,6 +448,11 @@ class InferenceServerClient(ClientBase):
 
     # -- inference --
 
+    def model(self, name: str, version: str = "") -> Model:
+        from .model import Model
+
+        return Model(self, name, version)
+
     async def infer(
         self,
         model_name: str,
@@ -482,6 +490,7 @@ class InferenceServerClient(ClientBase):
             parameters,
             self._decode_infer,
             idempotent,
+            self._binary is not False,
         )
         sharing = self._sharing
         if sharing is not None:
@@ -528,7 +537,9 @@ class InferenceServerClient(ClientBase):
         return operation.decode(response)
 
     def _until(self, deadline: Deadline) -> Moment | None:
-        """Return when a call must end that begins now."""
+        """Return when a call must end that begins now, unless that is known already."""
+        if isinstance(deadline, Moment):
+            return deadline
         limit = self._deadline if deadline is UNSET else seconds(deadline, "deadline")
         return None if limit is None else moment(asyncio.get_running_loop().time(), limit)
 

@@ -54,8 +54,11 @@ def encode_request(
     priority: int = 0,
     timeout: int | None = None,
     parameters: Mapping[str, Any] | None = None,
+    binary_outputs: bool = True,
 ) -> bytes:
     """Return the JSON head of an inference request; `inputs` and `outputs` are their JSON objects.
+
+    Where no outputs are named, `binary_outputs` says whether all of them shall be binary.
 
     Raises
     ------
@@ -77,7 +80,7 @@ def encode_request(
     request["inputs"] = inputs
     if outputs:
         request["outputs"] = outputs
-    else:
+    elif binary_outputs:
         # Without it the server answers every output as JSON, ten times the size.
         options["binary_data_output"] = True
     if parameters:
@@ -97,9 +100,11 @@ class Layout:
     ever given to a caller.
     """
 
-    __slots__ = ("_placed", "_views", "outputs", "size", "spans")
+    __slots__ = ("_placed", "_views", "outputs", "size", "spans", "version")
 
     def __init__(self, answer: dict[str, Any], head_size: int) -> None:
+        #: The version of the model that answered.
+        self.version: str | None = answer.get("model_version")
         #: The JSON object of each output, by its name.
         self.outputs: dict[str, dict[str, Any]] = {}
         #: Offset and size of each binary tensor in the body, by its output's name.

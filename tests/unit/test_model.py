@@ -1,0 +1,571 @@
+"""Models as functions, with a client that answers as the test says: what is asked of a server, and when."""
+
+from __future__ import annotations
+
+import html.parser
+import inspect
+import json
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import tritonhttp.aio.model
+import tritonhttp.model
+from tritonhttp import ConnectRefused, InferenceServerException, InferResult, InvalidRequest, ServerError
+from tritonhttp.model import Model, Outputs
+from tritonhttp.operations import Operation
+from tritonhttp.transport.policy import UNSET, moment
+
+METADATA: dict[str, Any] = {
+    "name": "m",
+    "versions": ["1"],
+    "platform": "p",
+    "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1]}],
+    "outputs": [{"name": "Y", "datatype": "FP32", "shape": [-1]}],
+}
+SERVER = {"name": "s", "version": "0", "extensions": ["binary_tensor_data"]}
+PATHS = {"v2/models/m": METADATA, "v2/models/m/config": {"max_batch_size": 0}, "v2": SERVER}
+
+
+def result(version: str = "1", **outputs: Any) -> InferResult:
+    found = [
+        {"name": name, "datatype": "FP32", "shape": [len(data)], "data": data}
+        for name, data in (outputs or {"Y": [1.0]}).items()
+    ]
+    head = {"model_name": "m", "model_version": version, "outputs": found}
+    return InferResult.from_response_body(json.dumps(head).encode())
+
+
+def refusal(status: int, words: str = "no") -> ServerError:
+    return ServerError(words, str(status))
+
+
+class Client:
+    """A client whose answers are given, with what it was asked."""
+
+    _workers = 2
+
+    def __init__(self, binary: bool | None = None, **paths: Any) -> None:
+        self._binary = binary
+        self.paths: dict[str, Any] = {**PATHS, **paths}
+        self.asked: list[str] = []
+        self.inferred: list[dict[str, Any]] = []
+        #: The answers to inferences: a result, an error, or a function of the arguments.
+        self.answers: list[Any] = []
+        self.under_way = self.most = 0
+
+    def _until(self, deadline: Any) -> Any:
+        return None if deadline is UNSET else moment(100.0, deadline)
+
+    def _carry_out(self, operation: Operation[Any], headers: Any, query_params: Any, until: Any) -> Any:
+        self.asked.append(operation.path)
+        self.seen = headers, query_params, until
+        found = self.paths[operation.path]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def infer(self, **arguments: Any) -> Any:
+        self.inferred.append(arguments)
+        found = self.answers.pop(0) if self.answers else result()
+        if callable(found):
+            found = found(arguments)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def async_infer(self, *, copy: bool, **arguments: Any) -> Any:
+        assert copy is False
+        client = self
+        client.under_way += 1
+        client.most = max(client.most, client.under_way)
+
+        class Handle:
+            def get_result(self) -> Any:
+                client.under_way -= 1
+                return client.infer(**arguments)
+
+        return Handle()
+
+    def binary_of(self, index: int) -> tuple[bool, Any]:
+        """Return how inputs went out, and outputs were asked for."""
+        arguments = self.inferred[index]
+        (tensor,) = arguments["inputs"]
+        outputs = arguments["outputs"]
+        return tensor._json is None, outputs and [output._form for output in outputs]
+
+
+def model_of(client: Any, name: str = "m", version: str = "") -> Model:
+    return Model(client, name, version)
+
+
+def array_of(arguments: dict[str, Any]) -> list[float]:
+    return arguments["inputs"][0]._binary.tolist()  # type: ignore[no-any-return]
+
+
+def test_nothing_is_asked_before_the_first_call_and_the_model_is_read_once() -> None:
+    client = Client()
+    model = model_of(client)
+    assert (model.signature, client.asked) == (None, [])
+    assert repr(model) == "<Model 'm': not read yet>"
+    outputs = model(X=[1])
+    assert client.asked == ["v2/models/m", "v2/models/m/config", "v2"]
+    model(X=[2])
+    assert len(client.asked) == 3
+    assert [array_of(each) for each in client.inferred] == [[1], [2]]
+    assert outputs["Y"].tolist() == [1]
+    assert repr(model) == "<Model 'm': X FP32[-1] -> Y FP32[-1]>"
+    assert model.refresh() is model
+    assert len(client.asked) == 5  # whether it speaks binary is known
+
+
+def test_a_name_that_cannot_be_one_is_refused_at_once() -> None:
+    with pytest.raises(InvalidRequest):
+        model_of(Client(), "")
+    with pytest.raises(InvalidRequest):
+        model_of(Client(), "m", 1)  # type: ignore[arg-type]
+
+
+def test_outputs_are_a_mapping_that_cannot_be_written() -> None:
+    found = Outputs(result(Y=[1.0], Z=[2.0]))
+    assert (list(found), len(found), "Y" in found, "Q" in found) == (["Y", "Z"], 2, True, False)
+    assert {name: array.tolist() for name, array in found.items()} == {"Y": [1], "Z": [2]}
+    assert found["Y"] is found.result.as_numpy("Y")
+    assert repr(found) == "<Outputs Y FP32[1], Z FP32[1]>"
+    assert found.get("Q") is None
+    with pytest.raises(KeyError, match="no output 'Q'; there are: 'Y', 'Z'"):
+        found["Q"]
+    with pytest.raises(TypeError):
+        found["Y"] = 1  # type: ignore[index]
+
+
+# -- inputs and options
+
+
+def test_options_go_to_infer() -> None:
+    client = Client()
+    options: dict[str, Any] = {
+        "request_id": "7",
+        "priority": 1,
+        "timeout": 5,
+        "headers": {"a": "b"},
+        "query_params": {"c": "d"},
+        "request_compression_algorithm": "gzip",
+        "response_compression_algorithm": "deflate",
+        "parameters": {"e": 1},
+        "idempotent": True,
+    }
+    model_of(client)({"X": [1]}, deadline=4.0, outputs=["Y"], classes=2, **options)
+    (sent,) = client.inferred
+    assert {name: sent[name] for name in options} == options
+    assert (sent["model_name"], sent["model_version"], float(sent["deadline"])) == ("m", "", 104.0)
+    assert [output._form for output in sent["outputs"]] == [("Y", True, 2)]
+    assert client.seen == ({"a": "b"}, {"c": "d"}, 104.0)
+
+
+def test_inputs_are_keywords_or_a_mapping() -> None:
+    names = ["self", "inputs", "cast", "end"]
+    infos = [{"name": name, "datatype": "FP32", "shape": [-1]} for name in names]
+    client = Client(**{"v2/models/m": {**METADATA, "inputs": infos}})
+    model = model_of(client)
+    given = {name: [1.0] for name in names}
+    model(given, cast=True)
+    assert [tensor.name() for tensor in client.inferred[0]["inputs"]] == names
+    assert given == {name: [1.0] for name in names}
+    with pytest.raises(
+        InvalidRequest, match="input 'cast' has the name of an option; give the inputs as a mapping"
+    ):
+        model(**given)
+    with pytest.raises(
+        InvalidRequest, match=r"'X', 'Z': no such option; beside a mapping .*: outputs, classes, cast"
+    ):
+        model({"self": [1]}, X=[1], Z=[2])
+    with pytest.raises(InvalidRequest, match=r"expected a mapping of inputs' names to arrays, .*; got list"):
+        model([1])  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("classes", [-1, "3", 1.5])
+def test_classes_are_a_number(classes: Any) -> None:
+    with pytest.raises(InvalidRequest, match="classes must be a whole number"):
+        model_of(Client())({"X": [1]}, classes=classes)
+
+
+def test_classes_of_outputs_that_nobody_knows() -> None:
+    client = Client(**{"v2/models/m": {"name": "m"}})
+    with pytest.raises(InvalidRequest, match="name the outputs that classes are wanted of"):
+        model_of(client)({"X": [1]}, classes=2)
+
+
+# -- reading again
+
+
+def test_a_misfit_is_refused_after_a_second_look() -> None:
+    client = Client()
+    model = model_of(client)
+    for call in range(1, 3):
+        with pytest.raises(InvalidRequest, match="input 'X' is missing"):
+            model({})
+        assert client.asked.count("v2/models/m") == call
+    assert client.inferred == []
+
+
+def test_a_model_that_has_changed_is_taken_as_it_is_now() -> None:
+    client = Client()
+    model = model_of(client)
+    model(X=[1])
+    client.paths["v2/models/m"] = {**METADATA, "inputs": [{"name": "V", "datatype": "FP32", "shape": [-1]}]}
+    model(V=[1])
+    assert [each["inputs"][0].name() for each in client.inferred] == ["X", "V"]
+    client.paths["v2/models/m"] = refusal(503)
+    with pytest.raises(InvalidRequest, match="it has no input 'X'; input 'V' is missing"):
+        model(X=[1])
+
+
+@pytest.mark.parametrize(("status", "again"), [(400, 1), (404, 1), (500, 0), (429, 0)])
+def test_after_a_refusal_the_model_is_looked_at_again(status: int, again: int) -> None:
+    client = Client()
+    client.answers = [result(), refusal(status), result()]
+    model = model_of(client)
+    model(X=[1])
+    with pytest.raises(ServerError):
+        model(X=[1])
+    assert len(client.inferred) == 2
+    model(X=[1])
+    assert client.asked.count("v2/models/m") == 1 + again
+
+
+@pytest.mark.parametrize(("version", "again"), [("", 1), ("1", 0)])
+def test_after_an_answer_of_another_version_the_model_is_looked_at_again(version: str, again: int) -> None:
+    client = Client(**{"v2/models/m/versions/1": METADATA, "v2/models/m/versions/1/config": {}})
+    client.answers = [result("1"), result("1"), result("2"), result("2"), result("2")]
+    model = model_of(client, version=version)
+    for _ in range(5):
+        model(X=[1])
+    assert sum(METADATA is client.paths[path] for path in client.asked) == 1 + again
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 501])
+def test_a_server_may_have_no_configurations(status: int) -> None:
+    client = Client(**{"v2/models/m/config": refusal(status)})
+    assert model_of(client)(X=[1])["Y"].tolist() == [1]
+
+
+@pytest.mark.parametrize("path", ["v2/models/m", "v2/models/m/config"])
+def test_other_errors_of_reading_are_the_calls(path: str) -> None:
+    client = Client(**{path: refusal(503)})
+    model = model_of(client)
+    with pytest.raises(ServerError, match="503"):
+        model(X=[1])
+    assert client.inferred == []
+    client.paths[path] = PATHS[path]
+    model(X=[1])
+
+
+# -- servers that speak JSON only
+
+JSON_ONLY = {"v2": {"name": "s", "extensions": []}}
+AS_JSON = (False, [("Y", False, 0)])
+
+
+def test_a_server_that_lists_the_extension_is_sent_binary() -> None:
+    client = Client()
+    client.answers = [refusal(400)]
+    with pytest.raises(ServerError):
+        model_of(client)(X=[1])
+    assert client._binary is True
+    assert [client.binary_of(index) for index in range(len(client.inferred))] == [(True, None)]
+
+
+@pytest.mark.parametrize("status", [400, 415, 422])
+@pytest.mark.parametrize("server", [JSON_ONLY["v2"], {"name": "s"}, refusal(404)])
+def test_a_server_that_refuses_binary_is_sent_json_from_then_on(status: int, server: Any) -> None:
+    client = Client(v2=server)
+    client.answers = [refusal(status)]
+    model = model_of(client)
+    assert model(X=[1])["Y"].tolist() == [1]
+    assert client._binary is False
+    model(X=[1])
+    assert [client.binary_of(index) for index in range(3)] == [(True, None), AS_JSON, AS_JSON]
+    assert client.asked.count("v2") == 1
+
+
+def test_a_server_that_takes_binary_without_saying_so_is_sent_binary() -> None:
+    client = Client(**JSON_ONLY)
+    model = model_of(client)
+    model(X=[1])
+    assert client._binary is True
+    model.refresh()
+    assert client.asked.count("v2") == 1
+
+
+def test_where_json_is_refused_too_that_is_the_error_and_nothing_is_known() -> None:
+    client = Client(**JSON_ONLY)
+    client.answers = [refusal(422, "what is this?"), refusal(400, "a bad value")]
+    with pytest.raises(ServerError, match="a bad value"):
+        model_of(client)(X=[1])
+    assert client._binary is None
+
+
+def test_what_has_no_form_in_json_leaves_the_first_error() -> None:
+    info = {"name": "X", "datatype": "BF16", "shape": [-1]}
+    client = Client(**JSON_ONLY, **{"v2/models/m": {**METADATA, "inputs": [info]}})
+    client.answers = [refusal(422, "what is this?")]
+    with pytest.raises(ServerError, match="what is this") as caught:
+        model_of(client)(X=np.zeros(1, ml_dtypes.bfloat16))
+    assert isinstance(caught.value.__cause__, InvalidRequest)
+    assert client._binary is None
+
+
+def test_other_errors_are_not_tried_again() -> None:
+    client = Client(**JSON_ONLY)
+    client.answers = [refusal(500)]
+    with pytest.raises(ServerError):
+        model_of(client)(X=[1])
+    assert (len(client.inferred), client._binary) == (1, None)
+
+
+def test_what_must_not_run_twice_goes_as_json_while_nothing_is_known() -> None:
+    client = Client(**JSON_ONLY)
+    model = model_of(client)
+    model({"X": [1]}, idempotent=False)
+    with model.sequence(7) as sequence:
+        sequence({"X": [1]}, end=True)
+    assert [client.binary_of(index) for index in range(2)] == [AS_JSON, AS_JSON]
+    assert client._binary is None
+
+
+@pytest.mark.parametrize(("binary", "expected"), [(True, (True, None)), (False, AS_JSON)])
+def test_it_can_be_said(binary: bool, expected: Any) -> None:
+    client = Client(binary, **JSON_ONLY)
+    client.answers = [refusal(422)]
+    with pytest.raises(ServerError):
+        model_of(client)(X=[1])
+    assert [client.binary_of(index) for index in range(len(client.inferred))] == [expected]
+    assert "v2" not in client.asked
+    assert client._binary is binary
+
+
+# -- batches
+
+
+def doubled(arguments: dict[str, Any]) -> InferResult:
+    return result(Y=[2 * value for value in array_of(arguments)])
+
+
+def test_a_batch_is_split_and_joined_with_calls_in_flight() -> None:
+    client = Client(True)
+    client.answers = [doubled] * 6
+    values = np.arange(11, dtype=np.float32)
+    found = model_of(client).batched({"X": values}, max_batch=2, request_id="r", deadline=5.0)
+    assert type(found) is dict
+    assert found["Y"].tolist() == (2 * values).tolist()
+    assert [len(array_of(each)) for each in client.inferred] == [2, 2, 2, 2, 2, 1]
+    assert all(np.shares_memory(each["inputs"][0]._binary, values) for each in client.inferred)
+    assert {(each["request_id"], float(each["deadline"])) for each in client.inferred} == {("r", 105.0)}
+    assert (client.most, client.under_way) == (4, 0)
+
+
+def test_the_first_part_finds_out_what_the_server_speaks() -> None:
+    client = Client(**JSON_ONLY)
+    client.answers = [refusal(422)]
+    found = model_of(client).batched({"X": [1, 2, 3]}, max_batch=1)
+    assert found["Y"].tolist() == [1, 1, 1]
+    assert [client.binary_of(index) for index in range(4)] == [(True, None), AS_JSON, AS_JSON, AS_JSON]
+
+
+def test_a_part_that_fails_is_the_calls_error_when_all_others_have_ended() -> None:
+    client = Client(True)
+    client.answers = [doubled, refusal(500, "the second"), refusal(500, "the third"), doubled, doubled]
+    with pytest.raises(ServerError, match="the second"):
+        model_of(client).batched({"X": list(range(100))}, max_batch=1)
+    assert client.under_way == 0
+    assert len(client.inferred) == 5, "what was in flight was waited for, and no more was begun"
+
+
+@pytest.mark.parametrize("max_batch", [None, 0, 1.5])
+def test_a_batch_needs_a_size(max_batch: Any) -> None:
+    with pytest.raises(InvalidRequest, match="max_batch"):
+        model_of(Client(True)).batched({"X": [1]}, max_batch=max_batch)
+
+
+# -- sequences
+
+
+def flags(client: Client) -> list[tuple[Any, bool, bool, list[float]]]:
+    return [
+        (each["sequence_id"], each["sequence_start"], each["sequence_end"], array_of(each))
+        for each in client.inferred
+    ]
+
+
+def test_a_sequence_is_started_and_ended() -> None:
+    client = Client(True)
+    model = model_of(client)
+    with model.sequence(7) as sequence:
+        assert sequence.id == 7
+        assert sequence(X=[1, 2])["Y"].tolist() == [1]
+        sequence({"X": [3, 4]}, headers={"a": "b"}, request_id="r")
+    assert flags(client) == [
+        (7, True, False, [1, 2]),
+        (7, False, False, [3, 4]),
+        (7, False, True, [0, 0]),
+    ]
+    assert client.inferred[-1]["headers"] == {"a": "b"}
+    assert "request_id" not in client.inferred[-1]
+    with pytest.raises(InvalidRequest, match="sequence 7 of model 'm' has ended"):
+        sequence(X=[1])
+
+
+def test_a_call_may_be_the_last_one() -> None:
+    client = Client(True)
+    with model_of(client).sequence("a text") as sequence:
+        sequence(X=[1])
+        sequence(X=[2], end=True)
+        with pytest.raises(InvalidRequest, match="has ended"):
+            sequence(X=[3])
+    assert flags(client) == [("a text", True, False, [1]), ("a text", False, True, [2])]
+
+
+def test_ids_are_numbers_that_no_other_has() -> None:
+    model = model_of(Client())
+    ids = [model.sequence().id for _ in range(100)]
+    assert len(set(ids)) == 100
+    assert all(isinstance(each, int) and 0 < each < 2**63 for each in ids)
+
+
+@pytest.mark.parametrize("id", [0, -1, 2**64, "", 1.5, b"x"])
+def test_what_can_be_no_id_is_refused(id: Any) -> None:
+    with pytest.raises(InvalidRequest, match="a sequence's id must be"):
+        model_of(Client()).sequence(id)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "refused"), [(None, None), ({"Q": 1}, InvalidRequest), ({"X": [1]}, ConnectRefused)]
+)
+def test_a_sequence_that_no_server_has_seen_is_not_ended(inputs: Any, refused: Any) -> None:
+    client = Client(True)
+    client.answers = [ConnectRefused("nobody there")]
+    with model_of(client).sequence() as sequence:
+        if inputs:
+            with pytest.raises(refused):
+                sequence(inputs)
+    assert len(client.inferred) == (refused is ConnectRefused)
+
+
+def test_a_start_that_failed_is_tried_again_by_the_next_call() -> None:
+    client = Client(True)
+    client.answers = [refusal(500)]
+    with model_of(client).sequence(7) as sequence:
+        with pytest.raises(ServerError):
+            sequence(X=[1])
+        sequence(X=[2])
+    assert [each[1:3] for each in flags(client)] == [(True, False), (True, False), (False, True)]
+
+
+def test_a_start_that_failed_is_ended_since_it_may_have_run() -> None:
+    client = Client(True)
+    client.answers = [refusal(500)]
+    with model_of(client).sequence(7) as sequence, pytest.raises(ServerError):
+        sequence(X=[1])
+    assert flags(client) == [(7, True, False, [1]), (7, True, True, [0])]
+
+
+@pytest.mark.parametrize("answer", [result(), refusal(500), ConnectRefused("gone"), KeyError("a bug")])
+def test_an_exception_of_the_block_stays_whatever_becomes_of_the_end(answer: Any) -> None:
+    client = Client(True)
+    client.answers = [result(), answer]
+    with pytest.raises(ZeroDivisionError), model_of(client).sequence(7) as sequence:
+        1 / len(sequence(X=[1])["Y"][1:])
+    assert [each[1:3] for each in flags(client)] == [(True, False), (False, True)]
+    assert float(client.inferred[-1]["deadline"]) == 102.0
+
+
+def test_an_end_that_fails_is_said_where_nothing_else_went_wrong() -> None:
+    client = Client(True)
+    client.answers = [result(), refusal(500, "cannot end")]
+    with pytest.raises(ServerError, match="cannot end"), model_of(client).sequence(7) as sequence:
+        sequence(X=[1])
+
+
+def test_a_sequence_that_the_server_has_forgotten_has_ended() -> None:
+    client = Client(True)
+    words = "inference request for sequence 7 to model 'm' must specify the START flag on the first request"
+    client.answers = [result(), refusal(400, words)]
+    with model_of(client).sequence(7) as sequence:
+        sequence(X=[1])
+    assert len(client.inferred) == 2
+
+
+def test_the_end_of_text_is_empty_text() -> None:
+    info = {"name": "T", "datatype": "BYTES", "shape": [-1]}
+    client = Client(True, **{"v2/models/m": {**METADATA, "inputs": [info]}})
+    with model_of(client).sequence() as sequence:
+        sequence(T=np.array(["a", "bc"]))
+    assert client.inferred[-1]["inputs"][0]._binary == b"\0" * 8
+
+
+# -- in a notebook
+
+
+class Table(html.parser.HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.cells: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.cells.append(data)
+
+
+def test_a_notebook_shows_a_table_and_nothing_that_the_server_made_up() -> None:
+    evil = "<script>alert(1)</script>"
+    inputs = [{"name": evil, "datatype": evil, "shape": [-1, 2]}]
+    client = Client(
+        True, **{"v2/models/m": {**METADATA, "platform": evil, "inputs": inputs, "versions": [evil]}}
+    )
+    model = model_of(client)
+    assert Table(model._repr_html_()).cells == ["<Model 'm': not read yet>"]
+    shown = Table(model.refresh()._repr_html_())
+    assert set(shown.tags) == {"table", "caption", "tbody", "tr", "td"}
+    assert shown.cells == [
+        f"m {evil} ({evil})",
+        "input",
+        evil,
+        evil,
+        "[-1, 2]",
+        "output",
+        "Y",
+        "FP32",
+        "[-1]",
+    ]
+
+
+# -- the twins
+
+
+@pytest.mark.parametrize("kind", ["Model", "Sequence"])
+def test_the_asyncio_twin_reads_the_same(kind: str) -> None:
+    blocking, aio = getattr(tritonhttp.model, kind), getattr(tritonhttp.aio.model, kind)
+    names = {name for name in vars(blocking) if not name.startswith("_") or name == "__call__"}
+    assert names == {name for name in vars(aio) if not name.startswith("_") or name == "__call__"}
+    for name in names:
+        theirs, ours = getattr(blocking, name), getattr(aio, name)
+        parameters = [
+            [(each.name, each.kind, each.default) for each in inspect.signature(method).parameters.values()]
+            for method in (theirs, ours)
+        ]
+        assert parameters[0] == parameters[1]
+        assert inspect.iscoroutinefunction(ours) == (name != "sequence")
+        assert ours.__doc__ == theirs.__doc__
+        assert ours.__doc__
+
+
+def test_errors_are_of_the_tree() -> None:
+    with pytest.raises(InferenceServerException):
+        model_of(Client())(Q=1)
