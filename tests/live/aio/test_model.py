@@ -1,0 +1,99 @@
+"""Models on the asyncio client: what cancelling does, and calls beside each other."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+
+import tritonhttp
+from tritonhttp import ServerError
+
+from ...clients import tensor
+
+
+def test_calls_run_beside_each_other(run, make_client):
+    async def body():
+        async with make_client() as client:
+            model = await client.model("slow").refresh()
+            before = time.monotonic()
+            found = await asyncio.gather(*(model(DELAY=0.3) for _ in range(4)))
+            assert time.monotonic() - before < 1.1, "one after the other would take 1.2 s"
+            assert [outputs["OUTPUT"].tolist() for outputs in found] == [[np.float32(0.3)]] * 4
+
+    run(body())
+
+
+def test_parts_of_a_batch_are_in_flight_together(run, make_client):
+    async def body():
+        async with make_client() as client:
+            found = await client.model("batched").batched(
+                {"DELAY": np.full((12, 1), 0.1, np.float32)}, max_batch=1
+            )
+            assert found["BATCH_SIZE"].max() > 1, "the server had several of them at a time"
+
+    run(body())
+
+
+def test_a_cancelled_batch_leaves_nothing_running(run, make_client):
+    async def body():
+        async with make_client() as client:
+            model = await client.model("batched").refresh()
+            rows = np.full((40, 1), 0.1, np.float32)
+            task = asyncio.create_task(model.batched({"DELAY": rows}, max_batch=1))
+            await asyncio.sleep(0.15)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(body())
+
+
+def test_a_part_that_fails_ends_the_others(run, make_client):
+    async def body():
+        async with make_client(conn_limit=4) as client:
+            client.register_plugin(Fails())
+            with pytest.raises(ServerError, match="the third"):
+                await client.model("batched").batched(
+                    {"DELAY": np.full((40, 1), 0.1, np.float32)}, max_batch=1
+                )
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(body())
+
+
+class Fails(tritonhttp.InferenceServerClientPlugin):
+    """A plugin that fails at the third inference."""
+
+    def __init__(self):
+        self.calls = 0
+
+    async def __call__(self, request):
+        self.calls += "Inference-Header-Content-Length" in request.headers
+        if self.calls == 3:
+            await asyncio.sleep(0.01)
+            raise ServerError("the third", "500")
+
+
+def test_a_sequence_is_ended_when_its_block_is_cancelled(run, make_client):
+    async def body():
+        async with make_client() as client:
+            model = client.model("sequence_accumulate")
+
+            async def work():
+                async with model.sequence(4711) as sequence:
+                    await sequence(INPUT=1)
+                    await asyncio.sleep(60)
+
+            task = asyncio.create_task(work())
+            await asyncio.sleep(0.3)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            with pytest.raises(ServerError, match="must specify the START flag"):
+                await client.infer(
+                    "sequence_accumulate", [tensor("INPUT", np.ones((1, 1), np.int32))], sequence_id=4711
+                )
+
+    run(body())
