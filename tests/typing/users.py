@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,13 @@ from tritonhttp import (
     InferResult,
     Request,
     Retry,
+    TensorInfo,
+    types,
 )
 from tritonhttp.aio.auth import ApiKeyAuth, BasicAuth, BearerAuth
+from tritonhttp.aio.model import Model as AsyncModel
 from tritonhttp.events import Call
+from tritonhttp.model import Model, Outputs, Sequence
 from tritonhttp.otel import instrument
 from tritonhttp.regions import Region, RegionSlice
 
@@ -96,33 +101,33 @@ def ask_about_the_server(client: InferenceServerClient) -> None:
     assert_type(client.is_server_live(), bool)
     assert_type(client.is_server_ready(headers=headers, query_params=query), bool)
     assert_type(client.is_model_ready("digits", "1", headers, query), bool)
-    assert_type(client.get_server_metadata(headers, query), dict[str, Any])
-    assert_type(client.get_model_metadata("digits", model_version="1"), dict[str, Any])
-    assert_type(client.get_model_config("digits"), dict[str, Any])
-    assert_type(client.get_inference_statistics(), dict[str, Any])
-    assert_type(client.get_inference_statistics("digits", "1", headers, query), dict[str, Any])
-    assert_type(client.get_model_repository_index(), list[dict[str, Any]])
+    assert_type(client.get_server_metadata(headers, query), types.ServerMetadata)
+    assert_type(client.get_model_metadata("digits", model_version="1"), types.ModelMetadata)
+    assert_type(client.get_model_config("digits"), types.ModelConfig)
+    assert_type(client.get_inference_statistics(), types.Statistics)
+    assert_type(client.get_inference_statistics("digits", "1", headers, query), types.Statistics)
+    assert_type(client.get_model_repository_index(), list[types.ModelIndexEntry])
 
 
 def change_the_server(client: InferenceServerClient) -> None:
     assert_type(client.load_model("digits"), None)
     client.load_model("digits", config="{}", files={"file:1/model.py": b"x"})
     assert_type(client.unload_model("digits", unload_dependents=True), None)
-    assert_type(client.get_trace_settings(), dict[str, Any])
-    assert_type(client.get_trace_settings("digits"), dict[str, Any])
-    assert_type(client.update_trace_settings("digits", {"trace_rate": None}), dict[str, Any])
+    assert_type(client.get_trace_settings(), types.TraceSettings)
+    assert_type(client.get_trace_settings("digits"), types.TraceSettings)
+    assert_type(client.update_trace_settings("digits", {"trace_rate": None}), types.TraceSettings)
     client.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"], "trace_rate": "1"})
-    assert_type(client.get_log_settings(), dict[str, Any])
-    assert_type(client.update_log_settings({"log_verbose_level": 1, "log_info": True}), dict[str, Any])
+    assert_type(client.get_log_settings(), types.LogSettings)
+    assert_type(client.update_log_settings({"log_verbose_level": 1, "log_info": True}), types.LogSettings)
 
 
 def use_shared_memory(client: InferenceServerClient) -> None:
-    assert_type(client.get_system_shared_memory_status(), list[dict[str, Any]])
-    assert_type(client.get_system_shared_memory_status("region"), list[dict[str, Any]])
+    assert_type(client.get_system_shared_memory_status(), list[types.SystemRegionStatus])
+    assert_type(client.get_system_shared_memory_status("region"), list[types.SystemRegionStatus])
     assert_type(client.register_system_shared_memory("region", "/key", 64, offset=0), None)
     assert_type(client.unregister_system_shared_memory("region"), None)
     client.unregister_system_shared_memory()
-    assert_type(client.get_cuda_shared_memory_status(), list[dict[str, Any]])
+    assert_type(client.get_cuda_shared_memory_status(), list[types.CudaRegionStatus])
     assert_type(client.register_cuda_shared_memory("region", b"handle", 0, 64), None)
     assert_type(client.unregister_cuda_shared_memory(), None)
 
@@ -327,9 +332,9 @@ async def use_the_asyncio_client(context: ssl.SSLContext, inputs: list[InferInpu
     ) as client:
         assert_type(client, tritonhttp.aio.InferenceServerClient)
         assert_type(await client.is_server_live(headers={"X": "1"}, query_params={"a": 1}), bool)
-        assert_type(await client.get_model_metadata("digits", "1"), dict[str, Any])
-        assert_type(await client.get_model_repository_index(), list[dict[str, Any]])
-        assert_type(await client.get_cuda_shared_memory_status(), list[dict[str, Any]])
+        assert_type(await client.get_model_metadata("digits", "1"), types.ModelMetadata)
+        assert_type(await client.get_model_repository_index(), list[types.ModelIndexEntry])
+        assert_type(await client.get_cuda_shared_memory_status(), list[types.CudaRegionStatus])
         await client.load_model("digits", config="{}", files={"file:1/model.py": b"x"})
         result = await client.infer("digits", tuple(inputs), outputs=make_outputs(), priority=1)
         assert_type(result, InferResult)
@@ -350,3 +355,95 @@ async def use_the_asyncio_client(context: ssl.SSLContext, inputs: list[InferInpu
         body, json_size = client.generate_request_body(inputs)
         assert_type((body, json_size), tuple[bytes, int | None])
     await client.close()
+
+
+def read_replies(client: InferenceServerClient) -> None:
+    """Replies are dicts with known keys; a program that wants ``dict[str, Any]`` makes one."""
+    metadata = client.get_model_metadata("digits")
+    assert_type(metadata["inputs"][0]["shape"], list[int])
+    assert_type(metadata["versions"], list[str])
+    assert_type(client.get_server_metadata()["extensions"], list[str])
+    config = client.get_model_config("digits")
+    assert_type(config["max_batch_size"], int)
+    assert_type(config["input"][0]["optional"], bool)
+    assert_type(config["parameters"], dict[str, Any])
+    if "sequence_batching" in config:
+        assert_type(config["sequence_batching"], dict[str, Any])
+    assert_type(config.get("dynamic_batching"), dict[str, Any] | None)
+    model = client.get_inference_statistics()["model_stats"][0]
+    assert_type(model["inference_stats"]["queue"]["ns"], int)
+    assert_type(model["batch_stats"][0]["batch_size"], int)
+    for entry in client.get_model_repository_index():
+        assert_type(entry["name"], str)
+        assert_type(entry.get("state"), str | None)
+    assert_type(client.get_trace_settings()["trace_level"], list[str])
+    assert_type(client.get_log_settings()["log_verbose_level"], int)
+    assert_type(client.get_system_shared_memory_status()[0]["byte_size"], int)
+    assert_type(client.get_cuda_shared_memory_status()[0]["device_id"], int)
+    loose: dict[str, Any] = dict(metadata)
+    read_only: Mapping[str, Any] = metadata
+    named: types.ModelMetadata = client.get_model_metadata("digits")
+    assert loose
+    assert read_only
+    assert named
+
+
+def read_results(result: InferResult) -> None:
+    assert_type(result["SCORES"], npt.NDArray[Any])
+    assert_type("SCORES" in result, bool)
+    assert_type([name for name in result], list[str])  # noqa: C416
+    assert_type(len(result), int)
+    assert_type(result.outputs, tuple[TensorInfo, ...])
+    assert_type(result.outputs[0].shape, tuple[int, ...])
+    assert_type(result.as_numpy("SCORES", copy=True, dtype=np.float64), npt.NDArray[Any] | None)
+    result.as_numpy("WORDS", dtype=str)
+    torch_tensor: int = result.as_torch("SCORES")  # whatever torch is
+    np.from_dlpack(result.as_dlpack("SCORES"))
+    assert torch_tensor
+
+
+def infer_inputs() -> None:
+    assert_type(InferInput.from_numpy("X", [[1, 2], [3, 4]]), InferInput)
+    InferInput.from_numpy("X", np.zeros(3), binary_data=False)
+    InferInput.from_numpy("X", "text", copy=True)
+
+
+def call_models(client: InferenceServerClient, pixels: npt.NDArray[np.float32]) -> None:
+    InferenceServerClient("localhost:8000", binary_data=None)
+    model = client.model("digits", "1")
+    assert_type(model, Model)
+    outputs = model(IMAGE=pixels)
+    assert_type(outputs, Outputs)
+    assert_type(outputs["SCORES"], npt.NDArray[Any])
+    assert_type(outputs.result, InferResult)
+    as_mapping: Mapping[str, npt.NDArray[Any]] = outputs
+    for name, array in as_mapping.items():
+        assert_type((name, array), tuple[str, npt.NDArray[Any]])
+    model({"IMAGE": pixels.tolist()}, outputs=["SCORES"], classes=3, cast=True, deadline=2.5)
+    model({"IMAGE": pixels}, parameters={"own": 1}, idempotent=True, headers={"X": "1"}, deadline=None)
+    model(IMAGE=pixels, INDEX=3, NAMES=["a", b"b"], cast=True)
+    assert_type(model.batched({"IMAGE": pixels}, max_batch=8, cast=True), dict[str, npt.NDArray[Any]])
+    with model.sequence() as sequence:
+        assert_type(sequence, Sequence)
+        assert_type(sequence.id, int | str)
+        assert_type(sequence(IMAGE=pixels), Outputs)
+        sequence({"IMAGE": pixels}, outputs=["SCORES"], end=True)
+    model.sequence("by name")
+    assert_type(model.refresh(headers={"X": "1"}), Model)
+    signature = model.signature
+    if signature is not None:
+        assert_type(signature.inputs, tuple[TensorInfo, ...])
+        assert_type(signature.max_batch_size, int)
+
+
+async def call_models_with_asyncio(
+    client: tritonhttp.aio.InferenceServerClient, pixels: npt.NDArray[np.float32]
+) -> None:
+    model = client.model("digits")
+    assert_type(model, AsyncModel)
+    assert_type(await model(IMAGE=pixels), Outputs)
+    assert_type(await model({"IMAGE": pixels}, outputs=["SCORES"], deadline=2.5), Outputs)
+    assert_type(await model.batched({"IMAGE": pixels}, max_batch=8), dict[str, npt.NDArray[Any]])
+    async with model.sequence(7) as sequence:
+        assert_type(await sequence(IMAGE=pixels, end=True), Outputs)
+    assert_type(await model.refresh(), AsyncModel)
