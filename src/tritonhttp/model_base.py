@@ -72,6 +72,9 @@ _OWN_OPTIONS = ("outputs", "classes", "cast", "deadline", "end")
 
 #: Answers to binary tensors of a server that does not know them: it has read nothing, so nothing ran.
 _NOT_UNDERSTOOD = ("400", "415", "422")
+#: And MLServer's, where the bytes are not UTF-8: its refusal repeats them, and breaks. An error of a model that
+#: ran has words of its own.
+_BROKEN = ("500", "Internal Server Error")
 #: Answers of a server without this endpoint.
 _NO_CONFIG = ("400", "404", "405", "501")
 # How Triton says that a sequence is not there, or not any more.
@@ -275,7 +278,9 @@ class ModelBase:
             if known is None and binary:
                 client._binary = True
         except ServerError as error:
-            if known is not None or not binary or error.status() not in _NOT_UNDERSTOOD:
+            answer = error.status(), error.message()
+            understood = answer[0] not in _NOT_UNDERSTOOD and answer != _BROKEN
+            if known is not None or not binary or understood:
                 self._doubt(error)
                 raise
             client._binary = False

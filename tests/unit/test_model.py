@@ -291,6 +291,14 @@ def test_a_server_that_refuses_binary_is_sent_json_from_then_on(status: int, ser
     assert client.asked.count("v2") == 1
 
 
+def test_a_server_that_breaks_on_binary_is_sent_json() -> None:
+    client = Client(**JSON_ONLY)
+    client.answers = [refusal(500, "Internal Server Error")]
+    assert model_of(client)(X=[1])["Y"].tolist() == [1]
+    assert client._binary is False
+    assert [client.binary_of(index) for index in range(2)] == [(True, None), AS_JSON]
+
+
 def test_a_server_that_takes_binary_without_saying_so_is_sent_binary() -> None:
     client = Client(**JSON_ONLY)
     model = model_of(client)
