@@ -1,0 +1,105 @@
+"""Server-sent events without a socket: bytes in, events out, wherever the reads cut them.
+
+Source: the WHATWG HTML standard, "Server-sent events", the part on interpreting a stream. Lines end with LF, CRLF
+or CR; an empty line ends an event; what the stream ends with, before an empty line, is no event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ProtocolError
+
+__all__ = ["Event", "EventReader"]
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event.
+
+    Attributes
+    ----------
+    data : str
+        Its data lines, joined by LF.
+    kind : str
+        Its type: "message" where none was given.
+    """
+
+    data: str
+    kind: str = "message"
+
+
+class EventReader:
+    """Reads the events of one stream.
+
+    Parameters
+    ----------
+    limit : int
+        The most bytes of an event.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._line = bytearray()
+        self._data: list[bytes] = []
+        self._size = 0
+        self._kind = b""
+        #: Whether the last line ended with a CR, of which a LF may be the other half.
+        self._after_cr = False
+        self._first = True
+
+    @property
+    def pending(self) -> bool:
+        """Whether an event has begun and not ended."""
+        return bool(self._line or self._data)
+
+    def feed(self, received: bytes | bytearray | memoryview) -> list[Event]:
+        """Take what was received; return the events that it completes.
+
+        Raises
+        ------
+        ProtocolError
+            For an event beyond the limit.
+        """
+        events: list[Event] = []
+        if not received:
+            return events
+        chunk = bytes(received)
+        if self._after_cr:
+            chunk = chunk.removeprefix(b"\n")
+        # Every kind of line end becomes one LF; a CR at the end may turn out as half of one.
+        self._after_cr = chunk[-1:] == b"\r"
+        *lines, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        for line in lines:
+            whole = bytes(self._line) + line if self._line else line
+            self._line.clear()
+            event = self._take(whole)
+            if event is not None:
+                events.append(event)
+        self._line += rest
+        if self._size + len(self._line) > self._limit:
+            raise ProtocolError(f"an event of the stream has more than {self._limit} bytes")
+        return events
+
+    def _take(self, line: bytes) -> Event | None:
+        if self._first:
+            self._first = False
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+        if not line:
+            data, kind = self._data, self._kind
+            self._data, self._kind, self._size = [], b"", 0
+            if not data:
+                return None
+            return Event(
+                b"\n".join(data).decode("utf-8", "replace"), kind.decode("utf-8", "replace") or "message"
+            )
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+            self._size += len(line)
+        elif name == b"event":
+            self._kind = value
+        return None  # comments, ids and retry times mean nothing to a call that is not resumed
