@@ -446,6 +446,58 @@ def purpose(path: str) -> tuple[str, str, str, str]:
     return "", "", "", ""
 
 
+# -- generation -------------------------------------------------------------------------------------
+
+
+def generate(
+    model_name: str,
+    inputs: Mapping[str, Any],
+    model_version: str,
+    parameters: Mapping[str, Any] | None,
+    request_id: str,
+    idempotent: bool | None,
+) -> Operation[dict[str, Any]]:
+    path = _model(model_name, model_version, "/generate")
+    body = _generation(inputs, parameters, request_id)
+    return Operation("POST", path, _json, body, (), JSON, idempotent is True, request_id=request_id)
+
+
+def generate_stream(
+    model_name: str,
+    inputs: Mapping[str, Any],
+    model_version: str,
+    parameters: Mapping[str, Any] | None,
+    request_id: str,
+) -> Operation[Response]:
+    """Return the operation; its answer is a stream of events, and what :func:`check` refuses."""
+    path = _model(model_name, model_version, "/generate_stream")
+    body = _generation(inputs, parameters, request_id)
+    accept = (("Accept", "text/event-stream"),)
+    return Operation("POST", path, _checked, body, accept, JSON, request_id=request_id)
+
+
+def _checked(response: Response) -> Response:
+    check(response)
+    return response
+
+
+def _generation(
+    inputs: Mapping[str, Any], parameters: Mapping[str, Any] | None, request_id: str
+) -> tuple[Buffer, ...]:
+    if not isinstance(inputs, Mapping):
+        raise InvalidRequest(f"inputs must be a mapping of names to values, got {type(inputs).__name__}")
+    body: dict[str, Any] = {"id": request_id} if request_id else {}
+    for name, value in inputs.items():
+        if not isinstance(name, str) or name in ("id", "parameters"):
+            raise InvalidRequest(
+                f"{name!r} cannot be the name of an input: expected a str beside 'id' and 'parameters'"
+            )
+        body[name] = jsonio.plain(jsonio.text(value, f"input {name!r}"), f"input {name!r}")
+    if parameters:
+        body["parameters"] = jsonio.plain(dict(parameters), "parameters")
+    return (jsonio.dumps(body),)
+
+
 # -- what the endpoints share -----------------------------------------------------------------------
 
 

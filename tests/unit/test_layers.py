@@ -28,6 +28,7 @@ ROOMS = {
     "tritonhttp.tensors": 2,
     "tritonhttp.signature": 2,
     "tritonhttp.operations": 2,
+    "tritonhttp.generation": 2,
     "tritonhttp.plugins": 2,
     "tritonhttp.events": 2,
     "tritonhttp.auth": 2,

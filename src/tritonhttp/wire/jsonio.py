@@ -17,7 +17,7 @@ import orjson
 
 from ..errors import InvalidRequest, ProtocolError
 
-__all__ = ["dump_array", "dumps", "loads", "plain"]
+__all__ = ["dump_array", "dumps", "loads", "plain", "text"]
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
@@ -58,6 +58,31 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item, where) for item in value]
     raise InvalidRequest(f"{where} is a {type(value).__name__}, which JSON has no form for")
+
+
+def text(value: Any, where: str) -> Any:
+    """Return a value with its bytes as text, also those in lists and arrays.
+
+    Raises
+    ------
+    InvalidRequest
+        For bytes that are not UTF-8; the message names `where`.
+    """
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        try:
+            return bytes(value).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(
+                f"{where} has bytes that are not UTF-8, and JSON has no form for them"
+            ) from error
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "OS":
+            return value
+        value = value.tolist()
+        return text(value, where)
+    if isinstance(value, (list, tuple)):
+        return [text(item, where) for item in value]
+    return value
 
 
 def dump_array(array: npt.NDArray[Any]) -> bytes:
