@@ -31,13 +31,14 @@ from .executor import Executor
 from .log import logger
 from .operations import Operation
 from .plugins import Request
+from .stream import GenerateStream
 from .tensors import InferInput, InferRequestedOutput, InferResult
 from .transport.address import parse_url, tls_context
 from .transport.blocking import BlockingTransport
 from .transport.failures import closed
 from .transport.policy import UNSET, Connections, Deadline, Moment, Timeouts, moment, seconds
 from .transport.trace import Trace
-from .wire.http1 import Buffer, Response
+from .wire.http1 import Buffer, Response, StreamedResponse
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -205,6 +206,7 @@ class InferenceServerClient(ClientBase):
         )
         self._transport = BlockingTransport(address, limit, timeouts, context, connections)
         self._deadline = seconds(deadline, "deadline")
+        self._idle_timeout = timeouts.network
         self._lock = threading.Lock()
         self._closed = False
         servers = {
@@ -836,6 +838,92 @@ class InferenceServerClient(ClientBase):
             self._log.debug("Sent request%s", f" '{request_id}'" if request_id else "")
         return InferAsyncRequest(pending, self._verbose)
 
+    def generate(
+        self,
+        model_name: str,
+        inputs: Mapping[str, Any],
+        model_version: str = "",
+        parameters: Mapping[str, Any] | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        request_id: str = "",
+        idempotent: bool | None = None,
+        deadline: Deadline = UNSET,
+    ) -> dict[str, Any]:
+        """Run a model on JSON inputs and return its one answer: Triton's generate extension.
+
+        Parameters
+        ----------
+        model_name : str
+            The model.
+        inputs : mapping of str to value
+            Values by the names of inputs: numbers, strings, lists, numpy scalars and arrays; bytes go as UTF-8.
+        model_version : str
+            The version; empty: the server chooses.
+        parameters : mapping, optional
+            Further parameters of the request, for the model.
+        headers, query_params, deadline
+            See the class.
+        request_id : str
+            An identifier of the request.
+        idempotent : bool, optional
+            Whether running it twice does no more than running it once, so that the client may send it again.
+
+        Returns
+        -------
+        dict
+            The answer: outputs by name, and model_name and model_version.
+
+        Raises
+        ------
+        ServerError
+            Also for a model that gives more than one answer: :meth:`generate_stream` is for those.
+        """
+        operation = operations.generate(model_name, inputs, model_version, parameters, request_id, idempotent)
+        return self._run(operation, headers, query_params, deadline)
+
+    def generate_stream(
+        self,
+        model_name: str,
+        inputs: Mapping[str, Any],
+        model_version: str = "",
+        parameters: Mapping[str, Any] | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        request_id: str = "",
+        idle_timeout: Deadline = UNSET,
+        deadline: Deadline = UNSET,
+    ) -> GenerateStream:
+        """Run a model on JSON inputs and iterate over its answers as they come.
+
+        The request goes out at the first step of the iteration, or where a ``with`` block begins. Leaving the
+        block, or closing the stream early, closes its connection; a model that looks for that ends its work.
+
+        Parameters
+        ----------
+        model_name, inputs, model_version, parameters, headers, query_params, request_id
+            As for :meth:`generate`.
+        idle_timeout : float or None
+            Seconds to wait for each answer; None: any time. Not given: the client's network_timeout.
+        deadline : float or None
+            Seconds for the whole stream. Not given: the client's own deadline.
+
+        Returns
+        -------
+        GenerateStream
+            An iterator of dicts, and a context manager.
+        """
+        operation = operations.generate_stream(model_name, inputs, model_version, parameters, request_id)
+        idle = self._idle_timeout if idle_timeout is UNSET else seconds(idle_timeout, "idle_timeout")
+        limit = self._deadline if deadline is UNSET else deadline
+
+        def begin(until: Moment | None) -> StreamedResponse | Response:
+            return self._carry_out(operation, headers, query_params, until)
+
+        return GenerateStream(begin, seconds(limit, "deadline"), idle)
+
     # -- requests --
 
     def _get(self, request_uri: str, headers: Headers, query_params: QueryParams) -> Response:
@@ -894,7 +982,12 @@ class InferenceServerClient(ClientBase):
             return operation.decode(self._exchange(operation, headers, query_params, until))
         target, buffers = self._encode_plain(operation)
         response = self._transport.exchange(
-            operation.method, target, buffers, repeatable=operation.repeatable, deadline=until
+            operation.method,
+            target,
+            buffers,
+            repeatable=operation.repeatable,
+            deadline=until,
+            streamed=operation.streamed,
         )
         return operation.decode(response)
 
@@ -988,6 +1081,7 @@ class InferenceServerClient(ClientBase):
                 repeatable=operation.repeatable,
                 deadline=until,
                 trace=trace,
+                streamed=operation.streamed,
             )
         finally:
             if call is not None and trace is not None:

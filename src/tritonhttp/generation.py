@@ -1,19 +1,21 @@
 """Streamed answers of generate: bytes in, dicts out, whoever does the I/O.
 
-Source: Triton's generate extension: each response is one server-sent event whose data are a JSON object; an error is
-an event with ``{"error": …}``, behind status 200.
+Source: Triton's generate extension: each response is one server-sent event whose data are a JSON object; an error
+is an event with ``{"error": …}``, behind status 200.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from itertools import pairwise
 from typing import Any
 
-from .errors import ProtocolError, ServerError
+from .errors import InferenceServerException, ProtocolError, ServerError
 from .wire import inference, jsonio
+from .wire.http1 import Buffer, Response, StreamedResponse
 from .wire.sse import EventReader
 
-__all__ = ["Answers"]
+__all__ = ["Answers", "StreamBase"]
 
 #: The most bytes of one answer.
 _LIMIT = 1 << 28
@@ -34,37 +36,31 @@ class Answers:
         self._events = EventReader(_LIMIT)
         # A server that has only one thing to say may say it as plain JSON.
         self._single: bytearray | None = None if _is_event_stream(content_type) else bytearray()
-        self._ready: deque[dict[str, Any] | ServerError] = deque()
+        self._ready: deque[dict[str, Any] | InferenceServerException] = deque()
         #: Whether nothing more will come.
         self.ended = False
 
-    def feed(self, received: bytes, now: float) -> None:
-        """Take what was received.
-
-        Raises
-        ------
-        ProtocolError
-            For what is no stream of JSON objects.
-        """
+    def feed(self, received: Buffer, now: float) -> None:
+        """Take what was received; what is wrong with it is raised in its turn."""
         if self._single is not None:
             self._single += received
             return
-        for event in self._events.feed(received):
-            self._add(event.data, now)
+        try:
+            for event in self._events.feed(received):
+                self._add(event.data, now)
+        except ProtocolError as error:
+            self._ready.append(error)
 
     def end(self, now: float) -> None:
-        """Take note that the server has said all.
-
-        Raises
-        ------
-        ProtocolError
-            In the middle of an event.
-        """
+        """Take note that the server has said all."""
         self.ended = True
-        if self._single:
-            self._add(bytes(self._single), now)
-        elif self._events.pending:
-            raise ProtocolError("the stream ended in the middle of an event")
+        try:
+            if self._single:
+                self._add(bytes(self._single), now)
+            elif self._events.pending:
+                raise ProtocolError("the stream ended in the middle of an event")
+        except ProtocolError as error:
+            self._ready.append(error)
 
     def take(self) -> dict[str, Any] | None:
         """Return the next answer, or None where none is there.
@@ -73,11 +69,13 @@ class Answers:
         ------
         ServerError
             In its turn, where the server sent an error.
+        ProtocolError
+            In its turn, for what is no JSON object.
         """
         if not self._ready:
             return None
         answer = self._ready.popleft()
-        if isinstance(answer, ServerError):
+        if isinstance(answer, InferenceServerException):
             self._ready.clear()
             self.ended = True
             raise answer
@@ -100,3 +98,65 @@ class Answers:
 
 def _is_event_stream(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+
+class StreamBase:
+    """What the streams of both clients share: everything but the waiting.
+
+    Attributes
+    ----------
+    headers : dict
+        The response's headers, names in lower case; empty before it began.
+    """
+
+    def __init__(self, limit: float | None, idle: float | None) -> None:
+        self.headers: dict[str, str] = {}
+        self._limit, self._idle = limit, idle
+        self._until: Any = None
+        self._answers: Answers | None = None
+        self._stream: Any = None
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds from the request to each answer that has come."""
+        return [] if self._answers is None else list(self._answers.times)
+
+    @property
+    def time_to_first(self) -> float | None:
+        """Seconds from the request to the first answer; None before it came."""
+        return next(iter(self.times), None)
+
+    @property
+    def intervals(self) -> list[float]:
+        """Seconds from each answer to the next."""
+        return [later - earlier for earlier, later in pairwise(self.times)]
+
+    def _opened(self, response: Response, began: float, now: float) -> None:
+        self.headers = dict(response.headers)
+        self._answers = Answers(began, response.get("Content-Type", ""))
+        if isinstance(response, StreamedResponse):
+            self._stream = response.stream
+        else:
+            self._feed(response.body, now)
+            self._feed(b"", now)
+
+    def _feed(self, received: Buffer, now: float) -> None:
+        assert self._answers is not None
+        if received:
+            self._answers.feed(received, now)
+        else:
+            self._answers.end(now)
+
+    def _take(self, answers: Answers) -> dict[str, Any] | None:
+        try:
+            return answers.take()
+        except InferenceServerException:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        if self._answers is None:
+            self._answers = Answers(0.0, "")
+        self._answers.ended = True
+        if self._stream is not None:
+            self._stream.close()

@@ -56,6 +56,8 @@ class Operation(Generic[T]):
         Model, id, whether it starts and whether it ends, for a request of a sequence.
     request_id : str
         The id that the caller gave it.
+    streamed : bool
+        Whether the body of a success is taken as it comes.
     """
 
     method: str
@@ -69,6 +71,7 @@ class Operation(Generic[T]):
     anywhere: bool = True
     sequence: tuple[str, int | str, bool, bool] | None = None
     request_id: str = ""
+    streamed: bool = False
 
 
 # -- health and metadata ----------------------------------------------------------------------------
@@ -473,7 +476,7 @@ def generate_stream(
     path = _model(model_name, model_version, "/generate_stream")
     body = _generation(inputs, parameters, request_id)
     accept = (("Accept", "text/event-stream"),)
-    return Operation("POST", path, _checked, body, accept, JSON, request_id=request_id)
+    return Operation("POST", path, _checked, body, accept, JSON, request_id=request_id, streamed=True)
 
 
 def _checked(response: Response) -> Response:

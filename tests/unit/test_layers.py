@@ -41,6 +41,7 @@ ROOMS = {
     "tritonhttp.dispatch": 4,
     "tritonhttp.executor": 4,
     "tritonhttp.client": 4,
+    "tritonhttp.stream": 4,
     "tritonhttp.aio": 4,
     "tritonhttp.model": 4,
     "tritonhttp.model_base": 4,

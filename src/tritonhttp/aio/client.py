@@ -32,8 +32,9 @@ from ..transport.asyncio import AsyncioTransport, timeout_at
 from ..transport.failures import closed
 from ..transport.policy import UNSET, Connections, Deadline, Moment, moment, seconds
 from ..transport.trace import Trace
-from ..wire.http1 import Buffer, Response
+from ..wire.http1 import Buffer, Response, StreamedResponse
 from .foreign import Answer, mark, plain
+from .stream import GenerateStream
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -141,8 +142,11 @@ class InferenceServerClient(ClientBase):
         )
         self._probes: set[asyncio.Task[None]] = set()
         self._deadline = seconds(conn_timeout, "conn_timeout")
+        #: For streams, which may well take longer than a call: from one answer to the next, and as a whole.
+        self._idle_timeout = self._deadline
+        self._stream_deadline: float | None = None
         if deadline is not UNSET:
-            self._deadline = seconds(deadline, "deadline")
+            self._deadline = self._stream_deadline = seconds(deadline, "deadline")
         context = ssl_context
         if address.tls and context is None:
             context = tls_context(None, None, False)
@@ -497,6 +501,44 @@ class InferenceServerClient(ClientBase):
             return await self._infer_sharing(sharing, arguments, headers, query_params, self._until(deadline))
         return await self._run(operations.infer(*arguments), headers, query_params, deadline)
 
+    async def generate(
+        self,
+        model_name: str,
+        inputs: Mapping[str, Any],
+        model_version: str = "",
+        parameters: Mapping[str, Any] | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        request_id: str = "",
+        idempotent: bool | None = None,
+        deadline: Deadline = UNSET,
+    ) -> dict[str, Any]:
+        operation = operations.generate(model_name, inputs, model_version, parameters, request_id, idempotent)
+        return await self._run(operation, headers, query_params, deadline)
+
+    def generate_stream(
+        self,
+        model_name: str,
+        inputs: Mapping[str, Any],
+        model_version: str = "",
+        parameters: Mapping[str, Any] | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        request_id: str = "",
+        idle_timeout: Deadline = UNSET,
+        deadline: Deadline = UNSET,
+    ) -> GenerateStream:
+        operation = operations.generate_stream(model_name, inputs, model_version, parameters, request_id)
+        idle = self._idle_timeout if idle_timeout is UNSET else seconds(idle_timeout, "idle_timeout")
+        limit = self._stream_deadline if deadline is UNSET else deadline
+
+        async def begin(until: Moment | None) -> StreamedResponse | Response:
+            return await self._carry_out(operation, headers, query_params, until)
+
+        return GenerateStream(begin, seconds(limit, "deadline"), idle)
+
     # -- requests --
 
     async def _get(self, request_uri: str, headers: Headers, query_params: QueryParams) -> Response:
@@ -529,7 +571,12 @@ class InferenceServerClient(ClientBase):
                 return operation.decode(await self._exchange(operation, headers, query_params, until))
             target, buffers = self._encode_plain(operation)
             response = await self._transport.exchange(
-                operation.method, target, buffers, repeatable=operation.repeatable, deadline=until
+                operation.method,
+                target,
+                buffers,
+                repeatable=operation.repeatable,
+                deadline=until,
+                streamed=operation.streamed,
             )
         except TransportError as error:
             mark(error)
@@ -619,6 +666,7 @@ class InferenceServerClient(ClientBase):
                 repeatable=operation.repeatable,
                 deadline=until,
                 trace=trace,
+                streamed=operation.streamed,
             )
         finally:
             if call is not None and trace is not None:

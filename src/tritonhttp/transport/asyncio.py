@@ -25,7 +25,7 @@ from ..errors import (
     ProtocolError,
     TransportError,
 )
-from ..wire.http1 import Buffer, Response, ResponseReader, coalesce
+from ..wire.http1 import Buffer, Response, ResponseReader, StreamedResponse, coalesce
 from .address import Address, SocketAddress, literal, look_up
 from .failures import (
     closed,
@@ -36,7 +36,7 @@ from .failures import (
     tls_failure,
     wait_timeout,
 )
-from .policy import Connections, may_resend
+from .policy import Connections, earliest, may_resend, moment
 from .pool import CLOSED, OPEN, WAIT, Pool, Signal
 from .route import CONTINUE_WAIT, MAX_REFUSAL, Proxy, Route
 from .trace import Counts, Trace
@@ -44,7 +44,7 @@ from .trace import Counts, Trace
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["AsyncioTransport", "timeout_at"]
+__all__ = ["AsyncioTransport", "Stream", "timeout_at"]
 
 #: What asyncio may have to copy when the socket takes no more.
 _SLICE = 1 << 18
@@ -65,7 +65,7 @@ class _Connection(asyncio.BufferedProtocol):
         encrypted: bool,
         max_body: int | None = None,
     ) -> None:
-        self._loop = loop
+        self.loop = loop
         self.sock = sock
         self._encrypted = encrypted
         self._transport: asyncio.Transport | None = None
@@ -86,11 +86,18 @@ class _Connection(asyncio.BufferedProtocol):
         self._deadline: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._trace: Trace | None = None
+        #: What became of a connection while nobody waited for more of an open body.
+        self._broken: Exception | None = None
 
     @property
     def handed_over(self) -> bool:
         """Whether the kernel has taken the whole request."""
         return self._written and not self._paused
+
+    @property
+    def _expecting(self) -> bool:
+        """Whether what comes is part of a response, also while nobody waits for it."""
+        return self._answer is not None or (self.reader.open and not self.reader.ended)
 
     # -- what the event loop calls --
 
@@ -101,11 +108,10 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=1 if self._encrypted else 0)
 
     def get_buffer(self, sizehint: int) -> memoryview | bytearray:
-        return self.reader.get_buffer() if self._answer is not None else self._idle
+        return self.reader.get_buffer() if self._expecting else self._idle
 
     def buffer_updated(self, nbytes: int) -> None:
-        answer = self._answer
-        if answer is None:
+        if not self._expecting:
             self.stale = True
             self.abort()
             return
@@ -124,7 +130,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         self.stale = True
-        if self._answer is not None:
+        if self._expecting:
             try:
                 if self.reader.received_eof() and not self._cut():
                     self._succeed()
@@ -190,6 +196,7 @@ class _Connection(asyncio.BufferedProtocol):
         deadline: float | None,
         expects: bool = False,
         trace: Trace | None = None,
+        streamed: bool = False,
     ) -> Response:
         """Send the request and receive its response.
 
@@ -204,10 +211,12 @@ class _Connection(asyncio.BufferedProtocol):
         assert transport is not None
         if not self.reader.blank:
             self.reader.start()
+        if streamed:
+            self.reader.stream()
         self._written = self._skipped = False
         self.requests += 1
         self._trace = trace
-        answer: asyncio.Future[Response] = self._loop.create_future()
+        answer: asyncio.Future[Response] = self.loop.create_future()
         self._answer = answer
         self._watch(deadline)
         try:
@@ -241,12 +250,33 @@ class _Connection(asyncio.BufferedProtocol):
         finally:
             self._answer = None
 
+    async def more(self, deadline: float | None) -> bytes:
+        """Return the next piece of an open body, or b"" where it has ended.
+
+        Raises
+        ------
+        TransportError, ProtocolError
+            The connection is of no use afterwards.
+        """
+        assert self._transport is not None
+        while not (piece := self.reader.take()) and not self.reader.ended:
+            if self._broken is not None:
+                raise self._broken
+            answer = self._answer = self.loop.create_future()
+            self._watch(deadline)
+            self._transport.resume_reading()
+            try:
+                await answer
+            finally:
+                self._answer = None
+        return piece
+
     async def _refused(self, answer: asyncio.Future[Response]) -> bool:
         """Wait for the server's word; return whether it answers already, and wants no more of the request."""
-        until = self._loop.time() + CONTINUE_WAIT
-        timer = self._loop.call_at(until, self._wake_writer)
+        until = self.loop.time() + CONTINUE_WAIT
+        timer = self.loop.call_at(until, self._wake_writer)
         try:
-            while not (answer.done() or self.reader.continued or self._loop.time() >= until):
+            while not (answer.done() or self.reader.continued or self.loop.time() >= until):
                 await self._drained()
         finally:
             timer.cancel()
@@ -254,7 +284,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     async def _drained(self) -> None:
         """Wait until the kernel has taken what was written, or the exchange has ended."""
-        self._writable = self._loop.create_future()
+        self._writable = self.loop.create_future()
         try:
             await self._writable
         finally:
@@ -268,14 +298,14 @@ class _Connection(asyncio.BufferedProtocol):
                 if self._alarm.when() <= deadline:
                     return
                 self._alarm.cancel()
-            self._alarm = self._loop.call_at(deadline, self._ring)
+            self._alarm = self.loop.call_at(deadline, self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
         if self._answer is None or self._deadline is None:
             return
-        if self._loop.time() < self._deadline:
-            self._alarm = self._loop.call_at(self._deadline, self._ring)
+        if self.loop.time() < self._deadline:
+            self._alarm = self.loop.call_at(self._deadline, self._ring)
             return
         phase, doing = ("receive", "receiving") if self.handed_over else ("send", "sending")
         self._fail(
@@ -299,12 +329,16 @@ class _Connection(asyncio.BufferedProtocol):
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done() and self.reader.response is not None:
             answer.set_result(self.reader.response)
+        if self.reader.open and not self.reader.ended and not self.stale and self._transport is not None:
+            self._transport.pause_reading()  # until somebody wants more
         self._wake_writer()
 
     def _fail(self, error: Exception) -> None:
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
             answer.set_exception(error)
+        elif self._broken is None:
+            self._broken = error
         self._wake_writer()
         self.abort()
 
@@ -409,6 +443,7 @@ class AsyncioTransport:
         repeatable: bool = False,
         deadline: float | None = None,
         trace: Trace | None = None,
+        streamed: bool = False,
     ) -> Response:
         """Send a request and return its response, whatever its status.
 
@@ -424,6 +459,8 @@ class AsyncioTransport:
             When the call must end, on the event loop's clock.
         trace : Trace, optional
             Is told how long each phase takes.
+        streamed : bool
+            Whether to return a success with its head: a StreamedResponse whose `stream` is a :class:`Stream`.
 
         Raises
         ------
@@ -462,7 +499,7 @@ class AsyncioTransport:
                 if trace is not None:
                     trace.take(connection, reused=reused)
                 try:
-                    response = await connection.exchange(buffers, deadline, expects, trace)
+                    response = await connection.exchange(buffers, deadline, expects, trace, streamed)
                 except BaseException as error:
                     answered, handed_over = not connection.reader.blank, connection.handed_over
                     self._check_in(connection, reusable=False)
@@ -478,14 +515,11 @@ class AsyncioTransport:
                 finally:
                     if trace is not None:
                         trace.end(connection)
-                now = loop.time()
-                expires = now + self._max_idle
-                connection.expires = expires if expires < connection.dies else connection.dies
-                self._check_in(connection, reusable=connection.reader.reusable and connection.handed_over)
-                idle = self._pool.idle
-                if idle and idle[0].expires <= now:
-                    # The longest idle one has had its time; those behind it are looked at in their turn.
-                    self._forget(self._pool.drop_oldest())
+                if connection.reader.open:
+                    head = StreamedResponse(response.status_code, response.headers, b"", response.reason)
+                    head.stream = Stream(self, connection, method, target)
+                    return head
+                self._put_by(connection, connection.reader.reusable and connection.handed_over)
                 return response
         except (TransportError, ProtocolError) as error:
             raise located(error, self._address, method, target) from error.__cause__
@@ -624,6 +658,17 @@ class AsyncioTransport:
         if waiter is not None:
             waiter.set_result(OPEN if connection is None else connection)
 
+    def _put_by(self, connection: _Connection, reusable: bool) -> None:
+        """Give a connection back whose response has ended."""
+        now = connection.loop.time()
+        expires = now + self._max_idle
+        connection.expires = expires if expires < connection.dies else connection.dies
+        self._check_in(connection, reusable=reusable)
+        idle = self._pool.idle
+        if idle and idle[0].expires <= now:
+            # The longest idle one has had its time; those behind it are looked at in their turn.
+            self._forget(self._pool.drop_oldest())
+
     def _forget(self, connection: _Connection) -> None:
         self._connections.discard(connection)
         self._counts.end(connection)
@@ -732,3 +777,65 @@ class AsyncioTransport:
                 sock.close()
                 raise
         raise connect_failure(self._route.peer, failures, loop.time() - began) from failures[0][1]
+
+
+class Stream:
+    """The body of a response, as it comes. It keeps its connection, until its end or until it is closed."""
+
+    def __init__(
+        self, transport: AsyncioTransport, connection: _Connection, method: str, target: str
+    ) -> None:
+        self._transport = transport
+        self._connection: _Connection | None = connection
+        self._request = method, target
+
+    async def more(self, idle: float | None, deadline: float | None) -> bytes:
+        """Return the next piece of the body, or b"" where it has ended.
+
+        Parameters
+        ----------
+        idle : float or None
+            How long to wait for it, in seconds.
+        deadline : float or None
+            When the call must end, on the event loop's clock.
+
+        Raises
+        ------
+        TransportError, ProtocolError
+            The connection is closed then.
+        """
+        connection = self._connection
+        if connection is None:
+            return b""
+        limit = moment(asyncio.get_running_loop().time(), idle)
+        try:
+            piece = await connection.more(earliest(limit, deadline))
+        except (TransportError, ProtocolError) as error:
+            self.close()
+            if (
+                isinstance(error, DeadlineExceeded)
+                and limit is not None
+                and (not deadline or limit < deadline)
+            ):
+                error = DeadlineExceeded(
+                    f"timed out while receiving: no progress for {limit.limit:g} s", phase="receive"
+                )
+            raise located(error, self._transport._address, *self._request) from error.__cause__
+        except BaseException:
+            self.close()
+            raise
+        if not piece:
+            self._connection = None
+            self._transport._put_by(connection, connection.reader.reusable)
+        return piece
+
+    def close(self) -> None:
+        """Close the connection, if the body has not ended. Idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._transport._check_in(connection, reusable=False)
+
+    def __del__(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and its connections with it
+                self._connection.loop.call_soon_threadsafe(self._transport._put_by, self._connection, False)

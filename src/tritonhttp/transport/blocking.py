@@ -26,7 +26,7 @@ from ..errors import (
     ProtocolError,
     TransportError,
 )
-from ..wire.http1 import Buffer, Response, ResponseReader, coalesce
+from ..wire.http1 import Buffer, Response, ResponseReader, StreamedResponse, coalesce
 from .address import Address, SocketAddress, resolve
 from .failures import closed, connect_failure, located, over, tls_failure, wait_timeout
 from .policy import Connections, Timeouts, earliest, may_resend, step_timeout
@@ -37,7 +37,7 @@ from .trace import Counts, Trace
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["BlockingTransport"]
+__all__ = ["BlockingTransport", "Stream"]
 
 #: Linux takes at most 1,024 buffers in one sendmsg.
 _MAX_VECTOR = 1024
@@ -108,6 +108,7 @@ class _Connection:
         deadline: float | None,
         expects: bool = False,
         trace: Trace | None = None,
+        streamed: bool = False,
     ) -> Response:
         """Send the request and receive its response.
 
@@ -121,6 +122,8 @@ class _Connection:
         reader = self.reader
         if not reader.blank:
             reader.start()
+        if streamed:
+            reader.stream()
         self.handed_over = False
         self.requests += 1
         try:
@@ -357,6 +360,7 @@ class BlockingTransport:
         repeatable: bool = False,
         deadline: float | None = None,
         trace: Trace | None = None,
+        streamed: bool = False,
     ) -> Response:
         """Send a request and return its response, whatever its status.
 
@@ -372,6 +376,8 @@ class BlockingTransport:
             When the call must end, on the monotonic clock.
         trace : Trace, optional
             Is told how long each phase takes.
+        streamed : bool
+            Whether to return a success with its head: a StreamedResponse whose `stream` is a :class:`Stream`.
 
         Raises
         ------
@@ -410,7 +416,9 @@ class BlockingTransport:
                 if trace is not None:
                     trace.take(connection, reused=reused)
                 try:
-                    response = connection.exchange(buffers, self._timeouts.network, deadline, expects, trace)
+                    response = connection.exchange(
+                        buffers, self._timeouts.network, deadline, expects, trace, streamed
+                    )
                 except BaseException as error:
                     answered, handed_over = not connection.reader.blank, connection.handed_over
                     self._check_in(connection, reusable=False)
@@ -428,6 +436,10 @@ class BlockingTransport:
                 finally:
                     if trace is not None:
                         trace.end(connection)
+                if connection.reader.open:
+                    head = StreamedResponse(response.status_code, response.headers, b"", response.reason)
+                    head.stream = Stream(self, connection, method, target)
+                    return head
                 reusable = connection.reader.reusable
                 if reusable:
                     now = monotonic()
@@ -614,6 +626,68 @@ class BlockingTransport:
             return context.wrap_socket(sock, server_hostname=self._address.host, suppress_ragged_eofs=False)
         except (OSError, ValueError) as error:
             raise tls_failure(self._address, error, monotonic() - began) from error
+
+
+class Stream:
+    """The body of a response, as it comes. It keeps its connection, until its end or until it is closed."""
+
+    def __init__(
+        self, transport: BlockingTransport, connection: _Connection, method: str, target: str
+    ) -> None:
+        self._transport = transport
+        self._connection: _Connection | None = connection
+        self._request = method, target
+
+    def more(self, idle: float | None, deadline: float | None) -> bytes:
+        """Return the next piece of the body, or b"" where it has ended.
+
+        Parameters
+        ----------
+        idle : float or None
+            How long to wait for it, in seconds.
+        deadline : float or None
+            When the call must end, on the monotonic clock.
+
+        Raises
+        ------
+        TransportError, ProtocolError
+            The connection is closed then.
+        """
+        connection = self._connection
+        if connection is None:
+            return b""
+        reader = connection.reader
+        try:
+            while not (piece := reader.take()):
+                if reader.ended:
+                    self._connection = None
+                    connection.expires = min(monotonic() + self._transport._max_idle, connection.dies)
+                    self._transport._check_in(connection, reusable=reader.reusable)
+                    break
+                connection._receive(idle, deadline)
+        except (TransportError, ProtocolError) as error:
+            self.close()
+            raise located(error, self._transport._address, *self._request) from error.__cause__
+        except BaseException:
+            self.close()
+            raise
+        return piece
+
+    def close(self) -> None:
+        """Close the connection, if the body has not ended. Idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._transport._check_in(connection, reusable=False)
+
+    def __del__(self) -> None:
+        # The collector may run on a thread that holds the transport's lock.
+        if self._connection is not None:
+            lock = self._transport._lock
+            if lock.acquire(blocking=False):
+                lock.release()
+                self.close()
+            else:
+                threading.Thread(target=self.close, name="tritonhttp-close").start()
 
 
 def _arm(sock: socket.socket, deadline: float | None) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "Response",
     "ResponseHead",
     "ResponseReader",
+    "StreamedResponse",
     "amended",
     "coalesce",
     "encode_head",
@@ -208,6 +209,13 @@ class Response:
         return f"<Response {self.status_code} {self.reason}, {len(self.body)} bytes>"
 
 
+class StreamedResponse(Response):
+    """The head of a response whose body is still to come; a transport's `stream` gives its pieces."""
+
+    stream: Any
+    attempts = 1
+
+
 class _HeadParser:
     """Collects llhttp's callbacks for one response; also the pieces of a chunked body."""
 
@@ -369,10 +377,13 @@ class ResponseReader:
         "_last_head",
         "_parser",
         "_scratch",
+        "_streamed",
         "_tunnel",
         "blank",
         "continued",
+        "ended",
         "max_body",
+        "open",
         "response",
         "reusable",
         "view",
@@ -398,12 +409,31 @@ class ResponseReader:
         #: Whether the server has asked for the body of the request (status 100).
         self.continued = False
         self.response = None
+        self._streamed = False
+        #: Whether the pieces of a body are handed out as they come, and whether the last of them is there.
+        self.open = self.ended = False
         self._filled = 0
         self._head: ResponseHead | None = None
         self._interim = 0
         self._parser: _HeadParser | None = None
         self._body: memoryview | None = None
         self._got = 0
+
+    def stream(self) -> None:
+        """Hand the body of a success out as it comes: the response is there with its head.
+
+        From then on :meth:`received` returns True each time, and :meth:`take` gives what came.
+        """
+        self._streamed = True
+        self._last = b""  # nothing is taken for a plain response
+
+    def take(self) -> bytes:
+        """Return what came of an open body since the last time."""
+        parser = self._parser
+        if parser is None or not parser.pieces:
+            return b""
+        pieces, parser.pieces = parser.pieces, []
+        return b"".join(pieces)
 
     @property
     def answering(self) -> bool:
@@ -449,6 +479,9 @@ class ResponseReader:
         """Take note that the server closed its side; return True where that ends the response as it should."""
         self.reusable = False
         head = self._head
+        if self.open and head is not None:
+            self.ended = head.content_length is None and not head.chunked
+            return self.ended
         if head is not None and self._body is not None and head.content_length is None and not head.chunked:
             self._check_size(self._got)
             return self._complete(self._body[: self._got])
@@ -488,6 +521,13 @@ class ResponseReader:
         have = self._filled - end
         if self._tunnel and head.status < 300:
             return self._complete(b"")
+        if self._streamed and head.status == 200:
+            received = bytes(self.view[: self._filled])
+            self._filled = 0
+            self._parser = _HeadParser()
+            self._complete(b"")
+            self.open = True
+            return self._received_chunks(received)
         length = head.content_length
         if length is not None:
             self._check_size(length)
@@ -532,10 +572,13 @@ class ResponseReader:
             raise ProtocolError(
                 f"the response's chunks have trailers or extensions of more than {MAX_HEAD} bytes"
             )
-        if not parser.message_complete:
-            return False
         if parser.excess:
             self.reusable = False
+        if self.open:
+            self.ended = parser.message_complete
+            return True
+        if not parser.message_complete:
+            return False
         return self._complete(b"".join(parser.pieces))
 
     def _grow(self) -> None:

@@ -1,0 +1,65 @@
+"""The answers of `generate_stream`, awaited one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from ..generation import Answers, StreamBase
+from ..transport.policy import Moment, moment
+from ..wire.http1 import Response
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = ["GenerateStream"]
+
+
+class GenerateStream(StreamBase):
+    """Iterate over a model's answers, as dicts, with ``async for``; see `tritonhttp.stream`.
+
+    One task at a time may use it. A task that is cancelled while it waits for an answer ends the stream.
+    """
+
+    def __init__(
+        self, begin: Callable[[Moment | None], Awaitable[Response]], limit: float | None, idle: float | None
+    ) -> None:
+        super().__init__(limit, idle)
+        self._begin = begin
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        answers = self._answers or await self._open()
+        while (answer := self._take(answers)) is None:
+            if answers.ended:
+                raise StopAsyncIteration
+            more = await self._stream.more(self._idle, self._until)
+            self._feed(more, asyncio.get_running_loop().time())
+        return answer
+
+    async def close(self) -> None:
+        """End the stream here; its connection is closed if there is more to come. Idempotent."""
+        self._close()
+
+    async def _open(self) -> Answers:
+        if self._answers is None:
+            clock = asyncio.get_running_loop().time
+            began = clock()
+            self._until = moment(began, self._limit)
+            self._opened(await self._begin(self._until), began, clock())
+        assert self._answers is not None
+        return self._answers
