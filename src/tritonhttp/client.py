@@ -893,6 +893,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         request_id: str = "",
+        idempotent: bool | None = None,
         idle_timeout: Deadline = UNSET,
         deadline: Deadline = UNSET,
     ) -> GenerateStream:
@@ -903,10 +904,12 @@ class InferenceServerClient(ClientBase):
 
         Parameters
         ----------
-        model_name, inputs, model_version, parameters, headers, query_params, request_id
-            As for :meth:`generate`.
+        model_name, inputs, model_version, parameters, headers, query_params, request_id, idempotent
+            As for :meth:`generate`. Nothing is sent again once the answer has begun.
         idle_timeout : float or None
-            Seconds to wait for each answer; None: any time. Not given: the client's network_timeout.
+            Seconds to wait for the answer to begin, and then each time until more of it comes, be it a comment
+            that only says that the server is there; None: any time. Not given: the client's network_timeout
+            (asyncio: conn_timeout; there the wait for a connection counts).
         deadline : float or None
             Seconds for the whole stream. Not given: the client's own deadline.
 
@@ -915,8 +918,10 @@ class InferenceServerClient(ClientBase):
         GenerateStream
             An iterator of dicts, and a context manager.
         """
-        operation = operations.generate_stream(model_name, inputs, model_version, parameters, request_id)
         idle = self._idle_timeout if idle_timeout is UNSET else seconds(idle_timeout, "idle_timeout")
+        operation = operations.generate_stream(
+            model_name, inputs, model_version, parameters, request_id, idempotent, idle
+        )
         limit = self._deadline if deadline is UNSET else deadline
 
         def begin(until: Moment | None) -> StreamedResponse | Response:
@@ -988,6 +993,7 @@ class InferenceServerClient(ClientBase):
             repeatable=operation.repeatable,
             deadline=until,
             streamed=operation.streamed,
+            idle_timeout=operation.idle,
         )
         return operation.decode(response)
 
@@ -1082,6 +1088,7 @@ class InferenceServerClient(ClientBase):
                 deadline=until,
                 trace=trace,
                 streamed=operation.streamed,
+                idle_timeout=operation.idle,
             )
         finally:
             if call is not None and trace is not None:

@@ -20,7 +20,7 @@ from .operations import Operation, purpose
 from .transport.balance import NOT_STARTED, SERVER_LOST, Balancer, server_failed
 from .transport.policy import Moment
 from .transport.retry import Retry, parse_retry_after
-from .wire.http1 import Response
+from .wire.http1 import Response, StreamedResponse
 
 __all__ = ["Balancing", "Dispatch"]
 
@@ -125,11 +125,17 @@ class Dispatch:
             observers.ended(call)
             if logger.isEnabledFor(logging.DEBUG):
                 logger.debug("%s", call, extra={"call": call})
-        if call.attempts > 1:
-            tried = Tried(response.status_code, response.headers, response.body, response.reason)
-            tried.attempts = call.attempts
-            return tried
-        return response
+        if call.attempts == 1:
+            return response
+        tried: Tried | StreamedResponse
+        if isinstance(response, StreamedResponse):
+            tried = response
+        else:
+            tried = Tried(
+                response.status_code, response.headers, response.body, response.reason, response.limit
+            )
+        tried.attempts = call.attempts
+        return tried
 
     def _tries(
         self,

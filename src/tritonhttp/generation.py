@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import InferenceServerException, ProtocolError, ServerError
 from .wire import inference, jsonio
+from .wire.compression import Unfolder
 from .wire.http1 import Buffer, Response, StreamedResponse
 from .wire.sse import EventReader
 
@@ -30,24 +31,23 @@ class Answers:
         Seconds from the request to each answer.
     """
 
-    def __init__(self, began: float, content_type: str) -> None:
+    def __init__(self, began: float, content_type: str = "", encoding: str | None = None) -> None:
         self.times: list[float] = []
         self._began = began
+        self._unfolder = Unfolder(encoding) if encoding and encoding.strip().lower() != "identity" else None
         self._events = EventReader(_LIMIT)
         # A server that has only one thing to say may say it as plain JSON.
         self._single: bytearray | None = None if _is_event_stream(content_type) else bytearray()
+        self._blank = True
         self._ready: deque[dict[str, Any] | InferenceServerException] = deque()
         #: Whether nothing more will come.
         self.ended = False
 
     def feed(self, received: Buffer, now: float) -> None:
         """Take what was received; what is wrong with it is raised in its turn."""
-        if self._single is not None:
-            self._single += received
-            return
         try:
-            for event in self._events.feed(received):
-                self._add(event.data, now)
+            for piece in (received,) if self._unfolder is None else self._unfolder.feed(received):
+                self._read(piece, now)
         except ProtocolError as error:
             self._ready.append(error)
 
@@ -55,12 +55,20 @@ class Answers:
         """Take note that the server has said all."""
         self.ended = True
         try:
-            if self._single:
-                self._add(bytes(self._single), now)
+            if self._unfolder is not None and self._unfolder.pending:
+                raise ProtocolError("the stream is compressed, and ended before its coding did")
+            if self._single is not None:
+                self._add("message", bytes(self._single), now)
             elif self._events.pending:
                 raise ProtocolError("the stream ended in the middle of an event")
         except ProtocolError as error:
             self._ready.append(error)
+
+    def close(self) -> None:
+        """Drop what was not taken; nothing more will come."""
+        self.ended = True
+        self._ready.clear()
+        self._single = None
 
     def take(self) -> dict[str, Any] | None:
         """Return the next answer, or None where none is there.
@@ -76,15 +84,33 @@ class Answers:
             return None
         answer = self._ready.popleft()
         if isinstance(answer, InferenceServerException):
-            self._ready.clear()
-            self.ended = True
+            self.close()
             raise answer
         return answer
 
-    def _add(self, data: str | bytes, now: float) -> None:
-        raw = data.encode() if isinstance(data, str) else data
-        answer = jsonio.loads(raw, "an event of the stream")
-        message = inference.error_message(answer)
+    def _read(self, piece: Buffer, now: float) -> None:
+        if self._blank and piece:
+            self._blank = False
+            if bytes(piece[:1]) in (b"{", b"["):  # no event begins like that, whatever the server calls it
+                self._single = bytearray()
+        if self._single is None:
+            for event in self._events.feed(piece):
+                self._add(event.kind, event.data.encode(), now)
+            return
+        self._single += piece
+        if len(self._single) > _LIMIT:
+            raise ProtocolError(f"the answer has more than {_LIMIT} bytes")
+
+    def _add(self, kind: str, raw: bytes, now: float) -> None:
+        try:
+            answer = jsonio.loads(raw, "an event of the stream")
+            message = inference.error_message(answer)
+        except ProtocolError:
+            if kind != "error":
+                raise
+            answer = message = None
+        if message is None and kind == "error":
+            message = raw.decode("utf-8", "replace")[:500]
         if message is not None:
             self._ready.append(ServerError(message, "200", raw.decode("utf-8", "replace")))
         elif not isinstance(answer, dict):
@@ -107,10 +133,13 @@ class StreamBase:
     ----------
     headers : dict
         The response's headers, names in lower case; empty before it began.
+    attempts : int
+        How often the request was tried.
     """
 
     def __init__(self, limit: float | None, idle: float | None) -> None:
         self.headers: dict[str, str] = {}
+        self.attempts = 1
         self._limit, self._idle = limit, idle
         self._until: Any = None
         self._answers: Answers | None = None
@@ -133,11 +162,12 @@ class StreamBase:
 
     def _opened(self, response: Response, began: float, now: float) -> None:
         self.headers = dict(response.headers)
-        self._answers = Answers(began, response.get("Content-Type", ""))
+        self.attempts = getattr(response, "attempts", 1)
         if isinstance(response, StreamedResponse):
             self._stream = response.stream
-        else:
-            self._feed(response.body, now)
+        self._answers = Answers(began, response.get("Content-Type") or "", response.get("Content-Encoding"))
+        if self._stream is None:  # somebody else has sent the request
+            self._feed(response.read(), now)
             self._feed(b"", now)
 
     def _feed(self, received: Buffer, now: float) -> None:
@@ -156,7 +186,7 @@ class StreamBase:
 
     def _close(self) -> None:
         if self._answers is None:
-            self._answers = Answers(0.0, "")
-        self._answers.ended = True
+            self._answers = Answers(0.0)
+        self._answers.close()
         if self._stream is not None:
             self._stream.close()

@@ -58,6 +58,8 @@ class Operation(Generic[T]):
         The id that the caller gave it.
     streamed : bool
         Whether the body of a success is taken as it comes.
+    idle : float or None
+        The seconds without progress that end a streamed one.
     """
 
     method: str
@@ -72,6 +74,7 @@ class Operation(Generic[T]):
     sequence: tuple[str, int | str, bool, bool] | None = None
     request_id: str = ""
     streamed: bool = False
+    idle: float | None = None
 
 
 # -- health and metadata ----------------------------------------------------------------------------
@@ -462,7 +465,7 @@ def generate(
 ) -> Operation[dict[str, Any]]:
     path = _model(model_name, model_version, "/generate")
     body = _generation(inputs, parameters, request_id)
-    return Operation("POST", path, _json, body, (), JSON, idempotent is True, request_id=request_id)
+    return Operation("POST", path, _object, body, (), JSON, idempotent is True, request_id=request_id)
 
 
 def generate_stream(
@@ -471,12 +474,25 @@ def generate_stream(
     model_version: str,
     parameters: Mapping[str, Any] | None,
     request_id: str,
+    idempotent: bool | None,
+    idle: float | None,
 ) -> Operation[Response]:
     """Return the operation; its answer is a stream of events, and what :func:`check` refuses."""
     path = _model(model_name, model_version, "/generate_stream")
     body = _generation(inputs, parameters, request_id)
     accept = (("Accept", "text/event-stream"),)
-    return Operation("POST", path, _checked, body, accept, JSON, request_id=request_id, streamed=True)
+    return Operation(
+        "POST",
+        path,
+        _checked,
+        body,
+        accept,
+        JSON,
+        idempotent is True,
+        request_id=request_id,
+        streamed=True,
+        idle=idle,
+    )
 
 
 def _checked(response: Response) -> Response:
@@ -495,7 +511,7 @@ def _generation(
             raise InvalidRequest(
                 f"{name!r} cannot be the name of an input: expected a str beside 'id' and 'parameters'"
             )
-        body[name] = jsonio.plain(jsonio.text(value, f"input {name!r}"), f"input {name!r}")
+        body[name] = jsonio.plain(value, f"input {name!r}", text=True)
     if parameters:
         body["parameters"] = jsonio.plain(dict(parameters), "parameters")
     return (jsonio.dumps(body),)
@@ -539,6 +555,8 @@ def check(response: Response) -> None:
 
 
 def _server_error(message: str, response: Response, text: str) -> ServerError:
+    if "decoupled transaction policy" in message or "generate expects model to produce exactly 1" in message:
+        message = f"{message} (use generate_stream, which takes any number of answers)"
     error = ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
     error.attempts = getattr(response, "attempts", 1)
     return error

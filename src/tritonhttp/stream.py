@@ -48,7 +48,12 @@ class GenerateStream(StreamBase):
         while (answer := self._take(answers)) is None:
             if answers.ended:
                 raise StopIteration
-            self._feed(self._stream.more(self._idle, self._until), time.monotonic())
+            try:
+                more = self._stream.more(self._idle, self._until)
+            except BaseException:
+                self._close()
+                raise
+            self._feed(more, time.monotonic())
         return answer
 
     def close(self) -> None:
@@ -59,6 +64,10 @@ class GenerateStream(StreamBase):
         if self._answers is None:
             began = time.monotonic()
             self._until = moment(began, self._limit)
-            self._opened(self._begin(self._until), began, time.monotonic())
+            try:
+                self._opened(self._begin(self._until), began, time.monotonic())
+            except BaseException:
+                self._close()  # what failed is not begun again
+                raise
         assert self._answers is not None
         return self._answers

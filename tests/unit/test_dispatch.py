@@ -22,7 +22,7 @@ from tritonhttp.dispatch import Dispatch
 from tritonhttp.events import Call, Hooks
 from tritonhttp.operations import Operation, is_server_ready, purpose
 from tritonhttp.transport.policy import Moment, moment
-from tritonhttp.wire.http1 import Response
+from tritonhttp.wire.http1 import Response, StreamedResponse
 
 REFUSED = ConnectRefused("refused", method="GET", url="http://a")
 LOST = ConnectionLost("broke", method="POST", url="http://a", phase="receive")
@@ -123,6 +123,21 @@ def test_what_is_safe_is_sent_again_with_longer_and_longer_pauses(outcome: Any) 
     response = driven.run(is_server_ready(), [outcome, outcome, answer()])
     assert (response.attempts, driven.pauses) == (3, [0.5, 1.0])
     assert driven.dispatch.retries == 2
+
+
+def test_a_stream_stays_one_after_several_tries() -> None:
+    stream = StreamedResponse(200, {}, b"")
+    stream.stream = object()
+    found = Driven(retry=STEADY).run(post(repeatable=True), [answer(503), stream])
+    assert found is stream
+    assert found.attempts == 2
+
+
+def test_a_response_keeps_its_limit_after_several_tries() -> None:
+    found = Driven(retry=STEADY).run(
+        post(repeatable=True), [answer(503), Response(200, {}, b"body", "OK", 77)]
+    )
+    assert (found.limit, found.attempts) == (77, 2)
 
 
 def test_the_last_outcome_is_the_calls_when_all_tries_are_used() -> None:

@@ -182,6 +182,7 @@ ONLY_AIO = {"__aenter__", "__aexit__"}
 #: Carried out at once in both.
 PLAIN = {
     "generate_request_body",
+    "generate_stream",
     "model",
     "parse_response_body",
     "plugin",

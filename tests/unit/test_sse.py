@@ -36,7 +36,7 @@ STREAMS = {
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_stream_is_read(name: str) -> None:
     stream, events = STREAMS[name]
-    assert EventReader(LIMIT).feed(stream) == events
+    assert list(EventReader(LIMIT).feed(stream)) == events
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -65,11 +65,11 @@ def test_what_was_written_is_read(texts: list[str], data: st.DataObject) -> None
 def test_an_unfinished_event_is_pending() -> None:
     reader = EventReader(LIMIT)
     assert not reader.pending
-    reader.feed(b"data: a")
+    assert list(reader.feed(b"data: a")) == []
     assert reader.pending
-    reader.feed(b"\n")
+    assert list(reader.feed(b"\n")) == []
     assert reader.pending
-    reader.feed(b"\n")
+    assert list(reader.feed(b"\n")) == [Event("a")]
     assert not reader.pending
 
 
@@ -79,7 +79,7 @@ def test_an_event_without_end_is_refused(stream: bytes) -> None:
 
     def feed() -> None:
         for byte in stream:
-            reader.feed(bytes([byte]))
+            list(reader.feed(bytes([byte])))
 
     with pytest.raises(ProtocolError, match="more than 64 bytes"):
         feed()
@@ -88,6 +88,6 @@ def test_an_event_without_end_is_refused(stream: bytes) -> None:
 def test_the_limit_is_for_one_event() -> None:
     reader = EventReader(64)
     for _ in range(100):
-        assert reader.feed(b": still there\n") == []
+        assert list(reader.feed(b": still there\n")) == []
     for _ in range(100):
-        assert reader.feed(b"data: 0123456789\n\n: comment\n\n") == [Event("0123456789")]
+        assert list(reader.feed(b"data: 0123456789\n\n: comment\n\n")) == [Event("0123456789")]

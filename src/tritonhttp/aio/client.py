@@ -527,11 +527,14 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams = None,
         *,
         request_id: str = "",
+        idempotent: bool | None = None,
         idle_timeout: Deadline = UNSET,
         deadline: Deadline = UNSET,
     ) -> GenerateStream:
-        operation = operations.generate_stream(model_name, inputs, model_version, parameters, request_id)
         idle = self._idle_timeout if idle_timeout is UNSET else seconds(idle_timeout, "idle_timeout")
+        operation = operations.generate_stream(
+            model_name, inputs, model_version, parameters, request_id, idempotent, idle
+        )
         limit = self._stream_deadline if deadline is UNSET else deadline
 
         async def begin(until: Moment | None) -> StreamedResponse | Response:

@@ -47,7 +47,11 @@ class GenerateStream(StreamBase):
         while (answer := self._take(answers)) is None:
             if answers.ended:
                 raise StopAsyncIteration
-            more = await self._stream.more(self._idle, self._until)
+            try:
+                more = await self._stream.more(self._idle, self._until)
+            except BaseException:
+                self._close()
+                raise
             self._feed(more, asyncio.get_running_loop().time())
         return answer
 
@@ -60,6 +64,12 @@ class GenerateStream(StreamBase):
             clock = asyncio.get_running_loop().time
             began = clock()
             self._until = moment(began, self._limit)
-            self._opened(await self._begin(self._until), began, clock())
+            try:
+                limits = self._until, moment(began, self._idle)
+                response = await self._begin(min(filter(None, limits), default=None))
+                self._opened(response, began, clock())
+            except BaseException:
+                self._close()  # what failed is not begun again
+                raise
         assert self._answers is not None
         return self._answers

@@ -132,7 +132,7 @@ class _Connection(asyncio.BufferedProtocol):
         self.stale = True
         if self._expecting:
             try:
-                if self.reader.received_eof() and not self._cut():
+                if not self._cut() and self.reader.received_eof():
                     self._succeed()
                 else:
                     self._fail(self._lost(None))
@@ -658,6 +658,11 @@ class AsyncioTransport:
         if waiter is not None:
             waiter.set_result(OPEN if connection is None else connection)
 
+    def _end(self, connection: _Connection) -> None:
+        """Give back the connection of a stream, unless it is of another loop, or of the process that forked us."""
+        if connection in self._connections:
+            self._put_by(connection, connection.reader.ended and connection.reader.reusable)
+
     def _put_by(self, connection: _Connection, reusable: bool) -> None:
         """Give a connection back whose response has ended."""
         now = connection.loop.time()
@@ -825,17 +830,18 @@ class Stream:
             self.close()
             raise
         if not piece:
-            self._connection = None
-            self._transport._put_by(connection, connection.reader.reusable)
+            self.close()
         return piece
 
     def close(self) -> None:
-        """Close the connection, if the body has not ended. Idempotent."""
+        """Give the connection back where the body has ended, and close it otherwise. Idempotent."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._transport._check_in(connection, reusable=False)
+            self._transport._end(connection)
 
     def __del__(self) -> None:
-        if self._connection is not None:
+        connection = self._connection
+        # In a forked child not even the loop may be touched: it is the parent's.
+        if connection is not None and connection in self._transport._connections:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and its connections with it
-                self._connection.loop.call_soon_threadsafe(self._transport._put_by, self._connection, False)
+                connection.loop.call_soon_threadsafe(self._transport._end, connection)

@@ -8,6 +8,7 @@ are used where a program has put them in.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import select
@@ -361,6 +362,7 @@ class BlockingTransport:
         deadline: float | None = None,
         trace: Trace | None = None,
         streamed: bool = False,
+        idle_timeout: float | None = None,
     ) -> Response:
         """Send a request and return its response, whatever its status.
 
@@ -378,6 +380,8 @@ class BlockingTransport:
             Is told how long each phase takes.
         streamed : bool
             Whether to return a success with its head: a StreamedResponse whose `stream` is a :class:`Stream`.
+        idle_timeout : float or None
+            Seconds for each step without progress of a streamed one, in place of the network timeout.
 
         Raises
         ------
@@ -389,6 +393,7 @@ class BlockingTransport:
         if len(buffers) > 1:
             buffers = coalesce(buffers)
         expects = False
+        network = idle_timeout if streamed else self._timeouts.network
         if self._prepare is not None:
             buffers, expects = self._prepare(buffers)
         fresh = False
@@ -416,9 +421,7 @@ class BlockingTransport:
                 if trace is not None:
                     trace.take(connection, reused=reused)
                 try:
-                    response = connection.exchange(
-                        buffers, self._timeouts.network, deadline, expects, trace, streamed
-                    )
+                    response = connection.exchange(buffers, network, deadline, expects, trace, streamed)
                 except BaseException as error:
                     answered, handed_over = not connection.reader.blank, connection.handed_over
                     self._check_in(connection, reusable=False)
@@ -660,9 +663,7 @@ class Stream:
         try:
             while not (piece := reader.take()):
                 if reader.ended:
-                    self._connection = None
-                    connection.expires = min(monotonic() + self._transport._max_idle, connection.dies)
-                    self._transport._check_in(connection, reusable=reader.reusable)
+                    self.close()
                     break
                 connection._receive(idle, deadline)
         except (TransportError, ProtocolError) as error:
@@ -674,10 +675,13 @@ class Stream:
         return piece
 
     def close(self) -> None:
-        """Close the connection, if the body has not ended. Idempotent."""
+        """Give the connection back where the body has ended, and close it otherwise. Idempotent."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            self._transport._check_in(connection, reusable=False)
+        # In a forked child the transport has started anew: the connection is none of its own.
+        if connection is not None and connection in self._transport._connections:
+            reader = connection.reader
+            connection.expires = min(monotonic() + self._transport._max_idle, connection.dies)
+            self._transport._check_in(connection, reusable=reader.ended and reader.reusable)
 
     def __del__(self) -> None:
         # The collector may run on a thread that holds the transport's lock.
@@ -687,7 +691,8 @@ class Stream:
                 lock.release()
                 self.close()
             else:
-                threading.Thread(target=self.close, name="tritonhttp-close").start()
+                with contextlib.suppress(RuntimeError):  # the interpreter ends
+                    threading.Thread(target=self.close, name="tritonhttp-close").start()
 
 
 def _arm(sock: socket.socket, deadline: float | None) -> None:

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ..errors import InvalidRequest, ProtocolError
 
-__all__ = ["ALGORITHMS", "MAX_UNFOLDED", "compress", "decompress"]
+__all__ = ["ALGORITHMS", "MAX_UNFOLDED", "Unfolder", "compress", "decompress"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -66,6 +66,53 @@ def decompress(body: Buffer, encoding: str, limit: int | None = None) -> Buffer:
         elif coding not in ("", "identity"):
             raise ProtocolError(f"Content-Encoding {encoding!r}: expected gzip, deflate or identity")
     return body
+
+
+class Unfolder:
+    """Undoes the one coding of a body that comes in pieces.
+
+    Parameters
+    ----------
+    encoding : str
+        ``"gzip"`` or ``"deflate"``.
+
+    Raises
+    ------
+    ProtocolError
+        For anything else.
+    """
+
+    def __init__(self, encoding: str) -> None:
+        import zlib
+
+        if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+            raise ProtocolError(f"Content-Encoding {encoding!r} of a stream: expected gzip or deflate")
+        self._encoding = encoding
+        self._error = zlib.error
+        self._stream = zlib.decompressobj(_EITHER_HEADER)
+
+    @property
+    def pending(self) -> bool:
+        """Whether more must come."""
+        return not self._stream.eof
+
+    def feed(self, received: Buffer) -> Iterator[bytes]:
+        """Take what was received; return what it unfolds to, at most 1 MiB at a time.
+
+        Raises
+        ------
+        ProtocolError
+            For damaged data.
+        """
+        try:
+            while not self._stream.eof:
+                piece = self._stream.decompress(received, 1 << 20)
+                yield piece
+                received = self._stream.unconsumed_tail
+                if not received and len(piece) < 1 << 20:
+                    break
+        except self._error as error:
+            raise ProtocolError(f"the body is not valid {self._encoding}: {error}") from error
 
 
 def _inflate(body: Buffer, coding: str, limit: int) -> bytes:

@@ -213,7 +213,6 @@ class StreamedResponse(Response):
     """The head of a response whose body is still to come; a transport's `stream` gives its pieces."""
 
     stream: Any
-    attempts = 1
 
 
 class _HeadParser:
@@ -369,6 +368,7 @@ class ResponseReader:
 
     __slots__ = (
         "_body",
+        "_failure",
         "_filled",
         "_got",
         "_head",
@@ -412,6 +412,8 @@ class ResponseReader:
         self._streamed = False
         #: Whether the pieces of a body are handed out as they come, and whether the last of them is there.
         self.open = self.ended = False
+        #: What is wrong with an open body, behind the pieces that came before.
+        self._failure: ProtocolError | None = None
         self._filled = 0
         self._head: ResponseHead | None = None
         self._interim = 0
@@ -428,12 +430,20 @@ class ResponseReader:
         self._last = b""  # nothing is taken for a plain response
 
     def take(self) -> bytes:
-        """Return what came of an open body since the last time."""
+        """Return what came of an open body since the last time.
+
+        Raises
+        ------
+        ProtocolError
+            In its turn, where what came then is not HTTP, or passes a limit.
+        """
         parser = self._parser
-        if parser is None or not parser.pieces:
-            return b""
-        pieces, parser.pieces = parser.pieces, []
-        return b"".join(pieces)
+        if parser is not None and parser.pieces:
+            pieces, parser.pieces = parser.pieces, []
+            return b"".join(pieces)
+        if self._failure is not None:
+            raise self._failure
+        return b""
 
     @property
     def answering(self) -> bool:
@@ -521,14 +531,16 @@ class ResponseReader:
         have = self._filled - end
         if self._tunnel and head.status < 300:
             return self._complete(b"")
-        if self._streamed and head.status == 200:
-            received = bytes(self.view[: self._filled])
-            self._filled = 0
-            self._parser = _HeadParser()
-            self._complete(b"")
-            self.open = True
-            return self._received_chunks(received)
+        streamed = self._streamed and head.status == 200
         length = head.content_length
+        if streamed or head.chunked:
+            self._parser = parser = _HeadParser()
+            parser.feed(self.view[:end])
+            rest = bytes(self.view[end : self._filled])
+            self._filled = 0
+            if streamed:
+                self.open, self.ended = self._complete(b""), parser.message_complete
+            return self._received_chunks(rest) if rest else streamed
         if length is not None:
             self._check_size(length)
             if head.keep_alive:
@@ -539,12 +551,6 @@ class ResponseReader:
                     self.reusable = False
                 return self._complete(bytes(self.view[end : end + length]))
             self._body = _allocate(head, length)
-        elif head.chunked:
-            self._parser = parser = _HeadParser()
-            parser.feed(self.view[:end])
-            rest = bytes(self.view[end : self._filled])
-            self._filled = 0
-            return bool(rest) and self._received_chunks(rest)
         else:
             self._check_size(have)
             self._body = self._room(max(MAX_HEAD, 2 * have))
@@ -563,6 +569,19 @@ class ResponseReader:
     def _received_chunks(self, data: Buffer) -> bool:
         parser = self._parser
         assert parser is not None
+        if not self.open:
+            self._parse_chunks(parser, data)
+            return parser.message_complete and self._complete(b"".join(parser.pieces))
+        if self._failure is None:
+            try:
+                self._parse_chunks(parser, data)
+                self.ended = parser.message_complete
+            except ProtocolError as error:
+                self._failure = error
+            self._got = parser.size
+        return True
+
+    def _parse_chunks(self, parser: _HeadParser, data: Buffer) -> None:
         size = parser.size
         parser.feed(data)
         self._check_size(parser.size)
@@ -574,12 +593,6 @@ class ResponseReader:
             )
         if parser.excess:
             self.reusable = False
-        if self.open:
-            self.ended = parser.message_complete
-            return True
-        if not parser.message_complete:
-            return False
-        return self._complete(b"".join(parser.pieces))
 
     def _grow(self) -> None:
         body = self._body

@@ -17,7 +17,7 @@ import orjson
 
 from ..errors import InvalidRequest, ProtocolError
 
-__all__ = ["dump_array", "dumps", "loads", "plain", "text"]
+__all__ = ["dump_array", "dumps", "loads", "plain"]
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
@@ -35,8 +35,10 @@ def dumps(value: Any) -> bytes:
         raise InvalidRequest(f"cannot be written as JSON: {error}") from error
 
 
-def plain(value: Any, where: str) -> Any:
+def plain(value: Any, where: str, *, text: bool = False) -> Any:
     """Return a caller's value ready for :func:`dumps`, with NaN, infinities and large integers as fragments.
+
+    With `text`, bytes are UTF-8.
 
     Raises
     ------
@@ -52,37 +54,19 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else orjson.Fragment(json.dumps(float(value)))
     if isinstance(value, np.ndarray):
-        return plain(value.tolist(), where)
+        return plain(value.tolist(), where, text=text)
     if isinstance(value, dict):
-        return {str(key): plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+        return {str(key): plain(item, f"{where}[{key!r}]", text=text) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item, where) for item in value]
-    raise InvalidRequest(f"{where} is a {type(value).__name__}, which JSON has no form for")
-
-
-def text(value: Any, where: str) -> Any:
-    """Return a value with its bytes as text, also those in lists and arrays.
-
-    Raises
-    ------
-    InvalidRequest
-        For bytes that are not UTF-8; the message names `where`.
-    """
-    if isinstance(value, (bytes, bytearray, memoryview)):
+        return [plain(item, where, text=text) for item in value]
+    if text and isinstance(value, (bytes, bytearray, memoryview)):
         try:
             return bytes(value).decode("utf-8")
         except UnicodeDecodeError as error:
             raise InvalidRequest(
                 f"{where} has bytes that are not UTF-8, and JSON has no form for them"
             ) from error
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "OS":
-            return value
-        value = value.tolist()
-        return text(value, where)
-    if isinstance(value, (list, tuple)):
-        return [text(item, where) for item in value]
-    return value
+    raise InvalidRequest(f"{where} is a {type(value).__name__}, which JSON has no form for")
 
 
 def dump_array(array: npt.NDArray[Any]) -> bytes:

@@ -6,6 +6,7 @@ or CR; an empty line ends an event; what the stream ends with, before an empty l
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import ProtocolError
@@ -55,18 +56,17 @@ class EventReader:
         """Whether an event has begun and not ended."""
         return bool(self._line or self._data)
 
-    def feed(self, received: bytes | bytearray | memoryview) -> list[Event]:
-        """Take what was received; return the events that it completes.
+    def feed(self, received: bytes | bytearray | memoryview) -> Iterator[Event]:
+        """Take what was received, as the events that it completes are iterated over.
 
         Raises
         ------
         ProtocolError
             For an event beyond the limit.
         """
-        events: list[Event] = []
-        if not received:
-            return events
         chunk = bytes(received)
+        if not chunk:
+            return
         if self._after_cr:
             chunk = chunk.removeprefix(b"\n")
         # Every kind of line end becomes one LF; a CR at the end may turn out as half of one.
@@ -77,11 +77,10 @@ class EventReader:
             self._line.clear()
             event = self._take(whole)
             if event is not None:
-                events.append(event)
+                yield event
         self._line += rest
         if self._size + len(self._line) > self._limit:
             raise ProtocolError(f"an event of the stream has more than {self._limit} bytes")
-        return events
 
     def _take(self, line: bytes) -> Event | None:
         if self._first:
