@@ -95,6 +95,9 @@ class OverAsyncio:
         else:
             wait(manager.__aexit__(None, None, None))
 
+    def generate_stream(self, *args: Any, **options: Any) -> Any:
+        return _StreamOverAsyncio(self._client.generate_stream(*args, **options), self._loop)
+
     async def _close(self) -> set[asyncio.Task[Any]]:
         """Close the client; return the tasks that are still there."""
         await self._client.close()
@@ -144,6 +147,43 @@ class _Awaited:
     def __exit__(self, *error: Any) -> Any:
         return self._wait(self._found.__aexit__(*error))
 
+
+class _StreamOverAsyncio:
+    """A stream of the asyncio client with the blocking one's surface."""
+
+    def __init__(self, stream: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._stream, self._loop = stream, loop
+
+    def _wait(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        async def step() -> Any:
+            return await anext(self._stream, _END)  # a future cannot hold StopAsyncIteration's twin
+
+        answer = self._wait(step())
+        if answer is _END:
+            raise StopIteration
+        return answer
+
+    def __enter__(self) -> Any:
+        self._wait(self._stream.__aenter__())
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._wait(self._stream.__aexit__(*error))
+
+    def close(self) -> None:
+        self._wait(self._stream.close())
+
+
+_END = object()
 
 KINDS: dict[str, Callable[..., Any]] = {
     "asyncio": OverAsyncio,
