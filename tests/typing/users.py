@@ -408,6 +408,29 @@ def infer_inputs() -> None:
     InferInput.from_numpy("X", "text", copy=True)
 
 
+def generate(client: InferenceServerClient, tokens: npt.NDArray[np.int32]) -> None:
+    answer = client.generate("chat", {"text_input": "Hello", "IN": tokens}, parameters={"max_tokens": 5})
+    assert_type(answer, dict[str, Any])
+    stream = client.generate_stream(
+        "chat", {"IN": [1, 2]}, "1", request_id="7", idle_timeout=2.5, deadline=None
+    )
+    with stream as entered:
+        for each in entered:
+            assert_type(each, dict[str, Any])
+    assert_type(next(stream), dict[str, Any])
+    assert_type((stream.time_to_first, stream.times), tuple[float | None, list[float]])
+    assert_type((stream.intervals, stream.headers), tuple[list[float], dict[str, str]])
+    stream.close()
+
+
+async def generate_with_asyncio(client: tritonhttp.aio.InferenceServerClient) -> None:
+    assert_type(await client.generate("chat", {"text_input": "Hello"}, idempotent=True), dict[str, Any])
+    async with client.generate_stream("chat", {"text_input": "Hello"}, idempotent=True) as stream:
+        async for each in stream:
+            assert_type(each, dict[str, Any])
+    await stream.close()
+
+
 def call_models(client: InferenceServerClient, pixels: npt.NDArray[np.float32]) -> None:
     InferenceServerClient("localhost:8000", binary_data=None)
     model = client.model("digits", "1")
