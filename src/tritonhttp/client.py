@@ -1105,25 +1105,27 @@ class InferenceServerClient(ClientBase):
             if self._resolved is not None and time.monotonic() - self._resolved <= every:
                 return
             self._resolved = time.monotonic()
-            if first:
-                try:
-                    self._follow(self._transport.addresses(until))
-                except BaseException:
-                    self._resolved = None
-                    raise
         if not first:
             threading.Thread(target=self._look_up_again, name="tritonhttp-resolve", daemon=True).start()
-
-    def _look_up_again(self) -> None:
-        try:
-            found = self._transport.addresses(self._until(PROBING))
-        except InferenceServerException as error:
-            self._log.info("the server's addresses stay as they are: %s", error)
             return
+        try:  # calls beside this one go to whichever address answers meanwhile
+            self._look_up_now(until)
+        except BaseException:
+            self._resolved = None
+            raise
+
+    def _look_up_now(self, until: Moment | None) -> None:
+        found = self._transport.addresses(until)
         with self._lock:
             done = [] if self._closed else self._follow(found)
         for server in done:
             server.close()
+
+    def _look_up_again(self) -> None:
+        try:
+            self._look_up_now(self._until(PROBING))
+        except InferenceServerException as error:
+            self._log.info("the server's addresses stay as they are: %s", error)
 
     def _probe(self, url: str) -> None:
         """Find out, beside the call that is under way, whether a server that failed is ready again."""
