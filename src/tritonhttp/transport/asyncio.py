@@ -95,9 +95,9 @@ class _Connection(asyncio.BufferedProtocol):
         return self._written and not self._paused
 
     @property
-    def _expecting(self) -> bool:
-        """Whether what comes is part of a response, also while nobody waits for it."""
-        return self._answer is not None or (self.reader.open and not self.reader.ended)
+    def _streaming(self) -> bool:
+        """Whether what comes is part of an open body, also while nobody waits for it."""
+        return self.reader.open and not self.reader.ended
 
     # -- what the event loop calls --
 
@@ -108,10 +108,12 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=1 if self._encrypted else 0)
 
     def get_buffer(self, sizehint: int) -> memoryview | bytearray:
-        return self.reader.get_buffer() if self._expecting else self._idle
+        if self._answer is not None or self._streaming:
+            return self.reader.get_buffer()
+        return self._idle
 
     def buffer_updated(self, nbytes: int) -> None:
-        if not self._expecting:
+        if self._answer is None and not self._streaming:
             self.stale = True
             self.abort()
             return
@@ -130,7 +132,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         self.stale = True
-        if self._expecting:
+        if self._answer is not None or self._streaming:
             try:
                 if not self._cut() and self.reader.received_eof():
                     self._succeed()
