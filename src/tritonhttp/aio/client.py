@@ -478,6 +478,30 @@ class InferenceServerClient(ClientBase):
         idempotent: bool | None = None,
         deadline: Deadline = UNSET,
     ) -> InferResult:
+        sharing = self._sharing
+        if not (
+            request_id
+            or sequence_id
+            or priority
+            or timeout is not None
+            or headers
+            or query_params
+            or request_compression_algorithm
+            or response_compression_algorithm
+            or parameters
+            or idempotent
+            or self._binary is False
+            or self._is_watched()
+            or (sharing is not None and sharing.concerns((model_name, model_version), inputs))
+        ):
+            target, buffers = self._encode_plain_infer(model_name, inputs, model_version, outputs)
+            until = self._until(deadline)
+            result = self._decode_infer(
+                await self._transport.exchange("POST", target, buffers, deadline=until)
+            )
+            if sharing is not None:
+                sharing.note((model_name, model_version), result)
+            return result
         arguments = (
             model_name,
             inputs,
@@ -496,7 +520,6 @@ class InferenceServerClient(ClientBase):
             idempotent,
             self._binary is not False,
         )
-        sharing = self._sharing
         if sharing is not None:
             return await self._infer_sharing(sharing, arguments, headers, query_params, self._until(deadline))
         return await self._run(operations.infer(*arguments), headers, query_params, deadline)
