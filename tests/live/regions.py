@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -109,5 +110,11 @@ def placed(result: tritonhttp.InferResult) -> set[str]:
 
 
 def runs(client: Any, model: str) -> int:
-    (stats,) = client.get_inference_statistics(model)["model_stats"]
-    return int(stats["execution_count"])
+    """Return how often a model ran; Triton counts a run a moment after its answer has gone out."""
+    before, now = -1, 0
+    while before != now:
+        before = now
+        time.sleep(0.1)
+        (stats,) = client.get_inference_statistics(model)["model_stats"]
+        now = int(stats["execution_count"])
+    return now

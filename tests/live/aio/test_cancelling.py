@@ -19,8 +19,8 @@ from ...clients import tensor
 AT_ONCE = 0.05
 
 
-def slow(client, seconds):
-    return client.infer("slow", [tensor("DELAY", np.array([seconds], np.float32))])
+def slow(client, seconds, **options):
+    return client.infer("slow", [tensor("DELAY", np.array([seconds], np.float32))], **options)
 
 
 async def check(client):
@@ -188,15 +188,15 @@ def test_conn_timeout_holds_in_the_line_too(run, make_client, instances):
             blocker = asyncio.create_task(slow(client, 0.45))
             await asyncio.sleep(0.05)
             before = time.monotonic()
-            waits = [asyncio.create_task(slow(client, 0.5)), asyncio.create_task(check(client))]
-            # The first gets the connection with 0.2 s left, the second never.
-            with pytest.raises(tritonhttp.DeadlineExceeded, match=r"0\.6\d* s") as first:
-                await waits[0]
+            waits = [asyncio.create_task(slow(client, 5, deadline=1.2)), asyncio.create_task(check(client))]
+            # The first gets the connection in time and keeps it, the second never does.
             with pytest.raises(
                 tritonhttp.DeadlineExceeded, match=r"one of 1 connections.*0\.6\d* s"
             ) as second:
                 await waits[1]
             assert 0.59 < time.monotonic() - before < 0.6 + 10 * AT_ONCE
+            with pytest.raises(tritonhttp.DeadlineExceeded, match=r"1\.2\d* s") as first:
+                await waits[0]
             assert (first.value.phase, second.value.phase) == ("receive", "wait for a connection")
             assert (await blocker).as_numpy("OUTPUT") == np.float32(0.45)
             await check(client)
