@@ -136,7 +136,7 @@ class Layout:
     def tensor(self, name: str, body: Buffer) -> npt.NDArray[Any] | None:
         """Return one output as an array of its shape and dtype, or None where the response holds no data of it.
 
-        The array is writable and aligned: a view of `body` where that is so already, unless the tensor is so small
+        The array is writable and aligned: a view of `body` where that is so already, unless the tensor is so
         small a part of it that it should not keep it alive. BYTES give an object array, of bytes from binary data,
         of str from JSON.
         """
