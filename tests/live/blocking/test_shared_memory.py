@@ -142,7 +142,7 @@ def test_three_processes_at_once(triton_server):
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert [files(process.pid) for process in processes] == [set()] * 3
     assert [registered(triton_server.url, process.pid) for process in processes[:2]] == [set()] * 2
-    # What the third left may have been removed by one of the others, where that came later; not what the last leaves.
+    # One of the others may have removed what the third left; nobody is there to remove what the last one leaves.
     last = start(triton_server.url, MANY_CALLS.format(drop=True))
     last.communicate(timeout=60)
     assert last.returncode == 0
