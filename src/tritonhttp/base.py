@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from . import log, operations
 from ._version import __version__
 from .errors import InvalidRequest, raise_error
-from .operations import Operation
+from .operations import NO_OPTIONS, Inference, Operation
 from .plugins import InferenceServerClientPlugin, Request
 from .tensors import InferInput, InferRequestedOutput, InferResult
 from .transport.address import Address, SocketAddress
@@ -380,8 +383,10 @@ class ClientBase:
         json_size : int or None
             The value for Inference-Header-Content-Length; None where the body is JSON alone.
         """
-        body, headers = operations.infer_body(
+        asked = Inference(
+            "",
             inputs,
+            "",
             outputs,
             request_id,
             sequence_id,
@@ -389,8 +394,9 @@ class ClientBase:
             sequence_end,
             priority,
             timeout,
-            parameters,
+            parameters=parameters,
         )
+        body, headers = operations.infer_body(asked)
         return b"".join(body), len(body[0]) if headers else None
 
     @staticmethod
@@ -404,6 +410,15 @@ class ClientBase:
         return InferResult.from_response_body(response_body, verbose, header_length, content_encoding)
 
     # -- from an operation to what a transport sends --
+
+    def _infer_operation(self, asked: tuple[Any, ...], snapshot: bool = False) -> Operation[InferResult]:
+        """Return the operation of an inference, which is asked for as :class:`operations.Inference` has it."""
+        return operations.infer(
+            Inference(*asked),
+            self._decode_infer,
+            binary_outputs=self._binary is not False,
+            snapshot=snapshot,
+        )
 
     def _decode_infer(self, response: Response) -> InferResult:
         if response.status_code != 200:
@@ -510,43 +525,52 @@ class ClientBase:
 
     def _encode_plain_infer(
         self,
-        model_name: str,
-        inputs: Sequence[InferInput],
-        model_version: str,
-        outputs: Sequence[InferRequestedOutput] | None,
-    ) -> tuple[str, list[Buffer]]:
-        """Return the target and the buffers of an inference without options, headers or query."""
-        form, body = operations.infer_form(inputs, outputs)
-        key = (model_name, model_version, form)
+        asked: tuple[Any, ...],
+        headers: Mapping[str, Any] | None,
+        query_params: Mapping[str, Any] | None,
+        snapshot: bool = False,
+    ) -> tuple[str, list[Buffer]] | None:
+        """Return the target and the buffers of an inference, or None where it cannot take the short way.
+
+        That is for what is asked for most: tensors and no options, over HTTP, and nobody watches. What is
+        asked for stands as in :class:`operations.Inference`.
+        """
+        sharing = self._sharing
+        model_name, inputs, model_version, outputs = asked[:4]
+        if (
+            asked[4:] != NO_OPTIONS
+            or headers
+            or query_params
+            or self._binary is False
+            or self._is_watched()
+            or (sharing is not None and sharing.concerns((model_name, model_version), inputs))
+        ):
+            return None
+        form, data = operations.infer_form(inputs, outputs)
+        key = model_name, model_version, form
         try:
-            known = None if form is None else self._infer_heads.get(key)
-        except TypeError:
-            known = None
-        if known is None:
-            operation = operations.infer(
-                model_name,
-                inputs,
-                model_version,
-                outputs,
-                "",
-                0,
-                False,
-                False,
-                0,
-                None,
-                None,
-                None,
-                None,
-                self._decode_infer,
-            )
-            target, head, length = self._plain_head(operation)
-            known = target, b"".join((head, operation.body[0])), length
-            if form is not None:
-                if len(self._infer_heads) >= _MAX_HEADS:
-                    self._infer_heads.clear()
-                self._infer_heads[key] = known
-        target, head, length = known
-        return target, [b"".join((head, *body))] if length <= COALESCE else [head, *body]
+            target, head, size = self._infer_heads[key]
+            if size <= COALESCE:
+                buffers: list[Buffer] = [b"".join((head, *data))]
+            else:
+                buffers = [
+                    head,
+                    *(tensor._buffer(snapshot) or b"" for tensor in inputs if tensor._binary is not None),
+                ]
+            if sum(map(len, buffers)) == size:
+                return target, buffers
+        except (KeyError, TypeError):  # not known, no key, or an array that is not in one piece
+            pass
+        operation = self._infer_operation(asked, snapshot)
+        target, head, length = self._plain_head(operation)
+        json, *body = operation.body
+        head = b"".join((head, json))
+        buffers = [head, *body]
+        if form is not None and all(_goes_out_as_it_is(each) for each in data):
+            if len(self._infer_heads) >= _MAX_HEADS:
+                self._infer_heads.clear()
+            self._infer_heads[key] = target, head, sum(map(len, buffers))
+        return target, [b"".join(buffers)] if length <= COALESCE else buffers
 
     def _encode(
         self, operation: Operation[Any], headers: Mapping[str, Any], query_params: Mapping[str, Any] | None
@@ -592,6 +616,10 @@ class ClientBase:
             elif str(value) != str(length):
                 raise InvalidRequest(f"header Content-Length: {value!r}, but the body has {length} bytes")
         return "".join(lines.values())
+
+
+def _goes_out_as_it_is(data: Any) -> bool:
+    return not isinstance(data, np.ndarray) or (data.dtype.isnative and sys.byteorder == "little")
 
 
 def undecoded(response: Response) -> Response:

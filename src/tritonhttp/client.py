@@ -29,7 +29,7 @@ from .base import (
 from .errors import InferenceServerException, InvalidRequest
 from .executor import Executor
 from .log import logger
-from .operations import Operation
+from .operations import Inference, Operation
 from .plugins import Request
 from .stream import GenerateStream
 from .tensors import InferInput, InferRequestedOutput, InferResult
@@ -700,29 +700,7 @@ class InferenceServerClient(ClientBase):
         InferenceServerException
             See `tritonhttp.errors` for which.
         """
-        sharing = self._sharing
-        if not (
-            request_id
-            or sequence_id
-            or priority
-            or timeout is not None
-            or headers
-            or query_params
-            or request_compression_algorithm
-            or response_compression_algorithm
-            or parameters
-            or idempotent
-            or self._binary is False
-            or self._is_watched()
-            or (sharing is not None and sharing.concerns((model_name, model_version), inputs))
-        ):
-            target, buffers = self._encode_plain_infer(model_name, inputs, model_version, outputs)
-            until = self._until(deadline)
-            result = self._decode_infer(self._transport.exchange("POST", target, buffers, deadline=until))
-            if sharing is not None:
-                sharing.note((model_name, model_version), result)
-            return result
-        arguments = (
+        asked = (
             model_name,
             inputs,
             model_version,
@@ -736,13 +714,16 @@ class InferenceServerClient(ClientBase):
             request_compression_algorithm,
             response_compression_algorithm,
             parameters,
-            self._decode_infer,
             idempotent,
-            self._binary is not False,
         )
+        plain = self._encode_plain_infer(asked, headers, query_params)
+        if plain is not None:
+            return self._infer_plain((model_name, model_version), plain, self._until(deadline))
+        until = self._until(deadline)
+        sharing = self._sharing
         if sharing is not None:
-            return self._infer_sharing(sharing, arguments, headers, query_params, self._until(deadline))
-        return self._run(operations.infer(*arguments), headers, query_params, deadline)
+            return self._infer_sharing(sharing, Inference(*asked), headers, query_params, until)
+        return self._carry_out(self._infer_operation(asked), headers, query_params, until)
 
     def async_infer(
         self,
@@ -791,7 +772,7 @@ class InferenceServerClient(ClientBase):
         InvalidRequest
             For arguments that cannot be sent.
         """
-        arguments = (
+        asked = (
             model_name,
             inputs,
             model_version,
@@ -805,25 +786,15 @@ class InferenceServerClient(ClientBase):
             request_compression_algorithm,
             response_compression_algorithm,
             parameters,
-            self._decode_infer,
             idempotent,
-            self._binary is not False,
         )
-        given = dict(headers) if headers else None
-        params = dict(query_params) if query_params else None
         until = self._until(deadline)
-        sharing = self._sharing
-        flow = None if sharing is None else sharing.infer(arguments, snapshot=copy)
+        plain = self._encode_plain_infer(asked, headers, query_params, snapshot=copy)
         task: Callable[[], InferResult]
-        if flow is not None:
-            task = partial(self._drive, flow, given, params, until)
+        if plain is not None:
+            task = partial(self._infer_plain, (model_name, model_version), plain, until)
         else:
-            operation = operations.infer(*arguments, snapshot=copy)
-            if sharing is None:
-                task = partial(self._carry_out, operation, given, params, until)
-            else:
-                model = model_name, model_version
-                task = partial(self._carry_out_noted, sharing, model, operation, given, params, until)
+            task = self._infer_later(asked, headers, query_params, until, snapshot=copy)
         if self._is_watched():
             # The hooks, the plugin and the log see the caller's context, not that of a thread of ours.
             task = partial(copy_context().run, task)
@@ -1014,19 +985,54 @@ class InferenceServerClient(ClientBase):
         """Carry out the operations of a flow, and return what they come to."""
         return drive(flow, lambda operation: self._carry_out(operation, headers, query_params, until))
 
+    def _infer_plain(
+        self, model: tuple[str, str], plain: tuple[str, list[Buffer]], until: Moment | None
+    ) -> InferResult:
+        """Run an inference that takes the short way."""
+        target, buffers = plain
+        result = self._decode_infer(self._transport.exchange("POST", target, buffers, deadline=until))
+        if self._sharing is not None:
+            self._sharing.note(model, result)
+        return result
+
+    def _infer_later(
+        self,
+        asked: tuple[Any, ...],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
+        *,
+        snapshot: bool,
+    ) -> Callable[[], InferResult]:
+        """Return an inference that does not take the short way, ready to be run."""
+        headers = dict(headers) if headers else None
+        query_params = dict(query_params) if query_params else None
+        sharing = self._sharing
+        flow = None
+        if sharing is not None:
+            flow = sharing.infer(Inference(*asked), self._infer_operation, snapshot=snapshot)
+        if flow is not None:
+            return partial(self._drive, flow, headers, query_params, until)
+        operation = self._infer_operation(asked, snapshot)
+        if sharing is None:
+            return partial(self._carry_out, operation, headers, query_params, until)
+        model = asked[0], asked[2]
+        return partial(self._carry_out_noted, sharing, model, operation, headers, query_params, until)
+
     def _infer_sharing(
         self,
         sharing: Sharing,
-        arguments: tuple[Any, ...],
+        asked: Inference,
         headers: Headers,
         query_params: QueryParams,
         until: Moment | None,
     ) -> InferResult:
         """Run an inference whose large tensors may travel through shared memory."""
-        flow = sharing.infer(arguments, snapshot=False)
+        flow = sharing.infer(asked, self._infer_operation)
         if flow is not None:
             return self._drive(flow, headers, query_params, until)
-        model, operation = (arguments[0], arguments[2]), operations.infer(*arguments)
+        operation = self._infer_operation(asked)
+        model = asked.model_name, asked.model_version
         return self._carry_out_noted(sharing, model, operation, headers, query_params, until)
 
     def _carry_out_noted(

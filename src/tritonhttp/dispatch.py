@@ -131,9 +131,7 @@ class Dispatch:
         if isinstance(response, StreamedResponse):
             tried = response
         else:
-            tried = Tried(
-                response.status_code, response.headers, response.body, response.reason, response.limit
-            )
+            tried = Tried(response.head, response.body, response.limit)
         tried.attempts = call.attempts
         return tried
 

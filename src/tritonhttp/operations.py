@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from .errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerError, TransportError
 from .tensors import InferInput, InferRequestedOutput, InferResult
@@ -20,7 +20,7 @@ from .wire.http1 import Buffer, Response
 if TYPE_CHECKING:
     from . import types
 
-__all__ = ["Operation", "check", "purpose", "query_string"]
+__all__ = ["NO_OPTIONS", "Inference", "Operation", "check", "purpose", "query_string"]
 
 T = TypeVar("T")
 
@@ -238,22 +238,33 @@ def unregister_shared_memory(kind: str, name: str) -> Operation[None]:
 # -- inference --------------------------------------------------------------------------------------
 
 
+class Inference(NamedTuple):
+    """What is asked for with `infer`, in the order of its arguments."""
+
+    model_name: str
+    inputs: Sequence[InferInput]
+    model_version: str = ""
+    outputs: Sequence[InferRequestedOutput] | None = None
+    request_id: str = ""
+    sequence_id: int | str = 0
+    sequence_start: bool = False
+    sequence_end: bool = False
+    priority: int = 0
+    timeout: int | None = None
+    request_compression_algorithm: str | None = None
+    response_compression_algorithm: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    idempotent: bool | None = None
+
+
+#: What stands behind model, inputs, version and outputs where no option is given.
+NO_OPTIONS = Inference("", ())[4:]
+
+
 def infer(
-    model_name: str,
-    inputs: Sequence[InferInput],
-    model_version: str,
-    outputs: Sequence[InferRequestedOutput] | None,
-    request_id: str,
-    sequence_id: int | str,
-    sequence_start: bool,
-    sequence_end: bool,
-    priority: int,
-    timeout: int | None,
-    request_compression_algorithm: str | None,
-    response_compression_algorithm: str | None,
-    parameters: Mapping[str, Any] | None,
+    asked: Inference,
     decode: Callable[[Response], InferResult],
-    idempotent: bool | None = None,
+    *,
     binary_outputs: bool = True,
     snapshot: bool = False,
 ) -> Operation[InferResult]:
@@ -261,38 +272,24 @@ def infer(
 
     `binary_outputs` is for outputs that are not named.
     """
-    path = _model(model_name, model_version, "/infer")
-    body, headers = infer_body(
-        inputs,
-        outputs,
-        request_id,
-        sequence_id,
-        sequence_start,
-        sequence_end,
-        priority,
-        timeout,
-        parameters,
-        binary_outputs,
-        snapshot,
-    )
+    path = _model(asked.model_name, asked.model_version, "/infer")
+    body, headers = infer_body(asked, binary_outputs, snapshot)
     content_type = BINARY if headers else JSON
     codings: Headers = ()
-    if request_compression_algorithm:
-        body = compression.compress(body, request_compression_algorithm)
-        codings = (("Content-Encoding", request_compression_algorithm),)
-    if response_compression_algorithm:
-        if response_compression_algorithm not in compression.ALGORITHMS:
+    coding, wanted = asked.request_compression_algorithm, asked.response_compression_algorithm
+    if coding:
+        body = compression.compress(body, coding)
+        codings = (("Content-Encoding", coding),)
+    if wanted:
+        if wanted not in compression.ALGORITHMS:
             raise InvalidRequest(
-                f"unsupported compression algorithm {response_compression_algorithm!r}:"
-                " expected 'gzip', 'deflate' or None"
+                f"unsupported compression algorithm {wanted!r}: expected 'gzip', 'deflate' or None"
             )
-        codings = (*codings, ("Accept-Encoding", response_compression_algorithm))
-    sequence = (
-        None
-        if sequence_id in (0, "")
-        else (model_name, sequence_id, bool(sequence_start), bool(sequence_end))
-    )
-    repeatable = idempotent is True and sequence is None
+        codings = (*codings, ("Accept-Encoding", wanted))
+    sequence = None
+    if asked.sequence_id not in (0, ""):
+        sequence = asked.model_name, asked.sequence_id, bool(asked.sequence_start), bool(asked.sequence_end)
+    repeatable = asked.idempotent is True and sequence is None
     return Operation(
         "POST",
         path,
@@ -302,42 +299,29 @@ def infer(
         content_type,
         repeatable,
         sequence=sequence,
-        request_id=request_id,
+        request_id=asked.request_id,
     )
 
 
 def infer_body(
-    inputs: Sequence[InferInput],
-    outputs: Sequence[InferRequestedOutput] | None,
-    request_id: str,
-    sequence_id: int | str,
-    sequence_start: bool,
-    sequence_end: bool,
-    priority: int,
-    timeout: int | None,
-    parameters: Mapping[str, Any] | None,
-    binary_outputs: bool = True,
-    snapshot: bool = False,
+    asked: Inference, binary_outputs: bool = True, snapshot: bool = False
 ) -> tuple[tuple[Buffer, ...], Headers]:
     """Return an inference's body, its JSON head first, and the header that says where the head ends.
 
     Where no binary tensors follow the head there is no such header.
     """
-    form, body = infer_form(inputs, outputs, snapshot)
-    if request_id or sequence_id or priority or timeout is not None or parameters or not binary_outputs:
+    inputs, outputs = asked.inputs, asked.outputs
+    form, _ = infer_form(inputs, outputs)
+    if not binary_outputs or any(asked[4:10]) or asked.timeout is not None or asked.parameters:
         form = None
+    body = [buffer for each in inputs if (buffer := each._buffer(snapshot)) is not None]
     known = None if form is None else _heads.get(form)
     if known is None:
         head = inference.encode_request(
             _descriptors(inputs),
             [output._get_tensor() for output in outputs] if outputs else None,
-            request_id,
-            sequence_id,
-            sequence_start,
-            sequence_end,
-            priority,
-            timeout,
-            parameters,
+            *asked[4:10],
+            asked.parameters,
             binary_outputs,
         )
         known = head, ((("Inference-Header-Content-Length", str(len(head))),) if body else ())
@@ -349,34 +333,37 @@ def infer_body(
 
 
 def infer_form(
-    inputs: Sequence[InferInput], outputs: Sequence[InferRequestedOutput] | None, snapshot: bool = False
-) -> tuple[tuple[Any, ...] | None, list[Buffer]]:
-    """Return all that the head of an inference without options depends on, and the binary tensors behind it.
+    inputs: Sequence[InferInput], outputs: Sequence[InferRequestedOutput] | None
+) -> tuple[tuple[Any, ...] | None, list[Any]]:
+    """Return what the head of an inference without options depends on, and the data behind it as they were set.
 
     There is no such form where data are in the head itself.
     """
     form: list[Any] = []
-    body: list[Buffer] = []
+    data: list[Any] = []
     try:
-        if _is_spent_by_use(inputs) or (outputs and _is_spent_by_use(outputs)):
+        if type(inputs) is not list and _is_spent_by_use(inputs):
             raise TypeError
         for tensor in inputs:
-            tensor._add_to(form, body, snapshot)
+            form.append(tensor._form)
+            if tensor._binary is not None:
+                data.append(tensor._binary)
         plain = None not in form
         if outputs:
+            if type(outputs) is not list and _is_spent_by_use(outputs):
+                raise TypeError
             form.append(None)
             for output in outputs:
                 form.append(output._form)
-                form.append(output._region)
     except (AttributeError, TypeError):
         _refuse_others(inputs, outputs)
         raise
-    return tuple(form) if plain else None, body
+    return tuple(form) if plain else None, data
 
 
 def _is_spent_by_use(given: Any) -> bool:
-    """Whether it is an iterator: they are gone through twice."""
-    return type(given) is not list and iter(given) is given
+    """Whether it is an iterator: they are gone through more than once."""
+    return iter(given) is given
 
 
 #: Heads of inferences by their form: a program sends the same few again and again.

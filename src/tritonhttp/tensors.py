@@ -21,7 +21,7 @@ from .arrays import as_array, as_dlpack, as_torch, decoded
 from .errors import InvalidRequest, ProtocolError
 from .log import verbose_logger
 from .wire import bytes_tensor, compression, dtypes, inference, jsonio
-from .wire.http1 import COALESCE, Buffer, Response
+from .wire.http1 import COALESCE, Buffer, Response, ResponseHead
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -73,14 +73,17 @@ class InferInput:
         The protocol's name of its datatype, for example ``"FP32"``.
     """
 
+    # Where the data are, at most one of: a numeric array or encoded BYTES; JSON; a region's parameters.
+    _binary: npt.NDArray[Any] | bytes | bytearray | None = None
+    _json: bytes | None = None
+    _region: _Region | None = None
+    #: All that the JSON object depends on, the shape third; None where data stand in it, or the shape was changed.
+    _form: tuple[Any, ...] | None = None
+
     def __init__(self, name: str, shape: Sequence[int], datatype: str) -> None:
         self._name = name
-        self._shape = [*shape] if type(shape) is list else _as_list(shape)
+        self._shape = tuple(shape) if type(shape) is list else _as_tuple(shape)
         self._datatype = datatype
-        # Where the data are, at most one of: a numeric array or encoded BYTES; JSON; a region's parameters.
-        self._binary: npt.NDArray[Any] | bytes | bytearray | None = None
-        self._json: bytes | None = None
-        self._region: _Region | None = None
 
     @classmethod
     def from_numpy(cls, name: str, array: Any, binary_data: bool = True, *, copy: bool = False) -> Self:
@@ -116,11 +119,12 @@ class InferInput:
 
     def shape(self) -> list[int]:
         """Return the input's shape."""
-        return self._shape
+        return [*self._shape]
 
     def set_shape(self, shape: Sequence[int]) -> Self:
         """Set the input's shape, and return the input."""
-        self._shape = _as_list(shape)
+        self._shape = _as_tuple(shape)
+        self._form = None
         return self
 
     def set_data_from_numpy(
@@ -153,28 +157,30 @@ class InferInput:
             # Subclasses have a `data` and a `reshape` of their own. A masked array goes out with its fill value.
             filled = getattr(input_tensor, "filled", None)
             input_tensor = np.asarray(input_tensor if filled is None else filled())
-        datatype = dtypes.BY_DTYPE.get(input_tensor.dtype) or dtypes.np_to_triton_dtype(input_tensor.dtype)
+        dtype, shape = input_tensor.dtype, input_tensor.shape
+        datatype = dtypes.BY_DTYPE.get(dtype) or dtypes.np_to_triton_dtype(dtype)
         if datatype != self._datatype:
             raise self._refusal(
                 f"got unexpected datatype {datatype} from numpy array, expected {self._datatype}."
                 f"{_BF16_ADVICE if self._datatype == 'BF16' else ''}",
-                f" The array for input {self._name!r} has dtype {input_tensor.dtype}.",
+                f" The array for input {self._name!r} has dtype {dtype}.",
             )
-        if input_tensor.shape != tuple(self._shape):
+        if shape != tuple(self._shape):
             raise self._refusal(
-                f"got unexpected numpy array shape [{str(input_tensor.shape)[1:-1]}],"
-                f" expected [{str(self._shape)[1:-1]}]",
+                f"got unexpected numpy array shape [{str(shape)[1:-1]}],"
+                f" expected [{str([*self._shape])[1:-1]}]",
                 f" for input {self._name!r}",
             )
+        if self._json is not None or self._region is not None:
+            self._json = self._region = None
         if not binary_data:
-            self._json, self._binary = self._as_json(input_tensor), None
+            self._json, self._binary, self._form = self._as_json(input_tensor), None, None
+        elif datatype == "BYTES":
+            data = self._binary = bytes_tensor.encode(input_tensor)
+            self._form = self._name, datatype, shape, len(data)
         else:
-            if datatype == "BYTES":
-                self._binary = bytes_tensor.encode(input_tensor)
-            else:
-                self._binary = input_tensor.copy() if copy else input_tensor
-            self._json = None
-        self._region = None
+            self._binary = input_tensor.copy() if copy else input_tensor
+            self._form = self._name, dtype, shape
         return self
 
     def set_shared_memory(self, region_name: str, byte_size: int, offset: int = 0) -> Self:
@@ -191,6 +197,7 @@ class InferInput:
         """
         self._binary = self._json = None
         self._region = _region(region_name, byte_size, offset)
+        self._form = self._name, self._datatype, tuple(self._shape), self._region
         return self
 
     def set_shared_memory_region(self, place: RegionSlice) -> Self:
@@ -206,7 +213,7 @@ class InferInput:
             tuple(self._shape),
         ):
             raise InvalidRequest(
-                f"input {self._name!r} is {self._datatype} of shape {self._shape}; what was written there is"
+                f"input {self._name!r} is {self._datatype} of shape {self.shape()}; what was written there is"
                 f" {place.datatype} of shape {list(place.shape or ())}"
             )
         return self.set_shared_memory(place.region.name, place.byte_size, place.offset)
@@ -236,35 +243,27 @@ class InferInput:
                 ) from error
         return jsonio.dumps(texts)
 
-    def _add_to(self, form: list[Any], body: list[Buffer], snapshot: bool = False) -> None:
-        """Add to `form` what the JSON object depends on, None where it holds the data; to `body` the binary data.
+    def _buffer(self, snapshot: bool = False) -> Buffer | None:
+        """Return the binary data as they go out, or None where there are none.
 
-        With `snapshot` nothing of the data is the caller's memory.
+        With `snapshot` nothing of them is the caller's memory.
         """
-        form.append(self._name)
-        form.append(self._datatype)
-        form += self._shape
         data = self._binary
-        if data is None:
-            form.append(self._region)
-            return
         if not isinstance(data, ndarray):
-            buffer: Buffer = data
-        elif (snapshot or data.nbytes <= COALESCE) and data.dtype.isnative and _LITTLE:
-            buffer = data.tobytes()  # a small tensor leaves in one piece with the head anyway
-        else:
-            array = dtypes.as_little_endian(data)
-            try:
-                buffer = array.data.cast("B")
-            except (BufferError, TypeError, ValueError):
-                # Zero-size arrays, and bfloat16, which the buffer protocol has no letter for.
-                buffer = array.reshape(-1).view(np.uint8).data
-        form.append(len(buffer))
-        body.append(buffer)
+            return data
+        if (snapshot or data.nbytes <= COALESCE) and data.dtype.isnative and _LITTLE:
+            return data.tobytes()  # a small tensor leaves in one piece with the head anyway
+        array = dtypes.as_little_endian(data)
+        try:
+            return array.data.cast("B")
+        except (BufferError, TypeError, ValueError):
+            # Zero-size arrays, and bfloat16, which the buffer protocol has no letter for.
+            return array.reshape(-1).view(np.uint8).data
 
     def _descriptor(self) -> dict[str, Any]:
         """Return the input's JSON object, ready for orjson."""
-        tensor: dict[str, Any] = {"name": self._name, "shape": self._shape, "datatype": self._datatype}
+        shape = self._shape if self._form is None else self._form[2]
+        tensor: dict[str, Any] = {"name": self._name, "shape": shape, "datatype": self._datatype}
         data = self._binary
         if data is not None:
             size = data.nbytes if isinstance(data, ndarray) else len(data)
@@ -277,19 +276,18 @@ class InferInput:
 
     def _get_binary_data(self) -> bytes | None:
         """Return the raw binary data, or None where the input has none."""
-        body: list[Buffer] = []
-        self._add_to([], body)
-        return bytes(body[0]) if body else None
+        data = self._buffer()
+        return None if data is None else bytes(data)
 
     def _get_tensor(self) -> dict[str, Any]:
         """Return the input's JSON object as a dict of plain values."""
-        tensor = self._descriptor()
+        tensor = {**self._descriptor(), "shape": self.shape()}
         if "data" in tensor:
             tensor["data"] = jsonio.loads(self._json or b"", "the input's own data")
         return tensor
 
     def __repr__(self) -> str:
-        return f"InferInput({self._name!r}, {self._shape}, {self._datatype!r})"
+        return f"InferInput({self._name!r}, {self.shape()}, {self._datatype!r})"
 
 
 _BF16_ADVICE = (
@@ -314,16 +312,12 @@ class InferRequestedOutput:
     """
 
     def __init__(self, name: str, binary_data: bool = True, class_count: int = 0) -> None:
-        self._name = name
-        self._binary = binary_data
-        self._class_count = class_count
-        self._region: _Region | None = None
-        #: All that the JSON object depends on, while it is returned in the response.
-        self._form = (name, binary_data, class_count)
+        #: All that the JSON object depends on; where the output is placed in a region, that at the end.
+        self._form: tuple[str, bool, int, _Region | None] = name, binary_data, class_count, None
 
     def name(self) -> str:
         """Return the output's name."""
-        return self._name
+        return self._form[0]
 
     def set_shared_memory(self, region_name: str, byte_size: int, offset: int = 0) -> None:
         """Place the output in a registered shared memory region.
@@ -342,9 +336,10 @@ class InferRequestedOutput:
         InvalidRequest
             If classes were asked for.
         """
-        if self._class_count:
+        name, binary, class_count, _ = self._form
+        if class_count:
             raise InvalidRequest("shared memory can't be set on classification output")
-        self._region = _region(region_name, byte_size, offset)
+        self._form = name, binary, 0, _region(region_name, byte_size, offset)
 
     def set_shared_memory_region(self, place: RegionSlice) -> None:
         """Place the output in a place of a region, as ``region.reserve()`` returned it.
@@ -358,19 +353,21 @@ class InferRequestedOutput:
 
     def unset_shared_memory(self) -> None:
         """Return the output in the response again."""
-        self._region = None
+        self._form = *self._form[:3], None
 
     def _get_tensor(self) -> dict[str, Any]:
         """Return the output's JSON object as a dict."""
+        name, binary, class_count, region = self._form
         # In the reference's order, so that bodies are the same byte for byte.
-        parameters: dict[str, Any] = {"classification": self._class_count} if self._class_count else {}
-        parameters["binary_data"] = self._binary and self._region is None
-        if self._region is not None:
-            parameters.update(self._region)
-        return {"name": self._name, "parameters": parameters}
+        parameters: dict[str, Any] = {"classification": class_count} if class_count else {}
+        parameters["binary_data"] = binary and region is None
+        if region is not None:
+            parameters.update(region)
+        return {"name": name, "parameters": parameters}
 
     def __repr__(self) -> str:
-        return f"InferRequestedOutput({self._name!r}, {self._binary}, {self._class_count})"
+        name, binary, class_count, _ = self._form
+        return f"InferRequestedOutput({name!r}, {binary}, {class_count})"
 
 
 class InferResult:
@@ -400,10 +397,9 @@ class InferResult:
         body: Buffer
         limit = None
         if isinstance(response, Response):
-            headers = self._headers = response.headers
-            encoding = headers.get("content-encoding")
-            length = headers.get("inference-header-content-length")
-            limit = response.limit
+            head = response.head
+            self._headers = head.headers
+            encoding, length, limit = head.encoding, head.json_size, response.limit
             body = response.body
         else:
             encoding = response.get("Content-Encoding")
@@ -446,7 +442,7 @@ class InferResult:
         """
         headers = {"inference-header-content-length": header_length, "content-encoding": content_encoding}
         present = {name: str(value) for name, value in headers.items() if value is not None}
-        return cls(Response(200, present, response_body), verbose)
+        return cls(Response(ResponseHead(200, present), response_body), verbose)
 
     def as_numpy(
         self, name: str, *, copy: bool = False, dtype: npt.DTypeLike | None = None
@@ -621,9 +617,9 @@ def datatype_of(array: npt.NDArray[Any], what: str) -> str:
     return datatype
 
 
-def _as_list(shape: Sequence[int]) -> list[int]:
+def _as_tuple(shape: Sequence[int]) -> tuple[int, ...]:
     try:
-        return list(shape)
+        return tuple(shape)
     except TypeError as error:
         raise InvalidRequest(f"a shape must be a sequence of whole numbers, got {shape!r}") from error
 

@@ -22,7 +22,7 @@ from tritonhttp.dispatch import Dispatch
 from tritonhttp.events import Call, Hooks
 from tritonhttp.operations import Operation, is_server_ready, purpose
 from tritonhttp.transport.policy import Moment, moment
-from tritonhttp.wire.http1 import Response, StreamedResponse
+from tritonhttp.wire.http1 import Response, ResponseHead, StreamedResponse
 
 REFUSED = ConnectRefused("refused", method="GET", url="http://a")
 LOST = ConnectionLost("broke", method="POST", url="http://a", phase="receive")
@@ -31,7 +31,7 @@ STEADY = Retry(attempts=3, backoff=0.5, jitter=0)
 
 def answer(status: int = 200, **headers: str) -> Response:
     named = {name.lower().replace("_", "-"): value for name, value in headers.items()}
-    return Response(status, named, b"body")
+    return Response(ResponseHead(status, named), b"body")
 
 
 def post(sequence: Any = None, **options: Any) -> Operation[Any]:
@@ -126,7 +126,7 @@ def test_what_is_safe_is_sent_again_with_longer_and_longer_pauses(outcome: Any) 
 
 
 def test_a_stream_stays_one_after_several_tries() -> None:
-    stream = StreamedResponse(200, {}, b"")
+    stream = StreamedResponse(ResponseHead(200, {}), b"")
     stream.stream = object()
     found = Driven(retry=STEADY).run(post(repeatable=True), [answer(503), stream])
     assert found is stream
@@ -135,7 +135,7 @@ def test_a_stream_stays_one_after_several_tries() -> None:
 
 def test_a_response_keeps_its_limit_after_several_tries() -> None:
     found = Driven(retry=STEADY).run(
-        post(repeatable=True), [answer(503), Response(200, {}, b"body", "OK", 77)]
+        post(repeatable=True), [answer(503), Response(ResponseHead(200, {}, "OK"), b"body", 77)]
     )
     assert (found.limit, found.attempts) == (77, 2)
 

@@ -16,7 +16,7 @@ from tritonhttp import InvalidRequest, ProtocolError, ServerError, generation
 from tritonhttp.generation import Answers, StreamBase
 from tritonhttp.operations import generate, generate_stream
 from tritonhttp.wire.compression import Unfolder
-from tritonhttp.wire.http1 import Response, ResponseReader
+from tritonhttp.wire.http1 import Response, ResponseHead, ResponseReader
 
 EVENTS = "text/event-stream; charset=utf-8"
 
@@ -352,5 +352,5 @@ def test_the_advice_for_models_with_other_than_one_answer() -> None:
     message = "generate expects model to produce exactly 1 response, use generate stream"
     with pytest.raises(ServerError, match=r"\(use generate_stream, "):
         generate("m", {}, "", None, "", None).decode(
-            Response(200, {}, json.dumps({"error": message}).encode())
+            Response(ResponseHead(200, {}), json.dumps({"error": message}).encode())
         )

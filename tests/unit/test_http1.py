@@ -15,6 +15,7 @@ from tritonhttp.wire.http1 import (
     COALESCE,
     MAX_HEAD,
     Response,
+    ResponseHead,
     ResponseReader,
     amended,
     coalesce,
@@ -476,7 +477,7 @@ def test_a_head_without_its_end_is_refused() -> None:
 
 @pytest.mark.parametrize("body", [b"0123456789", bytearray(b"0123456789"), memoryview(b"0123456789")])
 def test_read_goes_on_where_it_stopped(body: Any) -> None:
-    response = Response(200, {}, body)
+    response = Response(ResponseHead(200, {}), body)
     assert response.read(3) == b"012"
     assert response.read(length=0) == b""
     assert response.read(2) == b"34"
@@ -489,18 +490,18 @@ def test_read_goes_on_where_it_stopped(body: Any) -> None:
 
 @pytest.mark.parametrize("length", [None, -1, 100])
 def test_read_takes_all_that_is_left(length: int | None) -> None:
-    assert Response(200, {}, b"0123").read(length) == b"0123"
+    assert Response(ResponseHead(200, {}), b"0123").read(length) == b"0123"
 
 
 def test_get_finds_a_header_in_any_case() -> None:
-    response = Response(200, {"content-type": "text/plain"}, b"")
+    response = Response(ResponseHead(200, {"content-type": "text/plain"}), b"")
     assert response.get("Content-Type") == response.get("CONTENT-TYPE") == "text/plain"
     assert response.get("X") is None
     assert response.get("X", "y") == "y"
 
 
 def test_a_response_shows_its_size_not_its_body() -> None:
-    assert repr(Response(200, {}, b"secret", "OK")) == "<Response 200 OK, 6 bytes>"
+    assert repr(Response(ResponseHead(200, {}, "OK"), b"secret")) == "<Response 200 OK, 6 bytes>"
 
 
 # -- requests ---------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ class Client:
         arguments = self.inferred[index]
         (tensor,) = arguments["inputs"]
         outputs = arguments["outputs"]
-        return tensor._json is None, outputs and [output._form for output in outputs]
+        return tensor._json is None, outputs and [output._form[:3] for output in outputs]
 
 
 def model_of(client: Any, name: str = "m", version: str = "") -> Model:
@@ -161,7 +161,7 @@ def test_options_go_to_infer() -> None:
     (sent,) = client.inferred
     assert {name: sent[name] for name in options} == options
     assert (sent["model_name"], sent["model_version"], float(sent["deadline"])) == ("m", "", 104.0)
-    assert [output._form for output in sent["outputs"]] == [("Y", True, 2)]
+    assert [output._form[:3] for output in sent["outputs"]] == [("Y", True, 2)]
     assert client.seen == ({"a": "b"}, {"c": "d"}, 104.0)
 
 

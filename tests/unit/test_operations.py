@@ -22,14 +22,15 @@ from tritonhttp import (
     operations,
 )
 from tritonhttp.operations import Operation, check, query_string
-from tritonhttp.wire.http1 import Response
+from tritonhttp.wire.http1 import Response, ResponseHead
 
 JSON = "application/json"
 
 
 def answer(body: Any = b"", status: int = 200, reason: str = "", **headers: str) -> Response:
     raw = body if isinstance(body, (bytes, bytearray, memoryview)) else json.dumps(body).encode()
-    return Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw, reason)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Response(ResponseHead(status, named, reason), raw)
 
 
 #: Operation, its method and path, its body as JSON (None: there is none), whether it may be repeated
@@ -492,25 +493,17 @@ def test_a_query_with_line_ends_is_refused(given: dict[str, Any]) -> None:
 
 
 def infer(
-    inputs: Any, *, outputs: Any = None, packed: str | None = None, wanted: str | None = None, **more: Any
+    inputs: Any, *, packed: str | None = None, wanted: str | None = None, **more: Any
 ) -> Operation[InferResult]:
-    return operations.infer(
+    making = {name: more.pop(name) for name in ("binary_outputs", "snapshot") if name in more}
+    asked = operations.Inference(
         more.pop("model_name", "m"),
         inputs,
-        more.pop("model_version", ""),
-        outputs,
-        more.pop("request_id", ""),
-        more.pop("sequence_id", 0),
-        more.pop("sequence_start", False),
-        more.pop("sequence_end", False),
-        more.pop("priority", 0),
-        more.pop("timeout", None),
-        packed,
-        wanted,
-        more.pop("parameters", None),
-        lambda response: InferResult(response, False),
+        request_compression_algorithm=packed,
+        response_compression_algorithm=wanted,
         **more,
     )
+    return operations.infer(asked, lambda response: InferResult(response, False), **making)
 
 
 ARRAY = np.arange(4, dtype=np.int32)
@@ -610,7 +603,7 @@ def test_iterators_are_refused_and_leave_no_head_behind() -> None:
         return [InferInput("iterated", [1], "FP32").set_data_from_numpy(np.zeros(1, np.float32))]
 
     def body(inputs: Any, outputs: Any = None) -> bytes:
-        return bytes(operations.infer_body(inputs, outputs, "", 0, False, False, 0, None, None)[0][0])
+        return bytes(operations.infer_body(operations.Inference("m", inputs, outputs=outputs))[0][0])
 
     outputs = [InferRequestedOutput("OUT")]
     for given in ((iter(inputs()), None), (inputs(), iter(outputs)), (inputs(), (each for each in outputs))):

@@ -18,10 +18,12 @@ from tritonhttp import (
     ServerError,
     errors,
     memory,
+    operations,
 )
+from tritonhttp.operations import Inference
 from tritonhttp.regions import auto, names, pool, region
 from tritonhttp.regions.pool import Pool
-from tritonhttp.wire.http1 import Response
+from tritonhttp.wire.http1 import Response, ResponseHead
 
 from ..clients import tensor
 
@@ -340,7 +342,7 @@ class Server:
 def result(answer, size):
     head = json.dumps(answer).encode()
     headers = {"inference-header-content-length": str(len(head))}
-    return InferResult(Response(200, headers, head + bytes(size)), False)
+    return InferResult(Response(ResponseHead(200, headers), head + bytes(size)), False)
 
 
 def drive(flow, server):
@@ -374,13 +376,16 @@ def sharing():
 
 def arguments(array, outputs=None, idempotent=None, sequence=0):
     inputs = [tensor("IN", array)]
-    options = ("", sequence, False, False, 0, None, None, None, None)
-    return ("model", inputs, "", outputs, *options, InferResult, idempotent)
+    return Inference("model", inputs, "", outputs, sequence_id=sequence, idempotent=idempotent)
+
+
+def make(asked):
+    return operations.infer(asked, InferResult)
 
 
 def infer(sharing, server, array=None, **options):
     given = np.ones(50, np.float32) if array is None else array
-    flow = sharing.infer(arguments(given, **options), snapshot=False)
+    flow = sharing.infer(arguments(given, **options), make)
     return None if flow is None else drive(flow, server)
 
 
@@ -414,10 +419,10 @@ def test_a_server_that_forgets_at_once_is_given_up_after_three_calls(sharing, se
     def forgetful(operation):
         return None if operation.path.endswith("/register") else server(operation)
 
-    flows = [sharing.infer(arguments(np.ones(50, np.float32)), False) for _ in range(4)]
+    flows = [sharing.infer(arguments(np.ones(50, np.float32)), make) for _ in range(4)]
     for flow in flows[:3]:
         assert drive(flow, forgetful)
-    assert sharing.infer(arguments(np.ones(50, np.float32)), False) is None
+    assert sharing.infer(arguments(np.ones(50, np.float32)), make) is None
     assert len(caplog.records) == 1
     flows.clear()
 
@@ -579,7 +584,7 @@ def test_metadata_of_other_forms(sharing, server, metadata):
         return metadata if operation.path.endswith("/model") else server(operation)
 
     for _ in range(2):
-        assert not drive(sharing.infer(arguments(np.ones(50, np.float32)), False), answers)._placed
+        assert not drive(sharing.infer(arguments(np.ones(50, np.float32)), make), answers)._placed
 
 
 def test_sizes_that_are_remembered_are_bounded(sharing, server, monkeypatch):
@@ -610,9 +615,11 @@ def test_a_sweep_goes_on_behind_a_region_that_is_in_use(process):
 
 def test_arguments_that_cannot_be_sent_take_no_memory(sharing):
     for given in ([7], 7, None, [InferInput("IN", [1], "FP32")]):
-        flow = sharing.infer(("model", given, "", None, *arguments(np.ones(1))[4:]), snapshot=False)
+        flow = sharing.infer(Inference("model", given), make)
         assert flow is None
-    flow = sharing.infer(arguments(np.ones(50), outputs=[InferRequestedOutput("OUT"), 3]), snapshot=True)
+    flow = sharing.infer(
+        arguments(np.ones(50), outputs=[InferRequestedOutput("OUT"), 3]), make, snapshot=True
+    )
     assert flow is None
     assert sharing.pool.taken == 0
 
@@ -620,5 +627,5 @@ def test_arguments_that_cannot_be_sent_take_no_memory(sharing):
 def test_a_snapshot_that_cannot_be_sent_is_refused_at_once(sharing):
     given = arguments(np.ones(50, np.float32))
     with pytest.raises(InvalidRequest, match="reserved"):
-        sharing.infer((*given[:12], {"timeout": 1}, *given[13:]), snapshot=True)
+        sharing.infer(given._replace(parameters={"timeout": 1}), make, snapshot=True)
     assert sharing.pool.taken == 0

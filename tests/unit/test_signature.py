@@ -170,7 +170,7 @@ def test_outputs_are_known_by_name() -> None:
     for names in ("Y", [3]):
         with pytest.raises(InvalidRequest, match="outputs must be a list of names"):
             PLAIN.wanted(names)  # type: ignore[arg-type]
-    assert [output._form for output in requested(["Y"], False, 3)] == [("Y", False, 3)]
+    assert [output._form[:3] for output in requested(["Y"], False, 3)] == [("Y", False, 3)]
 
 
 # -- large batches --

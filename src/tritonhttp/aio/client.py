@@ -24,7 +24,7 @@ from ..base import (
 )
 from ..errors import DeadlineExceeded, InferenceServerException, InvalidRequest, TransportError
 from ..log import logger
-from ..operations import Operation
+from ..operations import Inference, Operation
 from ..plugins import Request
 from ..tensors import InferInput, InferRequestedOutput, InferResult
 from ..transport.address import parse_url, tls_context
@@ -478,31 +478,7 @@ class InferenceServerClient(ClientBase):
         idempotent: bool | None = None,
         deadline: Deadline = UNSET,
     ) -> InferResult:
-        sharing = self._sharing
-        if not (
-            request_id
-            or sequence_id
-            or priority
-            or timeout is not None
-            or headers
-            or query_params
-            or request_compression_algorithm
-            or response_compression_algorithm
-            or parameters
-            or idempotent
-            or self._binary is False
-            or self._is_watched()
-            or (sharing is not None and sharing.concerns((model_name, model_version), inputs))
-        ):
-            target, buffers = self._encode_plain_infer(model_name, inputs, model_version, outputs)
-            until = self._until(deadline)
-            result = self._decode_infer(
-                await self._transport.exchange("POST", target, buffers, deadline=until)
-            )
-            if sharing is not None:
-                sharing.note((model_name, model_version), result)
-            return result
-        arguments = (
+        asked = (
             model_name,
             inputs,
             model_version,
@@ -516,13 +492,16 @@ class InferenceServerClient(ClientBase):
             request_compression_algorithm,
             response_compression_algorithm,
             parameters,
-            self._decode_infer,
             idempotent,
-            self._binary is not False,
         )
+        plain = self._encode_plain_infer(asked, headers, query_params)
+        if plain is not None:
+            return await self._infer_plain((model_name, model_version), plain, self._until(deadline))
+        until = self._until(deadline)
+        sharing = self._sharing
         if sharing is not None:
-            return await self._infer_sharing(sharing, arguments, headers, query_params, self._until(deadline))
-        return await self._run(operations.infer(*arguments), headers, query_params, deadline)
+            return await self._infer_sharing(sharing, Inference(*asked), headers, query_params, until)
+        return await self._carry_out(self._infer_operation(asked), headers, query_params, until)
 
     async def generate(
         self,
@@ -626,20 +605,35 @@ class InferenceServerClient(ClientBase):
         """Carry out the operations of a flow, and return what they come to."""
         return await drive(flow, lambda operation: self._carry_out(operation, headers, query_params, until))
 
+    async def _infer_plain(
+        self, model: tuple[str, str], plain: tuple[str, list[Buffer]], until: Moment | None
+    ) -> InferResult:
+        """Run an inference that takes the short way."""
+        target, buffers = plain
+        try:
+            response = await self._transport.exchange("POST", target, buffers, deadline=until)
+        except TransportError as error:
+            mark(error)
+            raise
+        result = self._decode_infer(response)
+        if self._sharing is not None:
+            self._sharing.note(model, result)
+        return result
+
     async def _infer_sharing(
         self,
         sharing: Sharing,
-        arguments: tuple[Any, ...],
+        asked: Inference,
         headers: Headers,
         query_params: QueryParams,
         until: Moment | None,
     ) -> InferResult:
         """Run an inference whose large tensors may travel through shared memory."""
-        flow = sharing.infer(arguments, snapshot=False)
+        flow = sharing.infer(asked, self._infer_operation)
         if flow is not None:
             return await self._drive(flow, headers, query_params, until)
-        result = await self._carry_out(operations.infer(*arguments), headers, query_params, until)
-        sharing.note((arguments[0], arguments[2]), result)
+        result = await self._carry_out(self._infer_operation(asked), headers, query_params, until)
+        sharing.note((asked.model_name, asked.model_version), result)
         return result
 
     async def _exchange(

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from .. import errors
 from ..errors import ConnectError, ConnectionLost, DeadlineExceeded, NameResolutionError, TransportError
 from ..wire import jsonio
-from ..wire.http1 import Response
+from ..wire.http1 import Response, ResponseHead
 
 __all__ = ["Answer", "mark", "plain"]
 
@@ -48,7 +48,8 @@ class Answer(Response):
 
     @classmethod
     def of(cls, response: Response) -> Answer:
-        answer = cls(response.status_code, _Headers(response.headers), response.body, response.reason)
+        head = ResponseHead(response.status_code, _Headers(response.headers), response.reason)
+        answer = cls(head, response.body, response.limit)
         answer.attempts = response.attempts
         return answer
 
@@ -72,11 +73,8 @@ async def plain(response: Any) -> Any:
         return response
     body = response.read()
     headers = getattr(response, "headers", {})
-    return Response(
-        response.status,
-        {str(name).lower(): value for name, value in headers.items()},
-        await body if hasattr(body, "__await__") else body,
-    )
+    head = ResponseHead(response.status, {str(name).lower(): value for name, value in headers.items()})
+    return Response(head, await body if hasattr(body, "__await__") else body)
 
 
 def mark(error: TransportError) -> None:

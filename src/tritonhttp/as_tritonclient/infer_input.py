@@ -36,6 +36,10 @@ class InferInput(tensors.InferInput):
         self._shape = shape  # type: ignore[assignment]
         return self
 
+    def shape(self) -> Any:
+        """Return the input's shape."""
+        return self._shape
+
     def set_data_from_numpy(
         self, input_tensor: npt.NDArray[Any], binary_data: bool = True, *, copy: bool = True
     ) -> Self:
@@ -49,9 +53,8 @@ class InferInput(tensors.InferInput):
     # A sub-class may make the JSON object or the data itself; what is sent is then what these two return.
 
     def _get_binary_data(self) -> bytes | None:
-        body: list[Buffer] = []
-        super()._add_to([], body)
-        return bytes(body[0]) if body else None
+        data = super()._buffer()
+        return None if data is None else bytes(data)
 
     def _get_tensor(self) -> dict[str, Any]:
         tensor = super()._descriptor()
@@ -66,14 +69,18 @@ class InferInput(tensors.InferInput):
             or kind._get_binary_data is not InferInput._get_binary_data
         )
 
-    def _add_to(self, form: list[Any], body: list[Buffer], snapshot: bool = False) -> None:
-        if not self._is_changed():
-            super()._add_to(form, body, snapshot)
-            return
-        form.append(None)
-        data = self._get_binary_data()
-        if data is not None:
-            body.append(data)
+    @property
+    def _form(self) -> tuple[Any, ...] | None:
+        """None also where the caller has changed the shape that is his."""
+        form: tuple[Any, ...] | None = self.__dict__.get("_form")
+        return None if form is None or form[2] != tuple(self._shape) or self._is_changed() else form
+
+    @_form.setter
+    def _form(self, form: tuple[Any, ...] | None) -> None:
+        self.__dict__["_form"] = form
+
+    def _buffer(self, snapshot: bool = False) -> Buffer | None:
+        return self._get_binary_data() if self._is_changed() else super()._buffer(snapshot)
 
     def _descriptor(self) -> dict[str, Any]:
         if not self._is_changed():

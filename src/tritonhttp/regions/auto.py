@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from .. import operations
 from ..errors import ConnectError, InferenceServerException, InvalidRequest, ProtocolError, ServerError
 from ..log import logger
-from ..operations import Operation
+from ..operations import Inference, Operation
 from ..tensors import InferInput, InferRequestedOutput, InferResult
 from ..wire import inference
 from .pool import Block, Lease, Pool
@@ -28,6 +28,8 @@ __all__ = ["Flow", "Sharing"]
 
 #: Operations that a client carries out one after the other: their results are sent, their errors thrown in.
 Flow: TypeAlias = Generator[Operation[Any], Any, InferResult]
+#: Makes the operation of an inference.
+Make: TypeAlias = Callable[[Inference], Operation[InferResult]]
 
 #: Name and version, as the caller gave them.
 Model = tuple[str, str]
@@ -89,13 +91,14 @@ class Sharing:
         #: Models that gave more than was expected.
         self._unpredictable: set[Model] = set()
 
-    def infer(self, arguments: tuple[Any, ...], snapshot: bool) -> Flow | None:
+    def infer(self, asked: Inference, make: Make, *, snapshot: bool = False) -> Flow | None:
         """Begin an inference: copy its large inputs into a region.
 
         Parameters
         ----------
-        arguments : tuple
-            Those of :func:`operations.infer`.
+        asked : Inference
+        make : callable
+            Makes the operation of such a one.
         snapshot : bool
             Whether the caller may change its arrays as soon as this returns.
 
@@ -107,16 +110,14 @@ class Sharing:
         if self._refused:
             self.pool.collect()
             return None
-        model_name, inputs, model_version = arguments[:3]
+        large: list[int] = []
         try:
-            large = (
-                []
-                if arguments[10]  # a compressed request was asked for
-                else [index for index, tensor in enumerate(inputs) if _byte_size(tensor) >= self.threshold]
-            )
-            if not large and (model_name, model_version) not in self._large:
+            if not asked.request_compression_algorithm:
+                sizes = map(_byte_size, asked.inputs)
+                large = [index for index, size in enumerate(sizes) if size >= self.threshold]
+            if not large and (asked.model_name, asked.model_version) not in self._large:
                 return None
-            call = _Call(self, arguments, large)
+            call = _Call(self, asked, make, large)
         except (AttributeError, TypeError):
             return None  # what is wrong with them is said where they are encoded
         if snapshot:
@@ -245,20 +246,21 @@ class Sharing:
 class _Call:
     """One inference on the transparent path."""
 
-    def __init__(self, sharing: Sharing, arguments: tuple[Any, ...], large: list[int]) -> None:
+    def __init__(self, sharing: Sharing, asked: Inference, make: Make, large: list[int]) -> None:
         self._sharing = sharing
-        self._arguments = arguments
-        self.model: Model = arguments[0], arguments[2]
+        self._asked = asked
+        self._make = make
+        self.model: Model = asked.model_name, asked.model_version
         #: The inputs as they go out over HTTP, which of them are large, and all as they go out with those placed.
-        self._inputs: list[InferInput] = list(arguments[1])
+        self._inputs: list[InferInput] = list(asked.inputs)
         self._large = large
         self._sent: list[InferInput] = []
         self._lease: Lease | None = None
         self._places: _Places | None = None
         self._learnt = False
-        self._outputs: Sequence[InferRequestedOutput] | None = arguments[3]
+        self._outputs: Sequence[InferRequestedOutput] | None = asked.outputs
         #: Whether running twice is no worse than running once.
-        self.repeatable = arguments[14] is not False and arguments[5] in (0, "")
+        self.repeatable = asked.idempotent is not False and asked.sequence_id in (0, "")
         #: What the sizes of the outputs are expected to depend on.
         self.form = (
             self.model,
@@ -296,10 +298,8 @@ class _Call:
         """Refer to nothing of the caller's any more; the large arrays lie in the block by now."""
         if self._outputs is not None:
             self._outputs = [copy.copy(each) for each in self._outputs]
-        given = list(self._arguments)
-        given[1] = given[3] = None
-        given[12] = copy.deepcopy(given[12])
-        self._arguments = tuple(given)
+        parameters = copy.deepcopy(self._asked.parameters)
+        self._asked = self._asked._replace(inputs=(), outputs=None, parameters=parameters)
         offset = 0
         for index, tensor in enumerate(self._inputs):
             own = self._inputs[index] = copy.copy(tensor)
@@ -378,20 +378,18 @@ class _Call:
     def _operation(
         self, inputs: Sequence[InferInput], outputs: Sequence[InferRequestedOutput] | None
     ) -> Operation[InferResult]:
-        model_name, _, model_version, _, *others = self._arguments
-        return operations.infer(model_name, inputs, model_version, outputs, *others)
+        return self._make(self._asked._replace(inputs=inputs, outputs=outputs))
 
     def _place_outputs(self) -> Generator[Operation[Any], Any, _Places | None]:
         """Return places for the large outputs whose sizes are known, or None where there are none, or no room."""
-        if self._arguments[11]:  # a compressed answer was asked for
+        if self._asked.response_compression_algorithm:
             return None
         known, self._learnt = yield from self._sharing.sizes(self)
         outputs = self._outputs or [InferRequestedOutput(name) for name in known]
         large = {
             index: aligned(known[each.name()])
             for index, each in enumerate(outputs)
-            if each._form == (each.name(), True, 0)
-            and each._region is None
+            if each._form == (each.name(), True, 0, None)
             and known.get(each.name(), 0) >= self._sharing.threshold
         }
         if not large:

@@ -518,7 +518,7 @@ class AsyncioTransport:
                     if trace is not None:
                         trace.end(connection)
                 if connection.reader.open:
-                    head = StreamedResponse(response.status_code, response.headers, b"", response.reason)
+                    head = StreamedResponse(response.head, b"")
                     head.stream = Stream(self, connection, method, target)
                     return head
                 self._put_by(connection, connection.reader.reusable and connection.handed_over)

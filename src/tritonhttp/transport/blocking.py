@@ -440,7 +440,7 @@ class BlockingTransport:
                     if trace is not None:
                         trace.end(connection)
                 if connection.reader.open:
-                    head = StreamedResponse(response.status_code, response.headers, b"", response.reason)
+                    head = StreamedResponse(response.head, b"")
                     head.stream = Stream(self, connection, method, target)
                     return head
                 reusable = connection.reader.reusable

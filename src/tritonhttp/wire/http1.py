@@ -147,22 +147,36 @@ def coalesce(buffers: Sequence[Buffer], limit: int = COALESCE) -> list[Buffer]:
 class ResponseHead:
     """A response's status and headers, and how its body is framed. Shared between responses: not to be changed."""
 
-    __slots__ = ("chunked", "content_length", "headers", "keep_alive", "reason", "status")
+    __slots__ = (
+        "chunked",
+        "content_length",
+        "encoding",
+        "headers",
+        "json_size",
+        "keep_alive",
+        "reason",
+        "status",
+    )
 
     def __init__(
         self,
         status: int,
-        reason: str,
         headers: Mapping[str, str],
+        reason: str = "",
         *,
-        content_length: int | None,
-        chunked: bool,
-        keep_alive: bool,
+        content_length: int | None = None,
+        chunked: bool = False,
+        keep_alive: bool = False,
     ) -> None:
         self.status = status
         self.reason = reason
         #: Names in lower case; the values of a name that came more than once are joined by ", ".
         self.headers = headers
+        #: What the headers say of the body: Content-Encoding, and Inference-Header-Content-Length, a number where
+        #: it is one.
+        self.encoding = headers.get("content-encoding")
+        size: str | int | None = headers.get("inference-header-content-length")
+        self.json_size = int(size) if isinstance(size, str) and size.isdecimal() else size
         #: None where the body ends with the connection, or is chunked.
         self.content_length = content_length
         self.chunked = chunked
@@ -173,30 +187,36 @@ class ResponseHead:
 class Response:
     """A whole response. ``status_code``, ``get()`` and ``read()`` are what programs for the reference use."""
 
-    __slots__ = ("_position", "body", "headers", "limit", "reason", "status_code")
+    __slots__ = ("_position", "body", "head", "limit")
 
     #: How often the call was tried.
     attempts: int = 1
 
-    def __init__(
-        self,
-        status_code: int,
-        headers: Mapping[str, str],
-        body: Buffer,
-        reason: str = "",
-        limit: int | None = None,
-    ) -> None:
-        self.status_code = status_code
-        self.headers = headers
+    def __init__(self, head: ResponseHead, body: Buffer, limit: int | None = None) -> None:
+        self.head = head
         self.body = body
-        self.reason = reason
         #: The most bytes that the body may have when it is unpacked.
         self.limit = limit
         self._position = 0
 
+    @property
+    def status_code(self) -> int:
+        """The status, for example 200."""
+        return self.head.status
+
+    @property
+    def reason(self) -> str:
+        """The words behind the status, for people."""
+        return self.head.reason
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, their names in lower case."""
+        return self.head.headers
+
     def get(self, name: str, default: Any = None) -> Any:
         """Return a header's value, its name in any case."""
-        return self.headers.get(name.lower(), default)
+        return self.head.headers.get(name.lower(), default)
 
     def read(self, length: int | None = -1) -> bytes:
         """Return the next `length` bytes of the body as bytes, or all that is left of it."""
@@ -305,8 +325,8 @@ class _HeadParser:
             length = int(headers["content-length"].split(",")[0])
         return ResponseHead(
             status,
-            self.reason.decode("latin-1"),
             headers,
+            self.reason.decode("latin-1"),
             content_length=length,
             chunked=chunked and length is None,
             # Once an application under uvicorn raises, it answers 500 and closes, without saying so: what is sent
@@ -315,7 +335,7 @@ class _HeadParser:
         )
 
 
-_NO_HEAD = ResponseHead(0, "", {}, content_length=0, chunked=False, keep_alive=False)
+_NO_HEAD = ResponseHead(0, {}, content_length=0)
 _heads: dict[bytes, ResponseHead] = {}
 
 
@@ -341,12 +361,11 @@ def parse_head(data: bytes) -> ResponseHead:
 
 def _allocate(head: ResponseHead, length: int) -> memoryview:
     """Return memory for a body, not zeroed, its first tensor on a 64-byte boundary."""
-    json_size = head.headers.get("inference-header-content-length", "")
     try:
         memory = np.empty(length + _ALIGNMENT, np.uint8)
     except (MemoryError, OverflowError, ValueError) as error:
         raise ProtocolError(f"the server announced {length} bytes, more than there is memory for") from error
-    address = memory.__array_interface__["data"][0] + (int(json_size) if json_size.isdecimal() else 0)
+    address = memory.__array_interface__["data"][0] + (head.json_size if type(head.json_size) is int else 0)
     start = -address % _ALIGNMENT
     return memory.data[start : start + length]
 
@@ -373,8 +392,6 @@ class ResponseReader:
         "_got",
         "_head",
         "_interim",
-        "_last",
-        "_last_head",
         "_parser",
         "_scratch",
         "_streamed",
@@ -382,6 +399,8 @@ class ResponseReader:
         "blank",
         "continued",
         "ended",
+        "last",
+        "last_head",
         "max_body",
         "open",
         "response",
@@ -395,9 +414,9 @@ class ResponseReader:
         self._scratch = bytearray(MAX_HEAD)
         #: Where a response begins: what :meth:`get_buffer` returns while the reader is blank.
         self.view = memoryview(self._scratch)
-        # The head of a plain response before this one, which is likely to come again; empty: none yet.
-        self._last = b""
-        self._last_head = _NO_HEAD
+        #: The head of a plain response before this one, which is likely to come again; empty: none yet.
+        self.last = b""
+        self.last_head = _NO_HEAD
         self.response: Response | None = None
         self.reusable = True
         self.start()
@@ -427,7 +446,7 @@ class ResponseReader:
         From then on :meth:`received` returns True each time, and :meth:`take` gives what came.
         """
         self._streamed = True
-        self._last = b""  # nothing is taken for a plain response
+        self.last = b""  # nothing is taken for a plain response
 
     def take(self) -> bytes:
         """Return what came of an open body since the last time.
@@ -465,12 +484,11 @@ class ResponseReader:
             Where they are not HTTP, or pass a limit.
         """
         if self.blank:
-            head = self._last_head
-            end = len(self._last)
-            if end and count == end + (head.content_length or 0) and self._scratch.startswith(self._last):
+            head = self.last_head
+            end = len(self.last)
+            if end and count == end + (head.content_length or 0) and self._scratch.startswith(self.last):
                 # All of a response at once, with the head of the one before: the reader stays as it is.
-                body = bytes(self._scratch[end:count])
-                self.response = Response(head.status, head.headers, body, head.reason, self.max_body)
+                self.response = Response(head, bytes(self._scratch[end:count]), self.max_body)
                 return True
             self.blank = False
         if self._body is not None:
@@ -544,7 +562,7 @@ class ResponseReader:
         if length is not None:
             self._check_size(length)
             if head.keep_alive:
-                self._last, self._last_head = raw, head
+                self.last, self.last_head = raw, head
             if have >= length:
                 if have > length:
                     # Bytes that nobody asked for: whatever they are, they are not the next answer.
@@ -612,6 +630,6 @@ class ResponseReader:
     def _complete(self, body: Buffer) -> bool:
         head = self._head
         assert head is not None
-        self.response = Response(head.status, head.headers, body, head.reason, self.max_body)
+        self.response = Response(head, body, self.max_body)
         self._body = None
         return True

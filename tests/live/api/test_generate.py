@@ -11,7 +11,7 @@ import trustme
 
 import tritonhttp
 from tritonhttp import DeadlineExceeded, InvalidRequest, Retry, ServerError
-from tritonhttp.wire.http1 import Response
+from tritonhttp.wire.http1 import Response, ResponseHead
 
 from ...clients import tensor, wait_until
 
@@ -319,7 +319,9 @@ def test_several_servers(make_gateway, open_client):
 
 def test_a_replaced_post_may_answer(make_client, client_kind):
     client = make_client()
-    answer = Response(200, {"content-type": "text/event-stream"}, b'data: {"OUT": 1}\n\ndata: {"OUT": 2}\n\n')
+    answer = Response(
+        ResponseHead(200, {"content-type": "text/event-stream"}), b'data: {"OUT": 1}\n\ndata: {"OUT": 2}\n\n'
+    )
     if client_kind == "asyncio":
 
         async def post(**_):
