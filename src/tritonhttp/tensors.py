@@ -168,7 +168,7 @@ class InferInput:
         if shape != tuple(self._shape):
             raise self._refusal(
                 f"got unexpected numpy array shape [{str(shape)[1:-1]}],"
-                f" expected [{str([*self._shape])[1:-1]}]",
+                f" expected [{str(self.shape())[1:-1]}]",
                 f" for input {self._name!r}",
             )
         if self._json is not None or self._region is not None:
