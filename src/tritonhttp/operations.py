@@ -315,8 +315,9 @@ def infer_body(
     if not binary_outputs or any(asked[4:10]) or asked.timeout is not None or asked.parameters:
         form = None
     body = [buffer for each in inputs if (buffer := each._buffer(snapshot)) is not None]
+    size = sum(map(len, body))
     known = None if form is None else _heads.get(form)
-    if known is None:
+    if known is None or known[2] != size:  # an array may be resized behind the form's back
         head = inference.encode_request(
             _descriptors(inputs),
             [output._get_tensor() for output in outputs] if outputs else None,
@@ -324,7 +325,7 @@ def infer_body(
             asked.parameters,
             binary_outputs,
         )
-        known = head, ((("Inference-Header-Content-Length", str(len(head))),) if body else ())
+        known = head, ((("Inference-Header-Content-Length", str(len(head))),) if body else ()), size
         if form is not None:
             if len(_heads) >= _MAX_HEADS:
                 _heads.clear()
@@ -367,7 +368,7 @@ def _is_spent_by_use(given: Any) -> bool:
 
 
 #: Heads of inferences by their form: a program sends the same few again and again.
-_heads: dict[tuple[Any, ...], tuple[bytes, Headers]] = {}
+_heads: dict[tuple[Any, ...], tuple[bytes, Headers, int]] = {}
 _MAX_HEADS = 256
 
 

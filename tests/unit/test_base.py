@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import re
 import sys
@@ -531,6 +532,47 @@ def test_a_head_is_used_again_only_for_the_same_request(server: Any, client_of: 
     placed.set_data_from_numpy(np.arange(4, 8, dtype=np.int32), binary_data=False)
     client.infer("m", [placed])
     assert b"[4,5,6,7]" in sent(server)[2]
+
+
+def _of(array: Any) -> InferInput:
+    return InferInput("x", array.shape, "INT32").set_data_from_numpy(array)
+
+
+def _reshaped_behind_its_back() -> InferInput:
+    array = np.arange(8, dtype=np.int32)
+    given = _of(array)
+    array.resize(4, refcheck=False)
+    return given
+
+
+#: Inputs of a name, a datatype and a shape that are known by now, and what is sent of them all the same.
+WHOLE = np.arange(8, dtype=np.int32)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "data"),
+    [
+        (lambda: _of(WHOLE), [8], WHOLE),
+        (lambda: _of(np.arange(16, dtype=np.int32)[::2]), [8], WHOLE * 2),
+        (lambda: _of(WHOLE.astype(">i4")), [8], WHOLE),
+        (lambda: _of(WHOLE).set_shape([2, 4]), [2, 4], WHOLE),
+        (lambda: _of(WHOLE).set_shape([2, 4]).set_shape([8]), [8], WHOLE),
+        (_reshaped_behind_its_back, [8], WHOLE[:4]),
+        (lambda: InferInput("x", [8.0], "INT32").set_data_from_numpy(WHOLE), [8], WHOLE),  # type: ignore[list-item]
+    ],
+)
+def test_a_head_that_is_known_never_goes_out_before_other_data(
+    server: Any, client_of: Opener, make: Any, shape: list[int], data: Any
+) -> None:
+    client = client_of()
+    for given, wanted_shape, wanted in [(_of(WHOLE), [8], WHOLE), (make(), shape, data)] * 2:
+        client.infer("m", [given])
+        _, headers, body = sent(server)
+        size = int(dict(headers)["Inference-Header-Content-Length"])
+        (described,) = json.loads(body[:size])["inputs"]
+        assert described["shape"] == wanted_shape
+        assert described["parameters"] == {"binary_data_size": len(body) - size}
+        assert body[size:] == wanted.astype("<i4").tobytes()
 
 
 @pytest.mark.parametrize("kind", [tritonhttp.InferenceServerClient, tritonhttp.aio.InferenceServerClient])

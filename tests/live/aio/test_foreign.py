@@ -10,11 +10,16 @@ from tritonhttp import ConnectRefused
 aiohttp = pytest.importorskip("aiohttp", reason="a dependency of the tests only")
 
 
-async def refusal():
+async def refusal(of=lambda client: client.is_server_live()):
     async with tritonhttp.aio.InferenceServerClient("127.0.0.1:9") as client:
         with pytest.raises(ConnectRefused) as caught:
-            await client.is_server_live()
+            await of(client)
     return caught.value
+
+
+def test_an_inference_fails_with_aiohttps_error_too(run):
+    error = run(refusal(lambda client: client.infer("m", [])))
+    assert isinstance(error, aiohttp.ClientConnectorError)
 
 
 def test_a_refused_connection_is_aiohttps_too_and_pickles_as_ours(run):
