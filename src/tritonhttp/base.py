@@ -9,12 +9,12 @@ import os
 import pickle
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .dispatch import Balancing, Dispatch
     from .events import Hooks, Stats
-    from .regions.auto import Sharing
+    from .regions.auto import Flow, Sharing
     from .transport.policy import Moment
     from .transport.retry import Retry
     from .transport.trace import Counts
@@ -65,6 +65,8 @@ ALONE = {"retry": None, "on_request": None, "on_response": None, "on_retry": Non
 DEBUG = 10  # logging's level
 _MAX_HEADS = 256
 
+
+T = TypeVar("T")
 
 #: The operation that a replaced `_get` or `_post` carries out, and when it must end.
 _replaced_for: ContextVar[tuple[Operation[Any], Moment | None] | None] = ContextVar(
@@ -411,21 +413,33 @@ class ClientBase:
 
     # -- from an operation to what a transport sends --
 
-    def _infer_operation(self, asked: tuple[Any, ...], snapshot: bool = False) -> Operation[InferResult]:
-        """Return the operation of an inference, which is asked for as :class:`operations.Inference` has it."""
+    def _infer_flow(self, asked: tuple[Any, ...], *, snapshot: bool = False) -> Flow:
+        """Return what an inference takes that cannot take the short way: one operation, or those of shared memory.
+
+        What is asked for stands as in :class:`operations.Inference`; with `snapshot` it may be changed afterwards.
+        """
+        inference = Inference(*asked)
+        flow = None
+        if self._sharing is not None:
+            flow = self._sharing.infer(inference, self._infer_operation, snapshot=snapshot)
+        return _alone(self._infer_operation(inference, snapshot=snapshot)) if flow is None else flow
+
+    def _infer_operation(self, asked: Inference, *, snapshot: bool = False) -> Operation[InferResult]:
         return operations.infer(
-            Inference(*asked),
-            self._decode_infer,
+            asked,
+            partial(self._decode_infer, (asked.model_name, asked.model_version)),
             binary_outputs=self._binary is not False,
             snapshot=snapshot,
         )
 
-    def _decode_infer(self, response: Response) -> InferResult:
+    def _decode_infer(self, model: tuple[str, str], response: Response) -> InferResult:
         if response.status_code != 200:
             operations.check(response)
         result = InferResult(response, self._verbose)
         if type(response) is not Response:
             result.attempts = getattr(response, "attempts", 1)
+        if self._sharing is not None:
+            self._sharing.note(model, result)
         return result
 
     def _replaced(
@@ -561,7 +575,7 @@ class ClientBase:
                 return target, buffers
         except (KeyError, TypeError):  # not known, no key, or an array that is not in one piece
             pass
-        operation = self._infer_operation(asked, snapshot)
+        operation = self._infer_operation(Inference(*asked), snapshot=snapshot)
         target, head, length = self._plain_head(operation)
         json, *body = operation.body
         head = b"".join((head, json))
@@ -620,6 +634,12 @@ class ClientBase:
 
 def _goes_out_as_it_is(data: Any) -> bool:
     return not isinstance(data, np.ndarray) or (data.dtype.isnative and sys.byteorder == "little")
+
+
+def _alone(operation: Operation[T]) -> Generator[Operation[T], Any, T]:
+    """Return a flow of one operation."""
+    result: T = yield operation
+    return result
 
 
 def undecoded(response: Response) -> Response:

@@ -29,7 +29,7 @@ from .base import (
 from .errors import InferenceServerException, InvalidRequest
 from .executor import Executor
 from .log import logger
-from .operations import Inference, Operation
+from .operations import Operation
 from .plugins import Request
 from .stream import GenerateStream
 from .tensors import InferInput, InferRequestedOutput, InferResult
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from .events import Call, CallHook, RetryHook
     from .model import Model
     from .regions import Region
-    from .regions.auto import Sharing
     from .transport.retry import Retry
 
 __all__ = ["InferenceServerClient"]
@@ -717,13 +716,10 @@ class InferenceServerClient(ClientBase):
             idempotent,
         )
         plain = self._encode_plain_infer(asked, headers, query_params)
-        if plain is not None:
-            return self._infer_plain((model_name, model_version), plain, self._until(deadline))
         until = self._until(deadline)
-        sharing = self._sharing
-        if sharing is not None:
-            return self._infer_sharing(sharing, Inference(*asked), headers, query_params, until)
-        return self._carry_out(self._infer_operation(asked), headers, query_params, until)
+        if plain is not None:
+            return self._infer_plain((model_name, model_version), plain, until)
+        return self._drive(self._infer_flow(asked), headers, query_params, until)
 
     def async_infer(
         self,
@@ -794,7 +790,9 @@ class InferenceServerClient(ClientBase):
         if plain is not None:
             task = partial(self._infer_plain, (model_name, model_version), plain, until)
         else:
-            task = self._infer_later(asked, headers, query_params, until, snapshot=copy)
+            flow = self._infer_flow(asked, snapshot=copy)
+            given = dict(headers) if headers else None
+            task = partial(self._drive, flow, given, dict(query_params) if query_params else None, until)
         if self._is_watched():
             # The hooks, the plugin and the log see the caller's context, not that of a thread of ours.
             task = partial(copy_context().run, task)
@@ -990,63 +988,7 @@ class InferenceServerClient(ClientBase):
     ) -> InferResult:
         """Run an inference that takes the short way."""
         target, buffers = plain
-        result = self._decode_infer(self._transport.exchange("POST", target, buffers, deadline=until))
-        if self._sharing is not None:
-            self._sharing.note(model, result)
-        return result
-
-    def _infer_later(
-        self,
-        asked: tuple[Any, ...],
-        headers: Headers,
-        query_params: QueryParams,
-        until: Moment | None,
-        *,
-        snapshot: bool,
-    ) -> Callable[[], InferResult]:
-        """Return an inference that does not take the short way, ready to be run."""
-        headers = dict(headers) if headers else None
-        query_params = dict(query_params) if query_params else None
-        sharing = self._sharing
-        flow = None
-        if sharing is not None:
-            flow = sharing.infer(Inference(*asked), self._infer_operation, snapshot=snapshot)
-        if flow is not None:
-            return partial(self._drive, flow, headers, query_params, until)
-        operation = self._infer_operation(asked, snapshot)
-        if sharing is None:
-            return partial(self._carry_out, operation, headers, query_params, until)
-        model = asked[0], asked[2]
-        return partial(self._carry_out_noted, sharing, model, operation, headers, query_params, until)
-
-    def _infer_sharing(
-        self,
-        sharing: Sharing,
-        asked: Inference,
-        headers: Headers,
-        query_params: QueryParams,
-        until: Moment | None,
-    ) -> InferResult:
-        """Run an inference whose large tensors may travel through shared memory."""
-        flow = sharing.infer(asked, self._infer_operation)
-        if flow is not None:
-            return self._drive(flow, headers, query_params, until)
-        operation = self._infer_operation(asked)
-        model = asked.model_name, asked.model_version
-        return self._carry_out_noted(sharing, model, operation, headers, query_params, until)
-
-    def _carry_out_noted(
-        self,
-        sharing: Sharing,
-        model: tuple[str, str],
-        operation: Operation[InferResult],
-        headers: Headers,
-        query_params: QueryParams,
-        until: Moment | None,
-    ) -> InferResult:
-        result = self._carry_out(operation, headers, query_params, until)
-        sharing.note(model, result)
-        return result
+        return self._decode_infer(model, self._transport.exchange("POST", target, buffers, deadline=until))
 
     def _exchange(
         self, operation: Operation[Any], headers: Headers, query_params: QueryParams, until: Moment | None

@@ -24,7 +24,7 @@ from ..base import (
 )
 from ..errors import DeadlineExceeded, InferenceServerException, InvalidRequest, TransportError
 from ..log import logger
-from ..operations import Inference, Operation
+from ..operations import Operation
 from ..plugins import Request
 from ..tensors import InferInput, InferRequestedOutput, InferResult
 from ..transport.address import parse_url, tls_context
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from ..dispatch import Balancing
     from ..events import Call, CallHook, RetryHook
     from ..regions import Region
-    from ..regions.auto import Sharing
     from ..transport.retry import Retry
     from .model import Model
 
@@ -495,13 +494,10 @@ class InferenceServerClient(ClientBase):
             idempotent,
         )
         plain = self._encode_plain_infer(asked, headers, query_params)
-        if plain is not None:
-            return await self._infer_plain((model_name, model_version), plain, self._until(deadline))
         until = self._until(deadline)
-        sharing = self._sharing
-        if sharing is not None:
-            return await self._infer_sharing(sharing, Inference(*asked), headers, query_params, until)
-        return await self._carry_out(self._infer_operation(asked), headers, query_params, until)
+        if plain is not None:
+            return await self._infer_plain((model_name, model_version), plain, until)
+        return await self._drive(self._infer_flow(asked), headers, query_params, until)
 
     async def generate(
         self,
@@ -615,26 +611,7 @@ class InferenceServerClient(ClientBase):
         except TransportError as error:
             mark(error)
             raise
-        result = self._decode_infer(response)
-        if self._sharing is not None:
-            self._sharing.note(model, result)
-        return result
-
-    async def _infer_sharing(
-        self,
-        sharing: Sharing,
-        asked: Inference,
-        headers: Headers,
-        query_params: QueryParams,
-        until: Moment | None,
-    ) -> InferResult:
-        """Run an inference whose large tensors may travel through shared memory."""
-        flow = sharing.infer(asked, self._infer_operation)
-        if flow is not None:
-            return await self._drive(flow, headers, query_params, until)
-        result = await self._carry_out(self._infer_operation(asked), headers, query_params, until)
-        sharing.note((asked.model_name, asked.model_version), result)
-        return result
+        return self._decode_infer(model, response)
 
     async def _exchange(
         self, operation: Operation[Any], headers: Headers, query_params: QueryParams, until: Moment | None

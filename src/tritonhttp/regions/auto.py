@@ -142,7 +142,7 @@ class Sharing:
             return False  # what is wrong with them is said where they are encoded
 
     def note(self, model: Model, result: InferResult) -> None:
-        """Look at the answer of an inference that this path had no part in."""
+        """Look at what of an answer came over HTTP."""
         if len(result._body) >= self.threshold:
             self._large.add(model)
 
