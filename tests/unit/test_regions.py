@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -201,6 +202,25 @@ def test_idle_blocks_make_room_only_where_that_is_enough():
     assert some.taken == PAGE
     assert some.take(3 * PAGE).block.byte_size == 3 * PAGE
     assert some.taken == 4 * PAGE
+
+
+def test_blocks_that_are_idle_for_long_are_given_back(monkeypatch):
+    some = Pool(1 << 30)
+    now = time.monotonic()
+    monkeypatch.setattr(pool.time, "monotonic", lambda: now)
+    first, second = taken(some), taken(some)
+    blocks = [first.block, second.block]
+    del first
+    assert some.doomed() == []
+    now += pool._MAX_IDLE - 1
+    del second
+    assert some.doomed() == []
+    now += 2
+    doomed = some.doomed()
+    assert doomed == blocks[:1]
+    some.settle(doomed, [])
+    assert some.taken == PAGE
+    assert taken(some).block is blocks[1]
 
 
 def test_what_is_spent_forgotten_or_unregistered_is_not_used_again():

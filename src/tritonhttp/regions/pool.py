@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from typing import Any
@@ -16,6 +17,8 @@ __all__ = ["Block", "Lease", "Pool"]
 
 #: A request for less takes a block of this size, in bytes.
 _SMALLEST = 1 << 16
+#: How long a block may be idle before the server shall forget it, in seconds.
+_MAX_IDLE = 60.0
 
 
 class Block:
@@ -32,6 +35,8 @@ class Block:
         Whether it must not be used again: a request that was given up may still use it, or a forked child see it.
     generation : int
         How often the server had forgotten its regions before.
+    idle_since : float
+        When it was used last, on the monotonic clock.
     window : type
         The ctypes array over all of it, which ctypes itself would make anew every now and then.
     """
@@ -40,6 +45,7 @@ class Block:
         "__weakref__",
         "byte_size",
         "generation",
+        "idle_since",
         "mapped",
         "name",
         "registered",
@@ -58,6 +64,7 @@ class Block:
         self.window = ctypes.c_char * byte_size
         self.registered = False
         self.spent = False
+        self.idle_since = 0.0
 
 
 class Lease:
@@ -188,6 +195,7 @@ class Pool:
         return lease
 
     def _collect(self) -> None:
+        now = time.monotonic()
         while self._returned:
             found = self._leased.pop(id(self._returned.popleft()), None)
             if found is None:
@@ -196,7 +204,10 @@ class Pool:
             if block.spent or block.generation < self._generation or not block.registered:
                 self._doom(block)
             else:
+                block.idle_since = now
                 self._idle.append(block)
+        while self._idle and now - self._idle[0].idle_since > _MAX_IDLE:
+            self._doom(self._idle.pop(0))
 
     def _doom(self, block: Block) -> None:
         if block.registered:
