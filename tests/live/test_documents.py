@@ -1,0 +1,148 @@
+"""The Python blocks of README.md and docs/ run on a real Triton, page by page and from top to bottom."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import json
+import logging
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import trustme
+
+import tritonhttp.testing
+from tritonhttp import InferenceServerClient, InferInput
+from tritonhttp.testing import TritonServer
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = {
+    path.relative_to(ROOT).as_posix(): BLOCK.findall(path.read_text())
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+# Needs a GPU: tests/gpu runs what it shows.
+NOT_HERE = "cudashm"
+
+CHAT = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            text = np.array([b"Hello to you"], np.object_)
+            sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("text_output", text)]))
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+CHAT_CONFIG = {
+    "backend": "python",
+    "model_transaction_policy": {"decoupled": True},
+    "input": [{"name": "text_input", "data_type": "TYPE_STRING", "dims": [1]}],
+    "output": [{"name": "text_output", "data_type": "TYPE_STRING", "dims": [1]}],
+}
+
+
+def test_every_block_is_taken() -> None:
+    """A fence that is written otherwise would be passed over, and a page without blocks says nothing."""
+    for name, blocks in PAGES.items():
+        assert len(blocks) == len(
+            re.findall("^ *(```|~~~) *(py|Py)", (ROOT / name).read_text(), re.MULTILINE)
+        )
+    assert sum(map(len, PAGES.values())) > 20
+    assert [name for name, blocks in PAGES.items() for block in blocks if NOT_HERE in block] == [
+        "docs/guide.md"
+    ]
+
+
+@pytest.fixture
+def chat(triton_server: TritonServer) -> Iterator[None]:
+    """A language model of one sentence, for the time of a test."""
+    assert triton_server.pid  # skipped where the server is somebody else's
+    with InferenceServerClient(triton_server.url) as client:
+        client.load_model("chat", config=json.dumps(CHAT_CONFIG), files={"file:1/model.py": CHAT.encode()})
+        yield
+        client.unload_model("chat")
+
+
+@pytest.mark.parametrize("page", [name for name, blocks in PAGES.items() if blocks])
+@pytest.mark.usefixtures("chat")
+def test_blocks_run(
+    page: str, triton_server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    log = logging.getLogger("tritonhttp")
+    monkeypatch.setattr(log, "level", log.level)  # a block raises it
+    trustme.CA().cert_pem.write_to_path("ca.pem")
+    # A page starts a server: the one that runs does as well, and test_triton_server.py starts others.
+    monkeypatch.setattr(tritonhttp.testing, "TritonServer", lambda: nullcontext(triton_server))
+    names: dict[str, Any] = {}
+    for block in PAGES[page]:
+        if NOT_HERE in block:
+            compile(block, page, "exec")
+            continue
+        with InferenceServerClient(triton_server.url) as client:
+            # What the page takes for granted; the first page a reader sees takes nothing but the data.
+            given = {"many": np.zeros((200, 64), np.float32)} if page == "README.md" else usual(client)
+            names.update(given)
+            run(redirected(block, triton_server.url), page, names)
+
+
+def usual(client: InferenceServerClient) -> dict[str, Any]:
+    pixels = np.zeros((1, 64), np.float32)
+    image = InferInput("IMAGE", [1, 64], "FP32").set_data_from_numpy(pixels)
+    return {
+        "np": np,
+        "asyncio": asyncio,
+        "logging": logging,
+        "httpclient": tritonhttp,
+        "client": client,
+        "pixels": pixels,
+        "image": image,
+        "images": [image] * 3,
+        "chunks": [[[1]], [[2]]],
+        "url": "triton.example",
+        "key": "k",
+        "read_token": lambda: "t",
+        "make_context": ssl.create_default_context,
+        "latency": Mock(),
+        "retried": Mock(),
+    }
+
+
+def redirected(block: str, url: str) -> str:
+    """Return the block with the addresses that it names led to the server."""
+    port = url.rpartition(":")[2]
+    for example, real in {
+        "localhost:8000": url,
+        "a:8000": url,
+        "b:8000": f"localhost:{port}",
+        "c:8000": f"http://{url}",
+    }.items():
+        block = re.sub(rf"(?<![a-z]){example}", real, block)
+    return block
+
+
+def run(block: str, page: str, names: dict[str, Any]) -> None:
+    code = compile(block, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    made = eval(code, names)
+    if inspect.iscoroutine(made):
+        asyncio.run(made)
+
+
+def test_the_first_program_prints_what_is_said(
+    triton_server: TritonServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(redirected(PAGES["README.md"][0], triton_server.url), "README.md", {})
+    shown = capsys.readouterr().out
+    assert re.fullmatch(r"\[\[(b'0\.\d+:\d:[a-z]+'\s*){3}\]\]\s*", shown), shown
