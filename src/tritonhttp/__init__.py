@@ -53,6 +53,10 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__} - {"TYPE_CHECKING"})
+
+
 def install_as_tritonclient() -> None:
     """Register this library as ``tritonclient`` in this process, before anything imports that; again does nothing.
 

@@ -188,6 +188,10 @@ class ClientBase:
 
         return Sharing(*self._sharing_limits)
 
+    def __repr__(self) -> str:
+        kind = type(self)
+        return f"<{kind.__module__.removesuffix('.client')}.{kind.__name__} {', '.join(self.servers)}>"
+
     def __reduce__(self) -> tuple[Any, ...]:
         own = {name: value for name, value in self.__dict__.items() if name not in self._made}
         for name, value in (*self._configuration.items(), ("plugin", self._plugin), *own.items()):
@@ -208,6 +212,11 @@ class ClientBase:
     ) -> None:
         """Take up calls, when everything else of the client is made."""
         self._servers = servers
+        if retry is not None:
+            from .transport.retry import Retry
+
+            if not isinstance(retry, Retry):
+                raise InvalidRequest(f"retry must be a Retry, such as Retry(attempts=3); got {retry!r}")
         self._retry, self._told = retry, hooks
         self._balancing: Balancing = balancing
         if retry is not None or servers or any(hooks):
@@ -308,9 +317,13 @@ class ClientBase:
 
         Raises
         ------
+        InvalidRequest
+            For what cannot be called.
         InferenceServerException
             If there is one already.
         """
+        if not callable(plugin):
+            raise InvalidRequest(f"a plugin must be callable with a Request, got {plugin!r}")
         if self._plugin is not None:
             raise_error(
                 "A plugin is already registered. Please unregister the previous plugin first before"
@@ -486,7 +499,8 @@ class ClientBase:
     def _merge_headers(operation: Operation[Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the call's headers: the caller's, and over them those that belong to the operation's body."""
         own = {name.lower() for name, _ in operation.headers}
-        headers = {name: value for name, value in (given or {}).items() if str(name).lower() not in own}
+        given = operations.mapping(given, "headers") if given else {}
+        headers = {name: value for name, value in given.items() if str(name).lower() not in own}
         headers.update(
             (name, int(value) if value.isdecimal() else value) for name, value in operation.headers
         )

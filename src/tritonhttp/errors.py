@@ -214,6 +214,10 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def raise_error(msg: str) -> NoReturn:
     """Raise an :class:`InferenceServerException` with the message (the reference's helper)."""
     raise InferenceServerException(msg=msg) from None

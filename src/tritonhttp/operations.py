@@ -20,7 +20,7 @@ from .wire.http1 import Buffer, Response
 if TYPE_CHECKING:
     from . import types
 
-__all__ = ["NO_OPTIONS", "Inference", "Operation", "check", "purpose", "query_string"]
+__all__ = ["NO_OPTIONS", "Inference", "Operation", "check", "mapping", "purpose", "query_string"]
 
 T = TypeVar("T")
 
@@ -491,10 +491,8 @@ def _checked(response: Response) -> Response:
 def _generation(
     inputs: Mapping[str, Any], parameters: Mapping[str, Any] | None, request_id: str
 ) -> tuple[Buffer, ...]:
-    if not isinstance(inputs, Mapping):
-        raise InvalidRequest(f"inputs must be a mapping of names to values, got {type(inputs).__name__}")
     body: dict[str, Any] = {"id": request_id} if request_id else {}
-    for name, value in inputs.items():
+    for name, value in mapping(inputs, "inputs").items():
         if not isinstance(name, str) or name in ("id", "parameters"):
             raise InvalidRequest(
                 f"{name!r} cannot be the name of an input: expected a str beside 'id' and 'parameters'"
@@ -519,12 +517,19 @@ def query_string(parameters: Mapping[str, Any]) -> str:
     from urllib.parse import quote_plus
 
     pairs: list[str] = []
-    for name, value in parameters.items():
+    for name, value in mapping(parameters, "query_params").items():
         for item in value if isinstance(value, (list, tuple)) else [value]:
             if re.search(r"[\r\n\0]", f"{name}{item}"):
                 raise InvalidRequest(f"query parameter {name!r} must be text without CR, LF or NUL")
             pairs.append(f"{quote_plus(str(name))}={quote_plus(str(item))}")
     return "&".join(pairs)
+
+
+def mapping(given: Any, name: str) -> Mapping[str, Any]:
+    """Return what a caller gave as a mapping, or refuse it."""
+    if not isinstance(given, Mapping):
+        raise InvalidRequest(f"{name} must be a mapping of names to values, got {type(given).__name__}")
+    return given
 
 
 def check(response: Response) -> None:
@@ -545,6 +550,11 @@ def check(response: Response) -> None:
 def _server_error(message: str, response: Response, text: str) -> ServerError:
     if "decoupled transaction policy" in message or "generate expects model to produce exactly 1" in message:
         message = f"{message} (use generate_stream, which takes any number of answers)"
+    elif message == "Not Found" and response.status_code == 404:  # an unknown model has words of its own
+        message = (
+            f"{message} (the server has no such path: is the URL's base path right, is the model's version a"
+            " number, does this server have the extension?)"
+        )
     error = ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
     error.attempts = getattr(response, "attempts", 1)
     return error

@@ -184,10 +184,13 @@ class Signature:
             Where they cannot be split.
         """
         limit = self.max_batch_size if max_batch is None else max_batch
-        if not isinstance(limit, int) or limit < 1:
-            words = "none; give max_batch" if max_batch is None else repr(max_batch)
+        if max_batch is None and not limit:
             raise InvalidRequest(
-                f"model {self.name!r}: expected max_batch as a whole number above 0, got {words}"
+                f"model {self.name!r} has no max_batch_size: give max_batch, the most rows for one inference"
+            )
+        if not isinstance(limit, int) or limit < 1:
+            raise InvalidRequest(
+                f"model {self.name!r}: expected max_batch as a whole number above 0, got {max_batch!r}"
             )
         if self.max_batch_size and limit > self.max_batch_size:
             raise InvalidRequest(

@@ -163,7 +163,7 @@ class InferInput:
             raise self._refusal(
                 f"got unexpected datatype {datatype} from numpy array, expected {self._datatype}."
                 f"{_BF16_ADVICE if self._datatype == 'BF16' else ''}",
-                f" The array for input {self._name!r} has dtype {dtype}.",
+                f" The array for input {self._name!r} has dtype {dtype}.{_unknown(self._datatype)}",
             )
         if shape != tuple(self._shape):
             raise self._refusal(
@@ -288,6 +288,13 @@ class InferInput:
 
     def __repr__(self) -> str:
         return f"InferInput({self._name!r}, {self.shape()}, {self._datatype!r})"
+
+
+def _unknown(datatype: Any) -> str:
+    """Say which datatypes there are where this is none of them."""
+    if datatype in dtypes.NAMES:
+        return ""
+    return f" The protocol has no datatype {datatype!r}, but {', '.join(dtypes.NAMES)}."
 
 
 _BF16_ADVICE = (
@@ -619,11 +626,17 @@ def datatype_of(array: npt.NDArray[Any], what: str) -> str:
 
 def _as_tuple(shape: Sequence[int]) -> tuple[int, ...]:
     try:
+        if isinstance(shape, (str, bytes)):  # the datatype, in the shape's place
+            raise TypeError
         return tuple(shape)
     except TypeError as error:
         raise InvalidRequest(f"a shape must be a sequence of whole numbers, got {shape!r}") from error
 
 
 def _region(name: str, byte_size: int, offset: int) -> _Region:
+    if not isinstance(name, str):
+        raise InvalidRequest(
+            f"region_name must be the name that the region is registered under, got {name!r}"
+        )
     region = (("shared_memory_region", name), ("shared_memory_byte_size", byte_size))
     return (*region, ("shared_memory_offset", offset)) if offset else region

@@ -49,6 +49,15 @@ def closed(client: Any) -> Any:
     return asyncio.run(outcome) if hasattr(outcome, "__await__") else outcome
 
 
+@BOTH
+def test_a_client_shows_what_it_is_and_its_servers(kind: Any) -> None:
+    module = kind.__module__.removesuffix(".client")
+    for url, shown in (("a:8000/base", "a:8000/base"), (["a:8000", "b:8000"], "a:8000, b:8000")):
+        client = kind(url)
+        assert repr(client) == f"<{module}.InferenceServerClient {shown}>"
+        closed(client)
+
+
 # -- pickling ---------------------------------------------------------------------------------------
 
 heard: list[Call] = []

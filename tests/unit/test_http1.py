@@ -277,6 +277,14 @@ def test_reason_and_progress_are_told() -> None:
     assert read(CHUNKED + b"5\r\nab").error == "incomplete: an incomplete body"
 
 
+def test_an_alert_of_tls_says_what_speaks_there() -> None:
+    for data in (b"\x15\x03\x01\x00\x02\x02\x46", b"\x15\x03\x03\x00\x02\x02\x50\r\n\r\n"):
+        reader = ResponseReader()
+        reader.get_buffer()[: len(data)] = data
+        with pytest.raises(ProtocolError, match=r"the server speaks TLS: https://"):
+            reader.received(len(data))
+
+
 # -- refusals ---------------------------------------------------------------------------------------
 
 REFUSED = {

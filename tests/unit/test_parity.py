@@ -174,6 +174,12 @@ def test_top_module_exports_its_public_names() -> None:
     assert public == set(listed) - {"__version__"}
 
 
+@pytest.mark.parametrize("module", ["tritonhttp", "tritonhttp.errors", "tritonhttp.testing"])
+def test_names_that_are_made_when_asked_for_are_listed(module: str) -> None:
+    imported = importlib.import_module(module)
+    assert set(imported.__all__) <= set(dir(imported))
+
+
 # -- the two clients
 
 #: What only one of them has: connections are made of threads here, and of tasks there.
@@ -223,8 +229,12 @@ def test_a_method_of_the_asyncio_client_is_the_blocking_ones_awaited(name: str) 
 
 
 def test_what_both_modules_name_is_one_thing() -> None:
+    assert set(tritonhttp.__all__) - set(tritonhttp.aio.__all__) == {
+        "InferAsyncRequest",  # what the blocking client's async_infer returns
+        "__version__",
+        "install_as_tritonclient",
+    }
     shared = set(tritonhttp.aio.__all__) & set(tritonhttp.__all__) - {"InferenceServerClient"}
-    assert {"InferInput", "InferRequestedOutput", "InferResult", "InferenceServerException"} <= shared
     for name in shared:
         assert getattr(tritonhttp.aio, name) is getattr(tritonhttp, name)
     auth = importlib.import_module("tritonhttp.auth")

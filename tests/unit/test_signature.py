@@ -188,7 +188,7 @@ def test_rows_and_the_most_for_a_call() -> None:
     [
         (BATCHES, {"X": X}, 5, "expected max_batch of at most 4, got 5"),
         (BATCHES, {"X": X}, 0, "expected max_batch as a whole number above 0, got 0"),
-        (PLAIN, {"V": X}, None, "got none; give max_batch"),
+        (PLAIN, {"V": X}, None, "has no max_batch_size: give max_batch"),
         (PLAIN, {"V": X, "T": X}, 2, "input 'T' has no first axis of any length to split along"),
         (PLAIN, {"V": np.float32(1)[...]}, 2, "input 'V' has no first axis"),
         (BATCHES, {"X": X, "W": X[:1]}, 2, "expected the same number of rows, 1 or more"),

@@ -1,4 +1,4 @@
-"""The asyncio client: the names of ``tritonclient.http.aio``.
+"""The asyncio client: the names of ``tritonclient.http.aio``, and those of ``tritonhttp`` that go with it.
 
 ::
 
@@ -8,9 +8,22 @@
         result = await client.infer("digits", [image])
 """
 
-from ..errors import InferenceServerException
+from ..errors import (
+    ConnectError,
+    ConnectionLost,
+    ConnectRefused,
+    ConnectTimeout,
+    DeadlineExceeded,
+    InferenceServerException,
+    InvalidRequest,
+    NameResolutionError,
+    ProtocolError,
+    ServerError,
+    TransportError,
+)
 from ..plugins import InferenceServerClientPlugin, Request
-from ..tensors import InferInput, InferRequestedOutput, InferResult
+from ..tensors import InferInput, InferRequestedOutput, InferResult, TensorInfo
+from ..transport.retry import Retry
 from ..utils import (
     TRITON_RESERVED_REQUEST_PARAMS,
     TRITON_RESERVED_REQUEST_PARAMS_PREFIX,
@@ -26,13 +39,25 @@ from .client import InferenceServerClient
 __all__ = [
     "TRITON_RESERVED_REQUEST_PARAMS",
     "TRITON_RESERVED_REQUEST_PARAMS_PREFIX",
+    "ConnectError",
+    "ConnectRefused",
+    "ConnectTimeout",
+    "ConnectionLost",
+    "DeadlineExceeded",
     "InferInput",
     "InferRequestedOutput",
     "InferResult",
     "InferenceServerClient",
     "InferenceServerClientPlugin",
     "InferenceServerException",
+    "InvalidRequest",
+    "NameResolutionError",
+    "ProtocolError",
     "Request",
+    "Retry",
+    "ServerError",
+    "TensorInfo",
+    "TransportError",
     "deserialize_bytes_tensor",
     "np_to_triton_dtype",
     "raise_error",

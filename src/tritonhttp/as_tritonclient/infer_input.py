@@ -76,7 +76,7 @@ class InferInput(tensors.InferInput):
         return None if form is None or form[2] != tuple(self._shape) or self._is_changed() else form
 
     @_form.setter
-    def _form(self, form: tuple[Any, ...] | None) -> None:
+    def _form(self, form: tuple[Any, ...] | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self.__dict__["_form"] = form
 
     def _buffer(self, snapshot: bool = False) -> Buffer | None:

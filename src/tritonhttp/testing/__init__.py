@@ -18,3 +18,7 @@ def __getattr__(name: str) -> Any:
     from . import provision, server
 
     return getattr(provision if name == "TritonUnavailable" else server, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -102,7 +102,7 @@ class Balancer(Generic[S]):
         first: int = 0,
     ) -> None:
         if policy not in _POLICIES:
-            raise InvalidRequest(f"the policy must be one of {', '.join(_POLICIES)}; got {policy!r}")
+            raise InvalidRequest(f"balancing must be one of {', '.join(_POLICIES)}; got {policy!r}")
         self._in_turn = policy == "round_robin"
         self._set_aside = set_aside
         self._max_set_aside = max_set_aside

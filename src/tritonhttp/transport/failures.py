@@ -98,7 +98,10 @@ def tls_failure(address: Address, error: Exception, seconds: float) -> ConnectEr
     import ssl
 
     kind = errors.CertificateError if isinstance(error, ssl.SSLCertVerificationError) else errors.TLSError
-    return kind(f"the TLS handshake with {address.host} failed: {error}", phase="tls")
+    # A server without TLS closes, or answers in plain text.
+    plain = not isinstance(error, ssl.SSLError) or "EOF" in str(error) or "WRONG_VERSION" in str(error)
+    advice = f" (does port {address.port} speak TLS, or is it http://?)" if plain else ""
+    return kind(f"the TLS handshake with {address.host} failed: {error}{advice}", phase="tls")
 
 
 def located(

@@ -339,6 +339,12 @@ _NO_HEAD = ResponseHead(0, {}, content_length=0)
 _heads: dict[bytes, ResponseHead] = {}
 
 
+def _no_http(start: bytes) -> ProtocolError:
+    # An alert, as a server sends it that was not spoken to in TLS.
+    advice = " (the server speaks TLS: https://)" if start.startswith(b"\x15\x03") else ""
+    return ProtocolError(f"expected an HTTP/1.1 response, got bytes that begin with {start!r}{advice}")
+
+
 def parse_head(data: bytes) -> ResponseHead:
     """Parse a response's head, the empty line included.
 
@@ -348,7 +354,7 @@ def parse_head(data: bytes) -> ResponseHead:
     head = _heads.get(data)
     if head is None:
         if not data.startswith(_START):  # llhttp takes other versions, and empty lines before
-            raise ProtocolError(f"expected an HTTP/1.1 response, got bytes that begin with {data[:40]!r}")
+            raise _no_http(data[:40])
         parser = _HeadParser()
         parser.feed(data)
         head = parser.head()
@@ -579,7 +585,7 @@ class ResponseReader:
     def _incomplete_head(self) -> bool:
         start = bytes(self.view[: min(self._filled, 40)])
         if not start.startswith(_START[: len(start)]) or self._scratch.find(b"\n\n", 0, self._filled) >= 0:
-            raise ProtocolError(f"expected an HTTP/1.1 response, got bytes that begin with {start!r}")
+            raise _no_http(start)
         if self._filled == MAX_HEAD:
             raise ProtocolError(f"the response's head is longer than {MAX_HEAD} bytes")
         return False

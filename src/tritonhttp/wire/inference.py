@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -68,15 +69,18 @@ def encode_request(
     request: dict[str, Any] = {}
     options: dict[str, Any] = {}
     if request_id:
+        if not isinstance(request_id, str):
+            raise InvalidRequest(f"request_id must be a str, got {request_id!r}")
         request["id"] = request_id
     if sequence_id not in (0, ""):
-        options["sequence_id"] = jsonio.plain(sequence_id, "sequence_id")
+        number = sequence_id if isinstance(sequence_id, str) else _whole(sequence_id, "sequence_id")
+        options["sequence_id"] = jsonio.plain(number, "sequence_id")
         options["sequence_start"] = sequence_start
         options["sequence_end"] = sequence_end
     if priority:
-        options["priority"] = priority
+        options["priority"] = _whole(priority, "priority")
     if timeout is not None:
-        options["timeout"] = timeout
+        options["timeout"] = _whole(timeout, "timeout", " of microseconds (deadline= is in seconds)")
     request["inputs"] = inputs
     if outputs:
         request["outputs"] = outputs
@@ -91,6 +95,17 @@ def encode_request(
     if options:
         request["parameters"] = options
     return jsonio.dumps(request)
+
+
+def _whole(value: Any, name: str, unit: str = "") -> int:
+    """Return a number that the server takes as unsigned, or refuse it."""
+    try:
+        number = index(value)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise InvalidRequest(f"{name} must be a whole number{unit}, 0 or more; got {value!r}")
+    return number
 
 
 class Layout:
