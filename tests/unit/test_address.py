@@ -234,6 +234,13 @@ def test_a_name_without_an_address(names: Names, failure: Exception) -> None:
     assert isinstance(caught.value, socket.gaierror)
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 64])
+def test_what_can_be_no_name_has_no_address(host: str) -> None:
+    with pytest.raises(NameResolutionError, match=f"cannot resolve the name '{host}'") as caught:
+        resolve(Address(host, 8000, False, ""), None)
+    assert caught.value.phase == "resolve"
+
+
 def test_a_resolver_that_does_not_answer_is_given_up_in_time(names: Names) -> None:
     names.answers.clear()
     began = time.monotonic()

@@ -154,7 +154,7 @@ def literal(address: Address) -> list[SocketAddress]:
         return [(socket.AF_UNIX, address.socket_path)]
     try:
         return _look_up(address.at or address.host, address.port, socket.AI_NUMERICHOST)
-    except OSError:
+    except (OSError, UnicodeError):  # the latter where no name can be like that
         return []
 
 
