@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gzip
 import logging
 import os
@@ -49,6 +50,52 @@ def exchange(client, *buffers, **options):
     if asyncio.iscoroutine(outcome):
         return asyncio.run_coroutine_threadsafe(outcome, client._loop).result(30)
     return outcome
+
+
+@pytest.fixture
+def refused_sockets(monkeypatch):
+    """Address families of which the system makes no socket, and the error that it gives."""
+    refused = {}
+
+    class Socket(socket.socket):
+        def __init__(self, family=-1, *args, **options):
+            if family in refused:
+                raise OSError(refused[family], os.strerror(refused[family]))
+            super().__init__(family, *args, **options)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    return refused
+
+
+def test_a_system_without_ipv6_goes_on_with_the_next_address(
+    serve, open_client, call, monkeypatch, refused_sockets
+):
+    server = serve()
+    ask = socket.getaddrinfo
+
+    def both(host, port, *args, **options):
+        if host != "triton.test":
+            return ask(host, port, *args, **options)
+        if options.get("flags"):
+            raise socket.gaierror(socket.EAI_NONAME, "no literal")
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    refused_sockets[socket.AF_INET6] = errno.EAFNOSUPPORT
+    assert call(open_client(f"triton.test:{server.port}")) == HEALTHY
+
+
+def test_no_socket_to_be_had(serve, open_client, call, refused_sockets):
+    client = open_client(serve().url)
+    refused_sockets[socket.AF_INET] = errno.EMFILE
+    with pytest.raises(ConnectError, match=r"cannot connect to .*Too many open files") as caught:
+        call(client)
+    assert caught.value.phase == "connect"
+    refused_sockets.clear()
+    assert call(client) == HEALTHY
 
 
 @pytest.fixture

@@ -771,7 +771,11 @@ class AsyncioTransport:
             # An address that swallows packets leaves time for those behind it.
             now = loop.time()
             share = None if deadline is None else now + max(0.0, deadline - now) / (len(addresses) - position)
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as error:  # a system without IPv6 may still know addresses of it
+                failures.append(((family, address), error))
+                continue
             try:
                 sock.setblocking(False)
                 async with timeout_at(share):

@@ -591,7 +591,11 @@ class BlockingTransport:
             left = step_timeout(None, deadline, monotonic())
             # An address that swallows packets leaves time for those behind it.
             timeout = None if left is None else max(left / (len(addresses) - position), 0.001)
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as error:  # a system without IPv6 may still know addresses of it
+                failures.append(((family, address), error))
+                continue
             try:
                 sock.settimeout(timeout)
                 sock.connect(address)
