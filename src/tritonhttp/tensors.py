@@ -419,7 +419,7 @@ class InferResult:
             self._head_size = None if length is None else int(length)
         except (TypeError, ValueError):
             raise ProtocolError(
-                f"Inference-Header-Content-Length: expected a number, got {length!r}"
+                f"Inference-Header-Content-Length: expected a number, got {length!r:.100}"
             ) from None
         self._layout, self._json = inference.decode_response(body, self._head_size)
         self._arrays: dict[str, npt.NDArray[Any]] = {}

@@ -424,7 +424,7 @@ def test_the_first_tensor_starts_on_64_bytes(json_size: int, first: int) -> None
     assert len(body) == size
 
 
-@pytest.mark.parametrize("value", [b"x", b"-5", b"1e3", b"99999999999999999999", b"\xb2"])
+@pytest.mark.parametrize("value", [b"x", b"-5", b"1e3", b"99999999999999999999", b"9" * 5000, b"\xb2"])
 def test_a_senseless_json_size_does_no_harm_here(value: bytes) -> None:
     size = 100_000
     head = OK + b"Content-Length: %d\r\nInference-Header-Content-Length: %b\r\n\r\n" % (size, value)

@@ -530,7 +530,7 @@ def test_a_verbose_result_shows_its_json(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("length", ["x", "", -1, len(BODY) + 1, b"x", 1.5])
+@pytest.mark.parametrize("length", ["x", "", -1, len(BODY) + 1, "9" * 5000, b"x", 1.5])
 def test_a_senseless_header_length_is_refused(length: Any) -> None:
     with pytest.raises(ProtocolError, match="Inference-Header-Content-Length"):
         InferResult.from_response_body(BODY, header_length=length)

@@ -176,7 +176,8 @@ class ResponseHead:
         #: it is one.
         self.encoding = headers.get("content-encoding")
         size: str | int | None = headers.get("inference-header-content-length")
-        self.json_size = int(size) if isinstance(size, str) and size.isdecimal() else size
+        # Python reads no number of more than 4,300 digits, and no size has more than 19.
+        self.json_size = int(size) if isinstance(size, str) and size.isdecimal() and len(size) < 20 else size
         #: None where the body ends with the connection, or is chunked.
         self.content_length = content_length
         self.chunked = chunked
