@@ -190,6 +190,26 @@ def test_an_idle_connection_that_the_server_closed_is_not_used(
     assert server.accepted == 2
 
 
+def test_a_call_that_ends_at_the_look_at_its_connection_gives_the_place_back(
+    serve: Serve, connect: Any
+) -> None:
+    class Killed(BaseException):
+        """As gevent's GreenletExit, or a KeyboardInterrupt."""
+
+    def kill(_: int) -> None:
+        raise Killed
+
+    server = serve()
+    exchange = connect(server.port)
+    exchange()
+    (connection,) = exchange.transport._connections
+    connection.is_stale = kill
+    with pytest.raises(Killed):
+        exchange()
+    assert exchange(deadline=time.monotonic() + 5).status_code == 200
+    assert server.accepted == 2
+
+
 def test_bytes_that_nobody_asked_for_are_no_answer(serve: Serve, connect: Any) -> None:
     def handler(peer: Any) -> None:
         while peer.receive() is not None:

@@ -413,7 +413,7 @@ class BlockingTransport:
                     type(place) is _Connection
                     and not fresh
                     and monotonic() < place.expires
-                    and not place.is_stale(0)
+                    and not self._is_stale(place)
                 ):
                     connection, reused = place, True
                 else:
@@ -490,13 +490,20 @@ class BlockingTransport:
 
     # -- the pool's decisions, carried out --
 
+    def _is_stale(self, connection: _Connection) -> bool:
+        try:
+            return bool(connection.is_stale(0))
+        except BaseException:  # gevent lets others run meanwhile, which may kill this greenlet
+            self._check_in(connection, reusable=False)
+            raise
+
     def _renew(self, place: _Connection | Signal, deadline: float | None, trace: Trace | None) -> _Connection:
         """Return a new connection for a place that has none, or one of no more use."""
         if place is CLOSED:
             raise closed()
-        if isinstance(place, _Connection):
-            self._forget(place)
         try:
+            if isinstance(place, _Connection):
+                self._forget(place)
             return self._open(deadline, trace)
         except BaseException:
             self._check_in(None, reusable=False)
