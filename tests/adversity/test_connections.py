@@ -1,11 +1,15 @@
 """What a connection that breaks or stays silent means for the call, beyond the table of faults."""
 
+import asyncio
+import json
+import socket
+
 import pytest
 
 from tritonhttp import ConnectionLost, DeadlineExceeded
 
 from ..clients import tensor
-from .conftest import LARGE
+from .conftest import LARGE, SMALL
 from .faults import identity, reads_one, trusting
 from .servers import HEALTHY, Sends, answer, behind_a_good_answer, healthy, over_tls
 
@@ -39,6 +43,39 @@ def test_a_server_that_always_dies_is_not_asked_forever(open_client, serve):
     with pytest.raises(ConnectionLost):
         client.get_server_metadata()
     assert server.connections == 3
+
+
+def infer_often(client, count):
+    """Infer one time after the other; on asyncio with nothing between that lets the event loop look."""
+    tensors = [tensor("INPUT0", SMALL)]
+    if not hasattr(client, "_loop"):
+        return [client.infer("healthy", tensors).get_response() for _ in range(count)]
+
+    async def infer():
+        return [(await client._client.infer("healthy", tensors)).get_response() for _ in range(count)]
+
+    return asyncio.run_coroutine_threadsafe(infer(), client._loop).result(30)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_stands_behind_a_large_answer_is_not_the_next_one(serve, open_client, tls):
+    pad = b" " * 200_000
+    script = Sends(answer(json.dumps(HEALTHY).encode() + pad) + answer({**HEALTHY, "name": "wrong"}), "go on")
+    server = serve(over_tls(identity(), script), over_tls(identity(), healthy)) if tls else serve(script)
+    options = {"ssl": True, "ssl_context_factory": trusting} if tls else {}
+    assert infer_often(open_client(server.url, **options), 2) == [HEALTHY] * 2
+    assert server.connections == 2
+
+
+@pytest.mark.skipif(not hasattr(socket, "MSG_MORE"), reason="needs an answer and its FIN in one segment")
+def test_a_server_that_closes_behind_each_answer_without_saying_so(serve, open_client):
+    def once(peer):
+        peer.read_request()
+        peer.sock.send(answer(HEALTHY), socket.MSG_MORE)
+
+    server = serve(*[once] * 5)
+    assert infer_often(open_client(server.url), 5) == [HEALTHY] * 5
+    assert server.connections == 5
 
 
 def test_many_calls_under_tls_share_a_connection(serve, open_client, call):

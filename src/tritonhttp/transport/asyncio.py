@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import select
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -76,6 +77,10 @@ class _Connection(asyncio.BufferedProtocol):
         self.requests = self.sent = self.received = 0
         #: Whether the connection was closed, or something came that nobody asked for.
         self.stale = False
+        self._poller = None
+        if hasattr(select, "poll"):
+            self._poller = select.poll()
+            self._poller.register(sock, select.POLLIN)
         #: Done when the event loop has closed the connection.
         self.gone: asyncio.Future[None] = loop.create_future()
         self._written = self._skipped = False
@@ -175,6 +180,10 @@ class _Connection(asyncio.BufferedProtocol):
         self._wake_writer()
 
     # -- what the pool calls --
+
+    def is_stale(self) -> bool:
+        """Look whether it was closed, or something came; a call behind another is ahead of the event loop."""
+        return self.stale or (self._poller is not None and bool(self._poller.poll(0)))
 
     def abort(self) -> None:
         """Close at once; what was not sent yet is dropped."""
@@ -492,8 +501,8 @@ class AsyncioTransport:
                 if (
                     type(place) is _Connection
                     and not fresh
-                    and not place.stale
                     and loop.time() < place.expires
+                    and not place.is_stale()
                 ):
                     connection, reused = place, True
                 else:

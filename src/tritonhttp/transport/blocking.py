@@ -98,6 +98,10 @@ class _Connection:
             self.is_stale = poller.poll
         else:
             self.is_stale = lambda seconds: select.select([sock], [], [], seconds)[0]
+        if encrypted:
+            # What TLS has deciphered already is seen on the socket no more.
+            look, pending = self.is_stale, sock.pending  # type: ignore[attr-defined]
+            self.is_stale = lambda seconds: pending() or look(seconds)
 
     def close(self) -> None:
         self.sock.close()
