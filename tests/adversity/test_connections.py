@@ -1,8 +1,10 @@
 """What a connection that breaks or stays silent means for the call, beyond the table of faults."""
 
 import asyncio
+import gc
 import json
 import socket
+import weakref
 
 import pytest
 
@@ -65,6 +67,15 @@ def test_what_stands_behind_a_large_answer_is_not_the_next_one(serve, open_clien
     options = {"ssl": True, "ssl_context_factory": trusting} if tls else {}
     assert infer_often(open_client(server.url, **options), 2) == [HEALTHY] * 2
     assert server.connections == 2
+
+
+def test_an_idle_connection_does_not_keep_the_answer(serve, open_client):
+    client = open_client(serve(Sends(answer(json.dumps(HEALTHY).encode() + b" " * 1_000_000), "go on")).url)
+    memory = weakref.ref(client.infer("healthy", [tensor("INPUT0", SMALL)])._body.obj)
+    gc.collect()
+    assert client._transport._pool.idle
+    assert memory() is None
+    assert client.infer("healthy", [tensor("INPUT0", SMALL)]).get_response() == HEALTHY
 
 
 @pytest.mark.skipif(not hasattr(socket, "MSG_MORE"), reason="needs an answer and its FIN in one segment")

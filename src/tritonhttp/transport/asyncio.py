@@ -530,6 +530,7 @@ class AsyncioTransport:
                     head = StreamedResponse(response.head, b"")
                     head.stream = Stream(self, connection, method, target)
                     return head
+                connection.reader.response = None  # an idle connection should not keep a large body
                 self._put_by(connection, connection.reader.reusable and connection.handed_over)
                 return response
         except (TransportError, ProtocolError) as error:

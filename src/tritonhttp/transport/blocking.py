@@ -447,6 +447,7 @@ class BlockingTransport:
                     head = StreamedResponse(response.head, b"")
                     head.stream = Stream(self, connection, method, target)
                     return head
+                connection.reader.response = None  # an idle connection should not keep a large body
                 reusable = connection.reader.reusable
                 if reusable:
                     now = monotonic()
