@@ -171,16 +171,18 @@ class InferInput:
                 f" expected [{str(self.shape())[1:-1]}]",
                 f" for input {self._name!r}",
             )
-        if self._json is not None or self._region is not None:
-            self._json = self._region = None
+        json = None
         if not binary_data:
-            self._json, self._binary, self._form = self._as_json(input_tensor), None, None
+            json = self._as_json(input_tensor)
+            self._binary = self._form = None
         elif datatype == "BYTES":
             data = self._binary = bytes_tensor.encode(input_tensor)
             self._form = self._name, datatype, shape, len(data)
         else:
             self._binary = input_tensor.copy() if copy else input_tensor
             self._form = self._name, dtype, shape
+        if self._json is not json or self._region is not None:
+            self._json, self._region = json, None
         return self
 
     def set_shared_memory(self, region_name: str, byte_size: int, offset: int = 0) -> Self:

@@ -139,6 +139,23 @@ def test_a_refused_array_leaves_what_was_set() -> None:
     assert body_of(tensor) == before
 
 
+@pytest.mark.parametrize("as_binary", [True, False])
+@pytest.mark.parametrize("before", ["binary", "json", "region"])
+def test_refused_elements_leave_what_was_set(before: str, as_binary: bool) -> None:
+    tensor = InferInput("x", [1], "BYTES")
+    if before == "region":
+        tensor.set_shared_memory("region", 24)
+    else:
+        tensor.set_data_from_numpy(np.array(["good"], object), before == "binary")
+    sent = body_of(tensor)
+    with pytest.raises(InvalidRequest):
+        tensor.set_data_from_numpy(np.array(["\ud800"], object), as_binary)
+    assert body_of(tensor) == sent
+    assert InferenceServerClient.generate_request_body([tensor, tensor])[0].count(b"good") == (
+        0 if before == "region" else 2
+    )
+
+
 @pytest.mark.parametrize("value", [[1, 2], 5, None, b"abc", memoryview(b"abc")])
 def test_what_is_no_array_is_refused(value: Any) -> None:
     with pytest.raises(
