@@ -7,6 +7,7 @@ views of the response's body where that is possible.
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -196,10 +197,18 @@ class InferInput:
             The tensor's size in bytes.
         offset : int
             Where in the region the tensor starts, in bytes.
+
+        Raises
+        ------
+        InvalidRequest
+            For a size or an offset that is no whole number.
         """
         self._binary = self._json = None
         self._region = _region(region_name, byte_size, offset)
-        self._form = self._name, self._datatype, tuple(self._shape), self._region
+        shape = tuple(self._shape)
+        # 8.0 is another head than 8, but the same key.
+        plain = all(type(size) is int for size in shape)
+        self._form = (self._name, self._datatype, shape, self._region) if plain else None
         return self
 
     def set_shared_memory_region(self, place: RegionSlice) -> Self:
@@ -318,11 +327,21 @@ class InferRequestedOutput:
     class_count : int
         How many classes to return in place of the tensor, best first, as BYTES ``"score:index:label"``; 0:
         none.
+
+    Raises
+    ------
+    InvalidRequest
+        For a number of classes that is not whole.
     """
 
     def __init__(self, name: str, binary_data: bool = True, class_count: int = 0) -> None:
         #: All that the JSON object depends on; where the output is placed in a region, that at the end.
-        self._form: tuple[str, bool, int, _Region | None] = name, binary_data, class_count, None
+        self._form: tuple[str, bool, int, _Region | None] = (
+            name,
+            bool(binary_data),
+            _whole(class_count or 0, "class_count"),
+            None,
+        )
 
     def name(self) -> str:
         """Return the output's name."""
@@ -343,7 +362,7 @@ class InferRequestedOutput:
         Raises
         ------
         InvalidRequest
-            If classes were asked for.
+            If classes were asked for; for a size or an offset that is no whole number.
         """
         name, binary, class_count, _ = self._form
         if class_count:
@@ -640,5 +659,13 @@ def _region(name: str, byte_size: int, offset: int) -> _Region:
         raise InvalidRequest(
             f"region_name must be the name that the region is registered under, got {name!r}"
         )
-    region = (("shared_memory_region", name), ("shared_memory_byte_size", byte_size))
-    return (*region, ("shared_memory_offset", offset)) if offset else region
+    region = (("shared_memory_region", name), ("shared_memory_byte_size", _whole(byte_size, "byte_size")))
+    return (*region, ("shared_memory_offset", _whole(offset, "offset"))) if offset else region
+
+
+def _whole(value: int, what: str) -> int:
+    """Return a number as an int: what equals it, but is another in JSON, must not share its head."""
+    try:
+        return int(operator.index(value))
+    except TypeError:
+        raise InvalidRequest(f"{what} must be a whole number, got {value!r}") from None

@@ -110,6 +110,25 @@ def test_an_input_in_shared_memory_is_described_by_its_region(offset: int, more:
     assert tensor._get_binary_data() is None
 
 
+@pytest.mark.parametrize("number", [24.0, "24", None])
+def test_a_region_is_described_by_whole_numbers(number: Any) -> None:
+    for described in (InferInput("x", [2, 3], "INT32"), InferRequestedOutput("y")):
+        with pytest.raises(InvalidRequest, match=f"byte_size must be a whole number, got {number!r}"):
+            described.set_shared_memory("region", number)
+        if number is not None:
+            with pytest.raises(InvalidRequest, match=f"offset must be a whole number, got {number!r}"):
+                described.set_shared_memory("region", 24, number)
+        described.set_shared_memory("region", np.int64(24), np.int8(8))
+        parameters = {"shared_memory_byte_size": 24, "shared_memory_offset": 8}
+        assert parameters.items() <= described._get_tensor()["parameters"].items()
+
+
+def test_a_shape_that_the_server_refuses_is_not_remembered_for_one_that_it_takes() -> None:
+    for shape in ([2.0, 3.0], [2, 3], [2.0, 3.0]):
+        tensor = InferInput("x", shape, "INT32").set_shared_memory("equal shapes", 24)  # type: ignore[arg-type]
+        assert repr(body_of(tensor)[0]["inputs"][0]["shape"]) == repr(shape)
+
+
 WAYS: dict[str, Callable[[InferInput], Any]] = {
     "binary": lambda tensor: tensor.set_data_from_numpy(ARRAY),
     "json": lambda tensor: tensor.set_data_from_numpy(ARRAY, binary_data=False),
@@ -380,11 +399,21 @@ def test_a_copied_input_has_data_of_its_own(name: str, duplicate: Callable[[Any]
         (InferRequestedOutput("y"), {"binary_data": True}),
         (InferRequestedOutput("y", binary_data=False), {"binary_data": False}),
         (InferRequestedOutput("y", True, 3), {"binary_data": True, "classification": 3}),
+        (InferRequestedOutput("y", 0, None), {"binary_data": False}),  # type: ignore[arg-type]
+        (InferRequestedOutput("y", np.True_, np.int8(3)), {"binary_data": True, "classification": 3}),  # type: ignore[arg-type]
     ],
 )
 def test_an_output_says_how_it_is_wanted(output: InferRequestedOutput, parameters: dict[str, Any]) -> None:
     assert output.name() == "y"
-    assert output._get_tensor() == {"name": "y", "parameters": parameters}
+    # As JSON, where 0 is not False.
+    wanted = {"name": "y", "parameters": parameters}
+    assert json.dumps(output._get_tensor(), sort_keys=True) == json.dumps(wanted, sort_keys=True)
+
+
+@pytest.mark.parametrize("count", [2.0, "2"])
+def test_a_number_of_classes_that_is_not_whole_is_refused(count: Any) -> None:
+    with pytest.raises(InvalidRequest, match=f"class_count must be a whole number, got {count!r}"):
+        InferRequestedOutput("y", class_count=count)
 
 
 @pytest.mark.parametrize("binary", [True, False])
