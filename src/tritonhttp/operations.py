@@ -356,6 +356,11 @@ def infer_form(
             form.append(None)
             for output in outputs:
                 form.append(output._form)
+                if type(output) is not InferRequestedOutput:
+                    if not isinstance(output, InferRequestedOutput):
+                        raise TypeError  # an input has a form as well
+                    # A sub-class may make the JSON object itself.
+                    plain = plain and type(output)._get_tensor is InferRequestedOutput._get_tensor
     except (AttributeError, TypeError):
         _refuse_others(inputs, outputs)
         raise

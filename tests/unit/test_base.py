@@ -575,6 +575,31 @@ def test_a_head_that_is_known_never_goes_out_before_other_data(
         assert body[size:] == wanted.astype("<i4").tobytes()
 
 
+class Scaled(tritonhttp.InferRequestedOutput):
+    """An output that asks for more than ours knows of."""
+
+    def _get_tensor(self) -> dict[str, Any]:
+        output = super()._get_tensor()
+        return {**output, "parameters": {**output["parameters"], "scale": 2}}
+
+
+class Plain(tritonhttp.InferRequestedOutput):
+    pass
+
+
+def test_an_output_is_described_by_its_own_class(server: Any, client_of: Opener) -> None:
+    client = client_of()
+    for kind in (tritonhttp.InferRequestedOutput, Scaled, Plain) * 2:
+        client.infer("m", [tensor()], outputs=[kind("y")])
+        assert (b'"scale":2' in sent(server)[2]) is (kind is Scaled)
+
+
+def test_an_input_among_the_outputs_is_refused(client_of: Opener) -> None:
+    words = "outputs must hold InferRequestedOutput objects, got InferInput"
+    with pytest.raises(InvalidRequest, match=words):
+        client_of().infer("m", [tensor()], outputs=[tensor()])  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize("kind", [tritonhttp.InferenceServerClient, tritonhttp.aio.InferenceServerClient])
 @pytest.mark.parametrize("given", ["yes", 2, "auto"])
 def test_whether_a_server_speaks_binary_is_true_false_or_none(kind: Any, given: Any) -> None:
