@@ -78,6 +78,11 @@ class Model(ModelBase):
     def __call__(self, inputs: Mapping[str, Any] | None = None, /, **keywords: Any) -> Outputs:
         """Run the model, and return its outputs.
 
+        Returns
+        -------
+        Outputs
+            A read-only mapping of arrays by the outputs' names; its `result` is the :class:`InferResult`.
+
         Raises
         ------
         InvalidRequest
@@ -96,7 +101,9 @@ class Model(ModelBase):
         max_batch: int | None = None,
         **options: Unpack[CallOptions],
     ) -> dict[str, npt.NDArray[Any]]:
-        """Run the model on any number of rows, in parts, several in flight, and return the joined outputs.
+        """Run the model on any number of rows, in parts, and return the joined outputs.
+
+        As many parts are in flight as the client has connections: its `concurrency`, on asyncio its `conn_limit`.
 
         Parameters
         ----------
@@ -106,6 +113,11 @@ class Model(ModelBase):
             The most rows for one inference; None: the model's max_batch_size.
         **options
             As for a call; the deadline is that of all parts together.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            The outputs by name, their rows in the order of the inputs' rows.
 
         Raises
         ------

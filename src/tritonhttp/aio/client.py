@@ -61,7 +61,7 @@ class InferenceServerClient(ClientBase):
 
     One client serves any number of tasks of one loop. It may be made outside of a loop; used on another loop after
     the first one has ended, it starts anew there. Cancelling a call closes its connection and touches no other
-    call. Every method takes `headers` and `query_params`, mappings which are not changed.
+    call. Every method takes `headers`, `query_params` and `deadline`, as those of the blocking client do.
 
     Parameters
     ----------
@@ -78,11 +78,9 @@ class InferenceServerClient(ClientBase):
         Use TLS; the server's certificate is verified always.
     ssl_context : ssl.SSLContext, optional
         The context to use; without one, the system's certificates are trusted.
-    deadline, retry, balancing, resolve_every, on_request, on_response, on_retry
-        As for the blocking client.
-    deadline, max_idle, max_age, keep_alive, proxy, trust_env, max_response_bytes, expect_continue
-        As for the blocking client.
-    shared_memory, shared_memory_threshold, shared_memory_limit, binary_data
+    deadline, retry, balancing, resolve_every, on_request, on_response, on_retry, max_idle, max_age, keep_alive,
+    proxy, trust_env, max_response_bytes, expect_continue, shared_memory, shared_memory_threshold,
+    shared_memory_limit, binary_data
         As for the blocking client.
 
     Raises

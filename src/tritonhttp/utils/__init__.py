@@ -69,6 +69,9 @@ def deserialize_bytes_tensor(encoded_tensor: bytes | bytearray | memoryview) -> 
 def serialized_byte_size(tensor_value: npt.NDArray[np.object_]) -> int:
     """Return the sum of the lengths of an object array's elements, in bytes.
 
+    Of what :func:`serialize_byte_tensor` returned it is the tensor's size on the wire and in shared memory; of the
+    strings themselves it leaves out the four bytes before each.
+
     Raises
     ------
     InferenceServerException
