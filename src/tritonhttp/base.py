@@ -219,7 +219,7 @@ class ClientBase:
                 raise InvalidRequest(f"retry must be a Retry, such as Retry(attempts=3); got {retry!r}")
         self._retry, self._told = retry, hooks
         self._balancing: Balancing = balancing
-        if retry is not None or servers or any(hooks):
+        if retry is not None or servers or any(hook is not None for hook in hooks):
             self._new_dispatch()
         self._resolve_every = seconds(self._configuration["resolve_every"], "resolve_every")
         self._resolved: float | None = None
