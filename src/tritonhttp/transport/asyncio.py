@@ -828,7 +828,12 @@ class Stream:
         connection = self._connection
         if connection is None:
             return b""
-        limit = moment(asyncio.get_running_loop().time(), idle)
+        loop = asyncio.get_running_loop()
+        if connection.loop is not loop or connection not in self._transport._connections:
+            raise InvalidRequest(
+                "this stream was begun on another event loop, or before a fork: only there it can be read on"
+            )
+        limit = moment(loop.time(), idle)
         try:
             piece = await connection.more(earliest(limit, deadline))
         except (TransportError, ProtocolError) as error:

@@ -699,6 +699,14 @@ class Stream:
             connection.expires = min(monotonic() + self._transport._max_idle, connection.dies)
             self._transport._check_in(connection, reusable=reader.ended and reader.reusable)
 
+    def interrupt(self) -> None:
+        """Wake a thread that waits in :meth:`more`, which then ends or fails; only that one may close it."""
+        connection = self._connection
+        if connection is not None and connection in self._transport._connections:
+            with contextlib.suppress(OSError):
+                # That of a TLS socket would take the encryption from under who reads.
+                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+
     def __del__(self) -> None:
         # The collector may run on a thread that holds the transport's lock.
         if self._connection is not None:
