@@ -1,13 +1,16 @@
 """The life of a call that may take several tries: which server, whether again and when, and who is told.
 
 Written once for both clients, as a generator: it yields the server to be tried, or the seconds to pause, and is
-sent the response, or thrown the error. It does no I/O.
+sent the response, or thrown the error. It does no I/O. The call of a stream goes on behind its response, which has
+its :class:`Ending`.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -22,7 +25,7 @@ from .transport.policy import Moment
 from .transport.retry import Retry, parse_retry_after
 from .wire.http1 import Response, StreamedResponse
 
-__all__ = ["Balancing", "Dispatch"]
+__all__ = ["Balancing", "Dispatch", "Ending"]
 
 #: asyncio's timers may come early by as much as its clock is coarse.
 _TICK = 1e-3
@@ -34,6 +37,47 @@ class Tried(Response):
     """A response that took more than one try."""
 
     __slots__ = ("attempts",)
+
+
+class Ending:
+    """What is left of a call whose answer is a stream, carried out once when that has ended.
+
+    Where nobody says so, when the collector finds that it was dropped.
+    """
+
+    __slots__ = ("_end", "_later", "_owner", "call")
+
+    def __init__(
+        self,
+        call: Call,
+        end: Callable[[BaseException | None, Moment | None], None],
+        later: Callable[[Callable[[], None]], object],
+    ) -> None:
+        #: Whoever reads the stream counts its bytes here.
+        self.call = call
+        self._end: Callable[[BaseException | None, Moment | None], None] | None = end
+        self._later = later
+        self._owner = os.getpid()
+
+    def __call__(self, error: BaseException | None = None, until: Moment | None = None) -> None:
+        """End the call: with what broke the stream, if anything did, and when its time was to be over."""
+        end, self._end = self._end, None
+        if end is not None and self._owner == os.getpid():  # in a forked child it is the parent's
+            end(error, until)
+
+    def __del__(self) -> None:
+        # The collector may run on a thread that holds the lock which a hook waits for. When the interpreter ends,
+        # no thread can be started.
+        if self._end is not None and self._owner == os.getpid() and not sys.is_finalizing():
+            try:
+                self._later(self)
+            except RuntimeError:  # the event loop is closed
+                beside(self)
+
+
+def beside(work: Callable[[], None]) -> None:
+    """Do something on a thread of its own."""
+    threading.Thread(target=work, name="tritonhttp-end").start()
 
 
 class Dispatch:
@@ -88,6 +132,7 @@ class Dispatch:
         clock: Callable[[], float],
         probe: Callable[[str], None],
         url: str = "",
+        later: Callable[[Callable[[], None]], object] = beside,
     ) -> Generator[tuple[str, Call] | float, Any, Response]:
         """Yield the names of servers to try, each with the record of the call, and the seconds to pause.
 
@@ -104,6 +149,8 @@ class Dispatch:
             Begins to find out whether the server of that name is ready, and says so to :meth:`probed`.
         url : str
             Where the request will go, if that is known.
+        later : callable
+            Carries a function out soon, not from within the collector: the end of a stream that was dropped.
         """
         observers = self.hooks.observers
         call = Call(operation.method, url, *purpose(operation.path), operation.request_id, headers)
@@ -111,29 +158,44 @@ class Dispatch:
         begun = clock()
         try:
             observers.begins(call)
-            response = yield from self._tries(operation, call, observers, until, clock, probe)
+            response, balancer, name = yield from self._tries(operation, call, observers, until, clock, probe)
             call.status = response.status_code
             call.response_headers = dict(response.headers)
             call.response_bytes = len(response.body)
         except BaseException as error:
-            call.error = error
-            if isinstance(error, InferenceServerException):
-                error.attempts = call.attempts
+            self._tell(call, observers, clock() - begun, error)
             raise
-        finally:
-            call.seconds = clock() - begun
-            observers.ended(call)
-            if logger.isEnabledFor(logging.DEBUG):
-                logger.debug("%s", call, extra={"call": call})
+        if isinstance(response, StreamedResponse):
+            head = clock()
+
+            def end(error: BaseException | None, until: Moment | None) -> None:
+                now = clock()
+                call.phases["receive"] = call.phases.get("receive", 0.0) + (now - head) * 1e3
+                failed = False if error is None else _speaks_against(error, until, now)
+                self._done(balancer, name, now, failed, keeps_state=False)
+                self._tell(call, observers, now - begun, error)
+
+            response.attempts = call.attempts
+            response.ending = Ending(call, end, later)
+            return response
+        self._tell(call, observers, clock() - begun)
         if call.attempts == 1:
             return response
-        tried: Tried | StreamedResponse
-        if isinstance(response, StreamedResponse):
-            tried = response
-        else:
-            tried = Tried(response.head, response.body, response.limit)
+        tried = Tried(response.head, response.body, response.limit)
         tried.attempts = call.attempts
         return tried
+
+    def _tell(
+        self, call: Call, observers: Observers, seconds: float, error: BaseException | None = None
+    ) -> None:
+        """Tell who watches that a call has ended."""
+        call.seconds = seconds
+        call.error = error
+        if isinstance(error, InferenceServerException):
+            error.attempts = call.attempts
+        observers.ended(call)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s", call, extra={"call": call})
 
     def _tries(
         self,
@@ -143,7 +205,8 @@ class Dispatch:
         until: Moment | None,
         clock: Callable[[], float],
         probe: Callable[[str], None],
-    ) -> Generator[tuple[str, Call] | float, Any, Response]:
+    ) -> Generator[tuple[str, Call] | float, Any, tuple[Response, Balancer[str] | None, str]]:
+        """Return the response and, for a stream, whom its server is handed back to when that has ended."""
         tried: set[str] = set()
         while True:
             balancer = self._balancer
@@ -159,12 +222,12 @@ class Dispatch:
                 failed = server_failed(outcome)
             except InferenceServerException as error:
                 outcome = error
-                if isinstance(error, DeadlineExceeded) and until is not None and until - clock() < _TICK:
-                    raise  # which says nothing of the server
-                # What is no failure of the server's, as a refused argument, is no success of its either.
-                failed = server_failed(error) or None
+                if _is_over(error, until, clock()):
+                    raise
+                failed = _speaks_against(error, until, clock())
             finally:
-                self._done(balancer, name, clock(), failed, keeps_state=response is not None)
+                if not isinstance(response, StreamedResponse):
+                    self._done(balancer, name, clock(), failed, keeps_state=response is not None)
             if response is not None and response.status_code < 400 and operation.sequence is not None:
                 model, number, _, ends = operation.sequence
                 if ends:
@@ -174,7 +237,7 @@ class Dispatch:
                 if response is None:
                     assert isinstance(outcome, BaseException)
                     raise outcome
-                return response
+                return response, balancer, name
             self.retries += 1
             reason = f"status {outcome}" if isinstance(outcome, int) else without_secrets(str(outcome))
             logger.info(
@@ -265,3 +328,14 @@ class Dispatch:
         if self._balancer is not None:
             with self._lock:
                 self._balancer.end(key)
+
+
+def _is_over(error: BaseException, until: Moment | None, now: float) -> bool:
+    """Say whether it was the call's own time that ended it, which says nothing of the server."""
+    return isinstance(error, DeadlineExceeded) and until is not None and until - now < _TICK
+
+
+def _speaks_against(error: BaseException, until: Moment | None, now: float) -> bool | None:
+    """Say whether an error is the server's failure; None where it says nothing of it."""
+    # What is no failure of the server's, as a refused argument, is no success of its either.
+    return None if _is_over(error, until, now) else server_failed(error) or None

@@ -37,14 +37,15 @@ class Call:
         The answer's headers, names in lower case.
     error : BaseException or None
         What ended it without an answer: an error of the library, or a cancellation. An answer with a status of
-        400 or more is an answer; what the client raises for it comes after.
+        400 or more is an answer; what the client raises for it comes after. Of a stream: what broke it, also an
+        error that it brought.
     request_bytes, response_bytes : int
-        The bodies' sizes, of the last attempt.
+        The bodies' sizes, of the last attempt; of a stream what was received.
     seconds : float
-        How long the whole call took.
+        How long the whole call took, that of a stream until its end.
     phases : dict of str to float
         Milliseconds of the last attempt by phase: wait, resolve, connect, proxy, tls, send, first_byte, receive;
-        those that came to an end.
+        those that came to an end; receive lasts until the end of a stream.
     context : dict
         For what the hooks want to remember from one event to the next.
     """
@@ -144,7 +145,8 @@ class Observers(NamedTuple):
 class Hooks:
     """The functions that are told about a client's calls. What one of them raises is logged, and stops nothing.
 
-    They are called on the thread, or in the task, that carries the call out, in the context of the caller. Changes
+    They are called on the thread, or in the task, that carries the call out, in the context of the caller. The
+    call of a stream ends with it; where that was dropped, a thread of its own or the event loop tells. Changes
     count for calls that begin later.
 
     Parameters

@@ -6,11 +6,12 @@ is an event with ``{"error": …}``, behind status 200.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from itertools import pairwise
 from typing import Any
 
-from .errors import InferenceServerException, ProtocolError, ServerError
+from .errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
 from .wire import inference, jsonio
 from .wire.compression import Unfolder
 from .wire.http1 import Buffer, Response, StreamedResponse
@@ -88,6 +89,11 @@ class Answers:
             raise answer
         return answer
 
+    @property
+    def failure(self) -> InferenceServerException | None:
+        """What is wrong with what came, if its turn has not come yet."""
+        return next((each for each in self._ready if isinstance(each, InferenceServerException)), None)
+
     def _read(self, piece: Buffer, now: float) -> None:
         if self._blank and piece:
             self._blank = False
@@ -144,6 +150,12 @@ class StreamBase:
         self._until: Any = None
         self._answers: Answers | None = None
         self._stream: Any = None
+        #: Who wants to know when the stream has ended; None when they were told.
+        self._ending: Any = None
+        #: Held while an answer is waited for; nobody waits for it.
+        self._turn = threading.Lock()
+        #: Whether it was closed while somebody held the turn, who has to carry that out.
+        self._left = False
 
     @property
     def times(self) -> list[float]:
@@ -160,33 +172,61 @@ class StreamBase:
         """Seconds from each answer to the next."""
         return [later - earlier for earlier, later in pairwise(self.times)]
 
+    def _crowded(self) -> InvalidRequest:
+        return InvalidRequest(
+            "two threads or tasks ask for this stream's next answer at once: expected one at a time; those who"
+            " share a stream need a lock around each step"
+        )
+
     def _opened(self, response: Response, began: float, now: float) -> None:
         self.headers = dict(response.headers)
         self.attempts = getattr(response, "attempts", 1)
         if isinstance(response, StreamedResponse):
-            self._stream = response.stream
+            self._stream, self._ending = response.stream, response.ending
         self._answers = Answers(began, response.get("Content-Type") or "", response.get("Content-Encoding"))
         if self._stream is None:  # somebody else has sent the request
             self._feed(response.read(), now)
             self._feed(b"", now)
+        elif self._left:
+            self._close()
 
     def _feed(self, received: Buffer, now: float) -> None:
-        assert self._answers is not None
-        if received:
-            self._answers.feed(received, now)
+        answers = self._answers
+        assert answers is not None
+        if self._left:
+            self._close()
+        elif received:
+            if self._ending is not None:
+                self._ending.call.response_bytes += len(received)
+            answers.feed(received, now)
         else:
-            self._answers.end(now)
+            answers.end(now)
+            self._tell(answers.failure)
 
     def _take(self, answers: Answers) -> dict[str, Any] | None:
         try:
             return answers.take()
-        except InferenceServerException:
-            self._close()
+        except InferenceServerException as error:
+            self._close(error)
             raise
 
-    def _close(self) -> None:
+    def _broke(self, error: BaseException) -> None:
+        """Close what an error has ended, and raise it, unless the stream was closed meanwhile."""
+        if self._left and isinstance(error, InferenceServerException):
+            self._close()
+        else:
+            self._close(error)
+            raise error
+
+    def _close(self, error: BaseException | None = None) -> None:
         if self._answers is None:
             self._answers = Answers(0.0)
         self._answers.close()
         if self._stream is not None:
             self._stream.close()
+        self._tell(error)
+
+    def _tell(self, error: BaseException | None) -> None:
+        ending, self._ending = self._ending, None
+        if ending is not None:
+            ending(error, self._until)

@@ -34,7 +34,7 @@ def instrument(
     tracer_provider: trace.TracerProvider | None = None,
     propagator: TextMapPropagator | None = None,
 ) -> Callable[[], None]:
-    """Make a span of kind CLIENT for each call of a client, from its first request to its last answer.
+    """Make a span of kind CLIENT for each call of a client, from its first request to the end of its last answer.
 
     Its parent is the span that is current where the call is made, also in tasks and for `async_infer`. A call that
     is sent again stays one span, with an event ``retry`` for each time and ``http.request.resend_count``. Its

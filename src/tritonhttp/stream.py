@@ -21,8 +21,8 @@ __all__ = ["GenerateStream"]
 class GenerateStream(StreamBase):
     """Iterate over a model's answers, as dicts: `client.generate_stream` makes it.
 
-    One thread at a time may use it. An error of the model is raised where it came in the order of the answers; a
-    stream that is cut raises when all that came before has been given.
+    One thread at a time may ask for an answer; any may close it. An error of the model is raised where it came in
+    the order of the answers; a stream that is cut raises when all that came before has been given.
     """
 
     def __init__(
@@ -32,7 +32,13 @@ class GenerateStream(StreamBase):
         self._begin = begin
 
     def __enter__(self) -> Self:
-        self._open()
+        if not self._turn.acquire(False):
+            raise self._crowded()
+        try:
+            if self._answers is None:
+                self._open()
+        finally:
+            self._turn.release()
         return self
 
     def __exit__(
@@ -44,30 +50,44 @@ class GenerateStream(StreamBase):
         return self
 
     def __next__(self) -> dict[str, Any]:
-        answers = self._answers or self._open()
-        while (answer := self._take(answers)) is None:
-            if answers.ended:
-                raise StopIteration
-            try:
-                more = self._stream.more(self._idle, self._until)
-            except BaseException:
-                self._close()
-                raise
-            self._feed(more, time.monotonic())
-        return answer
+        if not self._turn.acquire(False):
+            raise self._crowded()
+        try:
+            answers = self._answers or self._open()
+            while (answer := self._take(answers)) is None:
+                if answers.ended:
+                    raise StopIteration
+                try:
+                    more = self._stream.more(self._idle, self._until)
+                except BaseException as error:
+                    self._broke(error)
+                    continue
+                self._feed(more, time.monotonic())
+            return answer
+        finally:
+            self._turn.release()
 
     def close(self) -> None:
-        """End the stream here; its connection is closed if there is more to come. Idempotent."""
-        self._close()
+        """End the stream here; its connection is closed if there is more to come. Idempotent.
+
+        Another thread that waits for an answer meanwhile finds the stream ended.
+        """
+        self._left = True
+        if self._turn.acquire(False):
+            try:
+                self._close()
+            finally:
+                self._turn.release()
+        elif self._stream is not None:
+            self._stream.interrupt()
 
     def _open(self) -> Answers:
-        if self._answers is None:
-            began = time.monotonic()
-            self._until = moment(began, self._limit)
-            try:
-                self._opened(self._begin(self._until), began, time.monotonic())
-            except BaseException:
-                self._close()  # what failed is not begun again
-                raise
+        began = time.monotonic()
+        self._until = moment(began, self._limit)
+        try:
+            self._opened(self._begin(self._until), began, time.monotonic())
+        except BaseException as error:
+            self._close(error)  # what failed is not begun again
+            raise
         assert self._answers is not None
         return self._answers

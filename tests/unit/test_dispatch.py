@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -17,6 +21,7 @@ from tritonhttp import (
     InvalidRequest,
     ProtocolError,
     Retry,
+    ServerError,
 )
 from tritonhttp.dispatch import Dispatch
 from tritonhttp.events import Call, Hooks
@@ -32,6 +37,12 @@ STEADY = Retry(attempts=3, backoff=0.5, jitter=0)
 def answer(status: int = 200, **headers: str) -> Response:
     named = {name.lower().replace("_", "-"): value for name, value in headers.items()}
     return Response(ResponseHead(status, named), b"body")
+
+
+def streamed() -> StreamedResponse:
+    stream = StreamedResponse(ResponseHead(200, {}), b"")
+    stream.stream = object()
+    return stream
 
 
 def post(sequence: Any = None, **options: Any) -> Operation[Any]:
@@ -58,12 +69,15 @@ class Driven:
         self.dispatch = Dispatch(servers, retry, **options)
         self.now = 100.0
         self.probes: list[str] = []
+        self.later: list[Callable[[], None]] = []
         self.pauses: list[float] = []
         self.tried: list[str] = []
         self.call: Call | None = None
 
     def begin(self, operation: Operation[Any], until: Moment | None = None) -> Any:
-        return self.dispatch.tries(operation, {}, until, lambda: self.now, self.probes.append, "http://one")
+        return self.dispatch.tries(
+            operation, {}, until, lambda: self.now, self.probes.append, "http://one", self.later.append
+        )
 
     def run(
         self,
@@ -126,8 +140,7 @@ def test_what_is_safe_is_sent_again_with_longer_and_longer_pauses(outcome: Any) 
 
 
 def test_a_stream_stays_one_after_several_tries() -> None:
-    stream = StreamedResponse(ResponseHead(200, {}), b"")
-    stream.stream = object()
+    stream = streamed()
     found = Driven(retry=STEADY).run(post(repeatable=True), [answer(503), stream])
     assert found is stream
     assert found.attempts == 2
@@ -527,6 +540,93 @@ def test_one_server_needs_no_start() -> None:
     assert Driven("a").run(step(7), [answer()]).status_code == 200
 
 
+# -- streams ----------------------------------------------------------------------------------------
+
+
+def begun(driven: Driven, **options: Any) -> Any:
+    """Begin a stream, with a time for it; return its ending."""
+    return cast("StreamedResponse", driven.run(post(**options), [streamed()])).ending
+
+
+def test_a_streams_call_ends_with_the_stream() -> None:
+    calls: list[Call] = []
+    driven = Driven("ab", retry=STEADY, hooks=Hooks(on_response=calls.append))
+    stream = cast("StreamedResponse", driven.run(post(repeatable=True), [answer(503), streamed()]))
+    assert sum(driven.outstanding()) == 1
+    assert not calls
+    driven.now += 2
+    stream.ending.call.response_bytes += 7
+    for _ in range(2):
+        stream.ending()
+        assert driven.outstanding() == [0, 0]
+        assert calls == [driven.call]
+    call = calls[0]
+    assert (call.status, call.error, call.attempts, call.response_bytes) == (200, None, 2, 7)
+    assert (call.seconds, call.phases) == (2.0, {"receive": 2000.0})
+
+
+@pytest.mark.parametrize(
+    ("error", "until", "bad"),
+    [
+        (None, None, False),
+        (LOST, None, True),
+        (DeadlineExceeded("idle"), None, True),
+        (DeadlineExceeded("idle"), 105.0, True),
+        (DeadlineExceeded("over"), 102.0, False),
+        (ProtocolError("garbage"), None, False),
+        (ServerError("of the model", "200"), None, False),
+        (KeyboardInterrupt(), None, False),
+    ],
+    ids=repr,
+)
+def test_what_the_end_of_a_stream_says_of_its_server(error: Any, until: float | None, bad: bool) -> None:
+    driven = Driven("ab")
+    ending = begun(driven)
+    driven.now = 102.0
+    ending(error, None if until is None else Moment(until))
+    assert driven.outstanding() == [0, 0]
+    assert driven.in_rotation().count(False) == bad
+    assert driven.call is not None
+    assert driven.call.error is error
+    assert driven.heard == [("request", 0), ("response", 1)]
+    if isinstance(error, InferenceServerException):
+        assert error.attempts == 1
+
+
+def test_a_stream_that_was_dropped_ends_later() -> None:
+    driven = Driven("ab")
+    begun(driven)
+    gc.collect()
+    assert sum(driven.outstanding()) == 1
+    assert driven.heard == [("request", 0)]
+    for work in driven.later:
+        work()
+    assert driven.outstanding() == [0, 0]
+    assert driven.heard == [("request", 0), ("response", 1)]
+    driven.later.clear()
+    ending = begun(driven)
+    ending()
+    del ending
+    gc.collect()
+    assert driven.later == []
+
+
+def test_a_stream_that_was_dropped_behind_its_loop_ends_all_the_same() -> None:
+    driven = Driven("ab")
+
+    def closed(work: Callable[[], None]) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    driven.later = SimpleNamespace(append=closed)  # type: ignore[assignment]
+    begun(driven)
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name == "tritonhttp-end":
+            thread.join()
+    assert driven.heard == [("request", 0), ("response", 1)]
+    assert driven.outstanding() == [0, 0]
+
+
 # -- after a fork -----------------------------------------------------------------------------------
 
 
@@ -541,3 +641,19 @@ def test_a_child_starts_with_free_servers_and_a_free_lock() -> None:
     assert driven.outstanding() == [0, 0]
     with pytest.raises(InvalidRequest, match="not started"):
         driven.run(step(7), [])
+
+
+@pytest.mark.parametrize("how", ["ended", "dropped"])
+def test_a_child_leaves_the_end_of_a_stream_to_its_parent(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    driven = Driven("ab")
+    endings = [begun(driven)]
+    pid = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: pid + 1)
+    driven.dispatch.renew()
+    if how == "ended":
+        endings[0](LOST)
+    endings.clear()
+    gc.collect()
+    assert driven.heard == [("request", 0)]
+    assert driven.later == []
+    assert (driven.outstanding(), driven.in_rotation()) == ([0, 0], [True, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
@@ -28,6 +29,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from tritonhttp import otel
 
+STREAM = b'data: {"OUT": 1}\n\ndata: {"OUT": 2}\n\n'
 INFERRED = b'{"model_name":"m","outputs":[]}'
 
 
@@ -72,9 +74,16 @@ def server(serve: Any, answers: list[str]) -> Any:
     def handler(peer: Any) -> None:
         while (request := peer.receive()) is not None:
             status = answers.pop(0) if answers else "200 OK"
-            if status == "cut":
+            if b"/generate_stream" in request[0]:
+                head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
+                peer.send(head % (len(STREAM) + (status == "cut")) + STREAM[:10])
+                time.sleep(0.1)
+                peer.send(STREAM[10:])
+                if status == "cut":
+                    return
+            elif status == "cut":
                 return
-            if b"/infer" in request[0]:
+            elif b"/infer" in request[0]:
                 peer.reply(INFERRED if status == "200 OK" else b'{"error":"not today"}', status=status)
             else:
                 peer.reply(b"{}", status=status)
@@ -182,6 +191,30 @@ def test_a_call_that_is_sent_again_stays_one_span(
         ("retry", {"http.request.resend_count": 2, "triton.retry.reason": "status 429"}),
     ]
     assert {headers_of(server, number)["traceparent"] for number in range(3)} == {traceparent(traced.span)}
+
+
+@pytest.mark.parametrize("how", ["whole", "cut", "left"])
+def test_the_span_of_a_stream_lasts_until_it_has_ended(
+    client: Any, answers: list[str], traced: Traced, how: str
+) -> None:
+    answers += ["cut"] * (how == "cut")
+    stream = client.generate_stream("m", {})
+    assert next(stream) == {"OUT": 1}
+    assert traced.spans == []
+    if how == "cut":
+        with pytest.raises(tritonhttp.ConnectionLost):
+            list(stream)
+    elif how == "left":
+        stream.close()
+    else:
+        assert list(stream) == [{"OUT": 2}]
+    span, attributes = traced.span, traced.attributes()
+    assert span.name == "POST /v2/models/{model}/generate_stream"
+    assert (span.end_time or 0) - (span.start_time or 0) >= 1e8
+    assert attributes["http.response.status_code"] == 200
+    assert attributes["http.response.body.size"] == len(STREAM)
+    assert attributes.get("error.type") == ("tritonhttp.errors.ConnectionLost" if how == "cut" else None)
+    assert (span.status.status_code is trace.StatusCode.ERROR) == (how == "cut")
 
 
 def test_calls_at_the_same_time_have_spans_of_their_own(client: Any, server: Any, traced: Traced) -> None:

@@ -635,8 +635,10 @@ class InferenceServerClient(ClientBase):
             if not logger.isEnabledFor(DEBUG):
                 return await self._send(operation, request.headers, query_params, until)
             dispatch = self._new_dispatch()
-        clock = asyncio.get_running_loop().time
-        flow = dispatch.tries(operation, request.headers, until, clock, self._probe, self._url_of(operation))
+        loop, url = asyncio.get_running_loop(), self._url_of(operation)
+        flow = dispatch.tries(
+            operation, request.headers, until, loop.time, self._probe, url, loop.call_soon_threadsafe
+        )
         return await drive(
             flow,
             lambda step: self.server(step[0])._send(operation, request.headers, query_params, until, step[1]),

@@ -21,7 +21,8 @@ __all__ = ["GenerateStream"]
 class GenerateStream(StreamBase):
     """Iterate over a model's answers, as dicts, with ``async for``; see `tritonhttp.stream`.
 
-    One task at a time may use it. A task that is cancelled while it waits for an answer ends the stream.
+    One task at a time may ask for an answer; any may close it. A task that is cancelled while it waits for an
+    answer ends the stream.
     """
 
     def __init__(
@@ -31,7 +32,13 @@ class GenerateStream(StreamBase):
         self._begin = begin
 
     async def __aenter__(self) -> Self:
-        await self._open()
+        if not self._turn.acquire(False):
+            raise self._crowded()
+        try:
+            if self._answers is None:
+                await self._open()
+        finally:
+            self._turn.release()
         return self
 
     async def __aexit__(
@@ -43,33 +50,42 @@ class GenerateStream(StreamBase):
         return self
 
     async def __anext__(self) -> dict[str, Any]:
-        answers = self._answers or await self._open()
-        while (answer := self._take(answers)) is None:
-            if answers.ended:
-                raise StopAsyncIteration
-            try:
-                more = await self._stream.more(self._idle, self._until)
-            except BaseException:
-                self._close()
-                raise
-            self._feed(more, asyncio.get_running_loop().time())
-        return answer
+        if not self._turn.acquire(False):
+            raise self._crowded()
+        try:
+            answers = self._answers or await self._open()
+            while (answer := self._take(answers)) is None:
+                if answers.ended:
+                    raise StopAsyncIteration
+                try:
+                    more = await self._stream.more(self._idle, self._until)
+                except BaseException as error:
+                    self._broke(error)
+                    continue
+                self._feed(more, asyncio.get_running_loop().time())
+            return answer
+        finally:
+            self._turn.release()
 
     async def close(self) -> None:
-        """End the stream here; its connection is closed if there is more to come. Idempotent."""
-        self._close()
+        """End the stream here; its connection is closed if there is more to come. Idempotent.
+
+        Another task that waits for an answer meanwhile finds the stream ended.
+        """
+        self._left = True
+        if not self._turn.locked() or self._stream is not None:
+            self._close()
 
     async def _open(self) -> Answers:
-        if self._answers is None:
-            clock = asyncio.get_running_loop().time
-            began = clock()
-            self._until = moment(began, self._limit)
-            try:
-                limits = self._until, moment(began, self._idle)
-                response = await self._begin(min(filter(None, limits), default=None))
-                self._opened(response, began, clock())
-            except BaseException:
-                self._close()  # what failed is not begun again
-                raise
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        self._until = moment(began, self._limit)
+        try:
+            limits = self._until, moment(began, self._idle)
+            response = await self._begin(min(filter(None, limits), default=None))
+            self._opened(response, began, clock())
+        except BaseException as error:
+            self._close(error)  # what failed is not begun again
+            raise
         assert self._answers is not None
         return self._answers

@@ -234,6 +234,8 @@ class StreamedResponse(Response):
     """The head of a response whose body is still to come; a transport's `stream` gives its pieces."""
 
     stream: Any
+    #: Is called when that has ended, if anybody wants to know.
+    ending: Any = None
 
 
 class _HeadParser:

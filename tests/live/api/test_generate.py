@@ -309,6 +309,27 @@ def test_hooks_and_retries(make_gateway, open_client):
     assert [each for each in told if each == "retry"] == ["retry"] * 2
 
 
+def test_a_call_lasts_as_long_as_its_stream(make_client):
+    told = []
+    client = make_client(on_response=told.append)
+    stream = client.generate_stream("repeat", {"IN": [1, 2, 3], "DELAY": 0.1})
+    assert next(stream)["OUT"] == 1
+    assert not told
+    assert values(stream) == [2, 3]
+    (call,) = told
+    assert (call.action, call.status, call.error) == ("generate_stream", 200, None)
+    assert 0.2 < call.seconds < 10
+    assert call.response_bytes > 3 * len('data: {"OUT":1}')
+    with client.generate_stream("repeat", {"IN": list(range(1000)), "DELAY": 0.05}) as stream:
+        next(stream)
+    assert told[1].error is None
+    with pytest.raises(ServerError, match="failed at 2") as caught:
+        list(client.generate_stream("repeat", {"IN": [1, 2, 3], "FAIL_AT": 2}))
+    assert told[2].error is caught.value
+    assert len(told) == 3
+    check(client)
+
+
 def test_several_servers(make_gateway, open_client):
     gateways = make_gateway(), make_gateway()
     client = open_client([gateway.url for gateway in gateways])
