@@ -13,16 +13,16 @@ from .servers import HEALTHY, Sends, Trickles, answer
 @pytest.mark.parametrize("client_kind", ["blocking"])  # whose network_timeout is for each step
 def test_a_server_that_trickles_makes_progress(serve, open_client, call, recovers):
     data = answer(HEALTHY)
-    server = serve(Trickles(data, pause=0.05, step=6))
-    client = open_client(server.url, network_timeout=0.6)
+    server = serve(Trickles(data, pause=0.03, step=6))
+    client = open_client(server.url, network_timeout=0.35)
     before = time.monotonic()
     assert call(client) == HEALTHY
-    assert time.monotonic() - before > 0.6
+    assert time.monotonic() - before > 0.35
     recovers(client)
 
 
 def test_a_server_that_trickles_too_slowly_is_a_deadline(serve, fails):
-    server = serve(Trickles(answer(HEALTHY), pause=0.5, step=10))
+    server = serve(Trickles(answer(HEALTHY), pause=0.4, step=10))
     fails(server, DeadlineExceeded, "timed out.*bytes of the response's head", network_timeout=0.2)
 
 

@@ -21,8 +21,11 @@ import numpy as np
 import pytest
 import trustme
 
+import tritonhttp.transport.asyncio
+import tritonhttp.transport.blocking
 from tritonhttp import ConnectionLost, DeadlineExceeded, InvalidRequest, ProtocolError, ServerError
 from tritonhttp.errors import ConnectError, ConnectRefused, ConnectTimeout, TLSError
+from tritonhttp.transport import route
 from tritonhttp.transport.trace import Trace
 from tritonhttp.wire.http1 import encode_head
 
@@ -512,8 +515,16 @@ def test_a_refusal_comes_before_the_body(serve, open_client, status, then):
     assert counts(client).sent < 2000, "no byte of the body was sent, and the connection was not used again"
 
 
+@pytest.fixture
+def short_wait(monkeypatch):
+    """Let clients wait 0.3 s for the server's word, in place of a second."""
+    assert route.CONTINUE_WAIT == 1
+    for transport in (tritonhttp.transport.blocking, tritonhttp.transport.asyncio):
+        monkeypatch.setattr(transport, "CONTINUE_WAIT", 0.3)
+
+
 @pytest.mark.parametrize("word", ["100", "102, then 100", "none", "late"])
-def test_the_body_follows_the_servers_word_or_a_second(serve, open_client, word, within):
+def test_the_body_follows_the_servers_word_or_that_time(serve, open_client, word, within, short_wait):
     def script(peer):
         for _ in range(2):
             head = peer.read_head()
@@ -522,15 +533,16 @@ def test_the_body_follows_the_servers_word_or_a_second(serve, open_client, word,
                 time.sleep(0.1)
             if word.endswith("100"):
                 peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            assert bool(select.select([peer.sock], [], [], 0.5)[0]) == word.endswith("100")
+            patience = 5 if word.endswith("100") else 0.2
+            assert bool(select.select([peer.sock], [], [], patience)[0]) == word.endswith("100")
             if word == "late":
-                time.sleep(0.8)
+                time.sleep(0.2)
                 peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             peer.read_body(head)
             peer.send(answer(HEALTHY))
 
     client = open_client(serve(script).url, expect_continue=True)
-    with within(0, 5) if word.endswith("100") else within(1.9, 10):
+    with within(0, 5) if word.endswith("100") else within(0.55, 10):
         for _ in range(2):
             assert infer(client, LARGE).get_response() == HEALTHY
     assert counts(client).opened == 1
@@ -545,7 +557,7 @@ def test_only_a_large_body_asks(serve, open_client):
     assert all(b"Expect" not in head for head in server.requests)
 
 
-def test_a_body_that_was_not_sent_goes_out_on_another_connection(serve, open_client):
+def test_a_body_that_was_not_sent_goes_out_on_another_connection(serve, open_client, short_wait):
     def script(peer):
         peer.read_request()
         peer.send(answer(HEALTHY))
@@ -574,7 +586,7 @@ def test_an_answer_under_a_request_that_nobody_reads(
         reply = answer(b"too large for us", "413 Payload Too Large")
         if end == "in two parts":
             peer.send(reply[:60])
-            time.sleep(0.4)
+            time.sleep(0.25)  # longer than a send waits before it looks for an answer
             peer.send(reply[60:])
         else:
             peer.send(reply)
@@ -602,10 +614,10 @@ def test_an_answer_under_a_request_that_nobody_reads(
 def test_a_server_that_reads_slowly_gets_everything(serve, open_client, server_context, secure, tls):
     def script(peer):
         head = peer.read_head()
-        time.sleep(1)
+        time.sleep(0.3)  # a send looks for an answer after 0.1 s
         peer.read_body(head, left=LARGE.nbytes // 2)
         peer.send(b"HTTP/1.1 102 Processing\r\n\r\n")
-        time.sleep(0.5)
+        time.sleep(0.3)
         peer.read_body(b"\r\nContent-Length: %d" % (LARGE.nbytes // 2))
         peer.send(answer(HEALTHY))
 
@@ -617,7 +629,7 @@ def test_a_server_that_reads_slowly_gets_everything(serve, open_client, server_c
 # -- time limits
 
 
-def drips(data, pause=0.05):
+def drips(data, pause=0.02):
     def script(peer):
         while True:
             peer.send(data)
@@ -654,6 +666,7 @@ def test_a_proxy_that_trickles_is_bounded(serve, open_client, call, secure, with
 
 @pytest.mark.parametrize("part", ["head", "body", "chunks", "interim", "to the end"])
 @pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("call", ["infer"], indirect=True)
 def test_an_answer_that_trickles_is_bounded(
     serve, open_client, call, server_context, secure, within, part, tls
 ):
@@ -673,8 +686,8 @@ def test_an_answer_that_trickles_is_bounded(
         drips(b"x")(peer)
 
     server = serve(script, context=server_context if tls else None)
-    client = open_client(server.url, deadline=0.4, **(secure if tls else {}))
-    with within(0.3, 2), pytest.raises(DeadlineExceeded, match=r"the call's 0\.4 s are over") as caught:
+    client = open_client(server.url, deadline=0.25, **(secure if tls else {}))
+    with within(0.2, 2), pytest.raises(DeadlineExceeded, match=r"the call's 0\.25 s are over") as caught:
         call(client)
     assert caught.value.phase == "receive"
     assert call(client) == HEALTHY
@@ -702,7 +715,8 @@ def test_a_name_that_takes_long_is_bounded(open_client, call, within, monkeypatc
 
 
 def test_waiting_for_a_connection_is_bounded(serve, open_client, within):
-    client = open_client(serve(lambda peer: peer.hold()).url, concurrency=1, network_timeout=2)
+    over = threading.Event()
+    client = open_client(serve(lambda peer: over.wait(10)).url, concurrency=1)
     with ThreadPoolExecutor(1) as threads:
         busy = threads.submit(infer, client)
         wait_until(lambda: counts(client).calls == 1)
@@ -712,7 +726,9 @@ def test_waiting_for_a_connection_is_bounded(serve, open_client, within):
         ):
             client.infer("healthy", [tensor("INPUT0", SMALL)], deadline=0.3)
         assert caught.value.phase == "wait for a connection"
-        with pytest.raises(DeadlineExceeded):
+        assert not busy.done()
+        over.set()
+        with pytest.raises(ConnectionLost):
             busy.result(10)
 
 

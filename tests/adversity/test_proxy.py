@@ -36,7 +36,7 @@ def infer(client, array=ARRAY, **options):
     [
         ({"step": 40_000, "pause": 0.02}, ARRAY, 0.2),
         ({"step": 1}, ARRAY[:100], 0),
-        ({"pause": 0.2}, ARRAY[:100], 0.2),
+        ({"pause": 0.1}, ARRAY[:100], 0.1),
     ],
     ids=["throttled", "one byte at a time", "far away"],
 )
@@ -68,8 +68,8 @@ def test_a_stall_ends_with_the_deadline(triton, serve, open_client, within, plac
     server = serve(relays(*address, **options), relays(*address))
     client = open_client(server.url)
     before = runs()
-    with within(0.25, 1.5), pytest.raises(DeadlineExceeded, match=r"timed out while (sending|receiving)"):
-        infer(client, deadline=0.3)
+    with within(0.2, 1.5), pytest.raises(DeadlineExceeded, match=r"timed out while (sending|receiving)"):
+        infer(client, deadline=0.25)
     wait_until(lambda: runs() == before + ran)
     assert (infer(client, deadline=5) == ARRAY).all()
     assert server.connections == 2
