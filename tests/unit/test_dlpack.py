@@ -281,11 +281,11 @@ def test_nothing_is_left_of_thousands(version: tuple[int, int] | None) -> None:
         once()
     gc.collect()
     references, peak = sys.getrefcount(owner), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(20_000):
+    for _ in range(12_500):
         once()
     gc.collect()
     assert sys.getrefcount(owner) == references
-    # Each of the five capsules of a round holds about 400 bytes of shape and strides: 40 MB, if they stayed.
+    # Each of the five capsules of a round holds about 400 bytes of shape and strides: 5 MB for each, if it stayed.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 4096
 
 

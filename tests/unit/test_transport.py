@@ -441,16 +441,16 @@ def test_a_transfer_may_take_longer_than_the_network_timeout(serve: Serve, conne
         left = 16_000_000
         while left > 0:
             left -= len(peer.sock.recv(1_000_000))
-            time.sleep(0.05)
+            time.sleep(0.03)
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n")
         for _ in range(20):
-            time.sleep(0.05)
+            time.sleep(0.03)
             peer.send(b"x")
 
     began = time.monotonic()
-    response = connect(serve(handler).port, network=0.6)(bytes(16_000_000))
+    response = connect(serve(handler).port, network=0.4)(bytes(16_000_000))
     assert bytes(response.body) == b"x" * 20
-    assert time.monotonic() - began > 0.6
+    assert time.monotonic() - began > 0.4
 
 
 # -- threads ----------------------------------------------------------------------------------------
