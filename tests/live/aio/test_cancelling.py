@@ -47,7 +47,7 @@ def test_a_cancelled_call_ends_at_once_and_closes_its_connection_only(
             alone = set(open_descriptors())
             took = []
             for _ in range(5):
-                task = asyncio.create_task(slow(client, 1.5))
+                task = asyncio.create_task(slow(client, 0.7))
                 await asyncio.sleep(0.05)
                 assert len(open_descriptors()) == len(alone) + 1
                 before = time.monotonic()
@@ -109,7 +109,7 @@ def test_wait_for_ends_a_call(run, make_client):
         async with make_client() as client:
             before = time.monotonic()
             with pytest.raises(asyncio.TimeoutError) as caught:
-                await asyncio.wait_for(slow(client, 1.5), 0.2)
+                await asyncio.wait_for(slow(client, 0.8), 0.2)
             assert 0.19 < time.monotonic() - before < 0.2 + 10 * AT_ONCE
             assert not isinstance(caught.value, tritonhttp.InferenceServerException)
             await asyncio.wait_for(check(client), 10)
@@ -122,16 +122,16 @@ def test_a_timeout_around_any_call_is_the_callers_own(run, make_client, instance
     async def body():
         async with make_client(conn_limit=1) as client:
             for call in (slow, lambda client, _: client.get_server_metadata()):
-                blocker = asyncio.create_task(slow(client, 0.6))
+                blocker = asyncio.create_task(slow(client, 0.3))
                 await asyncio.sleep(0.05)
                 with pytest.raises(TimeoutError) as caught:
                     async with asyncio.timeout(0.1):
-                        await call(client, 1.5)  # waits in line
+                        await call(client, 0.5)  # waits in line
                 assert not isinstance(caught.value, tritonhttp.InferenceServerException)
                 await blocker
             async with asyncio.timeout(0.2) as scope:
                 with pytest.raises(asyncio.CancelledError):
-                    await slow(client, 1.5)
+                    await slow(client, 0.8)
                 assert scope.expired()
                 raise asyncio.CancelledError
         pytest.fail("the timeout of the caller raises")
@@ -149,12 +149,12 @@ def test_a_task_group_ends_its_calls_when_one_fails(run, make_client):
             async def calls():
                 async with asyncio.TaskGroup() as group:
                     for _ in range(3):
-                        group.create_task(slow(client, 1.5))
+                        group.create_task(slow(client, 1))
                     group.create_task(client.get_model_metadata("no_such_model"))
 
             with pytest.raises(BaseExceptionGroup) as caught:  # noqa: F821  not before 3.11
                 await calls()
-            assert time.monotonic() - before < 1
+            assert time.monotonic() - before < 0.9
             (error,) = caught.value.exceptions
             assert isinstance(error, tritonhttp.ServerError)
             await check(client)
@@ -172,7 +172,7 @@ def test_conn_timeout_bounds_a_call_and_says_how_long_it_was(run, make_client, i
             with pytest.raises(
                 tritonhttp.DeadlineExceeded, match=r"timed out while receiving.*0\.4 s"
             ) as caught:
-                await slow(client, 1.5)
+                await slow(client, 1)
             assert 0.39 < time.monotonic() - before < 0.4 + 10 * AT_ONCE
             assert isinstance(caught.value, asyncio.TimeoutError)
             assert caught.value.phase == "receive"
@@ -184,21 +184,21 @@ def test_conn_timeout_bounds_a_call_and_says_how_long_it_was(run, make_client, i
 
 def test_conn_timeout_holds_in_the_line_too(run, make_client, instances):
     async def body():
-        async with make_client(conn_timeout=0.6, conn_limit=1) as client:
-            blocker = asyncio.create_task(slow(client, 0.45))
+        async with make_client(conn_timeout=0.4, conn_limit=1) as client:
+            blocker = asyncio.create_task(slow(client, 0.25))
             await asyncio.sleep(0.05)
             before = time.monotonic()
-            waits = [asyncio.create_task(slow(client, 5, deadline=1.2)), asyncio.create_task(check(client))]
+            waits = [asyncio.create_task(slow(client, 1.2, deadline=0.8)), asyncio.create_task(check(client))]
             # The first gets the connection in time and keeps it, the second never does.
             with pytest.raises(
-                tritonhttp.DeadlineExceeded, match=r"one of 1 connections.*0\.6\d* s"
+                tritonhttp.DeadlineExceeded, match=r"one of 1 connections.*0\.4\d* s"
             ) as second:
                 await waits[1]
-            assert 0.59 < time.monotonic() - before < 0.6 + 10 * AT_ONCE
-            with pytest.raises(tritonhttp.DeadlineExceeded, match=r"1\.2\d* s") as first:
+            assert 0.39 < time.monotonic() - before < 0.4 + 10 * AT_ONCE
+            with pytest.raises(tritonhttp.DeadlineExceeded, match=r"0\.8\d* s") as first:
                 await waits[0]
             assert (first.value.phase, second.value.phase) == ("receive", "wait for a connection")
-            assert (await blocker).as_numpy("OUTPUT") == np.float32(0.45)
+            assert (await blocker).as_numpy("OUTPUT") == np.float32(0.25)
             await check(client)
 
     run(body())
@@ -228,7 +228,7 @@ def test_conn_timeout_holds_while_a_connection_is_made(run):
 
 
 @pytest.mark.parametrize("limit", [None, float("inf"), 1e9])
-def test_without_conn_timeout_a_call_takes_its_time(run, make_client, limit, instances):
+def test_without_conn_timeout_a_call_takes_its_time(run, make_client, limit):
     async def body():
         async with make_client(conn_timeout=limit, conn_limit=1) as client:
             blocker = asyncio.create_task(slow(client, 0.3))
@@ -330,7 +330,7 @@ def test_a_waiter_that_is_cancelled_when_its_turn_comes_hands_it_on(run, make_cl
     run(body())
 
 
-def test_cancelling_wins_over_a_deadline_in_the_same_moment(run, make_client, instances):
+def test_cancelling_wins_over_a_deadline_in_the_same_moment(run, make_client):
     """The waiter is turned away, and its task cancelled before it runs."""
 
     async def body():
@@ -358,7 +358,7 @@ def test_errors_survive_pickling(run, make_client):
     async def body():
         async with make_client(conn_limit=1, conn_timeout=0.3) as client:
             for call in (
-                lambda: slow(client, 1.5),
+                lambda: slow(client, 0.8),
                 lambda: client.get_model_metadata("no_such_model"),
                 lambda: client.infer("identity_fp32", [tritonhttp.InferInput("INPUT0", [1], "FP32")]),
             ):

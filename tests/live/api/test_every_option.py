@@ -26,19 +26,27 @@ def way(request):
     return request.param
 
 
-@pytest.fixture(params=["infer", "async_infer"])
-def infer(request, way, gateway, open_client):
+@pytest.fixture(params=["asyncio infer", "blocking infer", "blocking async_infer"])
+def method(request):
+    return request.param.split()
+
+
+@pytest.fixture
+def client_kind(method):
+    return method[0]
+
+
+@pytest.fixture
+def infer(method, way, gateway, open_client):
     """Run an inference on that way, and return what the gateway saw of it."""
     client = open_client(gateway.url, **WAYS[way])
-    if not hasattr(client, request.param):
-        pytest.skip("asyncio has no async_infer")
 
     def infer(model="identity_fp32", **options):
         name, array = "INPUT0", np.ones(4, np.float32)
         if model == "sequence_accumulate":
             name, array = "INPUT", np.ones((1, 1), np.int32)
-        found = getattr(client, request.param)(model, [tensor(name, array)], **options)
-        result = found.get_result() if request.param == "async_infer" else found
+        found = getattr(client, method[1])(model, [tensor(name, array)], **options)
+        result = found.get_result() if method[1] == "async_infer" else found
         return result, [seen for seen in gateway.seen if seen.path.endswith("/infer")][-1]
 
     return infer
@@ -117,9 +125,9 @@ def test_an_option_arrives(infer, option):
 
 def test_the_deadline_holds(infer, gateway):
     infer()
-    gateway.delay = 0.6
+    gateway.delay = 0.3
     with pytest.raises(tritonhttp.DeadlineExceeded, match="timed out"):
-        infer(deadline=0.2)
+        infer(deadline=0.15)
     gateway.delay = 0.0
     infer(deadline=20)
 

@@ -177,7 +177,7 @@ def first_input(array):
 
 
 def test_a_reloaded_model_is_looked_at_again(start_server, open_client):
-    client = open_client(start_server().url)
+    client = open_client(start_server(models=["identity_fp32"]).url)
     model = client.model("identity_fp32")
     assert model(INPUT0=[1, 2])["OUTPUT0"].tolist() == [1, 2]
     config = dict(client.get_model_config("identity_fp32"))

@@ -585,13 +585,13 @@ def test_headers_and_query_of_the_call_go_with_all_of_its_requests(nothing_stays
 def test_a_call_that_is_given_up_leaves_its_block_unused_until_the_server_is_done(
     make_auto, triton_server, sizes
 ):
-    auto = make_auto(network_timeout=0.6)
+    auto = make_auto(network_timeout=0.4)
     array = np.ones(500, np.float32)
     assert auto.infer(sizes, sizes_inputs(1, [array])).as_numpy("JOINED").tolist() == array.tolist()
     before = {each.name for each in idle(auto)}
     assert before
     with pytest.raises(tritonhttp.DeadlineExceeded):
-        auto.infer(sizes, sizes_inputs(1, [array], delay=1.2))
+        auto.infer(sizes, sizes_inputs(1, [array], delay=0.8))
     gc.collect()
     wait_until(lambda: runs_to_the_end(triton_server))
     for n in range(3):

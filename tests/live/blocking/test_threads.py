@@ -37,10 +37,10 @@ def run_in_threads(work, count):
 
 def test_threads_overlap_up_to_concurrency(make_client):
     # The model has four instances.
-    for concurrency, at_least, below in ((8, 0.6, 1.3), (4, 0.6, 1.3), (1, 2.4, 4.0)):
+    for concurrency, at_least, below in ((8, 0.4, 1.1), (4, 0.4, 1.1), (1, 1.6, 3.2)):
         client = make_client(concurrency=concurrency)
         before = time.monotonic()
-        delay = [tensor("DELAY", np.array([0.3], np.float32))]
+        delay = [tensor("DELAY", np.array([0.2], np.float32))]
         run_in_threads(lambda n, client=client, delay=delay: client.infer("slow", delay), 8)
         assert at_least <= time.monotonic() - before < below
 
