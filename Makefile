@@ -23,7 +23,12 @@ $(VENV)/.developed: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/.installed ## classify handwritten digits on a real Triton (TRITON_URL=host:port: on yours)
 	@$(BIN)/python -m tritonhttp.cli.demo $(TRITON_URL)
 
-test: lint types unit adversity live programs ## all that must hold: lint, types, and every test below
+# The tests against servers that misbehave mostly wait: lint, types and the unit tests run beside them, one after the
+# other. The tests against a real Triton have the machine for themselves.
+BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=2 --output-sync=target)
+test: $(VENV)/.developed ## all that must hold: lint, types, and every test below
+	$(MAKE) --no-print-directory $(BESIDE) adversity lint types unit
+	$(MAKE) --no-print-directory live programs
 
 lint: $(VENV)/.developed ## ruff
 	$(BIN)/ruff check
