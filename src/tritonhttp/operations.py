@@ -552,14 +552,25 @@ def check(response: Response) -> None:
     raise _server_error(message, response, text)
 
 
+_STREAM = "use generate_stream, which takes any number of answers"
+#: What helps where Triton's words alone do not.
+_ADVICE = {
+    "HTTP end point doesn't support models with decoupled": _STREAM,
+    "generate expects model to produce exactly 1": _STREAM,
+    "Request timeout expired": "timeout= is in microseconds, deadline= in seconds",
+}
+_NO_SUCH_PATH = (
+    "the server has no such path: is the URL's base path right, is the model's version a number, does this server"
+    " have the extension?"
+)
+
+
 def _server_error(message: str, response: Response, text: str) -> ServerError:
-    if "decoupled transaction policy" in message or "generate expects model to produce exactly 1" in message:
-        message = f"{message} (use generate_stream, which takes any number of answers)"
-    elif message == "Not Found" and response.status_code == 404:  # an unknown model has words of its own
-        message = (
-            f"{message} (the server has no such path: is the URL's base path right, is the model's version a"
-            " number, does this server have the extension?)"
-        )
+    if message == "Not Found" and response.status_code == 404:  # an unknown model has words of its own
+        message = f"{message} ({_NO_SUCH_PATH})"
+    for words, advice in _ADVICE.items():
+        if words in message:
+            message = f"{message} ({advice})"
     error = ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
     error.attempts = getattr(response, "attempts", 1)
     return error
