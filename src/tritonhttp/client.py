@@ -320,7 +320,7 @@ class InferenceServerClient(ClientBase):
         DeadlineExceeded
             When it is not ready in time; with the answer that came last.
         """
-        until = self._until(timeout)
+        until = self._until(seconds(timeout, "timeout"))
         clock = time.monotonic
 
         def time_left() -> float:

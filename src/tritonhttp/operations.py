@@ -193,7 +193,12 @@ def get_trace_settings(model_name: str | None) -> Operation[types.TraceSettings]
 def update_trace_settings(
     model_name: str | None, settings: Mapping[str, Any]
 ) -> Operation[types.TraceSettings]:
-    return _post(_trace(model_name), jsonio.plain(dict(settings), "settings"), _object, anywhere=False)
+    return _post(
+        _trace(model_name),
+        jsonio.plain(dict(mapping(settings, "settings")), "settings"),
+        _object,
+        anywhere=False,
+    )
 
 
 def get_log_settings() -> Operation[types.LogSettings]:
@@ -201,7 +206,9 @@ def get_log_settings() -> Operation[types.LogSettings]:
 
 
 def update_log_settings(settings: Mapping[str, Any]) -> Operation[types.LogSettings]:
-    return _post("v2/logging", jsonio.plain(dict(settings), "settings"), _object, anywhere=False)
+    return _post(
+        "v2/logging", jsonio.plain(dict(mapping(settings, "settings")), "settings"), _object, anywhere=False
+    )
 
 
 # -- shared memory; `kind` is "system" or "cuda" ----------------------------------------------------
@@ -504,7 +511,7 @@ def _generation(
             )
         body[name] = jsonio.plain(value, f"input {name!r}", text=True)
     if parameters:
-        body["parameters"] = jsonio.plain(dict(parameters), "parameters")
+        body["parameters"] = jsonio.plain(dict(mapping(parameters, "parameters")), "parameters")
     return (jsonio.dumps(body),)
 
 

@@ -7,7 +7,6 @@ views of the response's body where that is possible.
 
 from __future__ import annotations
 
-import operator
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -219,6 +218,7 @@ class InferInput:
         InvalidRequest
             If a tensor of another datatype or shape was written there.
         """
+        _check_place(place)
         if place.datatype is not None and (place.datatype, place.shape) != (
             self._datatype,
             tuple(self._shape),
@@ -339,7 +339,7 @@ class InferRequestedOutput:
         self._form: tuple[str, bool, int, _Region | None] = (
             name,
             bool(binary_data),
-            _whole(class_count or 0, "class_count"),
+            inference.whole(class_count or 0, "class_count"),
             None,
         )
 
@@ -377,6 +377,7 @@ class InferRequestedOutput:
         InvalidRequest
             If classes were asked for.
         """
+        _check_place(place)
         self.set_shared_memory(place.region.name, place.byte_size, place.offset)
 
     def unset_shared_memory(self) -> None:
@@ -654,18 +655,20 @@ def _as_tuple(shape: Sequence[int]) -> tuple[int, ...]:
         raise InvalidRequest(f"a shape must be a sequence of whole numbers, got {shape!r}") from error
 
 
+def _check_place(place: Any) -> None:
+    if not hasattr(place, "region"):  # the class itself is imported by few programs
+        raise InvalidRequest(
+            f"expected a place in a region, as its write() and reserve() return it; got {place!r}"
+        )
+
+
 def _region(name: str, byte_size: int, offset: int) -> _Region:
     if not isinstance(name, str):
         raise InvalidRequest(
             f"region_name must be the name that the region is registered under, got {name!r}"
         )
-    region = (("shared_memory_region", name), ("shared_memory_byte_size", _whole(byte_size, "byte_size")))
-    return (*region, ("shared_memory_offset", _whole(offset, "offset"))) if offset else region
-
-
-def _whole(value: int, what: str) -> int:
-    """Return a number as an int: what equals it, but is another in JSON, must not share its head."""
-    try:
-        return int(operator.index(value))
-    except TypeError:
-        raise InvalidRequest(f"{what} must be a whole number, got {value!r}") from None
+    region = (
+        ("shared_memory_region", name),
+        ("shared_memory_byte_size", inference.whole(byte_size, "byte_size")),
+    )
+    return (*region, ("shared_memory_offset", inference.whole(offset, "offset"))) if offset else region

@@ -113,10 +113,14 @@ def test_an_input_in_shared_memory_is_described_by_its_region(offset: int, more:
 @pytest.mark.parametrize("number", [24.0, "24", None])
 def test_a_region_is_described_by_whole_numbers(number: Any) -> None:
     for described in (InferInput("x", [2, 3], "INT32"), InferRequestedOutput("y")):
-        with pytest.raises(InvalidRequest, match=f"byte_size must be a whole number, got {number!r}"):
+        with pytest.raises(
+            InvalidRequest, match=f"byte_size must be a whole number, 0 or more; got {number!r}"
+        ):
             described.set_shared_memory("region", number)
         if number is not None:
-            with pytest.raises(InvalidRequest, match=f"offset must be a whole number, got {number!r}"):
+            with pytest.raises(
+                InvalidRequest, match=f"offset must be a whole number, 0 or more; got {number!r}"
+            ):
                 described.set_shared_memory("region", 24, number)
         described.set_shared_memory("region", np.int64(24), np.int8(8))
         parameters = {"shared_memory_byte_size": 24, "shared_memory_offset": 8}
@@ -412,7 +416,7 @@ def test_an_output_says_how_it_is_wanted(output: InferRequestedOutput, parameter
 
 @pytest.mark.parametrize("count", [2.0, "2"])
 def test_a_number_of_classes_that_is_not_whole_is_refused(count: Any) -> None:
-    with pytest.raises(InvalidRequest, match=f"class_count must be a whole number, got {count!r}"):
+    with pytest.raises(InvalidRequest, match=f"class_count must be a whole number, 0 or more; got {count!r}"):
         InferRequestedOutput("y", class_count=count)
 
 

@@ -229,7 +229,7 @@ class InferenceServerClient(ClientBase):
         headers: Headers = None,
         query_params: QueryParams = None,
     ) -> None:
-        until = self._until(timeout)
+        until = self._until(seconds(timeout, "timeout"))
         clock = asyncio.get_running_loop().time
 
         def time_left() -> float:

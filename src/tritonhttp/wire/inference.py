@@ -28,6 +28,7 @@ __all__ = [
     "encode_request",
     "error_message",
     "numeric_size",
+    "whole",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -73,14 +74,14 @@ def encode_request(
             raise InvalidRequest(f"request_id must be a str, got {request_id!r}")
         request["id"] = request_id
     if sequence_id not in (0, ""):
-        number = sequence_id if isinstance(sequence_id, str) else _whole(sequence_id, "sequence_id")
+        number = sequence_id if isinstance(sequence_id, str) else whole(sequence_id, "sequence_id")
         options["sequence_id"] = jsonio.plain(number, "sequence_id")
         options["sequence_start"] = sequence_start
         options["sequence_end"] = sequence_end
     if priority:
-        options["priority"] = _whole(priority, "priority")
+        options["priority"] = whole(priority, "priority")
     if timeout is not None:
-        options["timeout"] = _whole(timeout, "timeout", " of microseconds (deadline= is in seconds)")
+        options["timeout"] = whole(timeout, "timeout", " of microseconds (deadline= is in seconds)")
     request["inputs"] = inputs
     if outputs:
         request["outputs"] = outputs
@@ -88,6 +89,8 @@ def encode_request(
         # Without it the server answers every output as JSON, ten times the size.
         options["binary_data_output"] = True
     if parameters:
+        if not isinstance(parameters, Mapping):
+            raise InvalidRequest(f"parameters must be a mapping, got {type(parameters).__name__}")
         for key, value in parameters.items():
             if key in RESERVED_PARAMETERS or str(key).startswith(RESERVED_PREFIX):
                 raise InvalidRequest(f'Parameter "{key}" is a reserved parameter and cannot be specified.')
@@ -97,10 +100,13 @@ def encode_request(
     return jsonio.dumps(request)
 
 
-def _whole(value: Any, name: str, unit: str = "") -> int:
-    """Return a number that the server takes as unsigned, or refuse it."""
+def whole(value: Any, name: str, unit: str = "") -> int:
+    """Return a number that the server takes as unsigned as an int, or refuse it.
+
+    What equals it, but is another in JSON (True, 1.0), must not share its head.
+    """
     try:
-        number = index(value)
+        number = int(index(value))
     except TypeError:
         number = -1
     if number < 0:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tritonhttp import InferInput, InvalidRequest, ServerError
+from tritonhttp import InferInput, InferRequestedOutput, InvalidRequest, ServerError
 from tritonhttp.errors import TLSError
 
 from ...clients import tensor
@@ -52,6 +52,20 @@ REFUSED = {
         lambda c: c.register_plugin("token"),
         "a plugin must be callable .* got 'token'",
     ),
+    "a negative class_count": (
+        lambda c: InferRequestedOutput("SCORES", class_count=-1),
+        "class_count must be a whole number, 0 or more; got -1",
+    ),
+    "a region in place of a place in it": (
+        lambda c: InferRequestedOutput("SCORES").set_shared_memory_region("region"),
+        r"expected a place in a region, as its write\(\) and reserve\(\) return it; got 'region'",
+    ),
+    "parameters as text": (
+        lambda c: c.infer("digits", [IMAGE], parameters="a"),
+        "parameters must be a mapping, got str",
+    ),
+    "settings as a list": (lambda c: c.update_log_settings(["x"]), "settings must be a mapping .* got list"),
+    "text for a time": (lambda c: c.wait_until_ready("60"), "timeout must be a number of seconds"),
     "batches of a model without them": (
         lambda c: c.model("identity_fp32").batched({"INPUT0": PIXELS[0]}),
         "model 'identity_fp32' has no max_batch_size: give max_batch, the most rows for one inference",
