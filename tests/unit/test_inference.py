@@ -492,6 +492,18 @@ def test_json_data_that_do_not_fit_are_refused(datatype: str, data: Any) -> None
         tensor(body, None)
 
 
+def test_bf16_as_json_is_rounded_as_other_floats_are() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    body, _ = response(output("BF16", [2], data=[1.1, 2]))
+    found = tensor(body, None)
+    assert found.dtype == ml_dtypes.bfloat16
+    assert found.astype(np.float32).tolist() == [1.1015625, 2.0]
+    for wrong in (["x"], ["1.5"]):
+        body, _ = response(output("BF16", [1], data=wrong))
+        with pytest.raises(ProtocolError, match="its data are not BF16"):
+            tensor(body, None)
+
+
 def test_null_is_what_some_servers_write_for_nan() -> None:
     body, _ = response(output("FP32", [2], data=[None, 1]))
     assert np.isnan(tensor(body, None)).tolist() == [True, False]

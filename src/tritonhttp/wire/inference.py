@@ -370,7 +370,7 @@ def _is_faithful(array: npt.NDArray[Any], data: list[Any]) -> bool:
     kind = array.dtype.kind
     if kind == "O":
         return all(type(element) is str for element in array.flat)
-    if kind == "f":  # where null is what several servers write for NaN
+    if kind in "fV":  # V is BF16; null is what several servers write for NaN
         return np.array(data).dtype.kind in "biufO"
     return bool(array.tolist() == data)
 
