@@ -83,8 +83,9 @@ def _in_child() -> None:
 
 def _in_parent() -> None:
     for client in list(_clients):
-        if client._sharing is not None:
-            client._sharing.pool.retire_leased()
+        sharing = client._sharing
+        if sharing is not None:
+            sharing.pool.retire_leased()
 
 
 if hasattr(os, "register_at_fork"):
@@ -433,8 +434,9 @@ class ClientBase:
         """
         inference = Inference(*asked)
         flow = None
-        if self._sharing is not None:
-            flow = self._sharing.infer(inference, self._infer_operation, snapshot=snapshot)
+        sharing = self._sharing  # another thread may close the client meanwhile
+        if sharing is not None:
+            flow = sharing.infer(inference, self._infer_operation, snapshot=snapshot)
         return _alone(self._infer_operation(inference, snapshot=snapshot)) if flow is None else flow
 
     def _infer_operation(self, asked: Inference, *, snapshot: bool = False) -> Operation[InferResult]:
@@ -451,8 +453,9 @@ class ClientBase:
         result = InferResult(response, self._verbose)
         if type(response) is not Response:
             result.attempts = getattr(response, "attempts", 1)
-        if self._sharing is not None:
-            self._sharing.note(model, result)
+        sharing = self._sharing
+        if sharing is not None:
+            sharing.note(model, result)
         return result
 
     def _replaced(

@@ -25,6 +25,9 @@ from tritonhttp import (
     Request,
     ServerError,
 )
+from tritonhttp.operations import NO_OPTIONS
+from tritonhttp.regions.auto import Sharing
+from tritonhttp.wire.http1 import Response, ResponseHead
 
 Opener = Callable[..., InferenceServerClient]
 
@@ -489,6 +492,31 @@ def test_a_closed_client_says_so(server: Any, client_of: Opener) -> None:
         with pytest.raises(InferenceServerException, match="the client is closed"):
             call()
     assert len(server.requests) == 1
+
+
+class ClosedMeanwhile(InferenceServerClient):
+    """One that another thread closes as soon as this one has looked whether it shares memory."""
+
+    @property
+    def _sharing(self) -> Any:  # type: ignore[override]
+        found, self.__dict__["_sharing"] = self.__dict__["_sharing"], None
+        return found
+
+    @_sharing.setter
+    def _sharing(self, sharing: Any) -> None:
+        self.__dict__["_sharing"] = sharing
+
+
+def test_a_client_may_be_closed_while_an_inference_is_encoded_and_decoded(client_of: Opener) -> None:
+    client = client_of(ClosedMeanwhile)
+    answer = Response(ResponseHead(200, {}), b'{"model_name":"m","outputs":[]}')
+    asked = ("m", [tensor()], "", None, *NO_OPTIONS)
+    for call in (
+        lambda: next(client._infer_flow(asked)),
+        lambda: client._decode_infer(("m", ""), answer),
+    ):
+        client._sharing = Sharing(1 << 20, 1 << 20)
+        assert call()
 
 
 def test_options_of_tls_mean_nothing_without_it() -> None:
