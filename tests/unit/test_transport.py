@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -700,6 +701,32 @@ def test_a_trickle_does_not_stretch_the_deadline(serve: Serve, connect: Any) -> 
     exchange = connect(serve(handler).port, network=5)
     with in_time("receive"):
         exchange(deadline=time.monotonic() + LIMIT)
+
+
+@pytest.fixture
+def ticking() -> Iterator[None]:
+    """Let a signal that the program handles come every 0.1 s."""
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_a_timer_of_the_programs_does_not_stretch_the_limits(
+    serve: Serve, connect: Any, ticking: None
+) -> None:
+    def handler(peer: Any) -> None:
+        peer.receive()
+        time.sleep(3)
+
+    exchange = connect(serve(handler).port, network=0.5)
+    began = time.monotonic()
+    for options in ({}, {"deadline": began + 1.2}):
+        with pytest.raises(DeadlineExceeded):
+            exchange(**options)
+    assert time.monotonic() - began < 3
 
 
 def test_a_deadline_that_has_passed_sends_nothing(serve: Serve, connect: Any) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import math
 import select
+import signal
 import socket
 import struct
 import sys
@@ -85,8 +86,14 @@ class _Connection:
         self.requests = self.sent = self.received = 0
         self._vectored = not encrypted and hasattr(sock, "sendmsg")
         # A socket with a timeout polls before every send and receive. Where it is the kernel's own, not gevent's
-        # and not under TLS, the kernel can watch the time itself.
-        self._kernel_waits = not encrypted and sys.platform == "linux" and type(sock).__module__ == "socket"
+        # and not under TLS, the kernel can watch the time itself. But its time starts anew behind each signal that
+        # the program handles, and would never be over with a timer of less.
+        self._kernel_waits = (
+            not encrypted
+            and sys.platform == "linux"
+            and type(sock).__module__ == "socket"
+            and signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN)
+        )
         if self._kernel_waits:
             sock.settimeout(None)
         self._armed: float | None = -1.0
