@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tritonhttp import InferenceServerException
+
 from ..clients import tensor, wait_until
 from .servers import HEALTHY, Server, healthy
 
@@ -54,9 +56,23 @@ def infer_large(client: Any, **options: Any) -> Any:
     return infer(client, LARGE, **options)
 
 
-#: Calls that give `HEALTHY` on a server that behaves: one that may be repeated, one that may not, and one whose
-#: request does not go out at once.
-CALLS = {"metadata": metadata, "infer": infer, "large infer": infer_large}
+def stream(client: Any, **options: Any) -> Any:
+    """Read a stream; return its last answer, or raise what comes behind the answers, with their number."""
+    seen = []
+    try:
+        for answer in client.generate_stream("healthy", {}, **options):
+            seen.append(answer)
+    except InferenceServerException as error:
+        error.seen = len(seen)  # type: ignore[attr-defined]
+        raise
+    finally:
+        assert all(answer == HEALTHY for answer in seen)
+    return seen[-1]
+
+
+#: Calls that give `HEALTHY` on a server that behaves: one that may be repeated, one that may not, one whose
+#: request does not go out at once, and one whose answers are taken as they come.
+CALLS = {"metadata": metadata, "infer": infer, "large infer": infer_large, "stream": stream}
 
 
 @pytest.fixture(params=["metadata", "infer"])

@@ -42,6 +42,7 @@ SHORT, AMPLE = 0.2, 8.0
 ANY = ("metadata", "infer")
 INFER = ("infer",)
 LARGE = ("large infer",)
+STREAM = ("stream",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +61,13 @@ class Fault:
     ran: str = "perhaps"
     #: Whether the request goes out a second time: "no", "yes", or only "if repeatable" (then without an error).
     again: str = "no"
-    #: The calls that it happens to: metadata may be repeated, infer may not, a large one doesn't go out at once.
+    #: The calls that it happens to: metadata may be repeated, infer may not, a large one doesn't go out at once, a
+    #: stream has begun.
     calls: tuple[str, ...] = ANY
     #: Whether the connection serves the next call too.
     kept: bool = False
+    #: How many answers of a stream come before its error.
+    before: int = 0
     #: Whether a call that is as it should be goes before.
     warm: bool = False
     limit: float = AMPLE
@@ -77,8 +81,8 @@ class Fault:
 
     def tried_again(self) -> str:
         """Return whether a client with `Retry()` tries the call again, which then ends well."""
-        if self.error is None or self.limit == SHORT:
-            return "no"  # there is no need, or no time left
+        if self.error is None or self.limit == SHORT or self.calls == STREAM:
+            return "no"  # there is no need, no time left, or the answer has begun
         if isinstance(self.error, type) and issubclass(self.error, ConnectError):
             return "yes"
         statuses = [str(outcome) for outcome in Retry().on]
@@ -92,8 +96,12 @@ class Fault:
         classes = self.error if isinstance(self.error, tuple) else (self.error,)
         status = f" {self.status}" if self.status else ""
         text = " … ".join(self.says)
+        first = "the answers before it, then " if self.before else ""
         return (
-            " or ".join(f"`{each.__name__}`" for each in classes) + status + (f": “{text}”" if text else "")
+            first
+            + " or ".join(f"`{each.__name__}`" for each in classes)
+            + status
+            + (f": “{text}”" if text else "")
         )
 
 
@@ -158,6 +166,15 @@ def bomb(layers: int) -> bytes:
     for _ in range(layers - 1):
         body = gzip.compress(body)
     return encoded(body, ", ".join(["gzip"] * layers))
+
+
+EVENT = b"data: " + JSON + b"\n\n"
+STREAMED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+
+
+def events(*more: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+    """Return a stream that begins with two right answers, each in a chunk of its own as what comes behind them."""
+    return STREAMED + b"Transfer-Encoding: chunked\r\n\r\n" + chunks(EVENT, EVENT, *more, end=end)
 
 
 FOLDED = gzip.compress(JSON)
@@ -234,6 +251,15 @@ def body_without_end(peer: Peer) -> None:
         peer.send(CHUNKED + b"\r\n")
         while True:
             peer.send(b"1\r\n \r\n")
+            time.sleep(SHORT / 10)
+
+
+def beats(peer: Peer) -> None:
+    """Send two events and then comments, one after the other, for as long as somebody reads."""
+    if peer.read_request():
+        peer.send(events(end=b""))
+        while True:
+            peer.send(chunks(b": beat\n\n", end=b""))
             time.sleep(SHORT / 10)
 
 
@@ -349,6 +375,15 @@ def failed(name: str, status: str, data: Mapping[str, bytes], *says: str) -> Fau
     """An answer with a status of no success."""
     return Fault(
         name=name, scripts=each(data, "go on"), error=ServerError, says=says, status=status, kept=True
+    )
+
+
+def stopped(
+    name: str, scripts: Mapping[str, Script], error: type[Exception], *says: str, **options: Any
+) -> Fault:
+    """A stream that goes wrong behind two answers."""
+    return Fault(
+        name=name, scripts=scripts, error=error, says=says, ran="once", calls=STREAM, before=2, **options
     )
 
 
@@ -1036,6 +1071,134 @@ TABLE: dict[str, list[Fault]] = {
                 "identity": encoded(JSON, "identity"),
                 "empty": encoded(JSON, ""),
             },
+        ),
+    ],
+    "Streams that have begun": [
+        stopped(
+            "a stream that is cut",
+            each(
+                {"between two events": events(end=b""), "without the last chunk": events(end=b"0\r\n")},
+                "close",
+            ),
+            ConnectionLost,
+            "the server closed the connection",
+            "after an incomplete body",
+        ),
+        stopped(
+            "a stream that is cut within an event",
+            each(
+                {
+                    "between chunks": events(EVENT[:20], end=b""),
+                    "in a chunk": events(end=b"1d\r\n" + EVENT[:20]),
+                    "of a known length": STREAMED + b"Content-Length: 9999\r\n\r\n" + 2 * EVENT + EVENT[:9],
+                },
+                "close",
+            ),
+            ConnectionLost,
+            "connection",
+            "body",
+        ),
+        stopped(
+            "a stream that is reset",
+            one(Sends(events(end=b""), "reset")),
+            ConnectionLost,
+            "after an incomplete body",
+        ),
+        stopped(
+            "a stream that stalls",
+            each({"between two events": events(end=b""), "in one": events(EVENT[:20], end=b"")}, "hold"),
+            DeadlineExceeded,
+            "timed out while receiving",
+            limit=SHORT,
+        ),
+        stopped(
+            "comments without end", one(beats), DeadlineExceeded, "timed out while receiving", limit=SHORT
+        ),
+        stopped(
+            "a bad chunk between two events",
+            each(
+                {"no number": events(end=b"zz\r\n"), "past 64 bits": events(end=b"f" * 17 + b"\r\n")}, "hold"
+            ),
+            ProtocolError,
+            NO_HTTP,
+        ),
+        stopped(
+            "an event that is no JSON",
+            each(
+                {"": events(b"data: nope\n\n", end=b""), "cut": events(b'data: {"a":\n\n', end=b"")}, "hold"
+            ),
+            ProtocolError,
+            "an event of the stream: expected JSON",
+        ),
+        stopped(
+            "an event that is no JSON object",
+            each(
+                {"a list": events(b"data: [1]\n\n", end=b""), "a number": events(b"data: 1\n\n", end=b"")},
+                "hold",
+            ),
+            ProtocolError,
+            "an event of the stream: expected a JSON object, got",
+        ),
+        stopped(
+            "an end in the middle of an event",
+            each(
+                {
+                    "chunks": events(b"data: {}\n"),
+                    "a known length": answer(
+                        2 * EVENT + b"data: {}\n", headers="Content-Type: text/event-stream\r\n"
+                    ),
+                },
+                "go on",
+            ),
+            ProtocolError,
+            "the stream ended in the middle of an event",
+            kept=True,
+        ),
+        stopped(
+            "an error of the model",
+            each(
+                {
+                    "": events(b'data: {"error": "out of memory"}\n\n', end=b""),
+                    "and more behind it": events(b'data: {"error": "out of memory"}\n\n', EVENT, end=b""),
+                    "as an event of its own kind": events(b"event: error\ndata: out of memory\n\n", end=b""),
+                },
+                "hold",
+            ),
+            ServerError,
+            "out of memory",
+            status="200",
+        ),
+        Fault(
+            name="an error in place of events",
+            scripts=one(Sends(answer({"error": "out of memory"}), "go on")),
+            error=ServerError,
+            says=("out of memory",),
+            status="200",
+            ran="once",
+            calls=STREAM,
+            kept=True,
+        ),
+        Fault(
+            name="a page in place of events",
+            scripts=one(Sends(answer(HTML, headers="Content-Type: text/html\r\n"), "go on")),
+            error=ProtocolError,
+            says=("expected JSON, got", "bytes that begin with '<!DOCTYPE html>"),
+            calls=STREAM,
+            kept=True,
+        ),
+        Fault(
+            name="events as others write them",
+            scripts=each(
+                {
+                    "CRLF": events(b"data: {}\r\n\r\n".replace(b"{}", JSON)),
+                    "comments": events(b": beat\n\n", EVENT),
+                    "two to a chunk": events(2 * EVENT),
+                },
+                "go on",
+            ),
+            ran="once",
+            calls=STREAM,
+            kept=True,
         ),
     ],
 }

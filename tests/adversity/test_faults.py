@@ -95,6 +95,7 @@ def test_a_fault(fault: Fault, variant, name, open_client):
             with pytest.raises(fault.error) as caught:
                 call(client, deadline=fault.limit)
             check_error(fault, caught.value)
+            assert getattr(caught.value, "seen", 0) == fault.before
             again = False
         took = time.monotonic() - before
         assert took < fault.limit + GRACE
@@ -205,7 +206,7 @@ def test_a_fault_byte_by_byte(fault, script, open_client):
 
 
 QUICK = [
-    script
+    (script, "stream" if fault.calls == faults.STREAM else "infer")
     for fault in FAULTS
     if fault.limit != SHORT and not fault.tls and not fault.warm and fault.calls != faults.LARGE
     for script in fault.scripts.values()
@@ -227,10 +228,10 @@ def test_one_client_outlives_every_fault_and_keeps_nothing_of_them(client_kind):
             peer.send(answer(HEALTHY))
 
     def round_of(client):
-        for script in QUICK:
+        for script, call in QUICK:
             due.append(script)
             with contextlib.suppress(InferenceServerException):
-                CALLS["infer"](client, deadline=5)
+                CALLS[call](client, deadline=5)
             assert not due
             assert client.get_server_metadata(deadline=5) == HEALTHY
 
