@@ -58,6 +58,28 @@ def test_a_client_shows_what_it_is_and_its_servers(kind: Any) -> None:
         closed(client)
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: InferenceServerClient("a:1", ssl=True, ssl_context_factory=ssl.create_default_context()),  # type: ignore[arg-type]
+            "ssl_context_factory must be a function that returns a context, got <ssl.SSLContext",
+        ),
+        (
+            lambda: InferenceServerClient("a:1", ssl=True, ssl_context_factory=lambda: None),  # type: ignore[arg-type,return-value]
+            "what ssl_context_factory returns must be an ssl.SSLContext, got None",
+        ),
+        (
+            lambda: tritonhttp.aio.InferenceServerClient("a:1", ssl=True, ssl_context=False),  # type: ignore[arg-type]
+            "ssl_context must be an ssl.SSLContext, got False",
+        ),
+    ],
+)
+def test_what_is_no_context_for_tls_is_refused(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        make()
+
+
 # -- pickling ---------------------------------------------------------------------------------------
 
 heard: list[Call] = []
@@ -242,7 +264,7 @@ def test_what_the_caller_got_wrong_is_not_waited_out(open_client: Callable[..., 
     client = open_client("127.0.0.1:9")
     with pytest.raises(InvalidRequest):
         client.wait_until_ready(30, "..")
-    with pytest.raises(InvalidRequest, match="deadline must be a number of seconds above 0"):
+    with pytest.raises(InvalidRequest, match="timeout must be a number of seconds above 0"):
         client.wait_until_ready(-1)
 
 

@@ -27,7 +27,7 @@ from ..log import logger
 from ..operations import Operation
 from ..plugins import Request
 from ..tensors import InferInput, InferRequestedOutput, InferResult
-from ..transport.address import parse_url, tls_context
+from ..transport.address import as_context, parse_url, tls_context
 from ..transport.asyncio import AsyncioTransport, timeout_at
 from ..transport.failures import closed
 from ..transport.policy import UNSET, Connections, Deadline, Moment, moment, seconds
@@ -144,7 +144,7 @@ class InferenceServerClient(ClientBase):
         self._stream_deadline: float | None = None
         if deadline is not UNSET:
             self._deadline = self._stream_deadline = seconds(deadline, "deadline")
-        context = ssl_context
+        context = None if ssl_context is None else as_context(ssl_context, "ssl_context")
         if address.tls and context is None:
             context = tls_context(None, None, False)
         limit = positive(conn_limit, "conn_limit")

@@ -40,6 +40,10 @@ _LOG_TAIL = 40
 # Triton starts its endpoints after its models, so a taken port shows late, and an answer of another server on
 # that port must not be taken for ours: these lines are in our own log.
 _SERVING = re.compile(r"Started HTTPService at[\s\S]*Started Metrics Service at")
+# Errors in the log. Those of server.cc come where there is no GPU, and stand for nothing.
+_COMPLAINT = re.compile(
+    r"^(?:E\d{4} [\d:.]+ \d+ (?!server\.cc)\S+ |error: |\S*tritonserver: )(.+)", re.MULTILINE
+)
 _PORT_TAKEN = re.compile(r"already in use|failed to start (HTTP|Metrics)", re.IGNORECASE)
 
 
@@ -261,7 +265,9 @@ class TritonServer:
         started = time.monotonic()
         while True:
             if not self.running:
-                raise TritonFailed(f"tritonserver ended while starting; its log:\n{self._excerpt()}")
+                raise TritonFailed(
+                    f"tritonserver ended while starting: {self._complaint()}; its log:\n{self._excerpt()}"
+                )
             if _SERVING.search(self.log) and self._answers():
                 # Without its metrics the server would go on.
                 if "failed to start Metrics" not in self.log:
@@ -276,6 +282,11 @@ class TritonServer:
 
     def _answers(self) -> bool:
         return all(map(_get, self._known_ports(), ("/v2/health/ready", "/metrics")))
+
+    def _complaint(self) -> str:
+        """Return the first error of the log, which is the reason of those behind it."""
+        found = _COMPLAINT.search(self.log)
+        return found[1].strip('"') if found else "it does not say why"
 
     def _excerpt(self) -> str:
         """Return the beginning of the log, where a wrong flag shows, and its end, where a broken model shows."""

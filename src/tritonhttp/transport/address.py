@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Address",
     "SocketAddress",
+    "as_context",
     "literal",
     "look_up",
     "parse_url",
@@ -273,13 +274,26 @@ def _made(factory: Callable[..., ssl.SSLContext], ca_certs: str | None) -> ssl.S
     """Call a factory; the reference gives it `cafile`, and some cannot do without."""
     import inspect
 
+    if not callable(factory):
+        raise InvalidRequest(
+            f"ssl_context_factory must be a function that returns a context, got {factory!r}"
+        )
     try:
         inspect.signature(factory).bind()
     except TypeError:
-        return factory(cafile=ca_certs)
+        return as_context(factory(cafile=ca_certs), "what ssl_context_factory returns")
     except ValueError:  # nobody can tell what a function in C takes
         pass
-    return factory()
+    return as_context(factory(), "what ssl_context_factory returns")
+
+
+def as_context(given: Any, what: str) -> ssl.SSLContext:
+    """Return what a caller gave as a context, or refuse it."""
+    import ssl
+
+    if not isinstance(given, ssl.SSLContext):
+        raise InvalidRequest(f"{what} must be an ssl.SSLContext, got {given!r}")
+    return given
 
 
 _TLS_OPTIONS = frozenset(
