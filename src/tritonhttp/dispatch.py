@@ -21,6 +21,7 @@ from .events import Call, Hooks, Observers
 from .log import logger, without_secrets
 from .operations import Operation, purpose
 from .transport.balance import NOT_STARTED, SERVER_LOST, Balancer, server_failed
+from .transport.failures import WAITING
 from .transport.policy import Moment
 from .transport.retry import Retry, parse_retry_after
 from .wire.http1 import Response, StreamedResponse
@@ -214,6 +215,7 @@ class Dispatch:
             tried.add(name)
             call.attempts += 1
             failed: bool | None = None
+            silent = False
             response: Response | None = None
             try:
                 answer: Response = yield name, call
@@ -223,11 +225,14 @@ class Dispatch:
             except InferenceServerException as error:
                 outcome = error
                 if _is_over(error, until, clock()):
+                    silent = getattr(error, "phase", "") != WAITING
                     raise
                 failed = _speaks_against(error, until, clock())
             finally:
                 if not isinstance(response, StreamedResponse):
-                    self._done(balancer, name, clock(), failed, keeps_state=response is not None)
+                    self._done(
+                        balancer, name, clock(), failed, keeps_state=response is not None, silent=silent
+                    )
             if response is not None and response.status_code < 400 and operation.sequence is not None:
                 model, number, _, ends = operation.sequence
                 if ends:
@@ -317,12 +322,19 @@ class Dispatch:
         return name
 
     def _done(
-        self, balancer: Balancer[str] | None, name: str, now: float, failed: bool | None, keeps_state: bool
+        self,
+        balancer: Balancer[str] | None,
+        name: str,
+        now: float,
+        failed: bool | None,
+        *,
+        keeps_state: bool,
+        silent: bool = False,
     ) -> None:
         # Another one since then: in a forked child, which ends calls that its parent began.
         if balancer is not None and balancer is self._balancer:
             with self._lock:
-                balancer.done(name, now, failed, keeps_state=keeps_state)
+                balancer.done(name, now, failed, keeps_state=keeps_state, silent=silent)
 
     def _end(self, key: tuple[Any, ...]) -> None:
         if self._balancer is not None:

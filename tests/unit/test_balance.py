@@ -209,6 +209,31 @@ def test_a_cancelled_call_does_not_make_up_for_failures() -> None:
     assert balancer.next_due() == 5.0
 
 
+def test_a_server_of_which_calls_hear_nothing_is_set_aside() -> None:
+    balancer = Balancer("a", set_aside=1.0)
+    outcomes: list[tuple[bool | None, bool]] = [
+        (None, True),
+        (None, True),
+        (False, False),  # an answer: it does not hang
+        (None, True),
+        (None, False),  # a call that was cancelled says nothing
+        (None, True),
+    ]
+    for failed, silent in outcomes:
+        balancer.done(balancer.pick(), 0.0, failed, silent=silent)
+    assert balancer.in_rotation("a")
+    assert balancer.pick_for("sequence", start=True) == "a"
+    balancer.done("a", 0.0, None, silent=True)
+    assert not balancer.in_rotation("a")
+    assert balancer.pick_for("sequence", start=False) == "a"  # it may well have its state
+    balancer.done("a", 0.5, None, silent=True)
+    balancer.probed("a", 1.0, ready=True)
+    for _ in range(2):
+        balancer.done(balancer.pick(), 2.0, None, silent=True)
+    assert not balancer.in_rotation("a")
+    assert balancer.next_due() == 4.0
+
+
 @either
 def test_where_all_are_set_aside_the_one_due_soonest_is_tried(policy: Any) -> None:
     balancer = Balancer("abc", policy=policy, set_aside=10.0)

@@ -431,6 +431,21 @@ def test_a_call_whose_own_time_is_over_says_nothing_of_the_server_and_is_not_tri
     assert (len(driven.tried), driven.in_rotation()) == (1, [True, True])
 
 
+@pytest.mark.parametrize(("phase", "in_rotation"), [("receive", False), ("wait for a connection", True)])
+def test_a_server_that_never_answers_in_time_is_set_aside(phase: str, in_rotation: bool) -> None:
+    driven = Driven("ab", balancing="round_robin")
+    for number in range(6):
+        until = moment(driven.now, 1.0)
+
+        def late() -> DeadlineExceeded:
+            driven.now += 1.0
+            return DeadlineExceeded("the call's 1 s are over", phase=phase)
+
+        with suppress(DeadlineExceeded):
+            driven.run(post(), [late if number % 2 else answer()], until)
+    assert driven.in_rotation().count(True) == 1 + in_rotation
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), InvalidRequest("no")], ids=repr)
 def test_a_call_that_was_cancelled_does_not_forgive_a_server_its_failures(error: BaseException) -> None:
     driven = Driven("ab")

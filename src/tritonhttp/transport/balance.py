@@ -25,6 +25,9 @@ SERVER_LOST = Signal("SERVER_LOST")
 #: The sequence was not started here, or so many were since that this one is forgotten.
 NOT_STARTED = Signal("NOT_STARTED")
 
+#: After so many calls in a row that heard nothing before their own time was over, a server is taken to hang.
+_SILENCES = 3
+
 _POLICIES = ("least_outstanding", "round_robin")
 
 
@@ -48,11 +51,13 @@ class _Server(Generic[S]):
         Failures since its last success, those of one burst counted once.
     failures : int
         How often it lost its state or was removed: what sequences compare.
+    silences : int
+        Calls that heard nothing of it before their own time was over, since one that did.
     removed : bool
         Whether it is no longer one of ours, and only has requests under way.
     """
 
-    __slots__ = ("due", "failures", "lease", "outstanding", "removed", "server", "strikes")
+    __slots__ = ("due", "failures", "lease", "outstanding", "removed", "server", "silences", "strikes")
 
     def __init__(self, server: S) -> None:
         self.server = server
@@ -61,6 +66,7 @@ class _Server(Generic[S]):
         self.lease = 0.0
         self.strikes = 0
         self.failures = 0
+        self.silences = 0
         self.removed = False
 
     def probe_at(self) -> float | None:
@@ -199,7 +205,9 @@ class Balancer(Generic[S]):
                     best, least = index, outstanding
         return best
 
-    def done(self, server: S, now: float, failed: bool | None, *, keeps_state: bool = False) -> None:
+    def done(
+        self, server: S, now: float, failed: bool | None, *, keeps_state: bool = False, silent: bool = False
+    ) -> None:
         """Hand back a picked server; where it failed, it is set aside.
 
         Others that fail while it is set aside belong to the same burst, and do not make that longer before the
@@ -213,11 +221,19 @@ class Balancer(Generic[S]):
             with a call that was cancelled, or whose own deadline passed.
         keeps_state : bool
             Whether a server that failed still has its sequences, as one that answered.
+        silent : bool
+            Whether the call's own deadline passed before the server answered. Once that says nothing; the third
+            such call in a row is a failure.
         """
         entry = self._known[server]
         if not entry.outstanding:
             raise RuntimeError(f"{server!r} was handed back more often than it was picked")
         entry.outstanding -= 1
+        if silent:
+            entry.silences += 1
+            failed, keeps_state = entry.silences >= _SILENCES or None, True
+        elif failed is not None:
+            entry.silences = 0
         if failed:
             if not keeps_state:
                 entry.failures += 1
@@ -234,6 +250,7 @@ class Balancer(Generic[S]):
             del self._known[server]
 
     def _put_aside(self, entry: _Server[S], now: float) -> None:
+        entry.silences = 0
         # 2**60 doublings pass every limit; more would overflow.
         entry.due = now + min(self._max_set_aside, self._set_aside * 2.0 ** min(entry.strikes, 60))
         entry.strikes += 1

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .address import Address, SocketAddress
 
 __all__ = [
+    "WAITING",
     "closed",
     "connect_failure",
     "lasted",
@@ -31,6 +32,9 @@ __all__ = [
     "tls_failure",
     "wait_timeout",
 ]
+
+#: The phase in which a call has no connection yet, and the server no part in how long it takes.
+WAITING = "wait for a connection"
 
 
 def lasted(seconds: float) -> str:
@@ -54,7 +58,7 @@ def wait_timeout(limit: int, seconds: float, deadline: float) -> DeadlineExceede
     """No connection became free in time."""
     return DeadlineExceeded(
         f"timed out while waiting for one of {limit} connections, after {lasted(seconds)}: {over(deadline)}",
-        phase="wait for a connection",
+        phase=WAITING,
     )
 
 
