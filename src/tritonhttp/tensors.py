@@ -339,7 +339,7 @@ class InferRequestedOutput:
         self._form: tuple[str, bool, int, _Region | None] = (
             name,
             bool(binary_data),
-            inference.whole(class_count or 0, "class_count"),
+            inference.whole(class_count, "class_count") if class_count else 0,
             None,
         )
 
