@@ -1,6 +1,7 @@
 """What a connection that breaks or stays silent means for the call, beyond the table of faults."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import socket
@@ -8,6 +9,7 @@ import weakref
 
 import pytest
 
+import tritonhttp.aio
 from tritonhttp import ConnectionLost, DeadlineExceeded
 
 from ..clients import tensor
@@ -76,6 +78,24 @@ def test_an_idle_connection_does_not_keep_the_answer(serve, open_client):
     assert client._transport._pool.idle
     assert memory() is None
     assert client.infer("healthy", [tensor("INPUT0", SMALL)]).get_response() == HEALTHY
+
+
+def test_a_call_that_its_loop_left_behind_takes_no_place_of_the_next_loops(serve):
+    server = serve(lambda peer: peer.hold())
+    client = tritonhttp.aio.InferenceServerClient(server.url, conn_limit=2)
+    with (
+        contextlib.closing(asyncio.new_event_loop()) as left,
+        contextlib.closing(asyncio.new_event_loop()) as loop,
+    ):
+        task = left.create_task(client.get_server_metadata())
+        while not client._transport._connections:
+            left.run_until_complete(asyncio.sleep(0.01))
+        assert loop.run_until_complete(client.get_server_metadata()) == HEALTHY
+        with pytest.raises(ConnectionLost):
+            left.run_until_complete(task)
+        pool = client._transport._pool
+        assert (pool.taken, len(pool.idle)) == (1, 1)
+        loop.run_until_complete(client.close())
 
 
 @pytest.mark.skipif(not hasattr(socket, "MSG_MORE"), reason="needs an answer and its FIN in one segment")

@@ -661,6 +661,8 @@ class AsyncioTransport:
 
     def _check_in(self, connection: _Connection | None, *, reusable: bool) -> None:
         """Give a place back, with its connection where it has one."""
+        if connection is not None and connection not in self._connections:
+            return  # of a loop that the transport has left, and that pool with it
         if connection is not None and (not reusable or connection.stale or self._pool.closed):
             self._forget(connection)
             connection = None
