@@ -70,7 +70,7 @@ class GenerateStream(StreamBase):
     def close(self) -> None:
         """End the stream here; its connection is closed if there is more to come. Idempotent.
 
-        Another thread that waits for an answer meanwhile finds the stream ended.
+        Another thread that waits for an answer meanwhile finds the stream ended: at once, or when it has begun.
         """
         self._left = True
         if self._turn.acquire(False):

@@ -70,7 +70,7 @@ class GenerateStream(StreamBase):
     async def close(self) -> None:
         """End the stream here; its connection is closed if there is more to come. Idempotent.
 
-        Another task that waits for an answer meanwhile finds the stream ended.
+        Another task that waits for an answer meanwhile finds the stream ended: at once, or when it has begun.
         """
         self._left = True
         if not self._turn.locked() or self._stream is not None:
