@@ -39,6 +39,8 @@ class GenerateStream(StreamBase):
                 self._open()
         finally:
             self._turn.release()
+            if self._left:  # by a thread that found the turn taken
+                self.close()
         return self
 
     def __exit__(
@@ -66,6 +68,8 @@ class GenerateStream(StreamBase):
             return answer
         finally:
             self._turn.release()
+            if self._left:  # by a thread that found the turn taken
+                self.close()
 
     def close(self) -> None:
         """End the stream here; its connection is closed if there is more to come. Idempotent.

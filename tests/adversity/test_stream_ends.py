@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+import tritonhttp
 import tritonhttp.aio
 from tritonhttp import (
     ConnectionLost,
@@ -387,6 +388,30 @@ def test_another_may_close_a_stream_that_is_waited_for(open_client, how, answers
         assert list(stream) == []
         assert pool(client).taken == 0
         client.close()
+
+
+def test_a_close_that_comes_as_an_answer_is_given_is_carried_out(serve):
+    """By who gives its turn back, when it was closed since it had looked for the last time."""
+
+    class Turn:
+        def __init__(self, stream):
+            self._lock, self._stream = threading.Lock(), stream
+            self.acquire = self._lock.acquire
+
+        def release(self):
+            if not self._stream._left:
+                self._stream.close()
+            self._lock.release()
+
+    ended = Told()
+    client = tritonhttp.InferenceServerClient(serve(Sends(BEGUN, "hold")).url, on_response=ended)
+    stream = client.generate_stream("m", {})
+    stream._turn = Turn(stream)
+    assert next(stream) == SEEN[0]
+    assert ended.call.error is None
+    assert client.stats().connections_open == 0
+    assert list(stream) == []
+    client.close()
 
 
 def test_a_task_that_is_cancelled_ends_its_stream_once(serve):
