@@ -501,6 +501,13 @@ def test_read_takes_all_that_is_left(length: int | None) -> None:
     assert Response(ResponseHead(200, {}), b"0123").read(length) == b"0123"
 
 
+def test_headers_that_many_responses_share_cannot_be_changed() -> None:
+    headers: Any = parse_head(b"HTTP/1.1 200 OK\r\nX: y\r\n\r\n").headers
+    with pytest.raises(TypeError):
+        headers["x"] = "z"
+    assert headers == {"x": "y"}
+
+
 def test_get_finds_a_header_in_any_case() -> None:
     response = Response(ResponseHead(200, {"content-type": "text/plain"}), b"")
     assert response.get("Content-Type") == response.get("CONTENT-TYPE") == "text/plain"

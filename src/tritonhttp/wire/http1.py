@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import httptools
@@ -328,7 +329,7 @@ class _HeadParser:
             length = int(headers["content-length"].split(",")[0])
         return ResponseHead(
             status,
-            headers,
+            MappingProxyType(headers),  # the head is shared, and callers see its headers
             self.reason.decode("latin-1"),
             content_length=length,
             chunked=chunked and length is None,
