@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tritonhttp.testing import _supervisor
+from tritonhttp.testing import _supervisor, provision
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the server and its supervisor are for Linux")
 
@@ -32,10 +32,12 @@ class Supervised:
     def __init__(self, folder: Path, on_term: str = "sys.exit(0)", grace: float = 10, owner: int = 0) -> None:
         self.prefix = f"tritonhttp-test-{uuid.uuid4().hex}-"
         self.log = folder / "log"
+        cache = provision.cache_folder()  # real servers may start meanwhile
+        cache.mkdir(parents=True, exist_ok=True)
         order = {
             "argv": [sys.executable, "-c", SERVER.format(on_term=on_term)],
             "env": dict(os.environ),
-            "installation": str(folder),
+            "cache": str(cache),
             "prefix": self.prefix,
             "owner": owner or os.getpid(),
             "grace": grace,

@@ -49,8 +49,8 @@ def _tell(line: str) -> None:
 class _Scratch:
     """Find the server's folder in ``/tmp``: the one that appears while no other server starts."""
 
-    def __init__(self, installation: str) -> None:
-        self._lock: int | None = os.open(installation, os.O_RDONLY)
+    def __init__(self, cache: str) -> None:
+        self._lock: int | None = os.open(cache, os.O_RDONLY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._before = set(Path("/tmp").glob(_SCRATCH))
         self._until = time.monotonic() + _SCRATCH_WAIT
@@ -82,7 +82,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _supervise(
-    argv: list[str], env: dict[str, str], installation: str, prefix: str, owner: int, grace: float
+    argv: list[str], env: dict[str, str], cache: str, prefix: str, owner: int, grace: float
 ) -> None:
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     # The stubs of the Python backend become children of this process when the server dies before them.
@@ -92,7 +92,7 @@ def _supervise(
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
     child_ended = _wake_on_child()
-    scratch = _Scratch(installation)
+    scratch = _Scratch(cache)
     server = subprocess.Popen(
         argv,
         env=env,

@@ -242,7 +242,7 @@ class TritonServer:
         order = {
             "argv": argv,
             "env": installation.environ(),
-            "installation": str(installation.folder),
+            "cache": str(installation.folder.parent),
             "prefix": self._prefix,
             "owner": self._owner,
             "grace": _GRACE,
