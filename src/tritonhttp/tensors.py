@@ -575,6 +575,10 @@ class InferResult:
     def __iter__(self) -> Iterator[str]:
         return iter(self._layout.outputs)
 
+    def keys(self) -> tuple[str, ...]:
+        """Return the names of the outputs; with them ``dict(result)`` has the arrays by name."""
+        return tuple(self._layout.outputs)
+
     def __len__(self) -> int:
         return len(self._layout.outputs)
 

@@ -656,7 +656,8 @@ def test_a_dtype_without_a_datatype_is_refused(given: Any) -> None:
 def test_a_result_is_read_by_name() -> None:
     result = InferResult.from_response_body(BODY, header_length=len(HEAD))
     names = [output["name"] for output in result.get_response()["outputs"]]
-    assert list(result) == names == [info.name for info in result.outputs]
+    assert list(result) == names == [info.name for info in result.outputs] == list(result.keys())
+    assert all(array is result[name] for name, array in dict(result).items())
     assert len(result) == len(names)
     assert "y" in result
     assert "nothing" not in result

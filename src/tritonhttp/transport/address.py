@@ -200,7 +200,7 @@ def resolve(address: Address, deadline: float | None) -> list[SocketAddress]:
 
     look_up(address, note)
     if not known.wait(None if deadline is None else max(0.0, deadline - began)):
-        raise resolve_timeout(address, time.monotonic() - began)
+        raise resolve_timeout(address, time.monotonic() - began, deadline)
     if isinstance(outcome[0], NameResolutionError):
         raise outcome[0]
     return outcome[0]

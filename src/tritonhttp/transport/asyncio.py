@@ -725,7 +725,7 @@ class AsyncioTransport:
                             lambda: connection, sock=sock, ssl=context, server_hostname=name
                         )
             except (OSError, ValueError, TimeoutError) as error:
-                raise tls_failure(address, error, loop.time() - handshake) from error
+                raise tls_failure(address, error, loop.time() - handshake, deadline) from error
         except BaseException:
             connection.discard()
             raise
@@ -749,7 +749,7 @@ class AsyncioTransport:
                     if not (reader.received(count) if count else reader.received_eof()) and not count:
                         raise ConnectionResetError(f"it closed the connection after {reader.progress()}")
         except (OSError, ProtocolError, TimeoutError) as error:
-            raise proxy.failure(self._address, error, loop.time() - began) from error
+            raise proxy.failure(self._address, error, loop.time() - began, deadline) from error
         proxy.check_tunnel(self._address, reader.response)
 
     async def _resolve(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> list[SocketAddress]:
@@ -769,7 +769,7 @@ class AsyncioTransport:
             async with timeout_at(deadline):
                 found = await outcome
         except TimeoutError:
-            raise resolve_timeout(address, loop.time() - began) from None
+            raise resolve_timeout(address, loop.time() - began, deadline) from None
         if isinstance(found, NameResolutionError):
             raise found
         return found
@@ -799,7 +799,7 @@ class AsyncioTransport:
             except BaseException:
                 sock.close()
                 raise
-        raise connect_failure(self._route.peer, failures, loop.time() - began) from failures[0][1]
+        raise connect_failure(self._route.peer, failures, loop.time() - began, deadline) from failures[0][1]
 
 
 class Stream:

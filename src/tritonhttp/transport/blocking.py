@@ -626,7 +626,7 @@ class BlockingTransport:
                 sock.close()
                 raise
         seconds = monotonic() - began
-        raise connect_failure(self._route.peer, failures, seconds) from failures[0][1]
+        raise connect_failure(self._route.peer, failures, seconds, deadline) from failures[0][1]
 
     def _dig(self, sock: socket.socket, proxy: Proxy, deadline: float | None) -> None:
         """Have the proxy open a tunnel to the server."""
@@ -641,7 +641,7 @@ class BlockingTransport:
                 if not (reader.received(count) if count else reader.received_eof()) and not count:
                     raise ConnectionResetError(f"it closed the connection after {reader.progress()}")
         except (OSError, ProtocolError) as error:
-            raise proxy.failure(self._address, error, monotonic() - began) from error
+            raise proxy.failure(self._address, error, monotonic() - began, deadline) from error
         proxy.check_tunnel(self._address, reader.response)
 
     def _encrypt(self, sock: socket.socket, context: ssl.SSLContext, deadline: float | None) -> socket.socket:
@@ -651,7 +651,7 @@ class BlockingTransport:
             # Where a body ends with the connection, only the server's word (close_notify) tells it from a cut one.
             return context.wrap_socket(sock, server_hostname=self._address.host, suppress_ragged_eofs=False)
         except (OSError, ValueError) as error:
-            raise tls_failure(self._address, error, monotonic() - began) from error
+            raise tls_failure(self._address, error, monotonic() - began, deadline) from error
 
 
 class Stream:

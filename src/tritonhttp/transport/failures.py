@@ -37,9 +37,10 @@ __all__ = [
 WAITING = "wait for a connection"
 
 
-def lasted(seconds: float) -> str:
-    """Spell out how long something took."""
-    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
+def lasted(seconds: float, deadline: float | None = None) -> str:
+    """Spell out how long something took, and whose time was over where that was the call's."""
+    text = f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
+    return f"{text}: {over(deadline)}" if isinstance(deadline, Moment) else text
 
 
 def over(deadline: float) -> str:
@@ -62,15 +63,19 @@ def wait_timeout(limit: int, seconds: float, deadline: float) -> DeadlineExceede
     )
 
 
-def resolve_timeout(address: Address, seconds: float) -> DeadlineExceeded:
+def resolve_timeout(address: Address, seconds: float, deadline: float | None) -> DeadlineExceeded:
     """The system did not say in time which addresses a name has."""
     return DeadlineExceeded(
-        f"timed out while resolving the name {address.host!r}, after {lasted(seconds)}", phase="resolve"
+        f"timed out while resolving the name {address.host!r}, after {lasted(seconds, deadline)}",
+        phase="resolve",
     )
 
 
 def connect_failure(
-    peer: str, failures: Sequence[tuple[SocketAddress, OSError]], seconds: float
+    peer: str,
+    failures: Sequence[tuple[SocketAddress, OSError]],
+    seconds: float,
+    deadline: float | None,
 ) -> ConnectError:
     """No address of a peer could be connected to."""
     causes = [failure for _, failure in failures]
@@ -82,7 +87,7 @@ def connect_failure(
     if all(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return ConnectRefused(text)
     if any(isinstance(cause, TimeoutError) for cause in causes):
-        return ConnectTimeout(f"{text}, after {lasted(seconds)}", phase="connect")
+        return ConnectTimeout(f"{text}, after {lasted(seconds, deadline)}", phase="connect")
     return ConnectError(text, phase="connect")
 
 
@@ -93,11 +98,12 @@ def _reason(failure: OSError) -> str:
     return f"[Errno {failure.errno}] {os.strerror(failure.errno)}" if failure.errno else str(failure)
 
 
-def tls_failure(address: Address, error: Exception, seconds: float) -> ConnectError:
+def tls_failure(address: Address, error: Exception, seconds: float, deadline: float | None) -> ConnectError:
     """The TLS handshake failed."""
     if isinstance(error, TimeoutError):
         return ConnectTimeout(
-            f"timed out in the TLS handshake with {address.host}, after {lasted(seconds)}", phase="tls"
+            f"timed out in the TLS handshake with {address.host}, after {lasted(seconds, deadline)}",
+            phase="tls",
         )
     import ssl
 

@@ -59,11 +59,13 @@ class Proxy:
                 f"{self.peer} opened no tunnel to {server.peer}: {refusal}", phase="proxy"
             ) from None
 
-    def failure(self, server: Address, error: Exception, seconds: float) -> ConnectError:
+    def failure(
+        self, server: Address, error: Exception, seconds: float, deadline: float | None
+    ) -> ConnectError:
         """What broke the request for a tunnel."""
         if isinstance(error, TimeoutError):
             return ConnectTimeout(
-                f"timed out while {self.peer} opened a tunnel to {server.peer}, after {lasted(seconds)}",
+                f"timed out while {self.peer} opened a tunnel to {server.peer}, after {lasted(seconds, deadline)}",
                 phase="proxy",
             )
         words = error.message() if isinstance(error, ProtocolError) else error
