@@ -28,7 +28,8 @@ from .errors import (
     TransportError,
 )
 from .plugins import InferenceServerClientPlugin, Request
-from .tensors import InferInput, InferRequestedOutput, InferResult, TensorInfo
+from .result import InferResult
+from .tensors import InferInput, InferRequestedOutput, TensorInfo
 from .utils import (
     TRITON_RESERVED_REQUEST_PARAMS,
     TRITON_RESERVED_REQUEST_PARAMS_PREFIX,

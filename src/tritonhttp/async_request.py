@@ -9,7 +9,7 @@ from typing import Any
 
 from . import operations
 from .errors import InferenceServerException
-from .tensors import InferResult
+from .result import InferResult
 
 __all__ = ["InferAsyncRequest", "Pending"]
 

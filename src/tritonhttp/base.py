@@ -23,7 +23,8 @@ from ._version import __version__
 from .errors import InvalidRequest, raise_error
 from .operations import NO_OPTIONS, Inference, Operation
 from .plugins import InferenceServerClientPlugin, Request
-from .tensors import InferInput, InferRequestedOutput, InferResult
+from .result import InferResult
+from .tensors import InferInput, InferRequestedOutput
 from .transport.address import Address, SocketAddress
 from .transport.policy import seconds
 from .wire.http1 import COALESCE, Buffer, Response, encode_head, header_line

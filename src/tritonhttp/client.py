@@ -31,8 +31,9 @@ from .executor import Executor
 from .log import logger
 from .operations import Operation
 from .plugins import Request
+from .result import InferResult
 from .stream import GenerateStream
-from .tensors import InferInput, InferRequestedOutput, InferResult
+from .tensors import InferInput, InferRequestedOutput
 from .transport.address import parse_url, tls_context
 from .transport.blocking import BlockingTransport
 from .transport.failures import closed

@@ -19,8 +19,8 @@ from . import operations
 from .errors import ConnectError, InferenceServerException, InvalidRequest, ServerError
 from .log import logger
 from .operations import Operation
+from .result import InferResult
 from .signature import Arrays, Joined, Signature, requested, split, tensors
-from .tensors import InferResult
 from .transport.policy import Deadline
 
 __all__ = [

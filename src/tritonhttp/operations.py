@@ -13,7 +13,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from .errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerError, TransportError
-from .tensors import InferInput, InferRequestedOutput, InferResult
+from .result import InferResult
+from .tensors import InferInput, InferRequestedOutput
 from .wire import compression, inference, jsonio
 from .wire.http1 import Buffer, Response
 

@@ -26,6 +26,7 @@ ROOMS = {
     "tritonhttp.wire": 1,
     "tritonhttp.arrays": 2,
     "tritonhttp.tensors": 2,
+    "tritonhttp.result": 2,
     "tritonhttp.signature": 2,
     "tritonhttp.operations": 2,
     "tritonhttp.generation": 2,
@@ -162,6 +163,7 @@ def test_decisions_do_no_io_and_read_no_clock(module: str) -> None:
     [
         "tritonhttp.arrays",
         "tritonhttp.tensors",
+        "tritonhttp.result",
         "tritonhttp.signature",
         "tritonhttp.operations",
         "tritonhttp.plugins",

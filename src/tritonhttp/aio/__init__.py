@@ -22,7 +22,8 @@ from ..errors import (
     TransportError,
 )
 from ..plugins import InferenceServerClientPlugin, Request
-from ..tensors import InferInput, InferRequestedOutput, InferResult, TensorInfo
+from ..result import InferResult
+from ..tensors import InferInput, InferRequestedOutput, TensorInfo
 from ..transport.retry import Retry
 from ..utils import (
     TRITON_RESERVED_REQUEST_PARAMS,

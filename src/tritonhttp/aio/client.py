@@ -26,7 +26,8 @@ from ..errors import DeadlineExceeded, InferenceServerException, InvalidRequest,
 from ..log import logger
 from ..operations import Operation
 from ..plugins import Request
-from ..tensors import InferInput, InferRequestedOutput, InferResult
+from ..result import InferResult
+from ..tensors import InferInput, InferRequestedOutput
 from ..transport.address import as_context, parse_url, tls_context
 from ..transport.asyncio import AsyncioTransport, timeout_at
 from ..transport.failures import closed

@@ -11,7 +11,8 @@ from ..base import ClientBase
 from ..client import InferenceServerClient
 from ..errors import InferenceServerException, raise_error
 from ..plugins import InferenceServerClientPlugin, Request
-from ..tensors import InferRequestedOutput, InferResult
+from ..result import InferResult
+from ..tensors import InferRequestedOutput
 from ..utils import (
     TRITON_RESERVED_REQUEST_PARAMS,
     TRITON_RESERVED_REQUEST_PARAMS_PREFIX,

@@ -19,7 +19,8 @@ from .. import operations
 from ..errors import ConnectError, InferenceServerException, InvalidRequest, ProtocolError, ServerError
 from ..log import logger
 from ..operations import Inference, Operation
-from ..tensors import InferInput, InferRequestedOutput, InferResult
+from ..result import InferResult
+from ..tensors import InferInput, InferRequestedOutput
 from ..wire import inference
 from .pool import Block, Lease, Pool
 from .region import aligned, sweep
