@@ -1065,10 +1065,9 @@ class InferenceServerClient(ClientBase):
 
     def _look_up_now(self, until: Moment | None) -> None:
         found = self._transport.addresses(until)
-        with self._lock:
-            done = [] if self._closed else self._follow(found)
-        for server in done:
-            server.close()
+        with self._lock:  # close() waits, and leaves nothing behind
+            for server in [] if self._closed else self._follow(found):
+                server.close()
 
     def _look_up_again(self) -> None:
         try:
