@@ -23,12 +23,12 @@ $(VENV)/.developed: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/.installed ## classify handwritten digits on a real Triton (TRITON_URL=host:port: on yours)
 	@$(BIN)/python -m tritonhttp.cli.demo $(TRITON_URL)
 
-# The tests against servers that misbehave mostly wait: lint, types, the unit tests and the making of an environment for
-# `programs` run beside them, one after the other. The tests against a real Triton have the machine for themselves.
+# The tests against servers that misbehave mostly wait: all but the tests against a real Triton run beside them, one after
+# the other. Those have the machine for themselves.
 BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=2 --output-sync=target)
 test: $(VENV)/.developed ## all that must hold: lint, types, and every test below
-	$(MAKE) --no-print-directory $(BESIDE) adversity lint types unit $(TRITONCLIENT)/.installed
-	$(MAKE) --no-print-directory live programs
+	$(MAKE) --no-print-directory $(BESIDE) adversity lint types unit programs
+	$(MAKE) --no-print-directory live
 
 lint: $(VENV)/.developed ## ruff
 	$(BIN)/ruff check
