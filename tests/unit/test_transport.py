@@ -618,7 +618,7 @@ def in_time(phase: str, kind: type[DeadlineExceeded] = DeadlineExceeded) -> Iter
     began = time.monotonic()
     with pytest.raises(kind, match="timed out") as caught:
         yield
-    assert 0.15 <= time.monotonic() - began < 5
+    assert 0.05 <= time.monotonic() - began < 5  # a deadline may have begun a while before
     assert isinstance(caught.value, TimeoutError)
     assert caught.value.phase == phase
     assert caught.value.method == "POST"
