@@ -32,7 +32,6 @@ from .log import logger
 from .operations import Operation
 from .plugins import Request
 from .result import InferResult
-from .stream import GenerateStream
 from .tensors import InferInput, InferRequestedOutput
 from .transport.address import parse_url, tls_context
 from .transport.blocking import BlockingTransport
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from .events import Call, CallHook, RetryHook
     from .model import Model
     from .regions import Region
+    from .stream import GenerateStream
     from .transport.retry import Retry
 
 __all__ = ["InferenceServerClient"]
@@ -888,6 +888,8 @@ class InferenceServerClient(ClientBase):
         GenerateStream
             An iterator of dicts, and a context manager.
         """
+        from .stream import GenerateStream
+
         idle = self._idle_timeout if idle_timeout is UNSET else seconds(idle_timeout, "idle_timeout")
         operation = operations.generate_stream(
             model_name, inputs, model_version, parameters, request_id, idempotent, idle

@@ -19,7 +19,7 @@ from tritonhttp.transport.retry import classify, parse_retry_after
 
 
 def test_the_defaults_are_the_references() -> None:
-    assert Timeouts() == Timeouts(connection=60.0, network=60.0)
+    assert (Timeouts().connection, Timeouts().network) == (60.0, 60.0)
 
 
 @pytest.mark.parametrize("value", [None, 0.001, 1, 3600.5])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from ..errors import InvalidRequest
@@ -61,7 +61,7 @@ def moment(now: float, limit: float | None) -> Moment | None:
 FOREVER = 1e6
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Timeouts:
     """Time limits in seconds; None is no limit.
 
@@ -81,7 +81,7 @@ class Timeouts:
             object.__setattr__(self, name, seconds(getattr(self, name), f"{name}_timeout"))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Connections:
     """How connections are made, used and kept.
 
@@ -104,7 +104,7 @@ class Connections:
     max_idle: float | None = 45.0
     max_age: float | None = None
     keep_alive: bool = True
-    proxy: str | None = field(default=None, repr=False)
+    proxy: str | None = None
     trust_env: bool = False
     max_response_bytes: int | None = None
     expect_continue: bool = False
