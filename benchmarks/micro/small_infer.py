@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 import tritonhttp
-from tritonhttp import operations
+from tritonhttp import inferences
 from tritonhttp.testing import TritonServer
 
 ROUNDS, CALLS = 11, 700
@@ -49,23 +49,10 @@ def main() -> None:
             client.infer("add_sub", inputs, outputs=wanted)
 
         everything()
-        operation = operations.infer(
-            "add_sub",
-            inputs,
-            "",
-            wanted,
-            "",
-            0,
-            False,
-            False,
-            0,
-            None,
-            None,
-            None,
-            None,
-            client._decode_infer,
-        )
-        target, buffers = client._encode_plain(operation)
+        asked = inferences.Inference("add_sub", inputs, outputs=wanted)
+        plain = client._encode_plain_infer(tuple(asked), None, None)
+        assert plain is not None
+        target, buffers = plain
         transport = client._transport
 
         def transport_only() -> None:

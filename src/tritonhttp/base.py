@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from . import log, operations
+from . import inferences, log, operations
 from ._version import __version__
 from .errors import InvalidRequest, raise_error
-from .operations import NO_OPTIONS, Inference, Operation
+from .inferences import NO_OPTIONS, Inference
+from .operations import Operation
 from .plugins import InferenceServerClientPlugin, Request
 from .result import InferResult
 from .tensors import InferInput, InferRequestedOutput
@@ -413,7 +414,7 @@ class ClientBase:
             timeout,
             parameters=parameters,
         )
-        body, headers = operations.infer_body(asked)
+        body, headers = inferences.infer_body(asked)
         return b"".join(body), len(body[0]) if headers else None
 
     @staticmethod
@@ -431,7 +432,7 @@ class ClientBase:
     def _infer_flow(self, asked: tuple[Any, ...], *, snapshot: bool = False) -> Flow:
         """Return what an inference takes that cannot take the short way: one operation, or those of shared memory.
 
-        What is asked for stands as in :class:`operations.Inference`; with `snapshot` it may be changed afterwards.
+        What is asked for stands as in :class:`inferences.Inference`; with `snapshot` it may be changed afterwards.
         """
         inference = Inference(*asked)
         flow = None
@@ -441,7 +442,7 @@ class ClientBase:
         return _alone(self._infer_operation(inference, snapshot=snapshot)) if flow is None else flow
 
     def _infer_operation(self, asked: Inference, *, snapshot: bool = False) -> Operation[InferResult]:
-        return operations.infer(
+        return inferences.infer(
             asked,
             partial(self._decode_infer, (asked.model_name, asked.model_version)),
             binary_outputs=self._binary is not False,
@@ -565,7 +566,7 @@ class ClientBase:
         """Return the target and the buffers of an inference, or None where it cannot take the short way.
 
         That is for what is asked for most: tensors and no options, over HTTP, and nobody watches. What is
-        asked for stands as in :class:`operations.Inference`.
+        asked for stands as in :class:`inferences.Inference`.
         """
         sharing = self._sharing
         model_name, inputs, model_version, outputs = asked[:4]
@@ -578,7 +579,7 @@ class ClientBase:
             or (sharing is not None and sharing.concerns((model_name, model_version), inputs))
         ):
             return None
-        form, data = operations.infer_form(inputs, outputs)
+        form, data = inferences.infer_form(inputs, outputs)
         key = model_name, model_version, form
         try:
             target, head, size = self._infer_heads[key]

@@ -7,21 +7,29 @@ repository, configuration, statistics, tracing, logging, shared memory and binar
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerError, TransportError
-from .result import InferResult
-from .tensors import InferInput, InferRequestedOutput
 from .wire import compression, inference, jsonio
 from .wire.http1 import Buffer, Response
 
 if TYPE_CHECKING:
     from . import types
 
-__all__ = ["NO_OPTIONS", "Inference", "Operation", "check", "mapping", "purpose", "query_string"]
+__all__ = [
+    "BINARY",
+    "JSON",
+    "Headers",
+    "Operation",
+    "check",
+    "mapping",
+    "model_path",
+    "purpose",
+    "query_string",
+]
 
 T = TypeVar("T")
 
@@ -90,7 +98,7 @@ def is_server_ready() -> Operation[bool]:
 
 
 def is_model_ready(model_name: str, model_version: str) -> Operation[bool]:
-    return _get(_model(model_name, model_version, "/ready"), _is_ok)
+    return _get(model_path(model_name, model_version, "/ready"), _is_ok)
 
 
 #: Seconds between two looks at whether something is ready: at first, and at most.
@@ -134,16 +142,16 @@ def get_server_metadata() -> Operation[types.ServerMetadata]:
 
 
 def get_model_metadata(model_name: str, model_version: str) -> Operation[types.ModelMetadata]:
-    return _get(_model(model_name, model_version), _object)
+    return _get(model_path(model_name, model_version), _object)
 
 
 def get_model_config(model_name: str, model_version: str) -> Operation[types.ModelConfig]:
     # The reference takes a number here, and here alone.
-    return _get(_model(model_name, str(model_version), "/config"), _object)
+    return _get(model_path(model_name, str(model_version), "/config"), _object)
 
 
 def get_inference_statistics(model_name: str, model_version: str) -> Operation[types.Statistics]:
-    path = _model(model_name, model_version, "/stats") if model_name else "v2/models/stats"
+    path = model_path(model_name, model_version, "/stats") if model_name else "v2/models/stats"
     return _get(path, _object)
 
 
@@ -243,174 +251,6 @@ def unregister_shared_memory(kind: str, name: str) -> Operation[None]:
     return Operation("POST", f"{_regions(kind, name)}/unregister", _nothing, anywhere=False, done=done)
 
 
-# -- inference --------------------------------------------------------------------------------------
-
-
-class Inference(NamedTuple):
-    """What is asked for with `infer`, in the order of its arguments."""
-
-    model_name: str
-    inputs: Sequence[InferInput]
-    model_version: str = ""
-    outputs: Sequence[InferRequestedOutput] | None = None
-    request_id: str = ""
-    sequence_id: int | str = 0
-    sequence_start: bool = False
-    sequence_end: bool = False
-    priority: int = 0
-    timeout: int | None = None
-    request_compression_algorithm: str | None = None
-    response_compression_algorithm: str | None = None
-    parameters: Mapping[str, Any] | None = None
-    idempotent: bool | None = None
-
-
-#: What stands behind model, inputs, version and outputs where no option is given.
-NO_OPTIONS = Inference("", ())[4:]
-
-
-def infer(
-    asked: Inference,
-    decode: Callable[[Response], InferResult],
-    *,
-    binary_outputs: bool = True,
-    snapshot: bool = False,
-) -> Operation[InferResult]:
-    """Return the inference's operation; with `snapshot` its body holds none of the caller's memory.
-
-    `binary_outputs` is for outputs that are not named.
-    """
-    path = _model(asked.model_name, asked.model_version, "/infer")
-    body, headers = infer_body(asked, binary_outputs, snapshot)
-    content_type = BINARY if headers else JSON
-    codings: Headers = ()
-    coding, wanted = asked.request_compression_algorithm, asked.response_compression_algorithm
-    if coding:
-        body = compression.compress(body, coding)
-        codings = (("Content-Encoding", coding),)
-    if wanted:
-        if wanted not in compression.ALGORITHMS:
-            raise InvalidRequest(
-                f"unsupported compression algorithm {wanted!r}: expected 'gzip', 'deflate' or None"
-            )
-        codings = (*codings, ("Accept-Encoding", wanted))
-    sequence = None
-    if asked.sequence_id not in (0, ""):
-        sequence = asked.model_name, asked.sequence_id, bool(asked.sequence_start), bool(asked.sequence_end)
-    repeatable = asked.idempotent is True and sequence is None
-    return Operation(
-        "POST",
-        path,
-        decode,
-        body,
-        (*codings, *headers),
-        content_type,
-        repeatable,
-        sequence=sequence,
-        request_id=asked.request_id,
-    )
-
-
-def infer_body(
-    asked: Inference, binary_outputs: bool = True, snapshot: bool = False
-) -> tuple[tuple[Buffer, ...], Headers]:
-    """Return an inference's body, its JSON head first, and the header that says where the head ends.
-
-    Where no binary tensors follow the head there is no such header.
-    """
-    inputs, outputs = asked.inputs, asked.outputs
-    form, _ = infer_form(inputs, outputs)
-    if not binary_outputs or any(asked[4:10]) or asked.timeout is not None or asked.parameters:
-        form = None
-    body = [buffer for each in inputs if (buffer := each._buffer(snapshot)) is not None]
-    size = sum(map(len, body))
-    known = None if form is None else _heads.get(form)
-    if known is None or known[2] != size:  # an array may be resized behind the form's back
-        head = inference.encode_request(
-            _descriptors(inputs),
-            [output._get_tensor() for output in outputs] if outputs else None,
-            *asked[4:10],
-            asked.parameters,
-            binary_outputs,
-        )
-        known = head, ((("Inference-Header-Content-Length", str(len(head))),) if body else ()), size
-        if form is not None:
-            if len(_heads) >= _MAX_HEADS:
-                _heads.clear()
-            _heads[form] = known
-    return (known[0], *body), known[1]
-
-
-def infer_form(
-    inputs: Sequence[InferInput], outputs: Sequence[InferRequestedOutput] | None
-) -> tuple[tuple[Any, ...] | None, list[Any]]:
-    """Return what the head of an inference without options depends on, and the data behind it as they were set.
-
-    There is no such form where data are in the head itself.
-    """
-    form: list[Any] = []
-    data: list[Any] = []
-    try:
-        if type(inputs) is not list and _is_spent_by_use(inputs):
-            raise TypeError
-        for tensor in inputs:
-            form.append(tensor._form)
-            if tensor._binary is not None:
-                data.append(tensor._binary)
-        plain = None not in form
-        if outputs:
-            if type(outputs) is not list and _is_spent_by_use(outputs):
-                raise TypeError
-            form.append(None)
-            for output in outputs:
-                form.append(output._form)
-                if type(output) is not InferRequestedOutput:
-                    if not isinstance(output, InferRequestedOutput):
-                        raise TypeError  # an input has a form as well
-                    # A sub-class may make the JSON object itself.
-                    plain = plain and type(output)._get_tensor is InferRequestedOutput._get_tensor
-    except (AttributeError, TypeError):
-        _refuse_others(inputs, outputs)
-        raise
-    return tuple(form) if plain else None, data
-
-
-def _is_spent_by_use(given: Any) -> bool:
-    """Whether it is an iterator: they are gone through more than once."""
-    return iter(given) is given
-
-
-#: Heads of inferences by their form: a program sends the same few again and again.
-_heads: dict[tuple[Any, ...], tuple[bytes, Headers, int]] = {}
-_MAX_HEADS = 256
-
-
-def _descriptors(inputs: Sequence[InferInput]) -> list[dict[str, Any]]:
-    descriptors = [tensor._descriptor() for tensor in inputs]
-    for descriptor in descriptors:
-        if len(descriptor) == 3:
-            raise InvalidRequest(
-                f"input {descriptor['name']!r} has no data:"
-                " call set_data_from_numpy() or set_shared_memory() first"
-            )
-    return descriptors
-
-
-def _refuse_others(inputs: Any, outputs: Any) -> None:
-    """Raise an error that says so where inputs or outputs are something else."""
-    for given, name, wanted in (
-        (inputs, "inputs", InferInput),
-        (outputs or (), "outputs", InferRequestedOutput),
-    ):
-        if not isinstance(given, Sequence):
-            raise InvalidRequest(
-                f"{name} must be a sequence of {wanted.__name__}, got {type(given).__name__}"
-            )
-        for item in given:
-            if not isinstance(item, wanted):
-                raise InvalidRequest(f"{name} must hold {wanted.__name__} objects, got {type(item).__name__}")
-
-
 _MODEL = re.compile(r"v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z_]+(?:/[a-z_]+)?))?")
 _LOADING = re.compile(r"v2/repository/models/([^/]+)/([a-z]+)")
 _REGION = re.compile(r"v2/([a-z]+sharedmemory)(?:/region/([^/]+))?/([a-z]+)")
@@ -464,7 +304,7 @@ def generate(
     request_id: str,
     idempotent: bool | None,
 ) -> Operation[dict[str, Any]]:
-    path = _model(model_name, model_version, "/generate")
+    path = model_path(model_name, model_version, "/generate")
     body = _generation(inputs, parameters, request_id)
     return Operation("POST", path, _object, body, (), JSON, idempotent is True, request_id=request_id)
 
@@ -479,7 +319,7 @@ def generate_stream(
     idle: float | None,
 ) -> Operation[Response]:
     """Return the operation; its answer is a stream of events, and what :func:`check` refuses."""
-    path = _model(model_name, model_version, "/generate_stream")
+    path = model_path(model_name, model_version, "/generate_stream")
     body = _generation(inputs, parameters, request_id)
     accept = (("Accept", "text/event-stream"),)
     return Operation(
@@ -683,7 +523,7 @@ def _quoted(name: str) -> str:
         raise InvalidRequest(f"name {name!r} is not valid text: {error}") from error
 
 
-def _model(name: str, version: str, tail: str = "") -> str:
+def model_path(name: str, version: str, tail: str = "") -> str:
     try:
         return _model_path(name, version, tail)
     except TypeError:  # unhashable, so no str
@@ -699,7 +539,7 @@ def _model_path(name: str, version: str, tail: str) -> str:
 
 
 def _trace(model_name: str | None) -> str:
-    return _model(model_name, "", "/trace/setting") if model_name else "v2/trace/setting"
+    return model_path(model_name, "", "/trace/setting") if model_name else "v2/trace/setting"
 
 
 def _regions(kind: str, name: str) -> str:

@@ -25,7 +25,7 @@ from tritonhttp import (
     Request,
     ServerError,
 )
-from tritonhttp.operations import NO_OPTIONS
+from tritonhttp.inferences import NO_OPTIONS
 from tritonhttp.regions.auto import Sharing
 from tritonhttp.wire.http1 import Response, ResponseHead
 

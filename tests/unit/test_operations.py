@@ -19,6 +19,7 @@ from tritonhttp import (
     InvalidRequest,
     ProtocolError,
     ServerError,
+    inferences,
     operations,
 )
 from tritonhttp.operations import Operation, check, query_string
@@ -496,14 +497,14 @@ def infer(
     inputs: Any, *, packed: str | None = None, wanted: str | None = None, **more: Any
 ) -> Operation[InferResult]:
     making = {name: more.pop(name) for name in ("binary_outputs", "snapshot") if name in more}
-    asked = operations.Inference(
+    asked = inferences.Inference(
         more.pop("model_name", "m"),
         inputs,
         request_compression_algorithm=packed,
         response_compression_algorithm=wanted,
         **more,
     )
-    return operations.infer(asked, lambda response: InferResult(response, False), **making)
+    return inferences.infer(asked, lambda response: InferResult(response, False), **making)
 
 
 ARRAY = np.arange(4, dtype=np.int32)
@@ -603,7 +604,7 @@ def test_iterators_are_refused_and_leave_no_head_behind() -> None:
         return [InferInput("iterated", [1], "FP32").set_data_from_numpy(np.zeros(1, np.float32))]
 
     def body(inputs: Any, outputs: Any = None) -> bytes:
-        return bytes(operations.infer_body(operations.Inference("m", inputs, outputs=outputs))[0][0])
+        return bytes(inferences.infer_body(inferences.Inference("m", inputs, outputs=outputs))[0][0])
 
     outputs = [InferRequestedOutput("OUT")]
     for given in ((iter(inputs()), None), (inputs(), iter(outputs)), (inputs(), (each for each in outputs))):

@@ -18,10 +18,10 @@ from tritonhttp import (
     InvalidRequest,
     ServerError,
     errors,
+    inferences,
     memory,
-    operations,
 )
-from tritonhttp.operations import Inference
+from tritonhttp.inferences import Inference
 from tritonhttp.regions import auto, names, pool, region
 from tritonhttp.regions.pool import Pool
 from tritonhttp.wire.http1 import Response, ResponseHead
@@ -400,7 +400,7 @@ def arguments(array, outputs=None, idempotent=None, sequence=0):
 
 
 def make(asked):
-    return operations.infer(asked, InferResult)
+    return inferences.infer(asked, InferResult)
 
 
 def infer(sharing, server, array=None, **options):

@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from .. import operations
 from ..errors import ConnectError, InferenceServerException, InvalidRequest, ProtocolError, ServerError
+from ..inferences import Inference
 from ..log import logger
-from ..operations import Inference, Operation
+from ..operations import Operation
 from ..result import InferResult
 from ..tensors import InferInput, InferRequestedOutput
 from ..wire import inference
