@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -1057,7 +1057,8 @@ class InferenceServerClient(ClientBase):
                 return
             self._resolved = time.monotonic()
         if not first:
-            threading.Thread(target=self._look_up_again, name="tritonhttp-resolve", daemon=True).start()
+            with suppress(RuntimeError):  # no thread to be had: the addresses stay as they are
+                threading.Thread(target=self._look_up_again, name="tritonhttp-resolve", daemon=True).start()
             return
         try:  # calls beside this one go to whichever address answers meanwhile
             self._look_up_now(until)
@@ -1079,7 +1080,11 @@ class InferenceServerClient(ClientBase):
 
     def _probe(self, url: str) -> None:
         """Find out, beside the call that is under way, whether a server that failed is ready again."""
-        threading.Thread(target=self._look_at, args=(url,), name="tritonhttp-probe", daemon=True).start()
+        try:
+            threading.Thread(target=self._look_at, args=(url,), name="tritonhttp-probe", daemon=True).start()
+        except RuntimeError:  # no thread to be had: the server is as it was
+            if self._dispatch is not None:
+                self._dispatch.probed(url, time.monotonic(), False)
 
     def _look_at(self, url: str) -> None:
         ready = False

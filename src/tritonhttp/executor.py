@@ -67,7 +67,7 @@ class Executor:
         Raises
         ------
         InferenceServerException
-            After :meth:`shutdown`.
+            After :meth:`shutdown`, and where the system has no first thread for it.
         """
         with self._lock:
             if self._closed:
@@ -83,7 +83,14 @@ class Executor:
         # The thread knows nothing of the executor: it keeps neither that nor its client alive.
         name = f"tritonhttp_{len(self._threads)}"
         thread = threading.Thread(target=_work, args=(self._tasks, self._free), name=name)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if self._threads:
+                return  # those that there are carry the task out, later
+            raise InferenceServerException(
+                f"async_infer needs a thread, and there is none: {error}"
+            ) from error
         self._threads.append(thread)
 
     def shutdown(self, *, wait: bool) -> None:

@@ -250,6 +250,17 @@ def test_a_resolver_that_does_not_answer_is_given_up_in_time(names: Names) -> No
     assert caught.value.phase == "resolve"
 
 
+def test_a_name_that_no_thread_is_there_for(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(
+        NameResolutionError, match="cannot resolve the name 'name', which takes a thread: can't"
+    ):
+        resolve(NAME, None)
+
+
 def test_a_deadline_that_has_passed(names: Names) -> None:
     names.answers.clear()
     with pytest.raises(DeadlineExceeded, match="timed out"):

@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -428,3 +429,20 @@ def test_hooks_plugins_and_the_log_of_async_infer_see_the_callers_context(
     finally:
         log.removeHandler(keep)
     assert seen == [f"{what} {who}" for who in ("one", "two") for what in ("plugin", "hook", "log")]
+
+
+def test_where_no_thread_is_to_be_had_probes_and_look_ups_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    told: list[tuple[str, bool]] = []
+    with tritonhttp.InferenceServerClient(["127.0.0.1:1", "127.0.0.1:2"]) as client:
+        monkeypatch.setattr(client._dispatch, "probed", lambda url, now, ready: told.append((url, ready)))
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            client._probe("127.0.0.1:1")
+            client._resolved = time.monotonic() - 10
+            client._look_up(5.0, None)
+    assert told == [("127.0.0.1:1", False)]

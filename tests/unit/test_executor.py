@@ -56,6 +56,27 @@ def test_a_thread_that_is_free_is_used_again() -> None:
     executor.shutdown(wait=True)
 
 
+def test_without_a_further_thread_those_that_there_are_go_on(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    go_on, done = threading.Event(), SimpleQueue[int]()
+    executor.submit(go_on.wait)  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        executor.submit(lambda: done.put(1))
+        go_on.set()
+        assert done.get(timeout=10) == 1
+        alone = Executor(2)
+        with pytest.raises(InferenceServerException, match=r"needs a thread, .*can't start new thread"):
+            alone.submit(lambda: done.put(2))
+    alone.submit(lambda: done.put(3))
+    assert done.get(timeout=10) == 3
+    alone.shutdown(wait=True)
+
+
 def test_a_shutdown_waits_for_all_tasks_and_refuses_more() -> None:
     executor = Executor(1)
     begin, done = threading.Event(), []

@@ -174,7 +174,11 @@ def look_up(address: Address, done: Callable[[list[SocketAddress] | NameResoluti
             )
         done(outcome)
 
-    threading.Thread(target=work, name="tritonhttp-resolve", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="tritonhttp-resolve", daemon=True).start()
+    except RuntimeError as error:  # too many threads, or the interpreter ends
+        message = f"cannot resolve the name {address.host!r}, which takes a thread: {error}"
+        done(NameResolutionError(message, phase="resolve"))
 
 
 def resolve(address: Address, deadline: float | None) -> list[SocketAddress]:
