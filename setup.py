@@ -1,7 +1,6 @@
-"""The one thing that pyproject.toml cannot say for every setuptools: an extension that may fail to build.
+"""The one thing that pyproject.toml cannot say for every setuptools: extensions that may fail to build.
 
-Without a compiler or Python's headers the package is installed all the same, and BYTES tensors are framed in
-Python.
+Without a compiler or Python's headers the package is installed all the same, and Python does what they do.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ import sysconfig
 
 from setuptools import Extension, setup
 
+names = ["wire/_bytes_tensor"]
+if sys.platform == "linux":
+    names += ["_recall", "transport/_repeater"]
 extensions = [
-    Extension(
-        "tritonhttp.wire._bytes_tensor",
-        ["src/tritonhttp/wire/_bytes_tensor.c"],
-        optional=True,
-    )
+    Extension(f"tritonhttp.{name.replace('/', '.')}", [f"src/tritonhttp/{name}.c"], optional=True)
+    for name in names
 ]
-# It relies on the GIL, and importing it in a free-threaded interpreter would switch the GIL back on.
+# They rely on the GIL, and importing them in a free-threaded interpreter would switch the GIL back on.
 if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
     extensions = []
 

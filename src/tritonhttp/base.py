@@ -21,7 +21,7 @@ import numpy as np
 from . import inferences, log, operations
 from ._version import __version__
 from .errors import InvalidRequest, raise_error
-from .inferences import NO_OPTIONS, Inference
+from .inferences import NO_OPTIONS, Inference, Known, recall
 from .operations import Operation
 from .plugins import InferenceServerClientPlugin, Request
 from .result import InferResult
@@ -172,8 +172,8 @@ class ClientBase:
         }
         #: Targets and heads of plain requests, by all that they depend on.
         self._heads: dict[tuple[Any, ...], tuple[str, bytes]] = {}
-        #: Targets, heads with the JSON behind them, and body sizes of plain inferences, likewise.
-        self._infer_heads: dict[tuple[Any, ...], tuple[str, bytes, int]] = {}
+        #: What is known of plain inferences, likewise.
+        self._known: dict[tuple[Any, ...], Known] = {}
 
     def _start_anew(self) -> None:
         """In a forked child: the parent's connections, threads and regions are not ours."""
@@ -562,36 +562,47 @@ class ClientBase:
         headers: Mapping[str, Any] | None,
         query_params: Mapping[str, Any] | None,
         snapshot: bool = False,
-    ) -> tuple[str, list[Buffer]] | None:
-        """Return the target and the buffers of an inference, or None where it cannot take the short way.
+    ) -> tuple[Known, list[Buffer]] | None:
+        """Return what is known of an inference and its buffers, or None where it cannot take the short way.
 
         That is for what is asked for most: tensors and no options, over HTTP, and nobody watches. What is
         asked for stands as in :class:`inferences.Inference`.
         """
-        sharing = self._sharing
         model_name, inputs, model_version, outputs = asked[:4]
-        if (
-            asked[4:] != NO_OPTIONS
-            or headers
-            or query_params
-            or self._binary is False
-            or self._is_watched()
-            or (sharing is not None and sharing.concerns((model_name, model_version), inputs))
-        ):
+        if asked[4:] != NO_OPTIONS or headers or query_params or self._binary is False or self._is_watched():
             return None
+        found = None
+        if recall is not None:
+            found = recall(
+                self._known,
+                model_name,
+                model_version,
+                inputs,
+                outputs,
+                InferInput,
+                InferRequestedOutput,
+                COALESCE,
+            )
+        sharing = self._sharing
+        if sharing is not None:
+            size = None if found is None else found[0].size
+            if sharing.concerns((model_name, model_version), inputs, size):
+                return None
+        if found is not None:
+            return found
         form, data = inferences.infer_form(inputs, outputs)
         key = model_name, model_version, form
         try:
-            target, head, size = self._infer_heads[key]
-            if size <= COALESCE:
-                buffers: list[Buffer] = [b"".join((head, *data))]
+            known = self._known[key]
+            if known.size <= COALESCE:
+                buffers: list[Buffer] = [b"".join((known.head, *data))]
             else:
                 buffers = [
-                    head,
+                    known.head,
                     *(tensor._buffer(snapshot) or b"" for tensor in inputs if tensor._binary is not None),
                 ]
-            if sum(map(len, buffers)) == size:
-                return target, buffers
+            if sum(map(len, buffers)) == known.size:
+                return known, buffers
         except (KeyError, TypeError):  # not known, no key, or an array that is not in one piece
             pass
         operation = self._infer_operation(Inference(*asked), snapshot=snapshot)
@@ -599,11 +610,12 @@ class ClientBase:
         json, *body = operation.body
         head = b"".join((head, json))
         buffers = [head, *body]
+        known = Known(target, head, sum(map(len, buffers)))
         if form is not None and all(_goes_out_as_it_is(each) for each in data):
-            if len(self._infer_heads) >= _MAX_HEADS:
-                self._infer_heads.clear()
-            self._infer_heads[key] = target, head, sum(map(len, buffers))
-        return target, [b"".join(buffers)] if length <= COALESCE else buffers
+            if len(self._known) >= _MAX_HEADS:
+                self._known.clear()
+            self._known[key] = known
+        return known, [b"".join(buffers)] if length <= COALESCE else buffers
 
     def _encode(
         self, operation: Operation[Any], headers: Mapping[str, Any], query_params: Mapping[str, Any] | None

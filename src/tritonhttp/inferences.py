@@ -12,7 +12,7 @@ from .tensors import InferInput, InferRequestedOutput
 from .wire import compression, inference
 from .wire.http1 import Buffer, Response
 
-__all__ = ["NO_OPTIONS", "Inference", "infer", "infer_body", "infer_form"]
+__all__ = ["NO_OPTIONS", "Answer", "Inference", "Known", "infer", "infer_body", "infer_form", "recall"]
 
 
 class Inference(NamedTuple):
@@ -36,6 +36,62 @@ class Inference(NamedTuple):
 
 #: What stands behind model, inputs, version and outputs where no option is given.
 NO_OPTIONS = Inference("", ())[4:]
+
+
+class Answer(NamedTuple):
+    """An answer as it may come again, for other data."""
+
+    #: How it began, the JSON included; the size of its head, which is no part of the body; and that of all of it.
+    start: bytes
+    head_size: int
+    size: int
+    result: InferResult
+
+
+class Known:
+    """What is known of inferences without options that differ in their data only.
+
+    Parameters
+    ----------
+    target : str
+        Their path.
+    head : bytes
+        How the request begins, its JSON included.
+    size : int
+        Bytes in the whole request.
+    """
+
+    __slots__ = ("answer", "head", "size", "target")
+
+    def __init__(self, target: str, head: bytes, size: int) -> None:
+        self.target = target
+        self.head = head
+        self.size = size
+        #: The last one; None: there was none that is worth expecting again.
+        self.answer: Answer | None = None
+
+    def learn(self, buffers: Sequence[Buffer], response: Response, result: InferResult) -> None:
+        """Take note of an answer, where request and answer are small and the answer holds binary tensors alone."""
+        head, body = response.head, response.body
+        if (
+            len(buffers) == 1
+            and type(body) is bytes
+            and head.keep_alive
+            and head.content_length is not None
+            and type(head.json_size) is int
+            and not head.encoding
+        ):
+            start = head.raw + body[: head.json_size]
+            self.answer = Answer(start, len(head.raw), len(head.raw) + len(body), result.alike(b""))
+
+
+try:
+    from ._recall import recall
+except ImportError:  # installed without a compiler
+    #: Finds what is known of an inference: in a table, by model, version and the form that :func:`infer_form`
+    #: returns. Returns that, and the request in one piece; None where nothing is known, or more than a look is
+    #: needed: other types than those two, more than `limit` bytes, an array that was changed.
+    recall = None  # type: ignore[assignment]
 
 
 def infer(

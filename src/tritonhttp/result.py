@@ -70,6 +70,17 @@ class InferResult:
         if verbose:
             verbose_logger().debug("%s", bytes(self._body[: self._head_size]))
 
+    def alike(self, body: bytes) -> InferResult:
+        """Return the result of a response that differs from this one's in the data of its tensors only."""
+        result = InferResult.__new__(InferResult)
+        result._headers = self._headers
+        result._body = body
+        result._head_size = self._head_size
+        result._layout = self._layout
+        result._json = None
+        result._arrays = {}
+        return result
+
     @classmethod
     def from_response_body(
         cls,

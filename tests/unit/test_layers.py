@@ -29,6 +29,7 @@ ROOMS = {
     "tritonhttp.result": 2,
     "tritonhttp.signature": 2,
     "tritonhttp.inferences": 2,
+    "tritonhttp._recall": 2,
     "tritonhttp.operations": 2,
     "tritonhttp.generation": 2,
     "tritonhttp.plugins": 2,

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .. import types
     from ..dispatch import Balancing
     from ..events import Call, CallHook, RetryHook
+    from ..inferences import Known
     from ..regions import Region
     from ..transport.retry import Retry
     from .model import Model
@@ -601,12 +602,12 @@ class InferenceServerClient(ClientBase):
         return await drive(flow, lambda operation: self._carry_out(operation, headers, query_params, until))
 
     async def _infer_plain(
-        self, model: tuple[str, str], plain: tuple[str, list[Buffer]], until: Moment | None
+        self, model: tuple[str, str], plain: tuple[Known, list[Buffer]], until: Moment | None
     ) -> InferResult:
         """Run an inference that takes the short way."""
-        target, buffers = plain
+        known, buffers = plain
         try:
-            response = await self._transport.exchange("POST", target, buffers, deadline=until)
+            response = await self._transport.exchange("POST", known.target, buffers, deadline=until)
         except TransportError as error:
             mark(error)
             raise

@@ -130,15 +130,19 @@ class Sharing:
             call.let_go()
         return call.carry_out()
 
-    def concerns(self, model: Model, inputs: Sequence[InferInput]) -> bool:
-        """Return whether :meth:`infer` may take an inference; cheaper than asking that."""
+    def concerns(self, model: Model, inputs: Sequence[InferInput], size: int | None = None) -> bool:
+        """Return whether :meth:`infer` may take an inference; cheaper than asking that.
+
+        With the `size` of its request over HTTP, where that is known, it is cheaper still.
+        """
         if self._refused:
             self.pool.collect()
             return False
         try:
-            for tensor in inputs:
-                if _byte_size(tensor) >= self.threshold:
-                    return True
+            if size is None or size >= self.threshold:
+                for tensor in inputs:
+                    if _byte_size(tensor) >= self.threshold:
+                        return True
             return model in self._large
         except (AttributeError, TypeError):
             return False  # what is wrong with them is said where they are encoded

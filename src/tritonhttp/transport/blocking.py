@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import select
 import signal
 import socket
@@ -33,6 +34,7 @@ from .address import Address, SocketAddress, resolve
 from .failures import closed, connect_failure, located, over, tls_failure, wait_timeout
 from .policy import Connections, Timeouts, earliest, may_resend, step_timeout
 from .pool import CLOSED, OPEN, WAIT, Pool, Signal
+from .repeater import REPEATS, Repeater, Track
 from .route import CONTINUE_WAIT, MAX_REFUSAL, Proxy, Route
 from .trace import Counts, Trace
 
@@ -57,33 +59,24 @@ _TIMED_OUT = (BlockingIOError, TimeoutError)
 _TIMEVAL = struct.Struct("ll")
 
 
-class _Connection:
+class _Connection(Track):
     """One socket, and the reader of its responses."""
 
     __slots__ = (
-        "_armed",
         "_kernel_waits",
         "_vectored",
-        "dies",
-        "expires",
         "handed_over",
         "is_stale",
         "reader",
-        "received",
-        "requests",
-        "sent",
         "sock",
     )
 
     def __init__(self, sock: socket.socket, encrypted: bool, max_body: int | None = None) -> None:
+        super().__init__()
         self.sock = sock
         self.reader = ResponseReader(max_body)
-        #: Until when it may be used again: by its age, and, while it is idle, by that as well.
-        self.dies = self.expires = math.inf
         #: Whether the kernel has taken the whole request.
         self.handed_over = False
-        #: Since it was made: requests begun, and bytes.
-        self.requests = self.sent = self.received = 0
         self._vectored = not encrypted and hasattr(sock, "sendmsg")
         # A socket with a timeout polls before every send and receive. Where it is the kernel's own, not gevent's
         # and not under TLS, the kernel can watch the time itself. But its time starts anew behind each signal that
@@ -96,7 +89,7 @@ class _Connection:
         )
         if self._kernel_waits:
             sock.settimeout(None)
-        self._armed: float | None = -1.0
+            self.attach(sock.fileno(), self.reader.view)
         #: Says of an idle connection, when called with 0, whether it was closed, or something came on it unasked.
         self.is_stale: Callable[[int], Any]
         if hasattr(select, "poll"):
@@ -124,7 +117,8 @@ class _Connection:
     ) -> Response:
         """Send the request and receive its response.
 
-        With `expects`, the first buffer waits for the server's word before the others follow.
+        With `expects`, the first buffer waits for the server's word before the others follow. A repetition that
+        took another course is gone on with.
 
         Raises
         ------
@@ -138,6 +132,7 @@ class _Connection:
             reader.stream()
         self.handed_over = False
         self.requests += 1
+        sent, self.ahead = self.ahead, 0
         try:
             early = None
             if expects:
@@ -146,9 +141,8 @@ class _Connection:
                     early = self._early(CONTINUE_WAIT, network, deadline)
                 buffers = buffers[1:]
             if early is None:
-                sent = 0
-                if len(buffers) == 1 and self._vectored:
-                    if deadline is not None or network != self._armed:
+                if not sent and len(buffers) == 1 and self._vectored:
+                    if deadline is not None or network != self.armed:
                         self._arm(network, deadline)
                     try:
                         self.sent += (sent := self.sock.send(buffers[0], _AT_ONCE))
@@ -184,7 +178,7 @@ class _Connection:
             timeout = step_timeout(network, deadline, monotonic())
             if timeout == 0:
                 raise TimeoutError
-        if timeout != self._armed:
+        if timeout != self.armed:
             if self._kernel_waits:
                 seconds, fraction = divmod(timeout or 0.0, 1.0)
                 microseconds = 0 if timeout is None else min(int(fraction * 1e6) + 1, 999_999)
@@ -193,7 +187,7 @@ class _Connection:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             else:
                 self.sock.settimeout(timeout)
-            self._armed = timeout
+            self.armed = math.inf if timeout is None else timeout
 
     def _send(
         self, buffers: Sequence[Buffer], sent: int, network: float | None, deadline: float | None
@@ -259,11 +253,17 @@ class _Connection:
     def _receive(self, network: float | None, deadline: float | None, trace: Trace | None = None) -> Response:
         reader = self.reader
         receive = self.sock.recv_into
+        came, self.came, problem, self.problem = self.came, -1, self.problem, 0
         try:
+            if problem:
+                raise OSError(problem, os.strerror(problem))
             while True:
-                if deadline is not None or network != self._armed:
-                    self._arm(network, deadline)
-                count = receive(reader.view if reader.blank else reader.get_buffer())
+                if came < 0:
+                    if deadline is not None or network != self.armed:
+                        self._arm(network, deadline)
+                    count = receive(reader.view if reader.blank else reader.get_buffer())
+                else:
+                    count, came = came, -1
                 if trace is not None and "first_byte" not in trace.phases:
                     trace.mark("first_byte")
                 self.received += count
@@ -350,6 +350,8 @@ class BlockingTransport:
         self._route = route = Route(address, options)
         self._prepare = None if route.plain else route.prepare
         self._max_idle = options.idle_limit
+        #: Whether :meth:`repeat` does more than :meth:`exchange`.
+        self.repeats = REPEATS and route.plain and context is None
         self.reset()
 
     def reset(self) -> None:
@@ -362,6 +364,9 @@ class BlockingTransport:
         self._pool: Pool[_Connection, _Waiter] = Pool(self._limit)
         self._pool.closed = closed_before
         self._counts = Counts()
+        self._repeater: Repeater[_Connection] = Repeater(
+            self._lock, self._pool, self._timeouts.network or math.inf, self._max_idle
+        )
 
     def exchange(
         self,
@@ -374,6 +379,7 @@ class BlockingTransport:
         trace: Trace | None = None,
         streamed: bool = False,
         idle_timeout: float | None = None,
+        begun: _Connection | None = None,
     ) -> Response:
         """Send a request and return its response, whatever its status.
 
@@ -393,6 +399,8 @@ class BlockingTransport:
             Whether to return a success with its head: a StreamedResponse whose `stream` is a :class:`Stream`.
         idle_timeout : float or None
             Seconds for each step without progress of a streamed one, in place of the network timeout.
+        begun : optional
+            The connection on which a repetition of the request took another course: it is gone on with.
 
         Raises
         ------
@@ -412,23 +420,10 @@ class BlockingTransport:
             while True:
                 if trace is not None:
                     trace.start()
-                with self._lock:
-                    self._counts.calls += 1
-                    idle = self._pool.idle
-                    place = idle.pop() if idle else self._pool.take()
-                if place is WAIT:
-                    place = self._wait(deadline)
-                if trace is not None:
-                    trace.mark("wait")
-                if (
-                    type(place) is _Connection
-                    and not fresh
-                    and monotonic() < place.expires
-                    and not self._is_stale(place)
-                ):
-                    connection, reused = place, True
+                if begun is None:
+                    connection, reused = self._take(fresh, deadline, trace)
                 else:
-                    connection, reused = self._renew(place, deadline, trace), False
+                    connection, reused, begun = begun, True, None
                 if trace is not None:
                     trace.take(connection, reused=reused)
                 try:
@@ -455,24 +450,56 @@ class BlockingTransport:
                     head.stream = Stream(self, connection, method, target)
                     return head
                 connection.reader.response = None  # an idle connection should not keep a large body
-                reusable = connection.reader.reusable
-                if reusable:
-                    now = monotonic()
-                    expires = now + self._max_idle
+                if connection.reader.reusable:
+                    expires = monotonic() + self._max_idle
                     connection.expires = expires if expires < connection.dies else connection.dies
-                    with self._lock:
-                        kept = self._pool.keep(connection)
-                        if kept and now < idle[0].expires:
-                            return response
-                        # The longest idle one has had its time; those behind it are looked at in their turn.
-                        oldest = self._pool.drop_oldest() if kept else None
-                    if oldest is not None:
-                        self._forget(oldest)
-                        return response
-                self._check_in(connection, reusable=reusable)
+                    self._keep(connection)
+                else:
+                    self._check_in(connection, reusable=False)
                 return response
         except (TransportError, ProtocolError) as error:
             raise located(error, self._address, method, target) from error.__cause__
+
+    def repeat(
+        self, target: str, request: Buffer, start: bytes, head: int, size: int, deadline: float | None
+    ) -> bytes | Response:
+        """Send a POST that may be answered as one was before, and return the body where it is.
+
+        Parameters
+        ----------
+        target, request, deadline
+            As for :meth:`exchange`.
+        start, head, size
+            What answer is expected: see :meth:`repeater.Repeater.repeat`.
+
+        Returns
+        -------
+        bytes or Response
+            The body of that answer; any other one as it is.
+
+        Raises
+        ------
+        TransportError, ProtocolError
+            As from :meth:`exchange`.
+        """
+        outcome = self._repeater.repeat(self, request, start, head, size, deadline)
+        if isinstance(outcome, bytes):
+            return outcome
+        return self.exchange("POST", target, [request], deadline=deadline, begun=outcome)
+
+    def _keep(self, connection: _Connection) -> None:
+        """Give a place back with its connection, fit for further use as it is."""
+        with self._lock:
+            kept = self._pool.keep(connection)
+            oldest = self._pool.idle[0] if kept else connection
+            expired = oldest is not connection and oldest.expires <= monotonic()
+            if expired:
+                # The longest idle one has had its time; those behind it are looked at in their turn.
+                self._pool.drop_oldest()
+        if expired:
+            self._forget(oldest)
+        elif not kept:
+            self._check_in(connection, reusable=True)
 
     def addresses(self, deadline: float | None) -> list[SocketAddress]:
         """Look up the addresses of the server's name."""
@@ -490,7 +517,9 @@ class BlockingTransport:
     def counts(self) -> Counts:
         """What the transport did since it was made; in a forked child, since the fork."""
         with self._lock:
-            return self._counts.with_open(self._connections)
+            counts = self._counts.with_open(self._connections)
+        counts.calls += self._repeater.calls
+        return counts
 
     def close(self) -> None:
         """Close the idle connections now, and the others when their requests end; turn away who waits."""
@@ -501,6 +530,24 @@ class BlockingTransport:
             waiter.woken.set()
 
     # -- the pool's decisions, carried out --
+
+    def _take(self, fresh: bool, deadline: float | None, trace: Trace | None) -> tuple[_Connection, bool]:
+        """Return a connection, and whether it had a request before; a new one where a `fresh` one is needed."""
+        with self._lock:
+            self._counts.calls += 1
+            place = self._pool.take()
+        if place is WAIT:
+            place = self._wait(deadline)
+        if trace is not None:
+            trace.mark("wait")
+        if (
+            type(place) is _Connection
+            and not fresh
+            and monotonic() < place.expires
+            and not self._is_stale(place)
+        ):
+            return place, True
+        return self._renew(place, deadline, trace), False
 
     def _is_stale(self, connection: _Connection) -> bool:
         try:

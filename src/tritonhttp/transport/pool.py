@@ -46,7 +46,7 @@ class Pool(Generic[C, W]):
         self.idle: list[C] = []
         #: Places taken: by requests under way, and by idle connections.
         self.taken = 0
-        self._waiters: deque[W] = deque()
+        self.waiters: deque[W] = deque()
 
     def take(self) -> C | Signal:
         """Take a place: an idle connection, OPEN for a new one, WAIT where all are in use; or CLOSED."""
@@ -61,19 +61,19 @@ class Pool(Generic[C, W]):
 
     def wait(self, waiter: W) -> None:
         """Join the line, after :meth:`take` said WAIT."""
-        self._waiters.append(waiter)
+        self.waiters.append(waiter)
 
     def leave(self, waiter: W) -> bool:
         """Leave the line; False where a place was given to the waiter meanwhile."""
         try:
-            self._waiters.remove(waiter)
+            self.waiters.remove(waiter)
         except ValueError:
             return False
         return True
 
     def keep(self, connection: C) -> bool:
         """Give a place back with its connection, where nobody waits for it; return whether that is so."""
-        if self._waiters or self.closed:
+        if self.waiters or self.closed:
             return False
         self.idle.append(connection)
         return True
@@ -93,8 +93,8 @@ class Pool(Generic[C, W]):
         """
         if connection is not None and self.keep(connection):
             return None
-        if self._waiters:
-            return self._waiters.popleft()
+        if self.waiters:
+            return self.waiters.popleft()
         self.taken -= 1
         return None
 
@@ -103,5 +103,5 @@ class Pool(Generic[C, W]):
         self.closed = True
         idle, self.idle = self.idle, []
         self.taken -= len(idle)
-        waiters, self._waiters = list(self._waiters), deque()
+        waiters, self.waiters = list(self.waiters), deque()
         return idle, waiters

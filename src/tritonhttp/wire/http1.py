@@ -155,6 +155,7 @@ class ResponseHead:
         "headers",
         "json_size",
         "keep_alive",
+        "raw",
         "reason",
         "status",
     )
@@ -168,8 +169,11 @@ class ResponseHead:
         content_length: int | None = None,
         chunked: bool = False,
         keep_alive: bool = False,
+        raw: bytes = b"",
     ) -> None:
         self.status = status
+        #: As it came, where it did.
+        self.raw = raw
         self.reason = reason
         #: Names in lower case; the values of a name that came more than once are joined by ", ".
         self.headers = headers
@@ -305,7 +309,7 @@ class _HeadParser:
                 return
             raise ProtocolError(f"expected an HTTP/1.1 response: {error}") from error
 
-    def head(self) -> ResponseHead:
+    def head(self, raw: bytes) -> ResponseHead:
         """Return the parsed head."""
         if not self.headers_complete:
             raise ProtocolError("expected an HTTP/1.1 response, got a head without an end")
@@ -336,6 +340,7 @@ class _HeadParser:
             # Once an application under uvicorn raises, it answers 500 and closes, without saying so: what is sent
             # meanwhile is lost.
             keep_alive=self.keep_alive and not (status == 500 and headers.get("server") == "uvicorn"),
+            raw=raw,
         )
 
 
@@ -361,7 +366,7 @@ def parse_head(data: bytes) -> ResponseHead:
             raise _no_http(data[:40])
         parser = _HeadParser()
         parser.feed(data)
-        head = parser.head()
+        head = parser.head(data)
         if len(_heads) >= 512:
             _heads.clear()
         if len(data) <= 1024:
@@ -409,7 +414,6 @@ class ResponseReader:
         "blank",
         "continued",
         "ended",
-        "last",
         "last_head",
         "max_body",
         "open",
@@ -424,8 +428,7 @@ class ResponseReader:
         self._scratch = bytearray(MAX_HEAD)
         #: Where a response begins: what :meth:`get_buffer` returns while the reader is blank.
         self.view = memoryview(self._scratch)
-        #: The head of a plain response before this one, which is likely to come again; empty: none yet.
-        self.last = b""
+        #: The head of a plain response before this one, which is likely to come again; its bytes empty: none yet.
         self.last_head = _NO_HEAD
         self.response: Response | None = None
         self.reusable = True
@@ -456,7 +459,7 @@ class ResponseReader:
         From then on :meth:`received` returns True each time, and :meth:`take` gives what came.
         """
         self._streamed = True
-        self.last = b""  # nothing is taken for a plain response
+        self.last_head = _NO_HEAD  # nothing is taken for a plain response
 
     def take(self) -> bytes:
         """Return what came of an open body since the last time.
@@ -495,8 +498,8 @@ class ResponseReader:
         """
         if self.blank:
             head = self.last_head
-            end = len(self.last)
-            if end and count == end + (head.content_length or 0) and self._scratch.startswith(self.last):
+            end = len(head.raw)
+            if end and count == end + (head.content_length or 0) and self._scratch.startswith(head.raw):
                 # All of a response at once, with the head of the one before: the reader stays as it is.
                 self.response = Response(head, bytes(self._scratch[end:count]), self.max_body)
                 return True
@@ -572,7 +575,7 @@ class ResponseReader:
         if length is not None:
             self._check_size(length)
             if head.keep_alive:
-                self.last, self.last_head = raw, head
+                self.last_head = head
             if have >= length:
                 if have > length:
                     # Bytes that nobody asked for: whatever they are, they are not the next answer.

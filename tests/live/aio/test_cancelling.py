@@ -278,7 +278,7 @@ def test_who_waits_is_served_in_order(run, make_client):
 
 
 @pytest.mark.parametrize("which", ["all", "every other one", "the first", "the last"])
-def test_cancelled_waiters_lose_no_place_and_no_turn(run, make_client, which):
+def test_cancelledwaiters_lose_no_place_and_no_turn(run, make_client, which):
     chosen = {
         "all": range(40),
         "every other one": range(0, 40, 2),
@@ -340,7 +340,7 @@ def test_cancelling_wins_over_a_deadline_in_the_same_moment(run, make_client):
             task = asyncio.create_task(check(client))
             await asyncio.sleep(0)
             transport = client._transport
-            (waiter,) = transport._pool._waiters
+            (waiter,) = transport._pool.waiters
             transport._turn_away(waiter, 0.0, 0.0)
             task.cancel()
             await asyncio.wait([task])
