@@ -1,7 +1,8 @@
 """Where the client CPU of a small infer goes, on a real Triton: each line does less than the one above it.
 
-Run with the library installed: ``python benchmarks/micro/small_infer.py``. The last line is the whole path
-without a server between, so with warm caches: the difference is what waiting for a server costs.
+Run with the library installed: ``python benchmarks/micro/small_infer.py``. Two lines stand apart: the whole path
+without the C extensions; and, last, the whole path with them and without a server between, so with warm caches:
+the difference is what waiting for a server costs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 import tritonhttp
-from tritonhttp import inferences
+from tritonhttp import base, inferences
 from tritonhttp.testing import TritonServer
 
 ROUNDS, CALLS = 11, 700
@@ -49,24 +50,24 @@ def main() -> None:
             client.infer("add_sub", inputs, outputs=wanted)
 
         everything()
+        everything()
         asked = inferences.Inference("add_sub", inputs, outputs=wanted)
         plain = client._encode_plain_infer(tuple(asked), None, None)
         assert plain is not None
-        target, buffers = plain
-        transport = client._transport
+        known, (request,) = plain
+        answer, transport = known.answer, client._transport
+        assert answer is not None
+        expected = answer.start, answer.head_size, answer.size
 
         def transport_only() -> None:
-            transport.exchange("POST", target, buffers)
-
-        def connection_only() -> None:
-            transport._pool.idle[0].exchange(buffers, 60.0, None)
+            transport.repeat(known.target, request, *expected, None)
 
         bare = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])))
         bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         memory = bytearray(1 << 16)
 
         def floor() -> None:
-            bare.sendall(buffers[0])
+            bare.sendall(request)
             bare.recv_into(memory)
 
         variants: dict[str, Callable[[], object]] = {
@@ -74,21 +75,25 @@ def main() -> None:
             "inputs made once": without_making,
             "and no arrays taken": without_arrays,
             "transport only": transport_only,
-            "one connection only": connection_only,
             "bare socket": floor,
+            "without extensions": everything,
         }
         found: dict[str, list[float]] = {name: [] for name in variants}
         for _ in range(ROUNDS):
             for name, call in variants.items():
+                pure = name == "without extensions"
+                recall, base.recall = base.recall, None if pure else base.recall  # type: ignore[assignment]
+                transport.repeats, known.answer = not pure, None if pure else answer
                 before = time.process_time()
                 for _ in range(CALLS):
                     call()
                 found[name].append((time.process_time() - before) / CALLS * 1e6)
-        response = transport.exchange("POST", target, buffers)
+                base.recall, known.answer = recall, answer
+        body = transport.repeat(known.target, request, *expected, None)
         bare.close()
-        transport.exchange = lambda *_, **__: response  # type: ignore[method-assign]
+        transport.repeat = lambda *_: body  # type: ignore[method-assign]
         warm = min(timeit.repeat(everything, number=5000, repeat=5)) / 5000 * 1e6
-        del transport.exchange
+        del transport.repeat
     for name, values in found.items():
         print(f"{name:20} {statistics.median(values):6.1f} µs CPU")
     print(f"{'warm, no network':20} {warm:6.1f} µs")
