@@ -87,7 +87,7 @@ class Repeater(Generic[C]):
         Track
             The connection, where it took another course.
         None
-            Nothing was sent.
+            Nothing was sent: there is no connection that is fit for it, or the time is over.
         """
         return None
 
