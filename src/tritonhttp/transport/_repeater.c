@@ -41,7 +41,7 @@ typedef struct {
 } Repeater;
 
 /* Interned names, and the type of tracks; made once, for the life of the process. */
-static PyObject *locked_name, *idle_name, *waiters_name, *closed_name, *keep_name;
+static PyObject *locked_name, *idle_name, *waiters_name, *closed_name, *keep_name, *drop_name;
 static PyTypeObject *track_type;
 
 static double
@@ -244,6 +244,19 @@ put_back(Repeater *self, Track *track, double now)
     return done;
 }
 
+/* Have the transport close a connection; return NULL, with the error that there is. */
+static PyObject *
+drop(PyObject *transport, Track *track)
+{
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject *dropped = PyObject_CallMethodOneArg(transport, drop_name, (PyObject *)track);
+    Py_XDECREF(dropped);
+    Py_DECREF(track);
+    PyErr_Restore(type, value, trace); /* in place of one of now */
+    return NULL;
+}
+
 PyDoc_STRVAR(repeat_doc, "repeat(transport, request, answer, head, size, until): see repeater.py.");
 
 static PyObject *
@@ -275,7 +288,8 @@ repeater_repeat(Repeater *self, PyObject *const *args, Py_ssize_t count)
     self->calls++;
     swap(track, request, until);
     if (track->came != size || memcmp(track->room.buf, PyBytes_AS_STRING(answer), (size_t)known) != 0) {
-        return (PyObject *)track;
+        /* A handler that raises would do so behind the return, where nobody has the connection yet. */
+        return PyErr_CheckSignals() < 0 ? drop(transport, track) : (PyObject *)track;
     }
     track->ahead = 0;
     track->came = -1;
@@ -363,7 +377,7 @@ populate(PyObject *module)
         PyObject **name;
         const char *text;
     } names[] = {{&locked_name, "locked"}, {&idle_name, "idle"}, {&waiters_name, "waiters"}, {&closed_name, "closed"},
-                 {&keep_name, "_keep"}};
+                 {&keep_name, "_keep"}, {&drop_name, "_drop"}};
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
         if (*names[i].name == NULL && (*names[i].name = PyUnicode_InternFromString(names[i].text)) == NULL) {
             return -1;

@@ -501,6 +501,10 @@ class BlockingTransport:
         elif not kept:
             self._check_in(connection, reusable=True)
 
+    def _drop(self, connection: _Connection) -> None:
+        """Give a place back whose connection is of no more use."""
+        self._check_in(connection, reusable=False)
+
     def addresses(self, deadline: float | None) -> list[SocketAddress]:
         """Look up the addresses of the server's name."""
         try:
