@@ -127,22 +127,23 @@ static PyType_Spec track_spec = {
     .slots = track_slots,
 };
 
-/* Whether the connection can be used, as far as can be known: there is time, and nothing came unasked. */
+/* Whether the connection can be used, as far as can be known: there is time, nothing came unasked, and the kernel waits as
+   long as it has to, unless the call ends before. */
 static int
 is_fit(const Track *track, double network, double until)
 {
     double now = monotonic();
     struct pollfd look = {.fd = track->fd, .events = POLLIN};
-    return track->room.obj != NULL && track->armed == network && now < track->expires && now < until &&
-           poll(&look, 1, 0) == 0;
+    return track->room.obj != NULL && now < track->expires && now < until &&
+           (track->armed == network || until - now < network) && poll(&look, 1, 0) == 0;
 }
 
 /* Wait until a time for something to come, where the kernel would wait longer by itself; return 0 if nothing did. */
 static int
-wait_until(const Track *track, double until)
+wait_until(const Track *track, double network, double until)
 {
     double left = until - monotonic();
-    if (left >= track->armed) {
+    if (left >= network) {
         return 1;
     }
     struct pollfd look = {.fd = track->fd, .events = POLLIN};
@@ -151,14 +152,14 @@ wait_until(const Track *track, double until)
 
 /* Send the request and receive once. What came of it is in ahead, came and problem. */
 static void
-swap(Track *track, PyObject *request, double until)
+swap(Track *track, PyObject *request, double network, double until)
 {
     const char *data = PyBytes_AS_STRING(request);
     Py_ssize_t length = PyBytes_GET_SIZE(request), sent, came = -1;
     int problem = 0;
     Py_BEGIN_ALLOW_THREADS
     sent = send(track->fd, data, (size_t)length, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent == length && wait_until(track, until)) {
+    if (sent == length && wait_until(track, network, until)) {
         came = recv(track->fd, track->room.buf, (size_t)track->room.len, 0);
         problem = came < 0 ? errno : 0;
     }
@@ -286,7 +287,7 @@ repeater_repeat(Repeater *self, PyObject *const *args, Py_ssize_t count)
         Py_RETURN_NONE;
     }
     self->calls++;
-    swap(track, request, until);
+    swap(track, request, self->network, until);
     if (track->came != size || memcmp(track->room.buf, PyBytes_AS_STRING(answer), (size_t)known) != 0) {
         /* A handler that raises would do so behind the return, where nobody has the connection yet. */
         return PyErr_CheckSignals() < 0 ? drop(transport, track) : (PyObject *)track;

@@ -51,7 +51,8 @@ class Repeater(Generic[C]):
     pool : Pool
         Of connections that are tracks; others are left alone.
     network : float
-        How long the kernel has to wait in each step, in seconds; connections armed otherwise are left alone.
+        How long each step may take, in seconds. Where a call does not end before that it is the kernel that waits;
+        connections armed otherwise are left alone then.
     max_idle : float
         How long a connection may be idle, in seconds.
     """
