@@ -71,7 +71,7 @@ class Known:
         self.answer: Answer | None = None
 
     def learn(self, buffers: Sequence[Buffer], response: Response, result: InferResult) -> None:
-        """Take note of an answer, where request and answer are small and the answer holds binary tensors alone."""
+        """Take note of an answer, where it, its JSON and the request are small and its tensors binary."""
         head, body = response.head, response.body
         if (
             len(buffers) == 1
@@ -80,6 +80,7 @@ class Known:
             and head.content_length is not None
             and type(head.json_size) is int
             and not head.encoding
+            and result._json is None  # or its layout is made of what the caller gets
         ):
             start = head.raw + body[: head.json_size]
             self.answer = Answer(start, len(head.raw), len(head.raw) + len(body), result.alike(b""))
