@@ -606,7 +606,7 @@ class ClientBase:
         except (KeyError, TypeError):  # not known, no key, or an array that is not in one piece
             pass
         operation = self._infer_operation(Inference(*asked), snapshot=snapshot)
-        target, head, length = self._plain_head(operation)
+        target, head, _ = self._plain_head(operation)
         json, *body = operation.body
         head = b"".join((head, json))
         buffers = [head, *body]
@@ -615,7 +615,7 @@ class ClientBase:
             if len(self._known) >= _MAX_HEADS:
                 self._known.clear()
             self._known[key] = known
-        return known, [b"".join(buffers)] if length <= COALESCE else buffers
+        return known, [b"".join(buffers)] if known.size <= COALESCE else buffers
 
     def _encode(
         self, operation: Operation[Any], headers: Mapping[str, Any], query_params: Mapping[str, Any] | None
