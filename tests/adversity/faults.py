@@ -144,6 +144,16 @@ def binary_answer(outputs: list[Any], binary: bytes = BINARY, header_length: obj
     return answer(head + binary, headers=f"Inference-Header-Content-Length: {header_length}\r\n")
 
 
+def expected(script: Script) -> bytes:
+    """Return an answer to infer that a client expects again; if possible as long as what the script sends."""
+    size = len(getattr(script, "data", b""))
+    headers = f"Inference-Header-Content-Length: {len(JSON)}\r\n"
+    least = len(answer(JSON, headers=headers + "X: \r\n"))
+    if least <= size <= 4096:
+        headers += f"X: {'x' * (size - least)}\r\n"
+    return answer(JSON, headers=headers)
+
+
 def sized(size: object) -> bytes:
     return binary_answer([{**OUTPUT, "parameters": {"binary_data_size": size}}])
 

@@ -240,6 +240,17 @@ def healthy(peer: Peer) -> None:
         peer.send(answer(HEALTHY))
 
 
+class Answers:
+    """Answer every request with these bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __call__(self, peer: Peer) -> None:
+        while peer.read_request():
+            peer.send(self.data)
+
+
 class Sends:
     """Answer the first request with these bytes; then "close", "reset", "half-close", "hold", or "go on"."""
 
@@ -285,6 +296,21 @@ def behind_a_good_answer(then: Script) -> Script:
     def script(peer: Peer) -> None:
         if peer.read_request():
             peer.send(answer(HEALTHY))
+            then(peer)
+
+    return script
+
+
+def behind_equal_answers(data: bytes, then: Script, times: int = 3) -> Script:
+    """Answer some requests with these bytes, which "go on" means too, and run a script when the next one comes."""
+
+    def script(peer: Peer) -> None:
+        for _ in range(times):
+            if not peer.read_request():
+                return
+            peer.send(data)
+        peer.go_on = Answers(data)
+        if peer.sock.recv(1, socket.MSG_PEEK):
             then(peer)
 
     return script

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import re
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ import tracemalloc
 import pytest
 
 from tritonhttp import InferenceServerException, Retry, TransportError
+from tritonhttp.transport.repeater import REPEATS
 from tritonhttp.wire import compression
 from tritonhttp.wire.http1 import ResponseReader
 
@@ -17,7 +19,7 @@ from ..clients import KINDS
 from . import faults
 from .conftest import CALLS
 from .faults import AMPLE, FAULTS, SHORT, Fault
-from .servers import HEALTHY, Sends, Server, Trickles, answer, healthy
+from .servers import HEALTHY, Answers, Sends, Server, Trickles, behind_equal_answers, healthy
 
 #: What may pass, on a busy machine, between the end of a call's time and its error.
 GRACE = 1.5
@@ -34,10 +36,17 @@ def cases():
 
 
 @contextlib.contextmanager
-def faulty(fault, variant):
-    """Run the fault's server; yield it, its URL, and a function that ends what is wrong with its connects."""
+def faulty(fault, variant, equal=0):
+    """Run the fault's server; yield it, its URL, and a function that ends what is wrong with its connects.
+
+    The fault strikes behind so many equal answers.
+    """
     behind = faults.tls("good", healthy) if fault.tls else healthy
     scripts = (fault.scripts[variant], behind) if fault.scripts else (behind,)
+    if equal:
+        script = scripts[0]
+        data = faults.expected(script)
+        scripts = behind_equal_answers(data, script, equal), Answers(data)
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(Server(scripts, answers_connects=fault.answers_connects))
         known = threading.Event()
@@ -82,36 +91,92 @@ def _low_limits(monkeypatch):
 def test_a_fault(fault: Fault, variant, name, open_client):
     with faulty(fault, variant) as (server, url, mend):
         client = open_client(url, **options_of(fault))
-        call = CALLS[name]
-        if fault.warm:
-            assert CALLS["metadata"](client, deadline=5) == HEALTHY
-            # What comes on the idle connection comes before the next call.
-            time.sleep(0.08 if fault.again == "no" and fault.error is None else 0)
-        before = time.monotonic()
-        if fault.error is None or (fault.again == "if repeatable" and name == "metadata"):
-            assert call(client, deadline=fault.limit) == HEALTHY
-            again = fault.again != "no"
-        else:
-            with pytest.raises(fault.error) as caught:
-                call(client, deadline=fault.limit)
-            check_error(fault, caught.value)
-            assert getattr(caught.value, "seen", 0) == fault.before
-            again = False
-        took = time.monotonic() - before
-        assert took < fault.limit + GRACE
-        if fault.limit == SHORT:
-            assert took >= 0.9 * SHORT
-        requests = len(server.requests)
-        mend()
-        connections = server.connections
-        for _ in range(2):
-            assert call(client, deadline=5) == HEALTHY
-        # A connection that is of no use was replaced at once, or is by the next call; any other serves it.
-        assert server.connections == (1 if fault.kept or not fault.scripts else 2)
-        assert not again or connections == 2
-        assert len(server.requests) == requests + 2
-        assert requests <= fault.warm + 1 + again
+        meet(fault, name, client, server, mend)
         client.close()
+
+
+#: Equal inferences, behind which the client knows the answer: the extension carries out the next one.
+EQUAL = 3
+
+REPEATED = [
+    pytest.param(fault, variant, id="-".join(filter(None, (fault.name, variant))))
+    for fault in FAULTS
+    if "infer" in fault.calls and not fault.tls
+    for variant in fault.scripts
+]
+
+
+@pytest.mark.skipif(not REPEATS, reason="no extension was built")
+@pytest.mark.parametrize("client_kind", ["blocking"])
+@pytest.mark.parametrize(("fault", "variant"), REPEATED)
+def test_a_fault_behind_equal_inferences(fault: Fault, variant, open_client):
+    with faulty(fault, variant, EQUAL) as (server, url, mend):
+        client = open_client(url)
+        transport = client._transport
+        for _ in range(EQUAL):
+            assert CALLS["infer"](client) == HEALTHY
+        assert transport._repeater.calls == EQUAL - 1
+        # On a connection that is seen to be of no use, nothing is repeated.
+        repeated = not (fault.warm and fault.error is None)
+        error = meet(fault, "infer", client, server, mend, EQUAL)
+        # Where the connection was replaced, the next call had none to repeat its request on.
+        behind = 2 if server.connections == 1 or not repeated else 1
+        assert transport._repeater.calls == EQUAL - 1 + repeated + behind
+        pool = transport._pool
+        assert pool.taken == len(pool.idle) == len(transport._connections) == 1
+        client.close()
+    script = fault.scripts[variant]
+    if error is not None and type(script) is Sends and fault.limit != SHORT and script.then != "reset":
+        with Server((script,)) as server:
+            client = open_client(server.url)
+            with pytest.raises(type(error)) as caught:
+                CALLS["infer"](client, deadline=fault.limit)
+            assert told(caught.value) == told(error)
+            client.close()
+
+
+def told(error):
+    """Return what an error tells, but for the server's port."""
+    parts = type(error), error.message(), error.status(), getattr(error, "phase", None)
+    return [re.sub(r"127\.0\.0\.1:\d+", "server", str(part)) for part in parts]
+
+
+def meet(fault, name, client, server, mend, before=0):
+    """Let a call meet the fault, behind so many requests; check what comes of it, and that the client goes on.
+
+    Return the error, where there was one.
+    """
+    call, error = CALLS[name], None
+    if fault.warm:
+        assert CALLS["metadata"](client, deadline=5) == HEALTHY
+        # What comes on the idle connection comes before the next call.
+        time.sleep(0.08 if fault.again == "no" and fault.error is None else 0)
+    began = time.monotonic()
+    if fault.error is None or (fault.again == "if repeatable" and name == "metadata"):
+        assert call(client, deadline=fault.limit) == HEALTHY
+        again = fault.again != "no"
+    else:
+        with pytest.raises(fault.error) as caught:
+            call(client, deadline=fault.limit)
+        error = caught.value
+        check_error(fault, error)
+        assert getattr(error, "seen", 0) == fault.before
+        again = False
+    took = time.monotonic() - began
+    assert took < fault.limit + GRACE
+    if fault.limit == SHORT:
+        assert took >= 0.9 * SHORT
+    requests = len(server.requests)
+    mend()
+    connections = server.connections
+    for _ in range(2):
+        assert call(client, deadline=5) == HEALTHY
+    # A connection that is of no use was replaced at once, or is by the next call; any other serves it.
+    assert server.connections == (1 if fault.kept or not fault.scripts else 2)
+    assert not again or connections == 2
+    assert len(server.requests) == requests + 2
+    assert requests <= before + fault.warm + 1 + again
+    return error
 
 
 def check_error(fault, error):
@@ -190,18 +255,36 @@ SENT = [
 @pytest.mark.parametrize(("fault", "script"), SENT)
 def test_a_fault_byte_by_byte(fault, script, open_client):
     """However an answer comes in pieces, it comes to the same."""
-    whole = [part for part in fault.says if not part.startswith("got bytes that begin with")]
     with Server((Trickles(script.data, script.then, pause=0), healthy)) as server:
         client = open_client(server.url)
-        call = CALLS[fault.calls[0]]
-        if fault.error is None:
-            assert call(client, deadline=5) == HEALTHY
-        else:
-            with pytest.raises(fault.error) as caught:
-                call(client, deadline=5)
-            assert all(part in caught.value.message() for part in whole)
+        meet_in_pieces(fault, CALLS[fault.calls[0]], client, server)
+        client.close()
+
+
+def meet_in_pieces(fault, call, client, server):
+    whole = [part for part in fault.says if not part.startswith("got bytes that begin with")]
+    if fault.error is None:
         assert call(client, deadline=5) == HEALTHY
-        assert server.connections == (1 if fault.kept else 2)
+    else:
+        with pytest.raises(fault.error) as caught:
+            call(client, deadline=5)
+        assert all(part in caught.value.message() for part in whole)
+    assert call(client, deadline=5) == HEALTHY
+    assert server.connections == (1 if fault.kept else 2)
+
+
+@pytest.mark.skipif(not REPEATS, reason="no extension was built")
+@pytest.mark.parametrize("client_kind", ["blocking"])
+@pytest.mark.parametrize(("fault", "script"), [case for case in SENT if "infer" in case.values[0].calls])
+def test_a_fault_byte_by_byte_behind_equal_inferences(fault, script, open_client):
+    data = faults.expected(script)
+    pieces = Trickles(script.data, script.then, pause=0)
+    with Server((behind_equal_answers(data, pieces, EQUAL), Answers(data))) as server:
+        client = open_client(server.url)
+        for _ in range(EQUAL):
+            assert CALLS["infer"](client) == HEALTHY
+        meet_in_pieces(fault, CALLS["infer"], client, server)
+        assert client._transport._repeater.calls == EQUAL + fault.kept
         client.close()
 
 
@@ -225,7 +308,7 @@ def test_one_client_outlives_every_fault_and_keeps_nothing_of_them(client_kind):
                 due.pop()(peer)
                 return
             peer.read_request()
-            peer.send(answer(HEALTHY))
+            peer.send(faults.expected(next_fault))
 
     def round_of(client):
         for script, call in QUICK:
@@ -233,7 +316,9 @@ def test_one_client_outlives_every_fault_and_keeps_nothing_of_them(client_kind):
             with contextlib.suppress(InferenceServerException):
                 CALLS[call](client, deadline=5)
             assert not due
-            assert client.get_server_metadata(deadline=5) == HEALTHY
+            # The next fault meets a connection that has carried an inference whose answer is expected again.
+            for call_again in CALLS["metadata"], CALLS["infer"]:
+                assert call_again(client, deadline=5) == HEALTHY
 
     with Server((next_fault,)) as server:
         client = KINDS[client_kind](server.url)
@@ -246,6 +331,8 @@ def test_one_client_outlives_every_fault_and_keeps_nothing_of_them(client_kind):
             assert measure(server) - kept < 100_000
             readers = [each for each in gc.get_objects() if isinstance(each, ResponseReader)]
             assert len(readers) <= 2
+            if client_kind == "blocking" and REPEATS:
+                assert client._transport._repeater.calls > 3 * len(QUICK)
         finally:
             tracemalloc.stop()
             client.close()
