@@ -92,11 +92,11 @@ recall(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     Py_ssize_t formed = 0, filled = 0, i;
     PyObject *form = NULL, *key = NULL, *known = NULL, *request = NULL, *result = NULL;
     for (i = 0; i < PyList_GET_SIZE(inputs); i++) {
-        PyObject *input = PyList_GET_ITEM(inputs, i);
-        if (formed == MOST || (PyObject *)Py_TYPE(input) != args[5] || !hold(input, form_name, forms, &formed)) {
-            goto done;
-        }
-        if (!hold(input, binary_name, data, &filled) && PyErr_Occurred()) {
+        PyObject *input = Py_NewRef(PyList_GET_ITEM(inputs, i)); /* an attribute may be code that empties the list */
+        int held = formed < MOST && (PyObject *)Py_TYPE(input) == args[5] && hold(input, form_name, forms, &formed) &&
+                   (hold(input, binary_name, data, &filled) || !PyErr_Occurred());
+        Py_DECREF(input);
+        if (!held) {
             goto done;
         }
     }

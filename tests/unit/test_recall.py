@@ -1,0 +1,601 @@
+"""The search for a known inference: the C extension and the Python below its call keep one contract."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tritonhttp import InferenceServerClient, InferInput, InferRequestedOutput, base, inferences
+from tritonhttp.errors import InferenceServerException, InvalidRequest
+from tritonhttp.inferences import NO_OPTIONS, Known
+from tritonhttp.tensors import datatype_of
+from tritonhttp.wire.http1 import COALESCE
+
+try:
+    import ml_dtypes
+except ImportError:
+    ml_dtypes = None
+
+pytestmark = pytest.mark.skipif(base.recall is None, reason="the extension is not built")
+
+recall: Any = base.recall
+#: The extension's own limit, of inputs and outputs in all.
+MOST = 32
+
+
+class Input(InferInput):
+    pass
+
+
+class Output(InferRequestedOutput):
+    pass
+
+
+class Talking(InferRequestedOutput):
+    """Makes its JSON object itself."""
+
+    def _get_tensor(self) -> dict[str, Any]:
+        return {**super()._get_tensor(), "told": True}
+
+
+class List(list[Any]):
+    pass
+
+
+# -- what is asked for, written down so that it can be made twice ----------------------------------
+
+
+class InputRecipe(NamedTuple):
+    kind: Any
+    name: Any
+    shape: tuple[int, ...]
+    dtype: str
+    order: str
+    data: str
+
+    def make(self) -> Any:
+        if self.kind is None:
+            return InferRequestedOutput(self.name)
+        count = int(np.prod(self.shape))
+        if self.dtype == "BYTES":
+            array = np.array([b"x" * (n % 3) for n in range(count)] or [b""], object)[:count]
+        elif self.dtype == "BF16":
+            array = (np.arange(count) % 100).astype(ml_dtypes.bfloat16)
+        else:
+            array = (np.arange(count) % 100).astype(self.dtype)
+        array = array.reshape(self.shape).copy("F" if self.order == "F" else "C")
+        if self.order == "strided" and array.ndim:
+            array = np.repeat(array, 2, axis=-1)[..., ::2]
+        tensor = self.kind(self.name, self.shape, datatype_of(array, "the recipe"))
+        if self.data == "json" and self.dtype != "BF16":
+            tensor.set_data_from_numpy(array, binary_data=False)
+        elif self.data == "region":
+            tensor.set_shared_memory("region", 64, len(self.shape))
+        elif self.data != "none":
+            tensor.set_data_from_numpy(array)
+        return tensor
+
+
+class OutputRecipe(NamedTuple):
+    kind: Any
+    name: Any
+    binary: bool
+    classes: int
+    placed: bool
+
+    def make(self) -> Any:
+        if self.kind is None:
+            return InferInput(self.name, [1], "FP32")
+        output = self.kind(self.name, self.binary, self.classes)
+        if self.placed and not self.classes:
+            output.set_shared_memory("region", 64)
+        return output
+
+
+class Recipe(NamedTuple):
+    model: Any
+    version: Any
+    inputs: list[InputRecipe]
+    outputs: list[OutputRecipe]
+    boxes: tuple[str, str]
+
+
+BOXES: dict[str, Callable[[list[Any]], Any]] = {
+    "list": lambda items: items,
+    "tuple": tuple,
+    "iterator": iter,
+    "subclass": List,
+    "dict": lambda items: dict(enumerate(items)),
+    "none": lambda items: None,
+    "with None": lambda items: [*items, None],
+    "text": lambda items: "text",
+}
+
+
+def change(tensor: Any, how: str) -> None:
+    """Change a tensor between two calls, behind its back or by its methods."""
+    array = getattr(tensor, "_binary", None)
+    if not isinstance(tensor, InferInput) or array is None:
+        return
+    if how == "set_shape":
+        tensor.set_shape(tensor.shape())
+    elif how == "bytes" and isinstance(array, bytearray):
+        array += b"more"
+    elif isinstance(array, np.ndarray) and array.flags.owndata:
+        if how == "resize":
+            array.resize(array.size + 3, refcheck=False)
+        elif how == "shrink":
+            array.resize(array.size // 2, refcheck=False)
+        elif how == "write" and array.size:
+            array.flat[0] = 7
+
+
+DTYPES = ["f4", "<i8", ">f4", ">u2", "u1", "?", "f2", "BYTES", *(["BF16"] if ml_dtypes else [])]
+names: st.SearchStrategy[Any] = st.one_of(
+    st.sampled_from(["a", "b"]), st.text(max_size=3), st.sampled_from([1, True, None, "\ud800", [], b"a"])
+)
+input_recipes = st.builds(
+    InputRecipe,
+    st.sampled_from([InferInput] * 8 + [Input, None]),
+    names,
+    st.one_of(
+        st.sampled_from([(0,), (1,), (2, 3), (2, 0, 3), (), (4, 4)]),
+        st.integers(COALESCE - 600, COALESCE + 100).map(lambda size: (size,)),
+    ),
+    st.sampled_from(DTYPES),
+    st.sampled_from(["C"] * 4 + ["F", "strided"]),
+    st.sampled_from(["binary"] * 6 + ["json", "region", "none"]),
+)
+output_recipes = st.builds(
+    OutputRecipe,
+    st.sampled_from([InferRequestedOutput] * 8 + [Output, Talking, None]),
+    names,
+    st.booleans(),
+    st.sampled_from([0, 0, 3]),
+    st.booleans(),
+)
+recipes = st.builds(
+    Recipe,
+    st.one_of(st.sampled_from(["m", "m", "n/ö", ["m"], 1, None]), st.text(max_size=3)),
+    st.sampled_from(["", "", "1", 1, [], None]),
+    st.lists(input_recipes, max_size=4),
+    st.lists(output_recipes, max_size=4),
+    st.tuples(
+        st.sampled_from(["list"] * 12 + [*BOXES]),
+        st.sampled_from(["list"] * 8 + ["none"] * 4 + [*BOXES]),
+    ),
+)
+
+
+def outcomes(client: Any, search: Any, asked: list[Recipe], changes: list[str]) -> list[Any]:
+    """Return what becomes of these inferences, one after the other, some with changes between them."""
+    seen: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "recall", search)
+        for recipe in asked:
+            inputs = [each.make() for each in recipe.inputs]
+            outputs = [each.make() for each in recipe.outputs]
+            for how in ("", *changes):
+                for tensor in inputs:
+                    change(tensor, how)
+                given_inputs, given_outputs = (
+                    BOXES[box](items) for box, items in zip(recipe.boxes, (inputs, outputs), strict=True)
+                )
+                call = recipe.model, given_inputs, recipe.version, given_outputs, *NO_OPTIONS
+                try:
+                    known, buffers = client._encode_plain_infer(call, None, None)
+                except (InferenceServerException, TypeError, ValueError) as error:
+                    seen.append((type(error), str(error)))
+                else:
+                    whole = b"".join(map(bytes, buffers))
+                    assert whole.startswith(known.head)
+                    assert len(whole) == known.size
+                    seen.append((known.target, known.head, known.size, list(map(len, buffers)), whole))
+    return seen
+
+
+def table_of(client: Any) -> dict[Any, Any]:
+    return {key: (known.target, known.head, known.size) for key, known in client._known.items()}
+
+
+@settings(deadline=None)
+@given(
+    st.lists(recipes, min_size=1, max_size=4),
+    st.lists(st.sampled_from(["", "", "write", "resize", "shrink", "bytes", "set_shape"]), max_size=4),
+)
+def test_c_and_python_agree(asked: list[Recipe], changes: list[str]) -> None:
+    twins = []
+    for search in (recall, None):
+        inferences._heads.clear()
+        with InferenceServerClient("127.0.0.1:1") as client:
+            twins.append((outcomes(client, search, asked, changes), table_of(client)))
+    assert twins[0] == twins[1]
+
+
+# -- what it finds ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client() -> Iterator[Any]:
+    with InferenceServerClient("127.0.0.1:1") as client:
+        yield client
+
+
+def floats(*names: str, size: int = 3) -> list[InferInput]:
+    return [InferInput.from_numpy(name, np.arange(size, dtype=np.float32)) for name in names]
+
+
+def encode(client: Any, model: Any, inputs: Any, outputs: Any = None, version: Any = "") -> Any:
+    return client._encode_plain_infer((model, inputs, version, outputs, *NO_OPTIONS), None, None)
+
+
+def search(client: Any, model: Any, inputs: Any, outputs: Any = None, limit: Any = COALESCE) -> Any:
+    return recall(client._known, model, "", inputs, outputs, InferInput, InferRequestedOutput, limit)
+
+
+def test_it_finds_what_python_would_send(client: Any) -> None:
+    inputs = [*floats("a", "b"), InferInput.from_numpy("s", np.array(["x", "yz"], object))]
+    inputs.append(InferInput("r", [4], "INT8").set_shared_memory("region", 4))
+    outputs = [InferRequestedOutput("o"), InferRequestedOutput("p", class_count=2)]
+    assert search(client, "m", inputs, outputs) is None
+    known, (request,) = encode(client, "m", inputs, outputs)
+    found = search(client, "m", inputs, outputs)
+    assert type(found) is tuple
+    assert found[0] is known
+    assert [type(each) for each in found[1]] == [bytes]
+    assert found[1] == [request]
+    inputs[0]._binary[:] = 9  # type: ignore[index]
+    assert search(client, "m", inputs, outputs)[1] != [request]
+    for others in (None, [], outputs[:1], outputs[::-1]):
+        assert search(client, "m", inputs, others) is None
+    assert search(client, "n", inputs, outputs) is None
+    assert search(client, "m", inputs[:2], outputs) is None
+
+
+def test_no_outputs_and_none_are_one(client: Any) -> None:
+    inputs = floats("a")
+    known, _ = encode(client, "m", inputs, [])
+    assert search(client, "m", inputs, None)[0] is search(client, "m", inputs, [])[0] is known
+
+
+def test_numpy_arrays_that_the_buffer_protocol_has_no_letter_for(client: Any) -> None:
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    inputs = [InferInput.from_numpy("a", np.arange(4).astype(bfloat16))]
+    known, buffers = encode(client, "m", inputs)
+    assert search(client, "m", inputs) == (known, buffers)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "found"),
+    [(31, 0, True), (32, 0, True), (33, 0, False), (31, 1, True), (32, 1, False), (1, 31, True)]
+    + [(1, 32, False), (0, 32, True), (0, 33, False), (16, 16, True), (33, 33, False), (200, 0, False)],
+)
+def test_the_most_tensors(client: Any, inputs: int, outputs: int, found: bool) -> None:
+    tensors = floats(*map(str, range(inputs)))
+    wanted = [InferRequestedOutput(str(number)) for number in range(outputs)]
+    known, buffers = encode(client, "m", tensors, wanted)
+    assert (search(client, "m", tensors, wanted) is not None) == found
+    again, same = encode(client, "m", tensors, wanted)
+    assert again is known
+    assert b"".join(map(bytes, same)) == b"".join(map(bytes, buffers))
+
+
+def test_a_request_up_to_the_limit(client: Any) -> None:
+    inputs = floats("a")
+    known, buffers = encode(client, "m", inputs)
+    assert search(client, "m", inputs, limit=known.size) == (known, buffers)
+    assert search(client, "m", inputs, limit=known.size - 1) is None
+    assert search(client, "m", inputs, limit=-1) is None
+
+
+@pytest.mark.parametrize("over", range(-1, 3))
+def test_a_request_has_as_many_pieces_each_time(
+    client: Any, monkeypatch: pytest.MonkeyPatch, over: int
+) -> None:
+    def tensors(size: int) -> list[InferInput]:
+        return [InferInput.from_numpy("a", np.zeros(size, np.uint8))]
+
+    around = encode(client, "m", tensors(COALESCE - 400))[0].size  # as many digits, so as long a head
+    inputs = tensors(COALESCE - 400 + COALESCE - around + over)
+    pieces = []
+    for extension in (recall, recall, None):
+        monkeypatch.setattr(base, "recall", extension)
+        known, buffers = encode(client, "m", inputs)
+        assert known.size == COALESCE + over
+        pieces.append(len(buffers))
+    assert pieces == [1 if over <= 0 else 2] * 3
+
+
+# -- what it leaves to Python, and what it refuses -------------------------------------------------
+
+
+class Meddling(str):
+    """A name with which the look-up runs code of the test's."""
+
+    __slots__ = ("hashed", "looked")
+    hashed: Callable[[], object]
+    looked: Callable[[], object]
+
+    def __new__(
+        cls, text: str, hashed: Callable[[], object] = bool, looked: Callable[[], object] = bool
+    ) -> Meddling:
+        self = super().__new__(cls, text)
+        self.hashed, self.looked = hashed, looked
+        return self
+
+    def __hash__(self) -> int:
+        self.hashed()
+        return super().__hash__()
+
+    def __eq__(self, other: object) -> bool:
+        self.looked()
+        return super().__eq__(other)
+
+
+def raising(error: BaseException | type[BaseException]) -> Callable[[], object]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize("moment", ["hashed", "looked"])
+def test_ordinary_errors_are_left_to_python(client: Any, moment: str) -> None:
+    inputs = floats("a")
+    encode(client, "m", inputs)
+    name = Meddling("m", **{moment: raising(ZeroDivisionError("in the name"))})
+    assert search(client, name, inputs) is None
+    with pytest.raises(ZeroDivisionError, match="in the name"):
+        encode(client, name, inputs)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+@pytest.mark.parametrize("moment", ["hashed", "looked"])
+def test_other_errors_come_through(client: Any, moment: str, error: type[BaseException]) -> None:
+    inputs = floats("a")
+    encode(client, "m", inputs)
+    for run in (search, encode):
+        with pytest.raises(error, match="now"):
+            run(client, Meddling("m", **{moment: raising(error("now"))}), inputs)
+
+
+@pytest.mark.parametrize("moment", ["hashed", "looked"])
+@pytest.mark.parametrize("deed", ["clear", "replace", "spoil", "grow", "inputs", "outputs", "cut"])
+def test_code_that_runs_during_the_search_does_no_harm(client: Any, moment: str, deed: str) -> None:
+    table = client._known
+
+    def act() -> None:
+        if deed == "clear":
+            table.clear()
+        elif deed == "replace":
+            for key in list(table):
+                table[key] = Known("/other", b"other", 5)
+        elif deed == "spoil":
+            for known in table.values():
+                known.size, known.head = "many", None
+        elif deed == "grow":
+            table.update((number, None) for number in range(len(table) * 3))
+        elif deed == "inputs":
+            inputs.clear()
+        elif deed == "outputs":
+            outputs.clear()
+        else:
+            for known in table.values():
+                known.head, known.size = known.head[:-1], known.size - 1
+        gc.collect()
+
+    for _ in range(20):
+        table.clear()
+        inputs, outputs = floats("a", "b"), [InferRequestedOutput("o")]
+        known, (request,) = encode(client, "m", inputs, outputs)
+        found = search(client, Meddling("m", **{moment: act}), inputs, outputs)
+        if found is not None:
+            assert found[0] in (known, *table.values())
+            assert found[1] in ([request], [known.head + request[-24:]])
+
+
+def test_an_input_that_its_own_attribute_takes_out_of_the_list(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = floats("a")
+    encode(client, "m", inputs)
+
+    def form(tensor: InferInput) -> Any:
+        inputs.clear()
+        return ("form",)
+
+    monkeypatch.setattr(InferInput, "_form", property(form))
+    assert search(client, "m", inputs) is None
+    assert inputs == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"size": None},
+        {"size": "7"},
+        {"size": -1},
+        {"size": 0},
+        {"size": 2**80},
+        {"head": None},
+        {"head": bytearray(b"head")},
+        {"head": b"", "size": 11},
+        {"head": b"", "size": 13},
+    ],
+    ids=str,
+)
+def test_an_entry_that_does_not_fit_is_left_to_python(client: Any, spoil: dict[str, Any]) -> None:
+    inputs = floats("a")
+    known, _ = encode(client, "m", inputs)
+    for name, value in spoil.items():
+        setattr(known, name, value)
+    assert search(client, "m", inputs) is None
+    for name in spoil:
+        delattr(known, name)
+    assert search(client, "m", inputs) is None
+    (key,) = client._known
+    client._known[key] = None
+    assert search(client, "m", inputs) is None
+
+
+def test_wrong_calls_are_refused(client: Any) -> None:
+    inputs = floats("a")
+    encode(client, "m", inputs)
+    good = (client._known, "m", "", inputs, None, InferInput, InferRequestedOutput, COALESCE)
+    assert recall(*good) is not None
+    for bad in ((), good[:-1], (*good, 1), ([], *good[1:]), (None, *good[1:]), (dict, *good[1:])):
+        with pytest.raises(TypeError, match="a dict and seven arguments more"):
+            recall(*bad)
+    for limit in (None, "7", 1.5):
+        with pytest.raises(TypeError):
+            recall(*good[:-1], limit)
+    with pytest.raises(OverflowError):
+        recall(*good[:-1], 2**80)
+    with pytest.raises(TypeError):
+        recall(*good, known={})
+
+    class Table(dict[Any, Any]):
+        pass
+
+    with pytest.raises(TypeError):
+        recall(Table(client._known), *good[1:])
+
+
+# -- what it holds ----------------------------------------------------------------------------------
+
+
+def prepared(client: Any, kind: str) -> tuple[list[Any], list[Any]]:
+    """Return the arguments of a search of this kind, and every object that is part of it."""
+    name: Any = "".join(["mod", "el"])
+    version = "".join(["1", "2"])
+    inputs: Any = [*floats("in", "put"), InferInput.from_numpy("s", np.array(["x" * 50], object))]
+    outputs: Any = [InferRequestedOutput("out"), InferRequestedOutput("put")]
+    known, _ = encode(client, name, inputs, outputs, version)
+    limit: Any = COALESCE
+    held = [*inputs, *outputs, known, known.head, known.target]
+    if kind == "no model":
+        name = "".join(["no", "ne"])
+    elif kind == "tuple of inputs":
+        inputs = tuple(inputs)
+    elif kind == "tuple of outputs":
+        outputs = tuple(outputs)
+    elif kind == "other input":
+        inputs.append(object())
+    elif kind == "other output":
+        outputs.append(object())
+    elif kind == "no form":
+        inputs[1].set_shape([3])
+    elif kind == "no attribute":
+        bare = InferInput.__new__(InferInput)
+        bare._form = ("form",)
+        inputs.insert(1, bare)
+    elif kind == "resized":
+        inputs[1]._binary.resize(5, refcheck=False)
+    elif kind == "shrunk":
+        inputs[1]._binary.resize(1, refcheck=False)
+    elif kind == "not in one piece":
+        inputs[1]._binary = np.zeros(6, np.float32)[::2]
+    elif kind == "no buffer":
+        inputs[1]._binary = object()
+    elif kind == "over the limit":
+        limit = known.size - 1
+    elif kind == "no key":
+        name = []
+    elif kind == "no size":
+        known.size = None
+    elif kind == "no head":
+        known.head = None
+    elif kind == "too many":
+        inputs += inputs * 20
+    elif kind == "error":
+        name = Meddling("model", looked=raising(ZeroDivisionError))
+    elif kind == "interrupt":
+        name = Meddling("model", looked=raising(KeyboardInterrupt))
+    elif kind == "table":
+        client._known = List()
+    arguments = [
+        client._known,
+        name,
+        version,
+        inputs,
+        outputs,
+        InferInput,
+        InferRequestedOutput,
+        limit,
+    ]
+    held += [*arguments[:5], name, version]
+    for tensor in inputs:
+        held += [tensor, getattr(tensor, "_form", None), getattr(tensor, "_binary", None)]
+        held += getattr(tensor, "_form", None) or ()
+    for output in outputs:
+        held += [output, getattr(output, "_form", None)]
+    # None, True and small numbers are everybody's.
+    return arguments, [each for each in held if type(each) is not int and each is not None and each is not True]
+
+
+KINDS = ["no model", "tuple of inputs", "tuple of outputs", "other input", "other output", "no form"]
+KINDS += ["no attribute", "resized", "shrunk", "not in one piece", "no buffer", "over the limit", "no key"]
+KINDS += ["no size", "no head", "too many", "error"]
+
+
+@pytest.mark.parametrize("kind", ["found", *KINDS, "interrupt", "table"])
+def test_it_holds_nothing_afterwards(client: Any, kind: str) -> None:
+    arguments, held = prepared(client, kind)
+
+    def call() -> None:
+        try:
+            found = recall(*arguments)
+        except (KeyboardInterrupt, TypeError):
+            assert kind in ("interrupt", "table")
+        else:
+            assert (found is not None) == (kind == "found")
+
+    call()
+    counts = [sys.getrefcount(each) for each in held]
+    for _ in range(100):
+        call()
+    after = [sys.getrefcount(each) for each in held]
+    grown = [(each, now - then) for each, then, now in zip(held, counts, after, strict=True) if now != then]
+    assert grown == []
+
+
+@pytest.mark.parametrize("kind", ["found", "resized", "no buffer", "error"])
+def test_memory_does_not_grow(client: Any, kind: str) -> None:
+    arguments, _ = prepared(client, kind)
+    for _ in range(100):
+        recall(*arguments)
+    tracemalloc.start()
+    try:
+        for _ in range(100_000):
+            recall(*arguments)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 20_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_arrays_can_be_resized_behind_it(client: Any) -> None:
+    """No export of a buffer is left open."""
+    inputs = [InferInput.from_numpy("s", np.array(["text"], object))]
+    encode(client, "m", inputs)
+    assert search(client, "m", inputs) is not None
+    data = inputs[0]._binary
+    assert isinstance(data, bytes | bytearray)
+    inputs[0]._binary = grown = bytearray(data)
+    assert search(client, "m", inputs) is not None
+    grown += b"more"
+    assert search(client, "m", inputs) is None
+    grown += b"more"
+
+
+def test_an_unhashable_name_is_refused_in_words(client: Any) -> None:
+    with pytest.raises(InvalidRequest, match="expected a name and a version as str"):
+        encode(client, ["m"], floats("a"))
