@@ -41,7 +41,7 @@ static PyObject *
 join(PyObject *known, PyObject *const *data, Py_ssize_t count, Py_ssize_t limit)
 {
     Py_ssize_t size = size_of(known);
-    PyObject *head = PyObject_GetAttr(known, head_name), *request = NULL;
+    PyObject *head = size < 0 ? NULL : PyObject_GetAttr(known, head_name), *request = NULL;
     if (head != NULL && PyBytes_CheckExact(head) && PyBytes_GET_SIZE(head) <= size && size <= limit) {
         request = PyBytes_FromStringAndSize(NULL, size);
     }
