@@ -172,18 +172,26 @@ swap(Track *track, PyObject *request, double network, double until)
 
 /* -- the transport's part -- */
 
-static int
-repeater_init(Repeater *self, PyObject *args, PyObject *kwargs)
+static PyObject *
+repeater_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *lock, *pool;
-    if (kwargs != NULL || !PyArg_ParseTuple(args, "OOdd:Repeater", &lock, &pool, &self->network, &self->max_idle)) {
-        return -1;
+    double network, max_idle;
+    if (kwargs != NULL && PyDict_GET_SIZE(kwargs)) {
+        PyErr_SetString(PyExc_TypeError, "Repeater() takes no keyword arguments");
+        return NULL;
     }
-    Py_INCREF(lock);
-    Py_XSETREF(self->lock, lock);
-    Py_INCREF(pool);
-    Py_XSETREF(self->pool, pool);
-    return 0;
+    if (!PyArg_ParseTuple(args, "OOdd:Repeater", &lock, &pool, &network, &max_idle)) {
+        return NULL;
+    }
+    Repeater *self = (Repeater *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->lock = Py_NewRef(lock);
+        self->pool = Py_NewRef(pool);
+        self->network = network;
+        self->max_idle = max_idle;
+    }
+    return (PyObject *)self;
 }
 
 static int
@@ -353,7 +361,7 @@ static PyMemberDef repeater_members[] = {
 
 static PyType_Slot repeater_slots[] = {
     {Py_tp_doc, "Repeats exchanges over a pool's connections: see repeater.py."},
-    {Py_tp_init, repeater_init},
+    {Py_tp_new, repeater_new},
     {Py_tp_dealloc, repeater_dealloc},
     {Py_tp_traverse, repeater_traverse},
     {Py_tp_clear, repeater_clear},
