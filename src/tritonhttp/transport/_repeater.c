@@ -72,16 +72,11 @@ PyDoc_STRVAR(attach_doc, "attach(fd, room): name the socket, and the memory wher
 static PyObject *
 track_attach(Track *self, PyObject *args)
 {
-    int fd;
-    PyObject *room;
-    Py_buffer view;
-    if (!PyArg_ParseTuple(args, "iO:attach", &fd, &room) || PyObject_GetBuffer(room, &view, PyBUF_WRITABLE) < 0) {
+    if (self->room.obj != NULL) { /* another thread may receive into it just now */
+        PyErr_SetString(PyExc_ValueError, "attach() is called once");
         return NULL;
     }
-    PyBuffer_Release(&self->room);
-    self->room = view;
-    self->fd = fd;
-    Py_RETURN_NONE;
+    return PyArg_ParseTuple(args, "iw*:attach", &self->fd, &self->room) ? Py_NewRef(Py_None) : NULL;
 }
 
 static void
