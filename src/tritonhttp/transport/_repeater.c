@@ -201,8 +201,8 @@ is_free(PyObject *lock)
 static PyObject *
 borrow_idle(Repeater *self)
 {
-    PyObject *idle = PyObject_GetAttr(self->pool, idle_name);
-    if (idle != NULL && !(PyList_CheckExact(idle) && is_free(self->lock))) {
+    PyObject *idle = is_free(self->lock) ? PyObject_GetAttr(self->pool, idle_name) : NULL;
+    if (idle != NULL && !PyList_CheckExact(idle)) {
         Py_CLEAR(idle);
     }
     return idle;
