@@ -276,7 +276,7 @@ repeater_repeat(Repeater *self, PyObject *const *args, Py_ssize_t count)
     }
     PyObject *transport = args[0], *request = args[1], *answer = args[2];
     Py_ssize_t head = PyLong_AsSsize_t(args[3]), size = PyLong_AsSsize_t(args[4]), known = PyBytes_GET_SIZE(answer);
-    if (head < 0 || head > known || known > size) {
+    if (head < 0 || head > known || known > size || known == 0) {
         if (!PyErr_Occurred()) {
             PyErr_SetString(PyExc_ValueError, "repeat() takes sizes of one answer");
         }
