@@ -12,11 +12,13 @@ help:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+# What an editable install does not take from the tree as it is: it is made again where one of these is newer.
+BUILT_FROM = pyproject.toml setup.py $(wildcard src/tritonhttp/*.c src/tritonhttp/*/*.c)
+$(VENV)/.installed: $(BUILT_FROM) | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.developed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.developed: $(BUILT_FROM) | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
