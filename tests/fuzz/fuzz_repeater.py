@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
-import resource
 import socket
 import struct
 import sys
@@ -142,9 +141,7 @@ def _outcome(transport: BlockingTransport, number: int, size: int, hurry: bool) 
     request = encode_head("POST", "/v2", "", 8 + size) + data + bytes(size)
     deadline = time.monotonic() + _HURRY if hurry else None
     try:
-        answer = transport.repeat(
-            "/v2", request, start, start.index(b"{json}"), len(start) + 8, deadline
-        )
+        answer = transport.repeat("/v2", request, start, start.index(b"{json}"), len(start) + 8, deadline)
     except InferenceServerException as error:
         return type(error)
     if isinstance(answer, bytes):
@@ -196,7 +193,8 @@ def _same(first: Any, second: Any) -> bool:
         return True
     # A call over a connection that the peer was about to close, or that ran out of time on a busy machine.
     return any(
-        isinstance(each, type) and issubclass(each, ConnectionLost | DeadlineExceeded) for each in (first, second)
+        isinstance(each, type) and issubclass(each, ConnectionLost | DeadlineExceeded)
+        for each in (first, second)
     ) and all(isinstance(each, tuple) or issubclass(each, TransportError) for each in (first, second))
 
 

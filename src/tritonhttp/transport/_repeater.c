@@ -254,6 +254,7 @@ drop(PyObject *transport, Track *track)
 {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
+    track->requests++;
     PyObject *dropped = PyObject_CallMethodOneArg(transport, drop_name, (PyObject *)track);
     Py_XDECREF(dropped);
     Py_DECREF(track);
