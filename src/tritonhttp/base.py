@@ -153,7 +153,7 @@ class ClientBase:
         self._verbose = verbose
         self._log = log.verbose_logger() if verbose else log.logger
         self._plugin: InferenceServerClientPlugin | None = None
-        #: Whether a subclass wants to see each request.
+        #: Whether a subclass wants to see each request, or somebody has asked for the hooks, retries and the like.
         self._customized = (
             type(self)._call_plugin is not ClientBase._call_plugin
             or type(self)._validate_headers is not ClientBase._validate_headers
@@ -223,7 +223,7 @@ class ClientBase:
         self._retry, self._told = retry, hooks
         self._balancing: Balancing = balancing
         if retry is not None or servers or any(hook is not None for hook in hooks):
-            self._new_dispatch()
+            self._watch()
         self._resolve_every = seconds(self._configuration["resolve_every"], "resolve_every")
         self._resolved: float | None = None
         if self._resolve_every is not None:
@@ -237,7 +237,7 @@ class ClientBase:
                     "resolve_every is for the name of one server: not with several URLs, shared_memory, a proxy or"
                     " a unix domain socket"
                 )
-            self._new_dispatch()
+            self._watch()
         self._made = frozenset((*self.__dict__, "_made"))
 
     def _new_dispatch(self) -> Dispatch:
@@ -246,13 +246,17 @@ class ClientBase:
 
         self._hooks = self._hooks or Hooks(*self._told)
         self._dispatch = Dispatch(self.servers, self._retry, self._balancing, self._hooks)
-        self._customized = True
         return self._dispatch
+
+    def _watch(self) -> Dispatch:
+        """See to it that no call takes the short way any more."""
+        self._customized = True
+        return self._dispatch or self._new_dispatch()
 
     @property
     def hooks(self) -> Hooks:
         """The functions that are told about this client's calls; more can be added at any time."""
-        return (self._dispatch or self._new_dispatch()).hooks
+        return self._watch().hooks
 
     @property
     def servers(self) -> tuple[str, ...]:

@@ -870,6 +870,8 @@ def test_a_log_that_is_switched_on_later(warm, caplog):
         infer(client)
         assert "/v2/models/m/infer" in caplog.text
     assert repeated(client) == 2
+    infer(client)
+    assert repeated(client) == 3
 
 
 def test_hooks_that_are_added_later(warm):
