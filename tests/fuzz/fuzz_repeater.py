@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
+import resource
 import socket
 import struct
 import sys
@@ -19,31 +20,31 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tritonhttp.errors import ConnectionLost, DeadlineExceeded, InferenceServerException, TransportError
+from tritonhttp.errors import ConnectionLost, InferenceServerException
 from tritonhttp.transport.address import Address
 from tritonhttp.transport.blocking import BlockingTransport
 from tritonhttp.transport.policy import Connections, Timeouts
 from tritonhttp.transport.repeater import REPEATS
 from tritonhttp.wire.http1 import encode_head
 
-_NETWORK = 5.0
-#: How long a peer says nothing where it does not close: a call that has less time ends before.
-_PAUSE, _HURRY = 0.1, 0.03
-_HEAD = b"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: 6\r\nContent-Length: %d\r\n\r\n"
-#: What closes a connection between two calls may be seen by the second one before or behind its sending.
-_LOST = (ConnectionLost, ConnectionLost.__mro__[1])
+#: How long a call waits for a peer that has fallen silent, in seconds.
+_SHORT = 0.02
 
 
 class _Off:
+    """In the extension's place."""
+
     calls = 0
 
     def repeat(self, *arguments: object) -> None:
         return None
 
 
-def _answer(data: bytes) -> bytes:
+def _answer(data: bytes) -> tuple[bytes, bytes]:
     body = b"{json}" + data
-    return _HEAD % len(body) + body
+    return b"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: 6\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    ), body
 
 
 def _mutated(generator: random.Random, answer: bytes) -> bytes:
@@ -64,43 +65,27 @@ def _mutated(generator: random.Random, answer: bytes) -> bytes:
     return bytes(mutated)
 
 
-def _course(generator: random.Random, data: bytes) -> tuple[list[bytes], float, str]:
-    """Return what a peer answers: the pieces, the pause between two of them, and what it does behind them."""
-    answer = _answer(data)
-    end = "stay"
-    if generator.random() < 0.3:
-        answer, end = _mutated(generator, answer), generator.choice(("close", "close", "reset"))
-    elif generator.random() < 0.1:
-        end = "close"
-    elif generator.random() < 0.1:
-        answer += generator.randbytes(generator.randrange(1, 9))
-        end = "close"
+def _course(seed: str, data: bytes) -> tuple[list[bytes], float, str]:
+    """Return what answers a request: pieces, the pause behind each, and what the peer does in the end."""
+    generator = random.Random(f"{seed} {data.hex()}")
+    answer = b"".join(_answer(data))
+    end = generator.choices(("stay", "close", "reset", "silence"), (20, 2, 2, 1))[0]
+    if end == "silence":
+        answer = answer[: generator.randrange(len(answer))]
+    elif end != "stay" and generator.random() < 0.8:
+        answer = _mutated(generator, answer)
     cuts = sorted(generator.randrange(len(answer) + 1) for _ in range(generator.choice((0, 0, 0, 1, 3))))
     pieces = [answer[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(answer)], strict=True)]
-    return pieces, generator.choice((0.0, 0.002, _PAUSE if generator.random() < 0.2 else 0.0)), end
-
-
-def _read(sock: socket.socket) -> bytes | None:
-    """Return the body of the next request."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        if not (piece := sock.recv(1 << 16)):
-            return None
-        data += piece
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = int(head.rpartition(b"Content-Length: ")[2])
-    while len(body) < length:
-        if not (piece := sock.recv(1 << 20)):
-            return None
-        body += piece
-    return body
+    return pieces, generator.choice((0.0, 0.0, 0.001)), end
 
 
 class _Peer:
-    """A server; each request names the course of its answer."""
+    """A server whose answers are drawn by what is asked, one of these `calls`."""
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, calls: list[bytes]) -> None:
         self._seed = seed
+        #: Set when the connection of a request was closed.
+        self.gone = {data: threading.Event() for data in (b"", *calls)}
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept)]
@@ -112,20 +97,28 @@ class _Peer:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._threads.append(threading.Thread(target=self._talk, args=(sock,)))
             self._threads[-1].start()
 
     def _talk(self, sock: socket.socket) -> None:
-        with contextlib.suppress(OSError), sock:
-            while (body := _read(sock)) is not None:
-                pieces, pause, end = _course(random.Random(f"{self._seed} {body[:8].hex()}"), body[:8])
+        data = b""
+        with contextlib.suppress(OSError), sock, sock.makefile("rb") as file:
+            while line := file.readline():
+                if line.startswith(b"Content-Length: "):
+                    length = int(line[16:])
+                if line != b"\r\n":
+                    continue
+                data = file.read(length)[:8]
+                pieces, pause, end = _course(self._seed, data)
                 for piece in pieces:
                     sock.sendall(piece)
                     time.sleep(pause)
                 if end == "reset":
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                if end != "stay":
-                    return
+                if end in ("close", "reset"):
+                    break
+        self.gone[data].set()
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -135,67 +128,68 @@ class _Peer:
             thread.join()
 
 
-def _outcome(transport: BlockingTransport, number: int, size: int, hurry: bool) -> Any:
-    data = struct.pack("<Q", number)
-    start = _answer(data)[:-8]
-    request = encode_head("POST", "/v2", "", 8 + size) + data + bytes(size)
-    deadline = time.monotonic() + _HURRY if hurry else None
+def _call(transport: BlockingTransport, peer: _Peer, seed: str, data: bytes, alone: bool) -> Any:
+    """Return what becomes of a call; where it is `alone`, after the peer has closed if it does."""
+    generator = random.Random(f"{seed} {data!r}")
+    end = _course(seed, data)[2]
+    left = _SHORT if end == "silence" else generator.choice((None, None, 60.0))
+    payload = data + bytes(generator.choices((0, 5000, 1 << 18, 1 << 22), (20, 4, 1, 1))[0])
+    head, body = _answer(data)
     try:
-        answer = transport.repeat("/v2", request, start, start.index(b"{json}"), len(start) + 8, deadline)
+        answer = transport.repeat(
+            "/v2",
+            encode_head("POST", "/v2", "", len(payload)) + payload,
+            head + body[:-8],
+            len(head),
+            len(head) + len(body),
+            left and time.monotonic() + left,
+        )
     except InferenceServerException as error:
-        return type(error)
-    if isinstance(answer, bytes):
-        return 200, answer
-    return answer.status_code, bytes(answer.body)
+        outcome: Any = type(error).__name__
+    else:
+        outcome = (200, answer) if isinstance(answer, bytes) else (answer.status_code, bytes(answer.body))
+    if alone and end in ("close", "reset"):
+        assert peer.gone[data].wait(10), "the peer did not close"
+    return outcome
 
 
-def _run(seed: str, extension: bool) -> tuple[list[list[Any]], int]:
-    """Return what became of each thread's calls, and how many the extension took."""
+def _run(seed: str, extension: bool) -> tuple[list[Any], int, bool]:
+    """Return the outcomes of calls, how many the extension took, and whether there was one thread only."""
     generator = random.Random(seed)
-    peer = _Peer(seed)
-    threads = generator.choice((1, 1, 2, 4))
-    # Each has a place, so that no call waits for those of others.
+    threads = generator.choice((1, 1, 1, 2, 4))
+    limit = generator.randint(1, threads)
+    calls = [struct.pack("<Q", number) for number in range(generator.randrange(60))]
+    peer = _Peer(seed, calls)
     transport = BlockingTransport(
-        Address("127.0.0.1", peer.port, False, ""), threads, Timeouts(network=_NETWORK), None, Connections()
+        Address("127.0.0.1", peer.port, False, ""), limit, Timeouts(network=30.0), None, Connections()
     )
-    repeater = transport._repeater
     if not extension:
         transport._repeater = _Off()  # type: ignore[assignment]
-    plans = [
-        [
-            (
-                thread << 32 | turn,
-                generator.choice((0, 0, 0, 1000, 1 << 17, 1 << 22 if generator.random() < 0.2 else 0)),
-                generator.random() < 0.1,
+    try:
+        with ThreadPoolExecutor(threads) as executor:
+            outcomes = list(
+                executor.map(lambda data: _call(transport, peer, seed, data, threads == 1), calls)
             )
-            for turn in range(generator.randrange(1, 30))
-        ]
-        for thread in range(threads)
-    ]
-
-    def calls(plan: list[tuple[int, int, bool]]) -> list[Any]:
-        return [_outcome(transport, *call) for call in plan]
-
-    with ThreadPoolExecutor(threads) as executor:
-        outcomes = list(executor.map(calls, plans))
-    pool = transport._pool
-    assert pool.taken == len(pool.idle) == len(transport._connections), (pool.taken, pool.idle)
-    assert transport.counts.calls == sum(map(len, plans)), transport.counts
-    transport.close()
-    assert pool.taken == 0, pool.taken
-    peer.close()
-    return outcomes, repeater.calls
+        pool = transport._pool
+        assert pool.taken == len(pool.idle) == len(transport._connections), (pool.taken, pool.idle)
+        assert transport.counts.calls == len(calls), transport.counts
+        transport.close()
+        assert pool.taken == 0, pool.taken
+        assert transport.counts.opened == transport.counts.closed, transport.counts
+    finally:
+        transport.close()
+        peer.close()
+    return outcomes, transport._repeater.calls, threads == 1
 
 
-def _same(first: Any, second: Any) -> bool:
-    """Whether two outcomes are alike, as far as the network's timing leaves them so."""
-    if first == second:
-        return True
-    # A call over a connection that the peer was about to close, or that ran out of time on a busy machine.
-    return any(
-        isinstance(each, type) and issubclass(each, ConnectionLost | DeadlineExceeded)
-        for each in (first, second)
-    ) and all(isinstance(each, tuple) or issubclass(each, TransportError) for each in (first, second))
+def _check(seed: str) -> int:
+    """Compare the two; return how many calls the extension took."""
+    (first, taken, alone), (second, _, _) = _run(seed, True), _run(seed, False)
+    for number, pair in enumerate(zip(first, second, strict=True)):
+        # With others, a call may be sent over a connection just before its peer closes it.
+        same = pair[0] == pair[1] or (not alone and ConnectionLost.__name__ in pair)
+        assert same, f"call {number}, {_course(seed, struct.pack('<Q', number))}: {pair}"
+    return taken
 
 
 def main() -> int:
@@ -205,6 +199,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=time.time_ns() % 2**32)
     options = parser.parse_args()
     print("extension", "built" if REPEATS else "NOT BUILT", "- seed", options.seed)
+    end = time.monotonic() + options.seconds
+    done = taken = 0
+    while time.monotonic() < end:
+        try:
+            taken += _check(f"{options.seed} {done}")
+        except AssertionError as error:
+            print(f"seed {options.seed}, case {done}: {error}")
+            return 1
+        done += 1
+        if done % 500 == 0:
+            print(done, "cases,", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MiB at most")
+    print(done, "cases without a difference,", taken, "calls by the extension")
     return 0
 
 
