@@ -275,6 +275,19 @@ def test_numpy_arrays_that_the_buffer_protocol_has_no_letter_for(client: Any) ->
     assert search(client, "m", inputs) == (known, buffers)
 
 
+def test_other_types_are_left_to_python(client: Any) -> None:
+    inputs, outputs = floats("a"), [InferRequestedOutput("o")]
+    encode(client, "m", inputs, outputs)
+    other = Input.from_numpy("a", np.arange(3, dtype=np.float32))
+    assert other._form == inputs[0]._form
+    assert search(client, "m", inputs, outputs) is not None
+    assert search(client, "m", [other], outputs) is None
+    for kind in (Output, Talking):
+        assert kind("o")._form == outputs[0]._form
+        assert search(client, "m", inputs, [kind("o")]) is None
+    assert b"told" in b"".join(encode(client, "m", inputs, [Talking("o")])[1])
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs", "found"),
     [
