@@ -470,6 +470,20 @@ def test_a_handler_that_raises_takes_the_connection_with_it(
     assert bench.pool.idle == []
 
 
+def test_a_handler_that_raises_behind_the_answer_loses_no_place(bench: Bench) -> None:
+    """The signal came to another thread, so that the waiting went on."""
+    line = bench.line()
+    bench.pool.wait("someone")
+
+    def answer(peer: socket.socket) -> None:
+        signal.raise_signal(signal.SIGALRM)
+        peer.sendall(START + DATA)
+
+    with answering(line, answer), alarmed(raising(KeyboardInterrupt), 100), pytest.raises(KeyboardInterrupt):
+        bench.repeat()
+    assert bench.transport.dropped + bench.transport.kept == [line]
+
+
 def test_a_handler_that_raises_comes_through_where_dropping_fails(bench: Bench) -> None:
     bench.line()
     del Transport._drop

@@ -292,9 +292,12 @@ repeater_repeat(Repeater *self, PyObject *const *args, Py_ssize_t count)
     }
     self->calls++;
     swap(track, request, self->network, until);
+    /* A handler that raises later would do so before anybody has the connection: behind the return, or in _keep(). */
+    if (PyErr_CheckSignals() < 0) {
+        return drop(transport, track);
+    }
     if (track->came != size || memcmp(track->room.buf, PyBytes_AS_STRING(answer), (size_t)known) != 0) {
-        /* A handler that raises would do so behind the return, where nobody has the connection yet. */
-        return PyErr_CheckSignals() < 0 ? drop(transport, track) : (PyObject *)track;
+        return (PyObject *)track;
     }
     track->ahead = 0;
     track->came = -1;

@@ -71,8 +71,8 @@ class Repeater(Generic[C]):
         Parameters
         ----------
         transport
-            Its ``_keep`` takes the connection back where others wait for one, and the like; its ``_drop`` one that
-            took another course when a signal's handler raised.
+            Its ``_keep`` takes the connection back where others wait for one, and the like; its ``_drop`` one
+            during whose exchange a signal's handler raised.
         request : bytes
             The whole request, in one piece.
         start : bytes
