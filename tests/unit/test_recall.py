@@ -434,6 +434,18 @@ def test_an_input_that_its_own_attribute_takes_out_of_the_list(
     assert inputs == []
 
 
+@pytest.mark.parametrize("name", ["_form", "_binary"])
+def test_an_attribute_that_fails(client: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    inputs = floats("a", size=0)
+    encode(client, "m", inputs)
+    assert search(client, "m", inputs) is not None
+    monkeypatch.setattr(InferInput, name, property(lambda tensor: raising(ZeroDivisionError)()))
+    assert search(client, "m", inputs) is None
+    monkeypatch.setattr(InferInput, name, property(lambda tensor: raising(KeyboardInterrupt)()))
+    with pytest.raises(KeyboardInterrupt):
+        search(client, "m", inputs)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
