@@ -31,7 +31,7 @@ INSTALLED_FROM = (
     "benchmarks/requirements.txt",
     "pyproject.toml",
     "setup.py",
-    "src/tritonhttp/wire/_bytes_tensor.c",
+    *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("src/**/*.c")),
 )
 BAR = 24
 
