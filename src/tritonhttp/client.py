@@ -992,16 +992,16 @@ class InferenceServerClient(ClientBase):
     ) -> InferResult:
         """Run an inference that takes the short way."""
         known, buffers = plain
-        transport = self._transport
-        answer = known.answer
-        if answer is None:
-            response = transport.exchange("POST", known.target, buffers, deadline=until)
-        else:
+        transport, answer, begun = self._transport, known.answer, None
+        if answer is not None:
             (request,) = buffers
-            came = transport.repeat(known.target, request, answer.start, answer.head_size, answer.size, until)
-            if isinstance(came, bytes):
-                return answer.result.alike(came)
-            response = came
+            outcome = transport.repeater.repeat(
+                transport, request, answer.start, answer.head_size, answer.size, until
+            )
+            if isinstance(outcome, bytes):
+                return answer.result.alike(outcome)
+            begun = outcome
+        response = transport.exchange("POST", known.target, buffers, deadline=until, begun=begun)
         result = self._decode_infer(model, response)
         if transport.repeats:
             known.learn(buffers, response, result)

@@ -115,13 +115,13 @@ def test_a_fault_behind_equal_inferences(fault: Fault, variant, open_client):
         transport = client._transport
         for _ in range(EQUAL):
             assert CALLS["infer"](client) == HEALTHY
-        assert transport._repeater.calls == EQUAL - 1
+        assert transport.repeater.calls == EQUAL - 1
         # On a connection that is seen to be of no use, nothing is repeated.
         repeated = not (fault.warm and fault.error is None)
         error = meet(fault, "infer", client, server, mend, EQUAL)
         # Where the connection was replaced, the next call had none to repeat its request on.
         behind = 2 if server.connections == 1 or not repeated else 1
-        assert transport._repeater.calls == EQUAL - 1 + repeated + behind
+        assert transport.repeater.calls == EQUAL - 1 + repeated + behind
         pool = transport._pool
         assert pool.taken == len(pool.idle) == len(transport._connections) == 1
         client.close()
@@ -284,7 +284,7 @@ def test_a_fault_byte_by_byte_behind_equal_inferences(fault, script, open_client
         for _ in range(EQUAL):
             assert CALLS["infer"](client) == HEALTHY
         meet_in_pieces(fault, CALLS["infer"], client, server)
-        assert client._transport._repeater.calls == EQUAL + fault.kept
+        assert client._transport.repeater.calls == EQUAL + fault.kept
         client.close()
 
 
@@ -332,7 +332,7 @@ def test_one_client_outlives_every_fault_and_keeps_nothing_of_them(client_kind):
             readers = [each for each in gc.get_objects() if isinstance(each, ResponseReader)]
             assert len(readers) <= 2
             if client_kind == "blocking" and REPEATS:
-                assert client._transport._repeater.calls > 3 * len(QUICK)
+                assert client._transport.repeater.calls > 3 * len(QUICK)
         finally:
             tracemalloc.stop()
             client.close()

@@ -57,7 +57,7 @@ def values_of(result):
 
 def repeated(client):
     """Return how many inferences the extension began."""
-    return client._transport._repeater.calls
+    return client._transport.repeater.calls
 
 
 def body(data, **differs):

@@ -135,15 +135,16 @@ def _call(transport: BlockingTransport, peer: _Peer, seed: str, data: bytes, alo
     left = _SHORT if end == "silence" else generator.choice((None, None, 60.0))
     payload = data + bytes(generator.choices((0, 5000, 1 << 18, 1 << 22), (20, 4, 1, 1))[0])
     head, body = _answer(data)
+    request, end_of_call = (
+        encode_head("POST", "/v2", "", len(payload)) + payload,
+        left and time.monotonic() + left,
+    )
     try:
-        answer = transport.repeat(
-            "/v2",
-            encode_head("POST", "/v2", "", len(payload)) + payload,
-            head + body[:-8],
-            len(head),
-            len(head) + len(body),
-            left and time.monotonic() + left,
+        answer: Any = transport.repeater.repeat(
+            transport, request, head + body[:-8], len(head), len(head) + len(body), end_of_call
         )
+        if not isinstance(answer, bytes):
+            answer = transport.exchange("POST", "/v2", [request], deadline=end_of_call, begun=answer)
     except InferenceServerException as error:
         outcome: Any = type(error).__name__
     else:
@@ -164,7 +165,7 @@ def _run(seed: str, extension: bool) -> tuple[list[Any], int, bool]:
         Address("127.0.0.1", peer.port, False, ""), limit, Timeouts(network=30.0), None, Connections()
     )
     if not extension:
-        transport._repeater = _Off()  # type: ignore[assignment]
+        transport.repeater = _Off()  # type: ignore[assignment]
     try:
         with ThreadPoolExecutor(threads) as executor:
             outcomes = list(
@@ -179,7 +180,7 @@ def _run(seed: str, extension: bool) -> tuple[list[Any], int, bool]:
     finally:
         transport.close()
         peer.close()
-    return outcomes, transport._repeater.calls, threads == 1
+    return outcomes, transport.repeater.calls, threads == 1
 
 
 def _check(seed: str) -> int:

@@ -350,7 +350,7 @@ class BlockingTransport:
         self._route = route = Route(address, options)
         self._prepare = None if route.plain else route.prepare
         self._max_idle = options.idle_limit
-        #: Whether :meth:`repeat` does more than :meth:`exchange`.
+        #: Whether the repeater is worth asking.
         self.repeats = REPEATS and route.plain and context is None
         self.reset()
 
@@ -364,7 +364,7 @@ class BlockingTransport:
         self._pool: Pool[_Connection, _Waiter] = Pool(self._limit)
         self._pool.closed = closed_before
         self._counts = Counts()
-        self._repeater: Repeater[_Connection] = Repeater(
+        self.repeater: Repeater[_Connection] = Repeater(
             self._lock, self._pool, self._timeouts.network or math.inf, self._max_idle
         )
 
@@ -460,33 +460,6 @@ class BlockingTransport:
         except (TransportError, ProtocolError) as error:
             raise located(error, self._address, method, target) from error.__cause__
 
-    def repeat(
-        self, target: str, request: Buffer, start: bytes, head: int, size: int, deadline: float | None
-    ) -> bytes | Response:
-        """Send a POST that may be answered as one was before, and return the body where it is.
-
-        Parameters
-        ----------
-        target, request, deadline
-            As for :meth:`exchange`.
-        start, head, size
-            What answer is expected: see :meth:`repeater.Repeater.repeat`.
-
-        Returns
-        -------
-        bytes or Response
-            The body of that answer; any other one as it is.
-
-        Raises
-        ------
-        TransportError, ProtocolError
-            As from :meth:`exchange`.
-        """
-        outcome = self._repeater.repeat(self, request, start, head, size, deadline)
-        if isinstance(outcome, bytes):
-            return outcome
-        return self.exchange("POST", target, [request], deadline=deadline, begun=outcome)
-
     def _keep(self, connection: _Connection) -> None:
         """Give a place back with its connection, fit for further use as it is."""
         with self._lock:
@@ -522,7 +495,7 @@ class BlockingTransport:
         """What the transport did since it was made; in a forked child, since the fork."""
         with self._lock:
             counts = self._counts.with_open(self._connections)
-        counts.calls += self._repeater.calls
+        counts.calls += self.repeater.calls
         return counts
 
     def close(self) -> None:

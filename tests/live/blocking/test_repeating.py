@@ -37,7 +37,7 @@ def arrays(datatype, shape, count):
 
 
 def repeated(client):
-    return client._transport._repeater.calls
+    return client._transport.repeater.calls
 
 
 def bits(array):
