@@ -20,12 +20,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from mutations import mutated
+
 from tritonhttp.errors import ConnectionLost, InferenceServerException
 from tritonhttp.transport.address import Address
 from tritonhttp.transport.blocking import BlockingTransport
 from tritonhttp.transport.policy import Connections, Timeouts
 from tritonhttp.transport.repeater import REPEATS
-from tritonhttp.wire.http1 import encode_head
+from tritonhttp.wire.requests import encode_head
 
 #: How long a call waits for a peer that has fallen silent, in seconds.
 _SHORT = 0.02
@@ -47,24 +49,6 @@ def _answer(data: bytes) -> tuple[bytes, bytes]:
     ), body
 
 
-def _mutated(generator: random.Random, answer: bytes) -> bytes:
-    mutated = bytearray(answer)
-    for _ in range(generator.randrange(1, 4)):
-        position = generator.randrange(len(mutated) + 1)
-        match generator.randrange(5):
-            case 0:
-                del mutated[position:]
-            case 1:
-                mutated[position:position] = generator.randbytes(generator.randrange(6))
-            case 2:
-                del mutated[position : position + generator.randrange(6)]
-            case 3:
-                mutated[position : position + 1] = b"%d" % generator.randrange(100)
-            case _:
-                mutated[position : position + 1] = generator.randbytes(1)
-    return bytes(mutated)
-
-
 def _course(seed: str, data: bytes) -> tuple[list[bytes], float, str]:
     """Return what answers a request: pieces, the pause behind each, and what the peer does in the end."""
     generator = random.Random(f"{seed} {data.hex()}")
@@ -73,7 +57,9 @@ def _course(seed: str, data: bytes) -> tuple[list[bytes], float, str]:
     if end == "silence":
         answer = answer[: generator.randrange(len(answer))]
     elif end != "stay" and generator.random() < 0.8:
-        answer = _mutated(generator, answer)
+        answer = mutated(
+            generator, answer, generator.randrange(1, 4), lambda: b"%d" % generator.randrange(100)
+        )
     cuts = sorted(generator.randrange(len(answer) + 1) for _ in range(generator.choice((0, 0, 0, 1, 3))))
     pieces = [answer[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(answer)], strict=True)]
     return pieces, generator.choice((0.0, 0.0, 0.001)), end
