@@ -3,7 +3,7 @@ from typing import Any
 
 from .inferences import Known
 from .tensors import InferInput, InferRequestedOutput
-from .wire.http1 import Buffer
+from .wire.requests import Buffer
 
 def recall(
     table: dict[tuple[Any, ...], Known],

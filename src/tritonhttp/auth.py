@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import InvalidRequest
 from .plugins import InferenceServerClientPlugin, Request
-from .wire.http1 import header_line
+from .wire.requests import header_line
 
 __all__ = ["ApiKeyAuth", "BasicAuth", "BearerAuth"]
 

@@ -28,7 +28,8 @@ from .result import InferResult
 from .tensors import InferInput, InferRequestedOutput
 from .transport.address import Address, SocketAddress
 from .transport.policy import seconds
-from .wire.http1 import COALESCE, Buffer, Response, encode_head, header_line
+from .wire.http1 import Response
+from .wire.requests import COALESCE, Buffer, encode_head, header_line
 
 if TYPE_CHECKING:
     from typing_extensions import Self

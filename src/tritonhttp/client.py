@@ -38,7 +38,8 @@ from .transport.blocking import BlockingTransport
 from .transport.failures import closed
 from .transport.policy import UNSET, Connections, Deadline, Moment, Timeouts, moment, seconds
 from .transport.trace import Trace
-from .wire.http1 import Buffer, Response, StreamedResponse
+from .wire.http1 import Response, StreamedResponse
+from .wire.requests import Buffer
 
 if TYPE_CHECKING:
     import ssl as ssl_module

@@ -14,7 +14,8 @@ from typing import Any
 from .errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
 from .wire import inference, jsonio
 from .wire.compression import Unfolder
-from .wire.http1 import Buffer, Response, StreamedResponse
+from .wire.http1 import Response, StreamedResponse
+from .wire.requests import Buffer
 from .wire.sse import EventReader
 
 __all__ = ["Answers", "StreamBase"]

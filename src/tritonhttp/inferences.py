@@ -10,7 +10,8 @@ from .operations import BINARY, JSON, Headers, Operation, model_path
 from .result import InferResult
 from .tensors import InferInput, InferRequestedOutput
 from .wire import compression, inference
-from .wire.http1 import Buffer, Response
+from .wire.http1 import Response
+from .wire.requests import Buffer
 
 __all__ = ["NO_OPTIONS", "Answer", "Inference", "Known", "infer", "infer_body", "infer_form", "recall"]
 

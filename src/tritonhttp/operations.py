@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerError, TransportError
 from .wire import compression, inference, jsonio
-from .wire.http1 import Buffer, Response
+from .wire.http1 import Response
+from .wire.requests import Buffer
 
 if TYPE_CHECKING:
     from . import types

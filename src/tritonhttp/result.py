@@ -13,7 +13,8 @@ from .errors import InvalidRequest, ProtocolError
 from .log import verbose_logger
 from .tensors import TensorInfo
 from .wire import compression, inference, jsonio
-from .wire.http1 import Buffer, Response, ResponseHead
+from .wire.http1 import Response, ResponseHead
+from .wire.requests import Buffer
 
 if TYPE_CHECKING:
     from typing_extensions import Self

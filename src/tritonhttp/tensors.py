@@ -19,7 +19,7 @@ from numpy import ndarray
 from .arrays import as_array
 from .errors import InvalidRequest
 from .wire import bytes_tensor, dtypes, inference, jsonio
-from .wire.http1 import COALESCE, Buffer
+from .wire.requests import COALESCE, Buffer
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -11,18 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tritonhttp.errors import InvalidRequest, ProtocolError
-from tritonhttp.wire.http1 import (
-    COALESCE,
-    MAX_HEAD,
-    Response,
-    ResponseHead,
-    ResponseReader,
-    amended,
-    coalesce,
-    encode_head,
-    header_line,
-    parse_head,
-)
+from tritonhttp.wire.http1 import MAX_HEAD, Response, ResponseHead, ResponseReader, parse_head
+from tritonhttp.wire.requests import COALESCE, amended, coalesce, encode_head, header_line
 
 
 class Read(NamedTuple):

@@ -17,7 +17,7 @@ from tritonhttp import InferenceServerClient, InferInput, InferRequestedOutput, 
 from tritonhttp.errors import InferenceServerException, InvalidRequest
 from tritonhttp.inferences import NO_OPTIONS, Known
 from tritonhttp.tensors import datatype_of
-from tritonhttp.wire.http1 import COALESCE
+from tritonhttp.wire.requests import COALESCE
 
 try:
     import ml_dtypes

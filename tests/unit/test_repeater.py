@@ -29,7 +29,8 @@ from tritonhttp.transport.address import Address
 from tritonhttp.transport.blocking import BlockingTransport
 from tritonhttp.transport.policy import Connections, Timeouts, moment
 from tritonhttp.transport.pool import Pool
-from tritonhttp.wire.http1 import COALESCE, Response, encode_head
+from tritonhttp.wire.http1 import Response
+from tritonhttp.wire.requests import COALESCE, encode_head
 
 pytestmark = pytest.mark.skipif(not repeater.REPEATS, reason="the extension is not built")
 

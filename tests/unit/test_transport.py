@@ -36,7 +36,8 @@ from tritonhttp.errors import TLSError
 from tritonhttp.transport.address import Address
 from tritonhttp.transport.blocking import BlockingTransport
 from tritonhttp.transport.policy import Timeouts
-from tritonhttp.wire.http1 import COALESCE, Response, encode_head
+from tritonhttp.wire.http1 import Response
+from tritonhttp.wire.requests import COALESCE, encode_head
 
 Serve = Callable[..., Any]
 

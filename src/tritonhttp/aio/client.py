@@ -33,7 +33,8 @@ from ..transport.asyncio import AsyncioTransport, timeout_at
 from ..transport.failures import closed
 from ..transport.policy import UNSET, Connections, Deadline, Moment, moment, seconds
 from ..transport.trace import Trace
-from ..wire.http1 import Buffer, Response, StreamedResponse
+from ..wire.http1 import Response, StreamedResponse
+from ..wire.requests import Buffer
 from .foreign import Answer, mark, plain
 from .stream import GenerateStream
 

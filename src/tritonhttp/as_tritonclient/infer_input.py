@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .. import tensors
 from ..errors import InvalidRequest
 from ..wire import jsonio
-from ..wire.http1 import Buffer
+from ..wire.requests import Buffer
 
 if TYPE_CHECKING:
     from typing_extensions import Self

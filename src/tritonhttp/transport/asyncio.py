@@ -26,7 +26,8 @@ from ..errors import (
     ProtocolError,
     TransportError,
 )
-from ..wire.http1 import Buffer, Response, ResponseReader, StreamedResponse, coalesce
+from ..wire.http1 import Response, ResponseReader, StreamedResponse
+from ..wire.requests import Buffer, coalesce
 from .address import Address, SocketAddress, literal, look_up
 from .failures import (
     closed,

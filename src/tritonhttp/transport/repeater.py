@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from ..wire.http1 import Buffer
+    from ..wire.requests import Buffer
     from .pool import Pool
 
 __all__ = ["REPEATS", "Repeater", "Track"]

@@ -15,7 +15,8 @@ from ..errors import (
     InvalidRequest,
     ProtocolError,
 )
-from ..wire.http1 import Buffer, Response, amended
+from ..wire.http1 import Response
+from ..wire.requests import Buffer, amended
 from .address import Address, parse_url, without_credentials
 from .failures import lasted
 from .policy import Connections

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ..errors import InvalidRequest, ProtocolError
+from .requests import Buffer
 
 __all__ = ["ALGORITHMS", "MAX_UNFOLDED", "Unfolder", "compress", "decompress"]
 
-Buffer = bytes | bytearray | memoryview
 
 #: Name of the coding -> zlib's wbits for writing it.
 ALGORITHMS = {"gzip": 31, "deflate": 15}

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from ..errors import InvalidRequest, ProtocolError, ServerError
 from . import bytes_tensor, dtypes, jsonio
+from .requests import Buffer
 
 __all__ = [
     "RESERVED_PARAMETERS",
@@ -31,7 +32,6 @@ __all__ = [
     "whole",
 ]
 
-Buffer = bytes | bytearray | memoryview
 
 #: Parameters that arguments of `infer` stand for; a caller cannot set them by hand.
 RESERVED_PARAMETERS = (

@@ -1,0 +1,103 @@
+"""The bytes of a request: its head, and which of its buffers leave together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..errors import InvalidRequest
+
+__all__ = ["COALESCE", "Buffer", "amended", "coalesce", "encode_head", "header_line"]
+
+Buffer = bytes | bytearray | memoryview
+
+#: Buffers up to this size may be copied together; what is larger is a tensor, which is never copied.
+COALESCE = 1 << 16
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_FORBIDDEN = re.compile(r"[\r\n\0]")
+
+
+def header_line(name: str, value: object) -> str:
+    """Return a header line with its line end.
+
+    Raises
+    ------
+    InvalidRequest
+        Where the name is no token, or the value would end the line.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
+    text = str(value)
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        raise InvalidRequest(f"header name {name!r} is not a token of HTTP")
+    if value is None or _FORBIDDEN.search(text):
+        # The value stays out of the message: it may be a credential.
+        raise InvalidRequest(f"the value of header {name!r} must be text without CR, LF or NUL")
+    return f"{name}: {text}\r\n"
+
+
+def encode_head(method: str, target: str, lines: str, length: int) -> bytes:
+    """Return a request's head.
+
+    Parameters
+    ----------
+    method, target : str
+        The method, and the path with its query, percent-encoded.
+    lines : str
+        Header lines, each with its line end.
+    length : int
+        The body's size in bytes.
+
+    Raises
+    ------
+    InvalidRequest
+        Where the target would end its line.
+    """
+    if " " in target or not target.isprintable():
+        raise InvalidRequest(f"expected a percent-encoded path, got {target!r}")
+    if length or method != "GET":
+        lines = f"{lines}Content-Length: {length}\r\n"
+    # Text goes out as UTF-8; what a caller gave as bytes goes out as those bytes.
+    return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
+
+
+def amended(request: Buffer, origin: str, lines: bytes) -> tuple[bytes, bytes]:
+    """Return a request's head with more in it, and what stands behind the head.
+
+    Parameters
+    ----------
+    request : buffer
+        The head as :func:`encode_head` returns it, and perhaps a body.
+    origin : str
+        Scheme and authority to put before the path, as proxies want it (RFC 9112, 3.2.2); or empty.
+    lines : bytes
+        Further header lines, each with its line end.
+    """
+    head, _, body = bytes(request).partition(b"\r\n\r\n")
+    method, _, rest = head.partition(b" ")
+    return b"%b %b%b\r\n%b\r\n" % (method, origin.encode(), rest, lines), body
+
+
+def coalesce(buffers: Sequence[Buffer], limit: int = COALESCE) -> list[Buffer]:
+    """Return the buffers in their order, small neighbours joined; a buffer larger than `limit` is never copied."""
+    if sum(map(len, buffers)) <= limit:
+        return [b"".join(buffers)]
+    joined: list[Buffer] = []
+    small: list[Buffer] = []
+    size = 0
+    for buffer in buffers:
+        length = len(buffer)
+        if size + length > limit:
+            if small:
+                joined.append(b"".join(small))
+                small, size = [], 0
+            if length > limit:
+                joined.append(buffer)
+                continue
+        if length:
+            small.append(buffer)
+            size += length
+    if small:
+        joined.append(b"".join(small))
+    return joined
