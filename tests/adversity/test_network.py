@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 import trustme
 
-import tritonhttp.transport.asyncio
 import tritonhttp.transport.connection
+import tritonhttp.transport.protocol
 from tritonhttp import ConnectionLost, DeadlineExceeded, InvalidRequest, ProtocolError, ServerError
 from tritonhttp.errors import ConnectError, ConnectRefused, ConnectTimeout, TLSError
 from tritonhttp.transport import route
@@ -519,7 +519,7 @@ def test_a_refusal_comes_before_the_body(serve, open_client, status, then):
 def short_wait(monkeypatch):
     """Let clients wait 0.3 s for the server's word, in place of a second."""
     assert route.CONTINUE_WAIT == 1
-    for transport in (tritonhttp.transport.connection, tritonhttp.transport.asyncio):
+    for transport in (tritonhttp.transport.connection, tritonhttp.transport.protocol):
         monkeypatch.setattr(transport, "CONTINUE_WAIT", 0.3)
 
 

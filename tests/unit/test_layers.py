@@ -183,7 +183,8 @@ def test_transports_do_not_know_each_other(module: str) -> None:
 
 def test_the_blocking_side_and_asyncio_are_apart() -> None:
     blocking = ("tritonhttp.transport.blocking", "tritonhttp.transport.connection")
-    assert set(blocking).isdisjoint(own_imports("tritonhttp.transport.asyncio"))
+    for module in ("tritonhttp.transport.asyncio", "tritonhttp.transport.protocol"):
+        assert set(blocking).isdisjoint(own_imports(module))
     for module in (*blocking, "tritonhttp.client", "tritonhttp.base"):
         assert [found for found, _ in imports(module) if found.split(".")[0] == "asyncio"] == []
 

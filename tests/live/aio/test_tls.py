@@ -9,7 +9,7 @@ import trustme
 
 from tritonhttp.aio import InferenceServerClient
 from tritonhttp.errors import TLSError
-from tritonhttp.transport import asyncio as transport
+from tritonhttp.transport.protocol import Connection
 
 from ...clients import tensor
 
@@ -73,7 +73,7 @@ def test_a_call_cancelled_in_the_handshake_leaves_nothing(run, secure, trusting,
 
 
 def test_a_call_cancelled_just_when_the_handshake_ends_leaves_nothing(run, secure, trusting, monkeypatch):
-    made = transport._Connection.connection_made
+    made = Connection.connection_made
 
     async def body():
         async with InferenceServerClient(secure.url, ssl=True, ssl_context=trusting) as client:
@@ -83,7 +83,7 @@ def test_a_call_cancelled_just_when_the_handshake_ends_leaves_nothing(run, secur
                 made(connection, transport)
                 task.cancel()
 
-            monkeypatch.setattr(transport._Connection, "connection_made", connection_made)
+            monkeypatch.setattr(Connection, "connection_made", connection_made)
             await asyncio.wait([task])
             assert task.cancelled()
             monkeypatch.undo()
