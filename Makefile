@@ -49,9 +49,6 @@ adversity: $(VENV)/.developed ## the tests against servers that misbehave
 live: $(VENV)/.developed ## the tests against a real Triton (TRITON_URL=host:port: on yours)
 	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/live
 
-gpu: $(VENV)/.developed ## the tests on a GPU of this machine; not part of the tests above
-	$(BIN)/pytest tests/gpu || [ $$? -eq 5 ] # 5: all skipped
-
 # The real tritonclient, in an environment of its own: it brings gevent and aiohttp, which ours must not need.
 TRITONCLIENT = .venv-tritonclient
 $(TRITONCLIENT)/.installed: tests/programs/requirements.txt
@@ -61,6 +58,9 @@ $(TRITONCLIENT)/.installed: tests/programs/requirements.txt
 
 programs: $(VENV)/.developed $(TRITONCLIENT)/.installed ## programs written for tritonclient, run with it and with ours
 	TRITON_URL=$(TRITON_URL) TRITONCLIENT_PYTHON=$(TRITONCLIENT)/bin/python $(BIN)/pytest tests/programs
+
+gpu: $(VENV)/.developed $(TRITONCLIENT)/.installed ## the tests on a GPU of this machine; not part of the tests above
+	TRITONCLIENT_PYTHON=$(TRITONCLIENT)/bin/python $(BIN)/pytest tests/gpu || [ $$? -eq 5 ] # 5: all skipped
 
 # MLServer and KServe, each in an environment of its own: what is pinned has releases for Python 3.11 and 3.12.
 INTEROP_PYTHON ?= $(PYTHON)

@@ -1,4 +1,4 @@
-"""Regions on a real GPU: numpy, torch and CuPy in and out, another process, and a Triton where there is one.
+"""Regions on a real GPU: numpy, torch, CuPy and JAX in and out, another process, and a Triton where there is one.
 
 Where CUDA can't be used all of it is skipped, with the reason. `TRITON_URL` names the Triton, which has to run on
 this machine, see the same GPUs and have the models of `tritonhttp.testing`; without it one is started here.
@@ -6,16 +6,23 @@ this machine, see the same GPUs and have the models of `tritonhttp.testing`; wit
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gc
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tritonhttp.aio
 import tritonhttp.utils.cuda_shared_memory as cudashm
-from tritonhttp import InferInput, InferRequestedOutput, ServerError
+from tritonhttp import InferenceServerClient, InferInput, InferRequestedOutput, ServerError
+from tritonhttp.testing import TritonServer
 from tritonhttp.utils import serialize_byte_tensor
 from tritonhttp.utils.cuda_shared_memory import CudaSharedMemoryException, _cuda
 
@@ -26,6 +33,7 @@ except _cuda.CudaError as error:
 
 from cuda.bindings import driver, runtime
 
+HERE = Path(__file__).parent
 FLOATS = np.arange(6, dtype=np.float32).reshape(2, 3)
 MIB = 1 << 20
 
@@ -70,6 +78,16 @@ def test_memory_is_taken_and_given_back(make, device):
     cudashm.destroy_shared_memory_region(region)
     assert before - free_memory(device) >= 256 * MIB
     del tensor
+    assert free_memory(device) >= before
+
+
+def test_many_regions_leave_nothing(make, device):
+    make(1)
+    before = free_memory(device)
+    for _ in range(300):
+        region = cudashm.create_shared_memory_region("passing", 8 * MIB, device)
+        cudashm.set_shared_memory_region(region, [FLOATS])
+        cudashm.destroy_shared_memory_region(region)
     assert free_memory(device) >= before
 
 
@@ -146,6 +164,36 @@ def test_a_write_past_the_end_changes_nothing(make):
     with pytest.raises(CudaSharedMemoryException, match="33 bytes at offset 0"):
         cudashm.set_shared_memory_region(region, [np.ones(32, np.uint8), np.ones(1, np.uint8)])
     assert not cudashm.get_contents_as_numpy(region, np.uint8, [32]).any()
+
+
+def test_threads_share_regions(make):
+    region = make(8 * MIB)
+    values = np.arange(MIB // 8, dtype=np.float64)
+
+    def work(number):
+        for turn in range(30):
+            mine = values + 1000 * number + turn
+            cudashm.set_shared_memory_region(region, [mine], offset=number * MIB)
+            found = cudashm.get_contents_as_numpy(region, np.float64, [values.size], offset=number * MIB)
+            np.testing.assert_array_equal(found, mine)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+
+
+def test_a_forked_child_is_told_to_spawn(make):
+    region = make()
+    assert cudashm.get_contents_as_numpy(region, np.uint8, [1]).size == 1
+    child = os.fork()
+    if not child:
+        try:
+            cudashm.get_contents_as_numpy(region, np.uint8, [1])
+        except CudaSharedMemoryException as error:
+            os._exit("forked" not in str(error))
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    cudashm.set_shared_memory_region(region, [FLOATS])  # the parent's goes on
+    np.testing.assert_array_equal(cudashm.get_contents_as_numpy(region, np.float32, [2, 3]), FLOATS)
 
 
 # -- another process, which does what a server does
@@ -272,7 +320,73 @@ def test_cupy_in_and_out(make, device):
     assert cudashm.get_contents_as_numpy(region, np.float32, [1]).tolist() == [9]
 
 
+# -- JAX
+
+
+def test_jax_in_and_out(make, device, monkeypatch):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    jax = pytest.importorskip("jax")
+    try:
+        gpu = jax.devices("gpu")[device]
+    except RuntimeError as error:
+        pytest.skip(f"this JAX has no CUDA: {error}")
+    region = make()
+    with jax.default_device(gpu):
+        square = jax.jit(lambda x: x @ x)(jax.numpy.full((512, 512), 0.5))
+        cudashm.set_shared_memory_region_from_dlpack(region, [square])
+    assert (cudashm.get_contents_as_numpy(region, "FP32", [512, 512]) == 128).all()
+    tensor = jax.dlpack.from_dlpack(cudashm.as_shared_memory_tensor(region, "FP32", [512, 512]))
+    assert tensor.devices() == {gpu}
+    assert float(tensor.sum()) == 128 * 512 * 512
+
+
 # -- Triton
+
+
+@pytest.fixture(scope="module")
+def gpu_client():
+    """A client of a Triton whose model `identity_gpu` refuses tensors that are on the host."""
+    if os.environ.get("TRITON_URL"):
+        pytest.skip("needs a Triton of the tests' own")
+    with TritonServer(HERE / "models") as server, InferenceServerClient(server.url) as client:
+        yield client
+
+
+@contextmanager
+def registered(client, region):
+    """Let the server know the region for as long as the block runs."""
+    raw_handle = cudashm.get_raw_handle(region)
+    client.register_cuda_shared_memory(region.name, raw_handle, region.device_id, region.byte_size)
+    try:
+        yield
+    finally:
+        client.unregister_cuda_shared_memory(region.name)
+
+
+def tensors(count, offset):
+    """Return an input at the start of the region "gpu_region", and an output at an offset."""
+    given = InferInput("INPUT0", [count], "FP32").set_shared_memory("gpu_region", 4 * count)
+    placed = InferRequestedOutput("OUTPUT0")
+    placed.set_shared_memory("gpu_region", 4 * count, offset=offset)
+    return [given], [placed]
+
+
+def test_a_model_on_the_gpu_works_in_the_region(torch, make, device, gpu_client):
+    region = make(16 * MIB)
+    inputs, outputs = tensors(MIB, 8 * MIB)
+    with registered(gpu_client, region):
+        for turn in range(5):
+            data = torch.full((MIB,), float(turn), device=f"cuda:{device}")
+            cudashm.set_shared_memory_region_from_dlpack(region, [data])
+            gpu_client.infer("identity_gpu", inputs, outputs=outputs)
+            found = torch.from_dlpack(cudashm.as_shared_memory_tensor(region, "FP32", [MIB], offset=8 * MIB))
+            assert bool((found == turn).all())
+
+
+def test_the_model_knows_where_its_input_is(gpu_client):
+    given = InferInput("INPUT0", [6], "FP32").set_data_from_numpy(FLOATS.ravel())
+    with pytest.raises(ServerError, match="INPUT0 is on the host"):
+        gpu_client.infer("identity_gpu", [given])
 
 
 def test_a_server_reads_and_writes_the_region(make, device, triton_client):
@@ -294,3 +408,40 @@ def test_a_server_reads_and_writes_the_region(make, device, triton_client):
         np.testing.assert_array_equal(found, FLOATS)
     finally:
         triton_client.unregister_cuda_shared_memory(name)
+
+
+def test_the_asyncio_client_does_the_same(make, device, triton_server):
+    region = make()
+    cudashm.set_shared_memory_region(region, [FLOATS])
+
+    async def work():
+        inputs, outputs = tensors(6, 512)
+        async with tritonhttp.aio.InferenceServerClient(triton_server.url) as client:
+            await client.register_cuda_shared_memory(
+                "gpu_region", cudashm.get_raw_handle(region), device, MIB
+            )
+            try:
+                await client.infer("identity_fp32", inputs, outputs=outputs)
+            finally:
+                await client.unregister_cuda_shared_memory("gpu_region")
+
+    asyncio.run(work())
+    found = cudashm.get_contents_as_numpy(region, np.float32, [2, 3], offset=512)
+    np.testing.assert_array_equal(found, FLOATS)
+
+
+def test_a_program_for_tritonclient_does_the_same(triton_server):
+    reference = os.environ.get("TRITONCLIENT_PYTHON")
+    if not reference:
+        pytest.skip("needs TRITONCLIENT_PYTHON, an interpreter with tritonclient[http]: run `make gpu`")
+    program = str(HERE / "programs" / "cuda_shared_memory.py")
+    environment = {**os.environ, "TRITON": triton_server.url}
+
+    def run(*command):
+        ran = subprocess.run(
+            [*command, program], capture_output=True, text=True, env=environment, timeout=120
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout.splitlines()
+
+    assert run(sys.executable, "-m", "tritonhttp.as_tritonclient") == run(reference)
