@@ -138,6 +138,9 @@ class _Awaited:
     def __repr__(self) -> str:
         return repr(self._found)
 
+    def map(self, *args: Any, **options: Any) -> Any:
+        return _StreamOverAsyncio(self._found.map(*args, **options), self._loop)
+
     def sequence(self, id: Any = None) -> Any:
         return _Awaited(self._found.sequence(id), self._loop)
 

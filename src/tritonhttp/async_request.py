@@ -56,6 +56,13 @@ class InferAsyncRequest:
         operations.check(found)
         return InferResult(found, self._verbose)
 
+    def done(self) -> bool:
+        """Return whether the inference has ended, well or not: `get_result` does not wait any more.
+
+        For another greenlet than ours, whether its ``ready()`` is true.
+        """
+        return bool(self._greenlet.ready())
+
 
 class _NotYet(Exception):
     """The result is not there in time."""
@@ -97,6 +104,9 @@ class Pending:
             self._task = None
             self._running.release()
             del self  # the error's traceback holds this frame
+
+    def ready(self) -> bool:
+        return self._task is None
 
     def get(self, block: bool = True, timeout: float | None = None) -> InferResult:
         if self._task is not None:

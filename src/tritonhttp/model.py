@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy.typing as npt
 
+from .async_request import InferAsyncRequest
 from .base import CLOSING
 from .client import drive
 from .errors import InferenceServerException
@@ -22,6 +23,7 @@ from .model_base import (
     SequenceOptions,
     Several,
     Step,
+    in_flight_or,
     sort,
 )
 from .operations import Operation
@@ -131,6 +133,128 @@ class Model(ModelBase):
         given, kept = sort(inputs, options)
         return self._drive(self._batched(given, max_batch, kept), kept)
 
+    @overload
+    def map(
+        self,
+        items: Iterable[Mapping[str, Any]],
+        /,
+        *,
+        in_flight: int | None = None,
+        copy: bool = True,
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[CallOptions],
+    ) -> Generator[Outputs, None, None]: ...
+
+    @overload
+    def map(
+        self,
+        items: Iterable[Mapping[str, Any]],
+        /,
+        *,
+        in_flight: int | None = None,
+        copy: bool = True,
+        return_exceptions: bool,
+        **options: Unpack[CallOptions],
+    ) -> Generator[Outputs | InferenceServerException, None, None]: ...
+
+    def map(
+        self,
+        items: Iterable[Mapping[str, Any]],
+        /,
+        *,
+        in_flight: int | None = None,
+        copy: bool = True,
+        return_exceptions: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Generator[Outputs | InferenceServerException, None, None]:
+        """Run the model on each item of an iterable, and yield the outputs in the items' order::
+
+            for batch, outputs in zip(batches, model.map({"IMAGE": batch} for batch in batches)):
+                ...
+
+        As many inferences are under way as the client has connections: its `concurrency`, on asyncio its
+        `conn_limit`. Items are read one by one, as outputs are taken: the iterable may be longer than memory, or
+        without an end. It is read on the caller's thread; outputs that are there wait while the next item is read.
+
+        Parameters
+        ----------
+        items : iterable of mapping
+            The inputs of one inference each, as for a call; on asyncio an asynchronous iterable too.
+        in_flight : int, optional
+            The most items read whose outputs are not taken yet. None: twice the connections, 32 at most.
+        copy : bool
+            True: an item's arrays may be changed when the next item is read. False: not before its outputs are
+            there.
+        return_exceptions : bool
+            True: where an inference fails, or an item does not fit the model, yield the error in the place of
+            the outputs, and go on. False: raise it there, when no other inference is under way any more; those
+            may have run.
+        **options
+            As for a call; the deadline is that of each item.
+
+        Yields
+        ------
+        Outputs
+            As a call returns them.
+
+        Raises
+        ------
+        InvalidRequest
+            For an item that does not fit the model, when the outputs before it are taken.
+        InferenceServerException
+            What an inference failed with, in its place. What the iterable itself raises comes in its place too.
+        """
+        limit = in_flight_or(self._client._workers, in_flight)
+        return self._map(iter(items), limit, copy, return_exceptions, options)
+
+    def _map(
+        self, items: Iterator[Any], limit: int, copy: bool, return_exceptions: bool, options: CallOptions
+    ) -> Generator[Outputs | InferenceServerException, None, None]:
+        waiting: deque[InferAsyncRequest | Outputs | Exception] = deque()
+        more = True
+        try:
+            while True:
+                while more and len(waiting) < limit and not (waiting and _is_there(waiting[0])):
+                    found = self._begin(items, copy, options)
+                    if found is not None:
+                        waiting.append(found)
+                    more = found is not None and (return_exceptions or not isinstance(found, Exception))
+                if not waiting:
+                    return
+                yield self._outcome(waiting.popleft(), return_exceptions)
+        except Exception:
+            for each in waiting:
+                if isinstance(each, InferAsyncRequest):
+                    with suppress(Exception):
+                        each.get_result()
+            raise
+
+    def _begin(
+        self, items: Iterator[Any], copy: bool, options: CallOptions
+    ) -> InferAsyncRequest | Outputs | Exception | None:
+        """Start the next item's inference; return None behind the last one."""
+        client = self._client
+        try:
+            for item in items:
+                step = self._drive(self._item(item, copy, options), options)
+                if isinstance(step, Outputs):
+                    return step
+                until = client._until(options.get("deadline", UNSET))
+                return client.async_infer(**step.arguments, copy=False, deadline=until)
+        except Exception as error:
+            return error
+        return None
+
+    def _outcome(
+        self, found: InferAsyncRequest | Outputs | Exception, return_exceptions: bool
+    ) -> Outputs | InferenceServerException:
+        try:
+            if isinstance(found, Exception):
+                raise found
+            return found if isinstance(found, Outputs) else Outputs(found.get_result())
+        except Exception as error:
+            return self._failed(error, return_exceptions)
+
     def sequence(self, id: int | str | None = None) -> Sequence:
         """Return a sequence of inferences on a model that keeps state between them.
 
@@ -184,6 +308,10 @@ class Model(ModelBase):
             for _, handle in waiting:
                 with suppress(InferenceServerException):
                     handle.get_result()
+
+
+def _is_there(found: InferAsyncRequest | Outputs | Exception) -> bool:
+    return not isinstance(found, InferAsyncRequest) or found.done()
 
 
 class Sequence(SequenceBase):

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import operations
+from .base import positive
 from .errors import ConnectError, InferenceServerException, InvalidRequest, ServerError
 from .log import logger
 from .operations import Operation
@@ -33,6 +34,7 @@ __all__ = [
     "SequenceOptions",
     "Several",
     "Step",
+    "in_flight_or",
     "sort",
 ]
 
@@ -77,6 +79,8 @@ _NOT_UNDERSTOOD = ("400", "415", "422")
 _BROKEN = ("500", "Internal Server Error")
 #: Answers of a server without this endpoint.
 _NO_CONFIG = ("400", "404", "405", "501")
+#: The most items that are taken ahead unless somebody says how many: each holds its arrays.
+_MOST_AHEAD = 32
 # How Triton says that a sequence is not there, or not any more.
 _NO_SEQUENCE = "must specify the START flag"
 
@@ -242,6 +246,7 @@ class ModelBase:
         options: CallOptions,
         binary: bool,
         place: Mapping[str, Any],
+        copy: bool = False,
     ) -> Inference:
         classes = options.get("classes", 0)
         if not isinstance(classes, int) or classes < 0:
@@ -256,7 +261,7 @@ class ModelBase:
             place,
             model_name=self.name,
             model_version=self.version,
-            inputs=tensors(arrays, binary),
+            inputs=tensors(arrays, binary, copy),
             outputs=outputs,
         )
         return Inference(arguments)
@@ -327,6 +332,29 @@ class ModelBase:
             self._doubt(error)
             raise
         return joined.arrays
+
+    def _item(self, item: Any, copy: bool, options: CallOptions) -> Flow[Inference | Outputs]:
+        """Return the inference of one item of many; its outputs, where that found out what the server speaks."""
+        if not isinstance(item, Mapping):
+            raise InvalidRequest(f"expected mappings of inputs' names to arrays, got {type(item).__name__}")
+        _, arrays, names = yield from self._checked(item, options)
+        binary = self._client._binary
+        if binary is None:
+            return Outputs((yield from self._infer(arrays, names, options)))
+        return self._inference(arrays, names, options, binary, {}, copy)
+
+    def _failed(self, error: Exception, wanted: bool) -> InferenceServerException:
+        """Return what an item failed with where the caller wants to have it, or raise it."""
+        if isinstance(error, ServerError):
+            self._doubt(error)
+        if wanted and isinstance(error, InferenceServerException):
+            return error
+        raise error
+
+
+def in_flight_or(connections: int, in_flight: int | None) -> int:
+    """Return how many items are taken ahead, as it was given or to keep so many connections busy."""
+    return min(2 * connections, _MOST_AHEAD) if in_flight is None else positive(in_flight, "in_flight")
 
 
 def sort(

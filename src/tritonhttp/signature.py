@@ -251,11 +251,11 @@ class Joined:
             whole[start : start + count] = array
 
 
-def tensors(arrays: Arrays, binary: bool) -> list[InferInput]:
-    """Return checked arrays as the inputs of a request."""
+def tensors(arrays: Arrays, binary: bool, copy: bool = False) -> list[InferInput]:
+    """Return checked arrays as the inputs of a request, with `copy` such that hold none of the arrays' memory."""
     return [
         InferInput(name, array.shape, datatype_of(array, f"input {name!r}")).set_data_from_numpy(
-            array, binary
+            array, binary, copy=copy
         )
         for name, array in arrays.items()
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -252,6 +252,7 @@ def infer(client: InferenceServerClient, inputs: list[InferInput]) -> None:
 def infer_in_the_background(client: InferenceServerClient, inputs: list[InferInput]) -> None:
     handle = client.async_infer("digits", inputs, request_id="7", copy=False)
     assert_type(handle, InferAsyncRequest)
+    assert_type(handle.done(), bool)
     assert_type(handle.get_result(), InferResult)
     assert_type(handle.get_result(block=False), InferResult)
     assert_type(handle.get_result(True, timeout=0.5), InferResult)
@@ -446,6 +447,10 @@ def call_models(client: InferenceServerClient, pixels: npt.NDArray[np.float32]) 
     model({"IMAGE": pixels}, parameters={"own": 1}, idempotent=True, headers={"X": "1"}, deadline=None)
     model(IMAGE=pixels, INDEX=3, NAMES=["a", b"b"], cast=True)
     assert_type(model.batched({"IMAGE": pixels}, max_batch=8, cast=True), dict[str, npt.NDArray[Any]])
+    for outputs in model.map(({"IMAGE": pixels} for _ in range(3)), in_flight=8, outputs=["SCORES"]):
+        assert_type(outputs, Outputs)
+    for each in model.map([{"IMAGE": pixels}], return_exceptions=True, copy=False):
+        assert_type(each, Outputs | InferenceServerException)
     with model.sequence() as sequence:
         assert_type(sequence, Sequence)
         assert_type(sequence.id, int | str)
@@ -459,6 +464,10 @@ def call_models(client: InferenceServerClient, pixels: npt.NDArray[np.float32]) 
         assert_type(signature.max_batch_size, int)
 
 
+async def _later(pixels: npt.NDArray[np.float32]) -> AsyncIterator[dict[str, npt.NDArray[np.float32]]]:
+    yield {"IMAGE": pixels}
+
+
 async def call_models_with_asyncio(
     client: tritonhttp.aio.InferenceServerClient, pixels: npt.NDArray[np.float32]
 ) -> None:
@@ -467,6 +476,10 @@ async def call_models_with_asyncio(
     assert_type(await model(IMAGE=pixels), Outputs)
     assert_type(await model({"IMAGE": pixels}, outputs=["SCORES"], deadline=2.5), Outputs)
     assert_type(await model.batched({"IMAGE": pixels}, max_batch=8), dict[str, npt.NDArray[Any]])
+    async for outputs in model.map([{"IMAGE": pixels}], deadline=2.5):
+        assert_type(outputs, Outputs)
+    async for each in model.map(_later(pixels), return_exceptions=True):
+        assert_type(each, Outputs | InferenceServerException)
     async with model.sequence(7) as sequence:
         assert_type(await sequence(IMAGE=pixels, end=True), Outputs)
     assert_type(await model.refresh(), AsyncModel)

@@ -129,6 +129,7 @@ def test_a_result_is_there_for_all_who_wait_and_at_once_behind_that() -> None:
         InferAsyncRequest(pending).get_result(block=False)
     with pytest.raises(InferenceServerException, match="failed to obtain"):
         InferAsyncRequest(pending).get_result(timeout=0.01)
+    assert InferAsyncRequest(pending).done() is False
     found: SimpleQueue[object] = SimpleQueue()
     threads = [threading.Thread(target=lambda: found.put(pending.get(timeout=1e300))) for _ in range(4)]
     threads.append(threading.Thread(target=pending.run))
@@ -139,6 +140,16 @@ def test_a_result_is_there_for_all_who_wait_and_at_once_behind_that() -> None:
         thread.join()
     assert [found.get(timeout=10) for _ in range(4)] == [True] * 4
     assert pending.get(block=False) is True  # type: ignore[comparison-overlap]
+    assert InferAsyncRequest(pending).done() is True
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_done_asks_a_greenlet_whether_it_is_ready(ready: bool) -> None:
+    class Greenlet:
+        def ready(self) -> bool:
+            return ready
+
+    assert InferAsyncRequest(Greenlet()).done() is ready
 
 
 EXIT = """

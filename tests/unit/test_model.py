@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import inspect
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +14,14 @@ import pytest
 
 import tritonhttp.aio.model
 import tritonhttp.model
-from tritonhttp import ConnectRefused, InferenceServerException, InferResult, InvalidRequest, ServerError
+from tritonhttp import (
+    ConnectRefused,
+    InferAsyncRequest,
+    InferenceServerException,
+    InferResult,
+    InvalidRequest,
+    ServerError,
+)
 from tritonhttp.model import Model, Outputs
 from tritonhttp.operations import Operation
 from tritonhttp.transport.policy import UNSET, moment
@@ -398,6 +406,172 @@ def test_a_batch_needs_a_size(max_batch: Any) -> None:
         model_of(Client(True)).batched({"X": [1]}, max_batch=max_batch)
 
 
+# -- many items
+
+
+class Line(Client):
+    """A client whose inferences end when the test says so."""
+
+    def async_infer(self, *, copy: bool, **arguments: Any) -> InferAsyncRequest:
+        assert copy is False
+        client = self
+
+        class Greenlet:
+            def ready(self) -> bool:
+                return bool(client.ended)
+
+            def get(self, block: bool = True, timeout: float | None = None) -> InferResult:
+                client.under_way -= 1
+                return client.infer(**arguments)  # type: ignore[no-any-return]
+
+        client.under_way += 1
+        client.most = max(client.most, client.under_way)
+        return InferAsyncRequest(Greenlet())
+
+    #: Whether those under way have ended.
+    ended = False
+
+
+def numbers(read: list[int], count: int = 100) -> Iterator[dict[str, Any]]:
+    for number in range(count):
+        read.append(number)
+        yield {"X": [number]}
+
+
+def values_of(found: Iterable[Any]) -> list[Any]:
+    return [each["Y"].tolist() if isinstance(each, Outputs) else str(each) for each in found]
+
+
+def test_a_map_keeps_the_order_and_reads_no_further_than_asked_for() -> None:
+    client, read = Line(True), list[int]()
+    client.answers = [doubled] * 100
+    found = model_of(client).map(numbers(read), in_flight=3, request_id="r", deadline=5.0)
+    assert (read, client.asked) == ([], []), "nothing is done before the first outputs are asked for"
+    assert next(found)["Y"].tolist() == [0]
+    assert read == [0, 1, 2]
+    assert values_of(found) == [[2 * number] for number in range(1, 100)]
+    assert (client.most, client.under_way) == (3, 0)
+    assert {(each["request_id"], float(each["deadline"])) for each in client.inferred} == {("r", 105.0)}
+
+
+def test_outputs_that_are_there_come_before_the_next_item_is_read() -> None:
+    client, read = Line(True), list[int]()
+    client.ended = True
+    found = model_of(client).map(numbers(read), in_flight=9)
+    next(found)
+    assert read == [0]
+    next(found)
+    assert read == [0, 1]
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, 2), (3, 6), (100, 32)])
+def test_a_map_keeps_all_connections_busy(workers: int, expected: int) -> None:
+    client, read = Line(True), list[int]()
+    client._workers = workers
+    next(model_of(client).map(numbers(read)))
+    assert len(read) == expected
+
+
+def test_a_map_of_nothing_gives_nothing_and_asks_nothing() -> None:
+    client = Line(True)
+    assert list(model_of(client).map([])) == []
+    assert client.asked == []
+
+
+def test_an_items_arrays_may_change_when_the_next_is_read() -> None:
+    client = Line(True)
+    client.answers = [doubled] * 6
+    buffer = np.zeros(1, np.float32)
+
+    def refilled() -> Iterator[dict[str, Any]]:
+        for number in range(3):
+            buffer[0] = number
+            yield {"X": buffer}
+
+    assert values_of(model_of(client).map(refilled(), in_flight=3)) == [[0], [2], [4]]
+    assert values_of(model_of(client).map(refilled(), in_flight=3, copy=False)) == [[4], [4], [4]]
+
+
+def test_an_error_comes_in_its_place_when_all_others_have_ended() -> None:
+    client, read = Line(True), list[int]()
+    client.answers = [doubled, doubled, refusal(500, "the third"), doubled, refusal(500, "later")]
+    found = model_of(client).map(numbers(read), in_flight=3)
+    assert [next(found)["Y"].tolist() for _ in range(2)] == [[0], [2]]
+    with pytest.raises(ServerError, match="the third"):
+        next(found)
+    assert (read, client.under_way, len(client.inferred)) == ([0, 1, 2, 3, 4], 0, 5)
+    assert list(found) == []
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [({"X": ["a"]}, "input 'X'"), ({"Q": [1]}, "'Q'"), ([1], "expected mappings"), (None, "mappings")],
+)
+def test_an_item_that_does_not_fit_comes_in_its_place(item: Any, words: str) -> None:
+    client = Line(True)
+    items = iter([{"X": [1]}, {"X": [2]}, item, {"X": [3]}])
+    found = model_of(client).map(items, in_flight=4)
+    assert [next(found)["Y"].tolist() for _ in range(2)] == [[1], [1]]
+    with pytest.raises(InvalidRequest, match=words):
+        next(found)
+    assert list(items) == [{"X": [3]}], "nothing is read behind it"
+
+
+def test_errors_are_returned_where_they_are_wanted() -> None:
+    client = Line(True)
+    client.answers = [doubled, refusal(500, "the second"), doubled]
+    items = [{"X": [1]}, {"X": [2]}, {"X": ["no number"]}, {"X": [4]}]
+    first, second, third, fourth = model_of(client).map(items, return_exceptions=True)
+    assert values_of([first, fourth]) == [[2], [8]]
+    assert isinstance(second, ServerError)
+    assert isinstance(third, InvalidRequest)
+
+
+@pytest.mark.parametrize("return_exceptions", [False, True])
+def test_what_the_iterable_raises_comes_in_its_place(return_exceptions: bool) -> None:
+    client = Line(True)
+
+    def broken() -> Iterator[dict[str, Any]]:
+        yield {"X": [1]}
+        yield {"X": [2]}
+        raise OSError("the file ends here")
+
+    found = model_of(client).map(broken(), in_flight=8, return_exceptions=return_exceptions)
+    assert values_of([next(found), next(found)]) == [[1], [1]]
+    with pytest.raises(OSError, match="the file ends here"):
+        next(found)
+    assert client.under_way == 0
+
+
+def test_a_map_that_is_left_waits_for_nothing() -> None:
+    client = Line(True)
+    found = model_of(client).map(numbers([]), in_flight=3)
+    next(found)
+    found.close()
+    assert client.under_way == 2
+
+
+def test_the_first_item_finds_out_what_the_server_speaks() -> None:
+    client = Line(**JSON_ONLY)
+    client.answers = [refusal(422)]
+    assert values_of(model_of(client).map(numbers([], 3))) == [[1], [1], [1]]
+    assert [client.binary_of(index) for index in range(4)] == [(True, None), AS_JSON, AS_JSON, AS_JSON]
+
+
+def test_a_map_looks_at_the_model_again_after_a_refusal() -> None:
+    client = Line(True)
+    client.answers = [refusal(404)]
+    found = list(model_of(client).map(numbers([], 3), in_flight=1, return_exceptions=True))
+    assert isinstance(found[0], ServerError)
+    assert client.asked == ["v2/models/m", "v2/models/m/config"] * 2
+
+
+@pytest.mark.parametrize("in_flight", [0, -1, 1.5, "4"])
+def test_a_map_refuses_what_is_no_number_of_items(in_flight: Any) -> None:
+    with pytest.raises(InvalidRequest, match="in_flight must be a whole number above 0"):
+        model_of(Line(True)).map([], in_flight=in_flight)
+
+
 # -- sequences
 
 
@@ -569,7 +743,7 @@ def test_the_asyncio_twin_reads_the_same(kind: str) -> None:
             for method in (theirs, ours)
         ]
         assert parameters[0] == parameters[1]
-        assert inspect.iscoroutinefunction(ours) == (name != "sequence")
+        assert inspect.iscoroutinefunction(ours) == (name not in ("map", "sequence"))
         assert ours.__doc__ == theirs.__doc__
         assert ours.__doc__
 

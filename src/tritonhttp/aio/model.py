@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy.typing as npt
 
 from .. import model
 from ..base import CLOSING
+from ..errors import InferenceServerException
 from ..model_base import (
     CallOptions,
     Flow,
@@ -20,9 +22,11 @@ from ..model_base import (
     SequenceOptions,
     Several,
     Step,
+    in_flight_or,
     sort,
 )
 from ..operations import Operation
+from ..result import InferResult
 from ..transport.policy import UNSET, Deadline, Moment
 from .client import drive
 
@@ -63,6 +67,95 @@ class Model(ModelBase):
     ) -> dict[str, npt.NDArray[Any]]:
         given, kept = sort(inputs, options)
         return await self._drive(self._batched(given, max_batch, kept), kept)
+
+    @overload
+    def map(
+        self,
+        items: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        /,
+        *,
+        in_flight: int | None = None,
+        copy: bool = True,
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[CallOptions],
+    ) -> AsyncGenerator[Outputs, None]: ...
+
+    @overload
+    def map(
+        self,
+        items: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        /,
+        *,
+        in_flight: int | None = None,
+        copy: bool = True,
+        return_exceptions: bool,
+        **options: Unpack[CallOptions],
+    ) -> AsyncGenerator[Outputs | InferenceServerException, None]: ...
+
+    def map(
+        self,
+        items: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        /,
+        *,
+        in_flight: int | None = None,
+        copy: bool = True,
+        return_exceptions: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> AsyncGenerator[Outputs | InferenceServerException, None]:
+        limit = in_flight_or(self._client._configuration["conn_limit"], in_flight)
+        return self._map(_each(items), limit, copy, return_exceptions, options)
+
+    async def _map(
+        self,
+        items: AsyncGenerator[Any, None],
+        limit: int,
+        copy: bool,
+        return_exceptions: bool,
+        options: CallOptions,
+    ) -> AsyncGenerator[Outputs | InferenceServerException, None]:
+        waiting: deque[asyncio.Future[InferResult] | Outputs | Exception] = deque()
+        more = True
+        try:
+            while True:
+                while more and len(waiting) < limit and not (waiting and _is_there(waiting[0])):
+                    found = await self._begin(items, copy, options)
+                    if found is not None:
+                        waiting.append(found)
+                    more = found is not None and (return_exceptions or not isinstance(found, Exception))
+                if not waiting:
+                    return
+                yield await self._outcome(waiting.popleft(), return_exceptions)
+        finally:
+            await items.aclose()
+            tasks = [each for each in waiting if isinstance(each, asyncio.Future)]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _begin(
+        self, items: AsyncGenerator[Any, None], copy: bool, options: CallOptions
+    ) -> asyncio.Future[InferResult] | Outputs | Exception | None:
+        client = self._client
+        try:
+            async for item in items:
+                step = await self._drive(self._item(item, copy, options), options)
+                if isinstance(step, Outputs):
+                    return step
+                until = client._until(options.get("deadline", UNSET))
+                return asyncio.ensure_future(client.infer(**step.arguments, deadline=until))
+        except Exception as error:
+            return error
+        return None
+
+    async def _outcome(
+        self, found: asyncio.Future[InferResult] | Outputs | Exception, return_exceptions: bool
+    ) -> Outputs | InferenceServerException:
+        try:
+            if isinstance(found, Exception):
+                raise found
+            return found if isinstance(found, Outputs) else Outputs(await found)
+        except Exception as error:
+            return self._failed(error, return_exceptions)
 
     def sequence(self, id: int | str | None = None) -> Sequence:
         return Sequence(self, id)
@@ -108,6 +201,19 @@ class Model(ModelBase):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+def _is_there(found: asyncio.Future[InferResult] | Outputs | Exception) -> bool:
+    return not isinstance(found, asyncio.Future) or found.done()
 
 
 class Sequence(SequenceBase):

@@ -1,6 +1,7 @@
 """Models on the asyncio client: what cancelling does, and calls beside each other."""
 
 import asyncio
+import contextlib
 import time
 
 import numpy as np
@@ -58,6 +59,67 @@ def test_a_part_that_fails_ends_the_others(run, make_client):
                 await client.model("batched").batched(
                     {"DELAY": np.full((40, 1), 0.1, np.float32)}, max_batch=1
                 )
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(body())
+
+
+def test_a_map_reads_what_comes_by_and_by(run, make_client):
+    async def numbers():
+        for number in range(50):
+            await asyncio.sleep(0)
+            yield {"INPUT0": [number]}
+
+    async def body():
+        async with make_client(conn_limit=4) as client:
+            found = [each["OUTPUT0"].item() async for each in client.model("identity_fp32").map(numbers())]
+            assert found == list(range(50))
+
+    run(body())
+
+
+@pytest.mark.parametrize("how", ["left", "cancelled"])
+def test_a_map_that_is_left_leaves_nothing_running(run, make_client, how):
+    ended = []
+
+    async def delays():
+        try:
+            while True:
+                yield {"DELAY": np.full((1, 1), 0.1, np.float32)}
+        finally:
+            ended.append(True)
+
+    async def body():
+        async with make_client() as client:
+            model = await client.model("batched").refresh()
+
+            async def work():
+                async with contextlib.aclosing(model.map(delays())) as found:
+                    async for _ in found:
+                        if how == "left":
+                            break
+
+            task = asyncio.create_task(work())
+            if how == "cancelled":
+                await asyncio.sleep(0.25)
+                task.cancel()
+            await asyncio.wait([task], timeout=30)
+            assert task.cancelled() == (how == "cancelled")
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            assert ended == [True]
+
+    run(body())
+
+
+def test_an_item_that_fails_ends_the_others(run, make_client):
+    async def body():
+        async with make_client(conn_limit=4) as client:
+            client.register_plugin(Fails())
+            rows = ({"DELAY": np.full((1, 1), 0.1, np.float32)} for _ in range(40))
+            found = client.model("batched").map(rows)
+            with pytest.raises(ServerError, match="the third"):
+                async for _ in found:
+                    pass
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(body())

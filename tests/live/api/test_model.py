@@ -137,6 +137,55 @@ def test_a_part_that_fails_is_the_error_of_all(make_gateway, open_client):
     assert 11 <= len(sent) < 20, "what was in flight, and no more"
 
 
+def test_a_map_keeps_inferences_in_flight_and_their_order(make_client):
+    model = make_client(concurrency=4).model("slow").refresh()
+    delays = [0.4, 0.0, 0.3, 0.2, 0.3, 0.1, 0.3]
+    before = time.monotonic()
+    found = [outputs["OUTPUT"].item() for outputs in model.map({"DELAY": [delay]} for delay in delays)]
+    assert time.monotonic() - before < 1.4, "one after the other would take 1.6 s"
+    assert found == [np.float32(delay) for delay in delays]
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_map_of_many_items_whose_arrays_are_used_again(make_client, concurrency):
+    values, many = np.zeros((1, 16), np.int32), np.zeros(1 << 15, np.int32)
+    add_sub = make_client(concurrency=concurrency).model("add_sub")
+    large = make_client(concurrency=concurrency).model("identity_int32")
+
+    def small_items():
+        for number in range(300):
+            values[:] = number
+            yield {"INPUT0": values, "INPUT1": values}
+
+    def large_items():
+        for number in range(40):
+            many[:] = number
+            yield {"INPUT0": many}
+
+    found = [outputs["OUTPUT0"].tolist() for outputs in add_sub.map(small_items(), in_flight=16)]
+    assert found == [[[2 * number] * 16] for number in range(300)]
+    sums = [outputs["OUTPUT0"].mean() for outputs in large.map(large_items(), in_flight=8)]
+    assert sums == list(range(40))
+
+
+def test_an_item_that_fails_costs_no_other(make_gateway, open_client):
+    def fail_at_20(seen):
+        return (500, b'{"error": "not 20"}') if np.float32(20).tobytes() in seen.body else None
+
+    model = open_client(make_gateway(meddle=fail_at_20).url, concurrency=4).model("identity_fp32")
+    items = [{"INPUT0": [number]} for number in range(40)]
+    items[30] = {"INPUT0": ["thirty"]}
+    found = list(model.map(items, return_exceptions=True))
+    assert [index for index, each in enumerate(found) if isinstance(each, Exception)] == [20, 30]
+    assert (type(found[20]), type(found[30])) == (ServerError, InvalidRequest)
+    assert [found[index]["OUTPUT0"].item() for index in range(20)] == list(range(20))
+
+    outputs = model.map(items, in_flight=8)
+    assert [next(outputs)["OUTPUT0"].item() for _ in range(20)] == list(range(20))
+    with pytest.raises(ServerError, match="not 20"):
+        next(outputs)
+
+
 def accumulated(sequence, *values):
     return [sequence(INPUT=value)["OUTPUT"].item() for value in values]
 
