@@ -20,7 +20,7 @@ import numpy as np
 
 from . import inferences, log, operations
 from ._version import __version__
-from .errors import InvalidRequest, raise_error
+from .errors import InvalidRequest, ServerError, raise_error
 from .inferences import NO_OPTIONS, Inference, Known, recall
 from .operations import Operation
 from .plugins import InferenceServerClientPlugin, Request
@@ -457,7 +457,11 @@ class ClientBase:
     def _decode_infer(self, model: tuple[str, str], response: Response) -> InferResult:
         if response.status_code != 200:
             operations.check(response)
-        result = InferResult(response, self._verbose)
+        try:
+            result = InferResult(response, self._verbose)
+        except ServerError as error:
+            operations.placed(error, response)
+            raise
         if type(response) is not Response:
             result.attempts = getattr(response, "attempts", 1)
         sharing = self._sharing

@@ -183,7 +183,7 @@ class Dispatch:
         if call.attempts == 1:
             return response
         tried = Tried(response.head, response.body, response.limit)
-        tried.attempts = call.attempts
+        tried.attempts, tried.asked = call.attempts, response.asked
         return tried
 
     def _tell(

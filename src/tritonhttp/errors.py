@@ -3,7 +3,7 @@
 ::
 
     InferenceServerException            message(), status(), debug_details(), as in the reference
-    ├── ServerError                     the server answered, with an error
+    ├── ServerError                     the server answered, with an error; has method and URL of the request
     ├── TransportError                  nothing usable came back; names method, URL and phase
     │   ├── ConnectError                also ConnectionError
     │   │   ├── ConnectRefused          also ConnectionRefusedError
@@ -98,8 +98,12 @@ class ServerError(InferenceServerException):
     """The server, or a gateway before it, answered with an error.
 
     ``status()`` is the HTTP status as a string and ``debug_details()`` the raw body as text; ``headers`` maps
-    the answer's header names, in lower case, to their values.
+    the answer's header names, in lower case, to their values. ``method`` and ``url`` are the request's that was
+    answered, with several servers that of the one that did; empty where the response was not this client's own.
     """
+
+    method = ""
+    url = ""
 
     def __init__(
         self, msg: str, status: str, debug_details: Any = None, headers: Mapping[str, str] | None = None

@@ -11,6 +11,7 @@ from collections import deque
 from itertools import pairwise
 from typing import Any
 
+from . import operations
 from .errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
 from .wire import inference, jsonio
 from .wire.compression import Unfolder
@@ -44,6 +45,8 @@ class Answers:
         self._ready: deque[dict[str, Any] | InferenceServerException] = deque()
         #: Whether nothing more will come.
         self.ended = False
+        #: What brings them, for errors.
+        self.response: Any = None
 
     def feed(self, received: Buffer, now: float) -> None:
         """Take what was received; what is wrong with it is raised in its turn."""
@@ -119,7 +122,8 @@ class Answers:
         if message is None and kind == "error":
             message = raw.decode("utf-8", "replace")[:500]
         if message is not None:
-            self._ready.append(ServerError(message, "200", raw.decode("utf-8", "replace")))
+            error = ServerError(message, "200", raw.decode("utf-8", "replace"))
+            self._ready.append(operations.placed(error, self.response))
         elif not isinstance(answer, dict):
             raise ProtocolError(
                 f"an event of the stream: expected a JSON object, got {type(answer).__name__}"
@@ -185,6 +189,7 @@ class StreamBase:
         if isinstance(response, StreamedResponse):
             self._stream, self._ending = response.stream, response.ending
         self._answers = Answers(began, response.get("Content-Type") or "", response.get("Content-Encoding"))
+        self._answers.response = response
         if self._stream is None:  # somebody else has sent the request
             self._feed(response.read(), now)
             self._feed(b"", now)

@@ -28,6 +28,7 @@ __all__ = [
     "check",
     "mapping",
     "model_path",
+    "placed",
     "purpose",
     "query_string",
 ]
@@ -421,7 +422,13 @@ def _server_error(message: str, response: Response, text: str) -> ServerError:
         if words in message:
             message = f"{message} ({advice})"
     error = ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
-    error.attempts = getattr(response, "attempts", 1)
+    return placed(error, response)
+
+
+def placed(error: ServerError, response: Any) -> ServerError:
+    """Return the error with the request in it that the response answers, and how often that was tried."""
+    error.attempts = getattr(response, "attempts", 1)  # it may be somebody else's response
+    error.method, error.url = getattr(response, "asked", ("", ""))
     return error
 
 

@@ -48,6 +48,16 @@ def inferences(client: Any) -> dict[str, int]:
     return {url: told["model_stats"][0]["inference_count"] for url, told in found.items()}
 
 
+def test_an_error_says_whose_it_is(servers: list[TritonServer], open_client: Callable[..., Any]) -> None:
+    client = open_client(urls(servers), balancing="round_robin")
+    told = set()
+    for _ in servers:
+        with pytest.raises(ServerError) as caught:
+            client.get_model_metadata("no_model")
+        told.add(caught.value.url)
+    assert told == {f"http://{url}/v2/models/no_model" for url in urls(servers)}
+
+
 def test_no_call_fails_while_a_server_is_killed_and_comes_back(
     servers: list[TritonServer], open_client: Callable[..., Any]
 ) -> None:

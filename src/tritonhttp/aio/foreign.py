@@ -50,7 +50,7 @@ class Answer(Response):
     def of(cls, response: Response) -> Answer:
         head = ResponseHead(response.status_code, _Headers(response.headers), response.reason)
         answer = cls(head, response.body, response.limit)
-        answer.attempts = response.attempts
+        answer.attempts, answer.asked = response.attempts, response.asked
         return answer
 
     @property

@@ -470,7 +470,7 @@ def _spend(blocks: list[Block]) -> None:
 
 
 def _with_advice(error: ServerError) -> ServerError:
-    return ServerError(
+    advised = ServerError(
         f"{error.message()} (the output is larger than its model's metadata say; it was not asked for again over"
         " HTTP, since the inference is part of a sequence or declared not idempotent; this client places none of"
         " the model's outputs in shared memory from now on)",
@@ -478,6 +478,8 @@ def _with_advice(error: ServerError) -> ServerError:
         error.debug_details(),
         error.headers,
     )
+    advised.method, advised.url = error.method, error.url
+    return advised
 
 
 def _output_size(output: Mapping[str, Any]) -> int:

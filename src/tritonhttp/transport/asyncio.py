@@ -114,6 +114,7 @@ class AsyncioTransport:
         options: Connections | None = None,
     ) -> None:
         self._address = address
+        self._origin = address.origin
         self._limit = limit
         self._context = context
         options = options or Connections()
@@ -208,10 +209,13 @@ class AsyncioTransport:
                 finally:
                     if trace is not None:
                         trace.end(connection)
+                asked = method, f"{self._origin}{target}"
                 if connection.reader.open:
                     head = StreamedResponse(response.head, b"")
+                    head.asked = asked
                     head.stream = Stream(self, connection, method, target)
                     return head
+                response.asked = asked
                 connection.reader.response = None  # an idle connection should not keep a large body
                 self._put_by(connection, connection.reader.reusable and connection.handed_over)
                 return response

@@ -77,6 +77,7 @@ class BlockingTransport:
         options: Connections | None = None,
     ) -> None:
         self._address = address
+        self._origin = address.origin
         self._limit = limit
         self._timeouts = timeouts
         self._context = context
@@ -180,10 +181,13 @@ class BlockingTransport:
                 finally:
                     if trace is not None:
                         trace.end(connection)
+                asked = method, f"{self._origin}{target}"
                 if connection.reader.open:
                     head = StreamedResponse(response.head, b"")
+                    head.asked = asked
                     head.stream = Stream(self, connection, method, target)
                     return head
+                response.asked = asked
                 connection.reader.response = None  # an idle connection should not keep a large body
                 if connection.reader.reusable:
                     expires = monotonic() + self._max_idle

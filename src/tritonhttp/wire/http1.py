@@ -88,7 +88,7 @@ class ResponseHead:
 class Response:
     """A whole response. ``status_code``, ``get()`` and ``read()`` are what programs for the reference use."""
 
-    __slots__ = ("_position", "body", "head", "limit")
+    __slots__ = ("_position", "asked", "body", "head", "limit")
 
     #: How often the call was tried.
     attempts: int = 1
@@ -98,6 +98,8 @@ class Response:
         self.body = body
         #: The most bytes that the body may have when it is unpacked.
         self.limit = limit
+        #: Method and URL of the request that it answers, where that is known.
+        self.asked = ("", "")
         self._position = 0
 
     @property

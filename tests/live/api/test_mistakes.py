@@ -110,3 +110,36 @@ def test_https_to_a_port_without_tls_says_so(open_client, triton_server):
         TLSError, match=rf"handshake .* failed: .*does port {port} speak TLS, or is it http://"
     ):
         client.get_server_metadata()
+
+
+def place(error):
+    return error.method, error.url, error.attempts
+
+
+@pytest.mark.parametrize("headers", [None, {"x-own": "1"}], ids=["plain", "with headers"])
+def test_an_answer_with_an_error_names_the_request(client, headers):
+    base = f"http://{client.servers[0]}/v2"
+    with pytest.raises(ServerError) as caught:
+        client.infer("no_model", [IMAGE], headers=headers)
+    assert place(caught.value) == ("POST", f"{base}/models/no_model/infer", 1)
+    with pytest.raises(ServerError) as caught:
+        client.get_model_metadata("no_model", "1", headers=headers, query_params=headers)
+    query = "?x-own=1" if headers else ""
+    assert place(caught.value) == ("GET", f"{base}/models/no_model/versions/1{query}", 1)
+
+
+def test_so_does_a_success_with_an_error_inside(make_gateway, open_client):
+    gateway = make_gateway(meddle=lambda seen: (200, b'{"error": "in vain"}') if seen.body else None)
+    client = open_client(gateway.url)
+    with pytest.raises(ServerError, match="in vain") as caught:
+        client.infer("digits", [IMAGE])
+    assert place(caught.value) == ("POST", f"http://{gateway.url}/v2/models/digits/infer", 1)
+
+
+def test_and_an_error_in_a_stream(client):
+    with (
+        pytest.raises(ServerError) as caught,
+        client.generate_stream("repeat", {"IN": [1, 2], "FAIL_AT": 1}) as stream,
+    ):
+        list(stream)
+    assert place(caught.value)[1].endswith("/models/repeat/generate_stream")
