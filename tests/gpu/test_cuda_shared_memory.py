@@ -109,15 +109,20 @@ def test_the_current_device_and_context_stay(make):
     def current():
         return int(driver.cuCtxGetCurrent()[1]), runtime.cudaGetDevice()
 
-    current()  # may be the runtime's first call in this thread
-    before = current()
-    region = make()
-    cudashm.set_shared_memory_region(region, [FLOATS])
-    cudashm.get_contents_as_numpy(region, np.float32, [2, 3])
-    cudashm.destroy_shared_memory_region(region)
-    del region
-    gc.collect()
-    assert current() == before
+    def work():
+        before = current()
+        region = make()
+        cudashm.set_shared_memory_region(region, [FLOATS])
+        cudashm.get_contents_as_numpy(region, np.float32, [2, 3])
+        cudashm.destroy_shared_memory_region(region)
+        del region
+        gc.collect()
+        return before, current()
+
+    with ThreadPoolExecutor(1) as pool:  # each thread has its own, and a new one has none
+        before, after = pool.submit(work).result()
+    assert before == after
+    assert before[0] == 0
 
 
 def test_inside_the_runtime_sees_the_device(device):
@@ -270,6 +275,16 @@ def test_work_in_a_stream_of_torch_is_waited_for(torch, make, device, as_capsule
             value = torch.utils.dlpack.to_dlpack(tensor) if as_capsule else tensor
             cudashm.set_shared_memory_region_from_dlpack(region, [value])
     assert (cudashm.get_contents_as_numpy(region, np.float32, [MIB]) == 7).all()
+
+
+def test_copies_are_done_when_the_call_returns(torch, make, device):
+    region = make(2048 * MIB)
+    tensor = torch.ones(512 * MIB, dtype=torch.float32, device=f"cuda:{device}")
+    torch.cuda.synchronize()
+    cudashm.set_shared_memory_region_from_dlpack(region, [tensor])  # takes a millisecond
+    with _cuda.load().device(device):
+        (error,) = runtime.cudaStreamQuery(_cuda.LEGACY_STREAM)
+    assert int(error) == 0, "not cudaErrorNotReady"
 
 
 def test_torch_works_in_the_region(torch, make, device):
