@@ -1,13 +1,12 @@
 """What the blocking and the asyncio client share: everything but the waiting.
 
-From an operation and a call's options to the buffers that a transport sends; the plugin; the verbose log.
+Servers and who watches them; the plugin; what is replaced; which way a call takes; the verbose log.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-import sys
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +15,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import numpy as np
-
 from . import inferences, log, operations
-from ._version import __version__
+from .encoder import Encoder, call_headers
 from .errors import InvalidRequest, ServerError, raise_error
 from .inferences import NO_OPTIONS, Inference, Known, recall
 from .operations import Operation
@@ -29,7 +26,7 @@ from .tensors import InferInput, InferRequestedOutput
 from .transport.address import Address, SocketAddress
 from .transport.policy import seconds
 from .wire.http1 import Response
-from .wire.requests import COALESCE, Buffer, encode_head, header_line
+from .wire.requests import COALESCE, Buffer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -66,8 +63,6 @@ PROBING = 2.0
 ALONE = {"retry": None, "on_request": None, "on_response": None, "on_retry": None, "resolve_every": None}
 
 DEBUG = 10  # logging's level
-_MAX_HEADS = 256
-
 
 T = TypeVar("T")
 
@@ -166,15 +161,7 @@ class ClientBase:
             positive(shared_memory_limit, "shared_memory_limit"),
         )
         self._sharing = self._new_sharing() if shared_memory else None
-        #: Header lines of every request, by their names in lower case.
-        self._own_headers = {
-            "host": header_line("Host", address.authority),
-            "user-agent": header_line("User-Agent", f"tritonhttp/{__version__}"),
-        }
-        #: Targets and heads of plain requests, by all that they depend on.
-        self._heads: dict[tuple[Any, ...], tuple[str, bytes]] = {}
-        #: What is known of plain inferences, likewise.
-        self._known: dict[tuple[Any, ...], Known] = {}
+        self._encoder = Encoder(address)
 
     def _start_anew(self) -> None:
         """In a forked child: the parent's connections, threads and regions are not ours."""
@@ -481,7 +468,7 @@ class ClientBase:
             return None
         arguments: dict[str, Any] = {
             "request_uri": operation.path,
-            "headers": self._merge_headers(operation, headers) or None,
+            "headers": call_headers(operation, headers) or None,
             "query_params": query_params,
         }
         if name == "_post":
@@ -510,17 +497,6 @@ class ClientBase:
         return replace(handed, **known), until
 
     @staticmethod
-    def _merge_headers(operation: Operation[Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return the call's headers: the caller's, and over them those that belong to the operation's body."""
-        own = {name.lower() for name, _ in operation.headers}
-        given = operations.mapping(given, "headers") if given else {}
-        headers = {name: value for name, value in given.items() if str(name).lower() not in own}
-        headers.update(
-            (name, int(value) if value.isdecimal() else value) for name, value in operation.headers
-        )
-        return headers
-
-    @staticmethod
     def _posted(
         request_uri: str, request_body: Buffer | str, headers: Mapping[str, Any] | None
     ) -> Operation[Response]:
@@ -546,25 +522,6 @@ class ClientBase:
             or self._log.isEnabledFor(DEBUG)
         )
 
-    def _encode_plain(self, operation: Operation[Any]) -> tuple[str, list[Buffer]]:
-        """Return the target and the buffers of a request without headers or query of the caller's."""
-        target, head, length = self._plain_head(operation)
-        body = operation.body
-        return target, [b"".join((head, *body))] if length <= COALESCE else [head, *body]
-
-    def _plain_head(self, operation: Operation[Any]) -> tuple[str, bytes, int]:
-        """Return the target and the head of such a request, and the size of its body."""
-        length = sum(map(len, operation.body))
-        form = (operation.method, operation.path, operation.headers, operation.content_type, length)
-        known = self._heads.get(form)
-        if known is None:
-            if len(self._heads) >= _MAX_HEADS:
-                self._heads.clear()
-            target = f"{self._address.base_path}/{operation.path}"
-            lines = self._lines(self._merge_headers(operation, None), operation.content_type, length)
-            known = self._heads[form] = target, encode_head(operation.method, target, lines, length)
-        return *known, length
-
     def _encode_plain_infer(
         self,
         asked: tuple[Any, ...],
@@ -583,7 +540,7 @@ class ClientBase:
         found = None
         if recall is not None:
             found = recall(
-                self._known,
+                self._encoder.known,
                 model_name,
                 model_version,
                 inputs,
@@ -599,49 +556,25 @@ class ClientBase:
                 return None
         if found is not None:
             return found
-        form, data = inferences.infer_form(inputs, outputs)
-        key = model_name, model_version, form
-        try:
-            known = self._known[key]
-            if known.size <= COALESCE:
-                buffers: list[Buffer] = [b"".join((known.head, *data))]
-            else:
-                buffers = [
-                    known.head,
-                    *(tensor._buffer(snapshot) or b"" for tensor in inputs if tensor._binary is not None),
-                ]
-            if sum(map(len, buffers)) == known.size:
-                return known, buffers
-        except (KeyError, TypeError):  # not known, no key, or an array that is not in one piece
-            pass
-        operation = self._infer_operation(Inference(*asked), snapshot=snapshot)
-        target, head, _ = self._plain_head(operation)
-        json, *body = operation.body
-        head = b"".join((head, json))
-        buffers = [head, *body]
-        known = Known(target, head, sum(map(len, buffers)))
-        if form is not None and all(_goes_out_as_it_is(each) for each in data):
-            if len(self._known) >= _MAX_HEADS:
-                self._known.clear()
-            self._known[key] = known
-        return known, [b"".join(buffers)] if known.size <= COALESCE else buffers
+        return self._encoder.inference(
+            (model_name, model_version),
+            inputs,
+            outputs,
+            lambda: self._infer_operation(Inference(*asked), snapshot=snapshot),
+            snapshot,
+        )
 
     def _encode(
         self, operation: Operation[Any], headers: Mapping[str, Any], query_params: Mapping[str, Any] | None
     ) -> tuple[str, list[Buffer]]:
         """Return the target and the buffers of a request, its headers as the plugin left them."""
-        method, body = operation.method, operation.body
-        target = f"{self._address.base_path}/{operation.path}"
-        if query_params:
-            target = f"{target}?{operations.query_string(query_params)}"
-        length = sum(map(len, body))
         self._validate_headers(headers)
-        head = encode_head(method, target, self._lines(headers, operation.content_type, length), length)
+        target, buffers, length = self._encoder.encode(operation, headers, query_params)
         if self._verbose:
-            size = f"\n<{length} bytes>" if body else ""
+            size = f"\n<{length} bytes>" if operation.body else ""
             shown = f"{self._address.origin}{target}" if self._shows_origin else target
-            self._log.debug("%s %s, headers %s%s", method, shown, log.masked(headers.items()), size)
-        return target, [head, *body]
+            self._log.debug("%s %s, headers %s%s", operation.method, shown, log.masked(headers.items()), size)
+        return target, buffers
 
     def _url_of(self, operation: Operation[Any]) -> str:
         """Return where a request goes, as far as that is known before a server is chosen."""
@@ -656,24 +589,6 @@ class ClientBase:
             if operation.done and 200 <= response.status_code < 300:
                 self._log.debug("%s", operation.done)
         return response
-
-    def _lines(self, headers: Mapping[str, Any], content_type: str | None, length: int) -> str:
-        """Return the header lines; of names that differ in case only, the last one."""
-        lines = dict(self._own_headers)
-        if content_type is not None:
-            lines["content-type"] = header_line("Content-Type", content_type)
-        for name, value in headers.items():
-            line = header_line(name, value)
-            lowered = name.lower()
-            if lowered != "content-length":
-                lines[lowered] = line
-            elif str(value) != str(length):
-                raise InvalidRequest(f"header Content-Length: {value!r}, but the body has {length} bytes")
-        return "".join(lines.values())
-
-
-def _goes_out_as_it_is(data: Any) -> bool:
-    return not isinstance(data, np.ndarray) or (data.dtype.isnative and sys.byteorder == "little")
 
 
 def _alone(operation: Operation[T]) -> Generator[Operation[T], Any, T]:

@@ -26,6 +26,7 @@ from .base import (
     renew_after_fork,
     undecoded,
 )
+from .encoder import call_headers
 from .errors import InferenceServerException, InvalidRequest
 from .executor import Executor
 from .log import logger
@@ -959,7 +960,7 @@ class InferenceServerClient(ClientBase):
                 with self._replacing(operation, until):
                     return operation.decode(replaced())
             return operation.decode(self._exchange(operation, headers, query_params, until))
-        target, buffers = self._encode_plain(operation)
+        target, buffers = self._encoder.plain(operation)
         response = self._transport.exchange(
             operation.method,
             target,
@@ -1012,7 +1013,7 @@ class InferenceServerClient(ClientBase):
         self, operation: Operation[Any], headers: Headers, query_params: QueryParams, until: Moment | None
     ) -> Response:
         """Send a request that somebody watches: the plugin, the log."""
-        request = Request(self._merge_headers(operation, headers))
+        request = Request(call_headers(operation, headers))
         outcome = self._call_plugin(request)
         if hasattr(outcome, "__await__"):
             if hasattr(outcome, "close"):

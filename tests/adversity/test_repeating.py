@@ -975,7 +975,7 @@ def test_stats_are_those_of_a_client_that_repeats_nothing(serve, open_client):
 def test_a_repeated_result_is_like_a_first_one(warm):
     _, client = warm(Answers(GOOD))
     later = infer(client)
-    client._known.clear()
+    client._encoder.known.clear()
     first = infer(client)
     assert repeated(client) == 3
     for change in (lambda result: result, copy.copy, copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))):

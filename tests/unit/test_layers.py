@@ -41,6 +41,7 @@ ROOMS = {
     "tritonhttp.regions": 3,
     "tritonhttp.async_request": 4,
     "tritonhttp.base": 4,
+    "tritonhttp.encoder": 4,
     "tritonhttp.dispatch": 4,
     "tritonhttp.executor": 4,
     "tritonhttp.client": 4,

@@ -205,7 +205,7 @@ def outcomes(client: Any, search: Any, asked: list[Recipe], changes: list[str]) 
 
 
 def table_of(client: Any) -> dict[Any, Any]:
-    return {key: (known.target, known.head, known.size) for key, known in client._known.items()}
+    return {key: (known.target, known.head, known.size) for key, known in client._encoder.known.items()}
 
 
 @settings(deadline=None)
@@ -240,7 +240,7 @@ def encode(client: Any, model: Any, inputs: Any, outputs: Any = None, version: A
 
 
 def search(client: Any, model: Any, inputs: Any, outputs: Any = None, limit: Any = COALESCE) -> Any:
-    return recall(client._known, model, "", inputs, outputs, InferInput, InferRequestedOutput, limit)
+    return recall(client._encoder.known, model, "", inputs, outputs, InferInput, InferRequestedOutput, limit)
 
 
 def test_it_finds_what_python_would_send(client: Any) -> None:
@@ -387,7 +387,7 @@ def test_other_errors_come_through(client: Any, moment: str, error: type[BaseExc
 @pytest.mark.parametrize("moment", ["hashed", "looked"])
 @pytest.mark.parametrize("deed", ["clear", "replace", "spoil", "grow", "inputs", "outputs", "cut"])
 def test_code_that_runs_during_the_search_does_no_harm(client: Any, moment: str, deed: str) -> None:
-    table = client._known
+    table = client._encoder.known
 
     def act() -> None:
         if deed == "clear":
@@ -470,15 +470,15 @@ def test_an_entry_that_does_not_fit_is_left_to_python(client: Any, spoil: dict[s
     for name in spoil:
         delattr(known, name)
     assert search(client, "m", inputs) is None
-    (key,) = client._known
-    client._known[key] = None
+    (key,) = client._encoder.known
+    client._encoder.known[key] = None
     assert search(client, "m", inputs) is None
 
 
 def test_wrong_calls_are_refused(client: Any) -> None:
     inputs = floats("a")
     encode(client, "m", inputs)
-    good = (client._known, "m", "", inputs, None, InferInput, InferRequestedOutput, COALESCE)
+    good = (client._encoder.known, "m", "", inputs, None, InferInput, InferRequestedOutput, COALESCE)
     assert recall(*good) is not None
     for bad in ((), good[:-1], (*good, 1), ([], *good[1:]), (None, *good[1:]), (dict, *good[1:])):
         with pytest.raises(TypeError, match="a dict and seven arguments more"):
@@ -495,7 +495,7 @@ def test_wrong_calls_are_refused(client: Any) -> None:
         pass
 
     with pytest.raises(TypeError):
-        recall(Table(client._known), *good[1:])
+        recall(Table(client._encoder.known), *good[1:])
 
 
 # -- what it holds ----------------------------------------------------------------------------------
@@ -549,9 +549,9 @@ def prepared(client: Any, kind: str) -> tuple[list[Any], list[Any]]:
     elif kind == "interrupt":
         name = Meddling("model", looked=raising(KeyboardInterrupt))
     elif kind == "table":
-        client._known = List()
+        client._encoder.known = List()
     arguments = [
-        client._known,
+        client._encoder.known,
         name,
         version,
         inputs,

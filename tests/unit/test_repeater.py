@@ -1169,7 +1169,7 @@ def test_a_client_s_requests_around_the_size_of_one_piece(serve: Any, over: int)
     with InferenceServerClient(serve(doubling).url) as client:
         tensor = InferInput.from_numpy("x", np.zeros(COALESCE - 400, np.uint8))
         client.infer("m", [tensor])
-        (known,) = client._known.values()
+        (known,) = client._encoder.known.values()
         array = np.arange(COALESCE - 400 + COALESCE - known.size + over, dtype=np.uint8)
         for number in range(4):
             array[:8] = number

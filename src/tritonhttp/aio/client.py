@@ -22,6 +22,7 @@ from ..base import (
     renew_after_fork,
     undecoded,
 )
+from ..encoder import call_headers
 from ..errors import DeadlineExceeded, InferenceServerException, InvalidRequest, TransportError
 from ..log import logger
 from ..operations import Operation
@@ -571,7 +572,7 @@ class InferenceServerClient(ClientBase):
                     with self._replacing(operation, until):
                         return operation.decode(await plain(await replaced()))
                 return operation.decode(await self._exchange(operation, headers, query_params, until))
-            target, buffers = self._encode_plain(operation)
+            target, buffers = self._encoder.plain(operation)
             response = await self._transport.exchange(
                 operation.method,
                 target,
@@ -617,7 +618,7 @@ class InferenceServerClient(ClientBase):
     async def _exchange(
         self, operation: Operation[Any], headers: Headers, query_params: QueryParams, until: Moment | None
     ) -> Response:
-        request = Request(self._merge_headers(operation, headers))
+        request = Request(call_headers(operation, headers))
         outcome = self._call_plugin(request)
         if hasattr(outcome, "__await__"):
             limit = timeout_at(until)

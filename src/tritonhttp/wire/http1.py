@@ -99,7 +99,7 @@ class Response:
         #: The most bytes that the body may have when it is unpacked.
         self.limit = limit
         #: Method and URL of the request that it answers, where that is known.
-        self.asked = ("", "")
+        self.asked: tuple[str, str] = ("", "")
         self._position = 0
 
     @property
