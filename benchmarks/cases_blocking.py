@@ -120,7 +120,7 @@ CASES = [
             server=server,
             contenders=against_all(SMALL, curl=True),
             bounds=SMALL_BOUNDS + (SMALL_ON_TRITON if server == "triton" else ()),
-            blocks=11,
+            blocks=21,
         )
         for server, where in SERVERS.items()
     ),
