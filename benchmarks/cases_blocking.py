@@ -120,7 +120,7 @@ CASES = [
             server=server,
             contenders=against_all(SMALL, curl=True),
             bounds=SMALL_BOUNDS + (SMALL_ON_TRITON if server == "triton" else ()),
-            blocks=21,
+            blocks=15,
         )
         for server, where in SERVERS.items()
     ),

@@ -119,7 +119,7 @@ CASES = [
             Bound(metric="wall", against=REFERENCE, at_most=0.85),
             Bound(metric="wall", against=NUMPY, at_most=0.035, difference=True),
         ),
-        blocks=21,
+        blocks=15,
         counts={OURS: 1, REFERENCE: 1, NUMPY: 1},
     ),
     Case(

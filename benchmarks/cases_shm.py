@@ -94,7 +94,7 @@ CASES = [
         contenders=ours_both_ways(SMALL),
         metrics=("p50", "cpu"),
         bounds=(Bound(metric="p50", against=PLAIN, at_most=1.03),),
-        blocks=21,
+        blocks=15,
     ),
     *(
         Case(

@@ -11,7 +11,8 @@ import importlib.metadata
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,12 @@ def machine() -> dict[str, str]:
         "load before": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "?",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
     }
+
+
+def spread(loops: Sequence[float]) -> str:
+    """Say how steady the machine was, by what one loop took from time to time."""
+    first, middle, third = statistics.quantiles(loops * 2, n=4, method="inclusive")
+    return f"{middle * 1e3:.1f} ms ({first * 1e3:.1f} – {third * 1e3:.1f}), at best {min(loops) * 1e3:.1f}"
 
 
 def versions() -> dict[str, str]:
@@ -258,7 +265,8 @@ def markdown(run: Mapping[str, Any]) -> str:
             "(one case: `make bench ONLY=small`; without make: `python3 benchmarks/run.py`).",
             "",
             f"Machine: {where['cores']} cores, {where['processor']}, {where['kernel']}, {where['Python']}; "
-            f"load before the run {where['load before']}.  ",
+            f"load before the run {where['load before']}; a loop of Python between the cases, CPU: "
+            f"{where['loop']}.  ",
             f"Versions: {facts}.",
             "",
             "The contenders of a case have a process each and measure blocks of requests in turn. Triton is a "

@@ -171,8 +171,10 @@ def main() -> int:
         if any(case.server == "triton" for case in cases):
             progress.note("starting Triton")
             sites["triton"] = triton(stack, options.triton)
+        loops = []
         for case in cases:
             progress.case(case.name)
+            loops.append(harness.loop())
             measured = harness.run(case, sites[case.server], quick=options.quick, say=progress.turn)
             progress.end_case()
             for name, result in measured.items():
@@ -182,6 +184,7 @@ def main() -> int:
             if measured[harness.OURS].missing:
                 skipped[case.name] = measured[harness.OURS].missing.strip().splitlines()[-1]
             results.append((case, measured))
+    where["loop"] = report.spread(loops)
     run = report.collect(results, skipped, time.monotonic() - start, where)
     if options.only or options.quick:
         print(report.tables(run))
