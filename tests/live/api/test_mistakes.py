@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tritonhttp import InferInput, InferRequestedOutput, InvalidRequest, ServerError
+from tritonhttp import InferInput, InferRequestedOutput, InvalidRequest, Retry, ServerError
 from tritonhttp.errors import TLSError
 
 from ...clients import tensor
@@ -128,12 +128,14 @@ def test_an_answer_with_an_error_names_the_request(client, headers):
     assert place(caught.value) == ("GET", f"{base}/models/no_model/versions/1{query}", 1)
 
 
-def test_so_does_a_success_with_an_error_inside(make_gateway, open_client):
-    gateway = make_gateway(meddle=lambda seen: (200, b'{"error": "in vain"}') if seen.body else None)
-    client = open_client(gateway.url)
+@pytest.mark.parametrize("refused", [0, 1])
+def test_so_does_a_success_with_an_error_inside(make_gateway, open_client, refused):
+    answers = iter([(503, b"later")] * refused + [(200, b'{"error": "in vain"}')])
+    gateway = make_gateway(meddle=lambda seen: next(answers) if seen.body else None)
+    client = open_client(gateway.url, retry=Retry(attempts=2, backoff=0) if refused else None)
     with pytest.raises(ServerError, match="in vain") as caught:
-        client.infer("digits", [IMAGE])
-    assert place(caught.value) == ("POST", f"http://{gateway.url}/v2/models/digits/infer", 1)
+        client.infer("digits", [IMAGE], idempotent=True)
+    assert place(caught.value) == ("POST", f"http://{gateway.url}/v2/models/digits/infer", 1 + refused)
 
 
 def test_and_an_error_in_a_stream(client):
