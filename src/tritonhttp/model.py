@@ -24,6 +24,7 @@ from .model_base import (
     Several,
     Step,
     in_flight_or,
+    iterator,
     sort,
 )
 from .operations import Operation
@@ -169,12 +170,13 @@ class Model(ModelBase):
     ) -> Generator[Outputs | InferenceServerException, None, None]:
         """Run the model on each item of an iterable, and yield the outputs in the items' order::
 
-            for batch, outputs in zip(batches, model.map({"IMAGE": batch} for batch in batches)):
-                ...
+            for outputs in model.map({"IMAGE": pixels} for pixels in batches):
+                outputs["SCORES"]
 
-        As many inferences are under way as the client has connections: its `concurrency`, on asyncio its
-        `conn_limit`. Items are read one by one, as outputs are taken: the iterable may be longer than memory, or
-        without an end. It is read on the caller's thread; outputs that are there wait while the next item is read.
+        As many inferences are under way as the client has connections (its `concurrency`, on asyncio its
+        `conn_limit`), and no more than `in_flight`. Items are read one by one, as outputs are taken: the iterable
+        may be longer than memory, or without an end. It is read on the caller's thread; outputs that are there
+        wait while the next item is read.
 
         Parameters
         ----------
@@ -204,8 +206,9 @@ class Model(ModelBase):
         InferenceServerException
             What an inference failed with, in its place. What the iterable itself raises comes in its place too.
         """
+        _, kept = sort({}, options)
         limit = in_flight_or(self._client._workers, in_flight)
-        return self._map(iter(items), limit, copy, return_exceptions, options)
+        return self._map(iterator(items), limit, copy, return_exceptions, kept)
 
     def _map(
         self, items: Iterator[Any], limit: int, copy: bool, return_exceptions: bool, options: CallOptions

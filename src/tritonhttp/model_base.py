@@ -35,6 +35,7 @@ __all__ = [
     "Several",
     "Step",
     "in_flight_or",
+    "iterator",
     "sort",
 ]
 
@@ -350,6 +351,16 @@ class ModelBase:
         if wanted and isinstance(error, InferenceServerException):
             return error
         raise error
+
+
+def iterator(items: Iterable[T]) -> Iterator[T]:
+    """Return an iterator, or refuse what has none."""
+    try:
+        return iter(items)
+    except TypeError:
+        raise InvalidRequest(
+            f"expected an iterable of mappings of inputs' names to arrays, got {type(items).__name__}"
+        ) from None
 
 
 def in_flight_or(connections: int, in_flight: int | None) -> int:

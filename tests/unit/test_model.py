@@ -572,6 +572,21 @@ def test_a_map_refuses_what_is_no_number_of_items(in_flight: Any) -> None:
         model_of(Line(True)).map([], in_flight=in_flight)
 
 
+@pytest.mark.parametrize("kind", [tritonhttp.model.Model, tritonhttp.aio.model.Model])
+@pytest.mark.parametrize(
+    ("items", "options", "words"),
+    [
+        ([], {"X": [1]}, "'X': no such option"),
+        (7, {}, "expected an iterable of mappings of inputs' names to arrays, got int"),
+    ],
+)
+def test_a_map_refuses_at_once_what_it_cannot_do(kind: Any, items: Any, options: Any, words: str) -> None:
+    client = Line(True)
+    client._configuration = {"conn_limit": 2}  # type: ignore[attr-defined]
+    with pytest.raises(InvalidRequest, match=words):
+        kind(client, "m").map(items, **options)
+
+
 # -- sequences
 
 

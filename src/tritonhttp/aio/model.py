@@ -23,6 +23,7 @@ from ..model_base import (
     Several,
     Step,
     in_flight_or,
+    iterator,
     sort,
 )
 from ..operations import Operation
@@ -102,8 +103,10 @@ class Model(ModelBase):
         return_exceptions: bool = False,
         **options: Unpack[CallOptions],
     ) -> AsyncGenerator[Outputs | InferenceServerException, None]:
+        _, kept = sort({}, options)
         limit = in_flight_or(self._client._configuration["conn_limit"], in_flight)
-        return self._map(_each(items), limit, copy, return_exceptions, options)
+        given = _each(items if isinstance(items, AsyncIterable) else iterator(items))
+        return self._map(given, limit, copy, return_exceptions, kept)
 
     async def _map(
         self,
