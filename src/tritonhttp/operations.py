@@ -428,7 +428,8 @@ def _server_error(message: str, response: Response, text: str) -> ServerError:
 def placed(error: ServerError, response: Any) -> ServerError:
     """Return the error with the request in it that the response answers, and how often that was tried."""
     error.attempts = getattr(response, "attempts", 1)  # it may be somebody else's response
-    error.method, error.url = getattr(response, "asked", ("", ""))
+    error.method, origin, target = getattr(response, "asked", ("", "", ""))
+    error.url = f"{origin}{target}"
     return error
 
 

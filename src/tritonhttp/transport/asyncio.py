@@ -209,7 +209,7 @@ class AsyncioTransport:
                 finally:
                     if trace is not None:
                         trace.end(connection)
-                asked = method, f"{self._origin}{target}"
+                asked = method, self._origin, target
                 if connection.reader.open:
                     head = StreamedResponse(response.head, b"")
                     head.asked = asked

@@ -98,8 +98,8 @@ class Response:
         self.body = body
         #: The most bytes that the body may have when it is unpacked.
         self.limit = limit
-        #: Method and URL of the request that it answers, where that is known.
-        self.asked: tuple[str, str] = ("", "")
+        #: Method, origin and target of the request that it answers, where they are known.
+        self.asked: tuple[str, str, str] = ("", "", "")
         self._position = 0
 
     @property
