@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Callable
@@ -89,21 +90,38 @@ class Pending:
         self._task: Callable[[], InferResult] | None = task
         self._result: InferResult | None = None
         self._error: BaseException | None = None
+        #: Who has come for the task; the first one has it.
+        self._claims: list[str] = []
         #: Held until the task has ended.
         self._running = threading.Lock()
         self._running.acquire()
 
     def run(self) -> None:
-        """Carry the task out, once."""
-        assert self._task is not None
+        """Carry the task out, once, unless it was withdrawn."""
+        task = self._task
+        if self._claim("run") or task is None:
+            return
         try:
-            self._result = self._task()
+            self._result = task()
         except BaseException as error:
             self._error = error
         finally:
             self._task = None
+            self._end()
+            del self, task  # the error's traceback holds this frame
+
+    def _end(self) -> None:
+        with contextlib.suppress(RuntimeError):  # whoever waited has let go of it
             self._running.release()
-            del self  # the error's traceback holds this frame
+
+    def withdraw(self) -> bool:
+        """See to it that the task is not carried out; return False where that has begun."""
+        return not self._claim("withdraw")
+
+    def _claim(self, name: str) -> bool:
+        """Claim the task; return whether another one has it."""
+        self._claims.append(name)
+        return self._claims[0] != name
 
     def ready(self) -> bool:
         return self._task is None
@@ -111,9 +129,12 @@ class Pending:
     def get(self, block: bool = True, timeout: float | None = None) -> InferResult:
         if self._task is not None:
             limit = -1.0 if timeout is None or not block else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
-            if not self._running.acquire(block, limit):
-                raise _NotYet
-            self._running.release()
+            try:
+                if not self._running.acquire(block, limit):
+                    raise _NotYet
+            finally:
+                if self._task is None:
+                    self._end()  # for others that wait
         try:
             if self._error is not None:
                 raise self._error

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .events import Hooks, Stats
     from .regions.auto import Flow, Sharing
     from .transport.policy import Moment
+    from .transport.pool import Place
     from .transport.retry import Retry
     from .transport.trace import Counts
 
@@ -66,8 +67,8 @@ DEBUG = 10  # logging's level
 
 T = TypeVar("T")
 
-#: The operation that a replaced `_get` or `_post` carries out, and when it must end.
-_replaced_for: ContextVar[tuple[Operation[Any], Moment | None] | None] = ContextVar(
+#: The operation that a replaced `_get` or `_post` carries out, when it must end, and the call's place.
+_replaced_for: ContextVar[tuple[Operation[Any], Moment | None, Place[Any] | None] | None] = ContextVar(
     "_replaced_for", default=None
 )
 
@@ -477,9 +478,11 @@ class ClientBase:
 
     @staticmethod
     @contextmanager
-    def _replacing(operation: Operation[Any], until: Moment | None) -> Iterator[None]:
+    def _replacing(
+        operation: Operation[Any], until: Moment | None, place: Place[Any] | None
+    ) -> Iterator[None]:
         """Let our own `_get` and `_post` know what it is that a replaced one hands to them."""
-        token = _replaced_for.set((operation, until))
+        token = _replaced_for.set((operation, until, place))
         try:
             yield
         finally:
@@ -488,13 +491,13 @@ class ClientBase:
     @staticmethod
     def _resumed(
         handed: Operation[Response], default: Moment | None
-    ) -> tuple[Operation[Response], Moment | None]:
-        """Return what our own `_get` or `_post` was handed, as the call meant it that is replaced; and its end."""
-        meant, until = _replaced_for.get() or (None, None)
+    ) -> tuple[Operation[Response], Moment | None, Place[Any] | None]:
+        """Recover the original operation, its deadline and its place behind a replaced `_get` or `_post`."""
+        meant, until, place = _replaced_for.get() or (None, None, None)
         if meant is None or (meant.method, meant.path) != (handed.method, handed.path):
-            return handed, default
+            return handed, default, None
         known = {name: getattr(meant, name) for name in ("repeatable", "anywhere", "sequence", "request_id")}
-        return replace(handed, **known), until
+        return replace(handed, **known), until, place
 
     @staticmethod
     def _posted(

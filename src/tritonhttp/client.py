@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -35,9 +36,10 @@ from .plugins import Request
 from .result import InferResult
 from .tensors import InferInput, InferRequestedOutput
 from .transport.address import parse_url, tls_context
-from .transport.blocking import BlockingTransport
-from .transport.failures import closed
+from .transport.blocking import Bell, BlockingPool, BlockingTransport, this_thread
+from .transport.failures import closed, turn_timeout
 from .transport.policy import UNSET, Connections, Deadline, Moment, Timeouts, moment, seconds
+from .transport.pool import Place, Turn, Turns, release
 from .transport.trace import Trace
 from .wire.http1 import Response, StreamedResponse
 from .wire.requests import Buffer
@@ -60,6 +62,10 @@ if TYPE_CHECKING:
 __all__ = ["InferenceServerClient"]
 
 T = TypeVar("T")
+
+#: How long `async_infer` waits under gevent for its request to be sent, in seconds.
+_HEAD_START = 1.0
+
 Headers = Mapping[str, Any] | None
 QueryParams = Mapping[str, Any] | None
 
@@ -210,7 +216,9 @@ class InferenceServerClient(ClientBase):
         self._transport = BlockingTransport(address, limit, timeouts, context, connections)
         self._deadline = seconds(deadline, "deadline")
         self._idle_timeout = timeouts.network
-        self._lock = threading.Lock()
+        #: Re-entrant, and nothing that may block runs under it: see BlockingPool.
+        self._lock = threading.RLock()
+        self._turns: Turns[BlockingPool[None]] = Turns(BlockingPool)
         self._closed = False
         servers = {
             each: InferenceServerClient(**{**configuration, **ALONE, "url": each}) for each in urls if others
@@ -253,7 +261,8 @@ class InferenceServerClient(ClientBase):
 
     def _start_anew(self) -> None:
         super()._start_anew()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._turns = Turns(BlockingPool)
         self._executor = None
         self._transport.reset()
 
@@ -723,7 +732,12 @@ class InferenceServerClient(ClientBase):
         until = self._until(deadline)
         if plain is not None:
             return self._infer_plain((model_name, model_version), plain, until)
-        return self._drive(self._infer_flow(asked), headers, query_params, until)
+        flow = self._infer_flow(asked)
+        if sequence_id in (0, ""):
+            return self._drive(flow, headers, query_params, until)
+        return self._drive_in_turn(
+            Turn(self._turns, (model_name, sequence_id)), flow, headers, query_params, until, None
+        )
 
     def async_infer(
         self,
@@ -791,25 +805,88 @@ class InferenceServerClient(ClientBase):
         until = self._until(deadline)
         plain = self._encode_plain_infer(asked, headers, query_params, snapshot=copy)
         task: Callable[[], InferResult]
+        place: Place[Any] = Place()
+        turn = None
         if plain is not None:
-            task = partial(self._infer_plain, (model_name, model_version), plain, until)
+            task = partial(self._infer_plain, (model_name, model_version), plain, until, place)
         else:
             flow = self._infer_flow(asked, snapshot=copy)
+            if sequence_id not in (0, ""):
+                turn = Turn(self._turns, (model_name, sequence_id))
             given = dict(headers) if headers else None
-            task = partial(self._drive, flow, given, dict(query_params) if query_params else None, until)
+            query = dict(query_params) if query_params else None
+            task = partial(self._drive_in_turn, turn, flow, given, query, until, place)
         if self._is_watched():
             # The hooks, the plugin and the log see the caller's context, not that of a thread of ours.
             task = partial(copy_context().run, task)
         pending = Pending(task)
-        with self._lock:
-            if self._closed:
-                raise InferenceServerException("the client is closed")
-            if self._executor is None:
-                self._executor = Executor(self._workers)
-            self._executor.submit(pending.run)
+        self._submit(pending, place, turn)
         if self._verbose:
             self._log.debug("Sent request%s", f" '{request_id}'" if request_id else "")
         return InferAsyncRequest(pending, self._verbose)
+
+    def _submit(self, pending: Pending, place: Place[Any], turn: Turn[BlockingPool[None]] | None) -> None:
+        """Let a thread carry out an inference that takes its place in the line now."""
+        sent = None
+        if socket.socket.__module__ != "socket":  # gevent's or eventlet's: no thread runs by itself
+            place.sent = sent = Bell()
+        # Twice: an interrupt in the first taking back leaves it to the second.
+        try:
+            try:
+                with self._lock:  # the threads take the inferences in the order of their places
+                    if self._closed:
+                        raise InferenceServerException("the client is closed")
+                    executor = self._executor
+                    if executor is None:
+                        executor = self._executor = Executor(self._workers)
+                    if turn is not None:
+                        turn.join()
+                    if (turn is None or turn.has_come) and not self._servers and self._resolve_every is None:
+                        self._transport.reserve(place)
+                    executor.put(pending.run)
+                executor.hire()
+                if sent is not None and self._transport.has_room(place):
+                    sent.wait(_HEAD_START)
+            except BaseException:
+                self._withdraw(pending, place, turn)
+                raise
+        except BaseException:
+            self._withdraw(pending, place, turn)
+            raise
+
+    @staticmethod
+    def _withdraw(pending: Pending, place: Place[Any], turn: Turn[BlockingPool[None]] | None) -> None:
+        """Take an inference back, unless a thread has begun to carry it out."""
+        if pending.withdraw():
+            release(place)
+            if turn is not None:
+                turn.leave()
+
+    def _drive_in_turn(
+        self,
+        turn: Turn[BlockingPool[None]] | None,
+        flow: Generator[Operation[Any] | float, Any, T],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
+        place: Place[Any] | None,
+    ) -> T:
+        """Carry out the operations of a flow, behind the earlier ones of its sequence; give the place back."""
+        if place is not None:
+            place.owner = this_thread()[0]
+        try:
+            if turn is None:
+                return self._drive(flow, headers, query_params, until, place)
+            with turn, turn:
+                if turn.pool is None:
+                    turn.join()
+                assert turn.pool is not None
+                began = time.monotonic()
+                if not turn.pool.hold(turn.place, until, reserved=True):
+                    raise turn_timeout(time.monotonic() - began, until)
+                return self._drive(flow, headers, query_params, until, place)
+        finally:
+            release(place)
 
     def generate(
         self,
@@ -899,8 +976,8 @@ class InferenceServerClient(ClientBase):
         )
         limit = self._deadline if deadline is UNSET else deadline
 
-        def begin(until: Moment | None) -> StreamedResponse | Response:
-            return self._carry_out(operation, headers, query_params, until)
+        def begin(until: Moment | None, place: Place[Any]) -> StreamedResponse | Response:
+            return self._carry_out(operation, headers, query_params, until, place)
 
         return GenerateStream(begin, seconds(limit, "deadline"), idle)
 
@@ -924,8 +1001,8 @@ class InferenceServerClient(ClientBase):
             With ``status_code``, ``get(header)`` and ``read()``.
         """
         handed = Operation("GET", request_uri, undecoded)
-        operation, until = self._resumed(handed, self._until(UNSET))
-        return self._exchange(operation, headers, query_params, until)
+        operation, until, place = self._resumed(handed, self._until(UNSET))
+        return self._exchange(operation, headers, query_params, until, place)
 
     def _post(
         self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
@@ -942,8 +1019,8 @@ class InferenceServerClient(ClientBase):
             See the class.
         """
         handed = self._posted(request_uri, request_body, headers)
-        operation, until = self._resumed(handed, self._until(UNSET))
-        return self._exchange(operation, headers, query_params, until)
+        operation, until, place = self._resumed(handed, self._until(UNSET))
+        return self._exchange(operation, headers, query_params, until, place)
 
     def _run(
         self, operation: Operation[T], headers: Headers, query_params: QueryParams, deadline: Deadline
@@ -952,14 +1029,19 @@ class InferenceServerClient(ClientBase):
         return self._carry_out(operation, headers, query_params, self._until(deadline))
 
     def _carry_out(
-        self, operation: Operation[T], headers: Headers, query_params: QueryParams, until: Moment | None
+        self,
+        operation: Operation[T],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
+        place: Place[Any] | None = None,
     ) -> T:
         if headers or query_params or self._is_watched():
             replaced = self._replaced(operation, headers, query_params)
             if replaced is not None:
-                with self._replacing(operation, until):
+                with self._replacing(operation, until, place):
                     return operation.decode(replaced())
-            return operation.decode(self._exchange(operation, headers, query_params, until))
+            return operation.decode(self._exchange(operation, headers, query_params, until, place))
         target, buffers = self._encoder.plain(operation)
         response = self._transport.exchange(
             operation.method,
@@ -967,6 +1049,7 @@ class InferenceServerClient(ClientBase):
             buffers,
             repeatable=operation.repeatable,
             deadline=until,
+            place=place,
             streamed=operation.streamed,
             idle_timeout=operation.idle,
         )
@@ -985,32 +1068,39 @@ class InferenceServerClient(ClientBase):
         headers: Headers,
         query_params: QueryParams,
         until: Moment | None,
+        place: Place[Any] | None = None,
     ) -> T:
         """Carry out the operations of a flow, and return what they come to."""
-        return drive(flow, lambda operation: self._carry_out(operation, headers, query_params, until))
+        return drive(flow, lambda operation: self._carry_out(operation, headers, query_params, until, place))
 
     def _infer_plain(
-        self, model: tuple[str, str], plain: tuple[Known, list[Buffer]], until: Moment | None
+        self,
+        model: tuple[str, str],
+        plain: tuple[Known, list[Buffer]],
+        until: Moment | None,
+        place: Place[Any] | None = None,
     ) -> InferResult:
         """Run an inference that takes the short way."""
         known, buffers = plain
-        transport, answer, begun = self._transport, known.answer, None
-        if answer is not None:
-            (request,) = buffers
-            outcome = transport.repeater.repeat(
-                transport, request, answer.start, answer.head_size, answer.size, until
-            )
-            if isinstance(outcome, bytes):
-                return answer.result.alike(outcome)
-            begun = outcome
-        response = transport.exchange("POST", known.target, buffers, deadline=until, begun=begun)
+        transport, answer = self._transport, known.answer
+        response = transport.exchange(
+            "POST", known.target, buffers, deadline=until, place=place, answer=answer
+        )
+        if answer is not None and isinstance(response, bytes):
+            return answer.result.alike(response)
+        assert isinstance(response, Response)
         result = self._decode_infer(model, response)
         if transport.repeats:
             known.learn(buffers, response, result)
         return result
 
     def _exchange(
-        self, operation: Operation[Any], headers: Headers, query_params: QueryParams, until: Moment | None
+        self,
+        operation: Operation[Any],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
+        place: Place[Any] | None = None,
     ) -> Response:
         """Send a request that somebody watches: the plugin, the log."""
         request = Request(call_headers(operation, headers))
@@ -1026,13 +1116,15 @@ class InferenceServerClient(ClientBase):
         dispatch = self._dispatch
         if dispatch is None:
             if not logger.isEnabledFor(DEBUG):
-                return self._send(operation, request.headers, query_params, until)
+                return self._send(operation, request.headers, query_params, until, None, place)
             dispatch = self._new_dispatch()
         clock = time.monotonic
         flow = dispatch.tries(operation, request.headers, until, clock, self._probe, self._url_of(operation))
         return drive(
             flow,
-            lambda step: self.server(step[0])._send(operation, request.headers, query_params, until, step[1]),
+            lambda step: self.server(step[0])._send(
+                operation, request.headers, query_params, until, step[1], place
+            ),
         )
 
     def _send(
@@ -1042,6 +1134,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams,
         until: Moment | None,
         call: Call | None = None,
+        place: Place[Any] | None = None,
     ) -> Response:
         """Send a request to this client's own server."""
         target, buffers = self._encode(operation, headers, query_params)
@@ -1054,6 +1147,7 @@ class InferenceServerClient(ClientBase):
                 repeatable=operation.repeatable,
                 deadline=until,
                 trace=trace,
+                place=place,
                 streamed=operation.streamed,
                 idle_timeout=operation.idle,
             )

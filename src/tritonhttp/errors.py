@@ -157,7 +157,15 @@ class NameResolutionError(ConnectError, socket.gaierror):
 
 
 class ConnectionLost(TransportError, ConnectionError):
-    """The connection broke while a request or its answer was under way."""
+    """The connection broke while a request or its answer was under way.
+
+    Attributes
+    ----------
+    resendable : bool
+        Whether a connection that was used before broke without an answer, so that sending again is likely to help.
+    """
+
+    resendable: bool = False
 
 
 if sys.version_info >= (3, 11):

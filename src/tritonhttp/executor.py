@@ -54,54 +54,68 @@ class Executor:
         self._limit = limit
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        #: One entry for each thread that ended a task since a submission counted on it.
+        self._starting: set[threading.Thread] = set()
+        #: Idle workers that no task counts on yet.
         self._free: deque[None] = deque(maxlen=limit)
-        # Reentrant: a client that is dropped while this is held shuts its executor down on this very thread.
+        # Re-entrant: a signal's handler, or a client that is dropped, may use it on the thread that holds it.
         self._lock = threading.RLock()
         self._closed = False
         _executors.add(self)
 
-    def submit(self, task: Task) -> None:
-        """Have a task carried out; it must not raise.
+    def put(self, task: Task) -> None:
+        """Put a task in the line; it must not raise. :meth:`hire` has to follow.
 
         Raises
         ------
         InferenceServerException
-            After :meth:`shutdown`, and where the system has no first thread for it.
+            After :meth:`shutdown`.
         """
         with self._lock:
             if self._closed:
                 raise InferenceServerException("the client is closed")
-            if len(self._threads) < self._limit:
-                if self._free:
-                    self._free.pop()
-                else:
-                    self._start()
             self._tasks.put(task)
 
-    def _start(self) -> None:
-        # The thread knows nothing of the executor: it keeps neither that nor its client alive.
-        name = f"tritonhttp_{len(self._threads)}"
-        thread = threading.Thread(target=_work, args=(self._tasks, self._free), name=name)
+    def hire(self) -> None:
+        """Start a thread for a task that was put in the line, if none is free.
+
+        No lock is held while a thread starts: under gevent that lets other greenlets run.
+
+        Raises
+        ------
+        InferenceServerException
+            If the system has no first thread for it.
+        """
+        with self._lock:
+            if self._free:
+                self._free.pop()
+                return
+            number = len(self._threads) + len(self._starting)
+            if number >= self._limit or self._closed:
+                return
+            # The thread knows nothing of the executor: it keeps neither that nor its client alive.
+            thread = threading.Thread(
+                target=_work, args=(self._tasks, self._free), name=f"tritonhttp_{number}"
+            )
+            self._starting.add(thread)
         try:
             thread.start()
+            self._threads.append(thread)
         except RuntimeError as error:
-            if self._threads:
-                return  # those that there are carry the task out, later
-            raise InferenceServerException(
-                f"async_infer needs a thread, and there is none: {error}"
-            ) from error
-        self._threads.append(thread)
+            if not self._threads:  # otherwise those that there are carry the task out, later
+                raise InferenceServerException(
+                    f"async_infer needs a thread, and there is none: {error}"
+                ) from error
+        finally:
+            self._starting.discard(thread)
 
     def shutdown(self, *, wait: bool) -> None:
         """Let the threads end behind the tasks that were submitted; with `wait`, wait for them. Idempotent."""
         with self._lock:
             if not self._closed:
                 self._closed = True
-                for _ in self._threads:
-                    self._tasks.put(None)
+                self._tasks.put(None)
         if wait:
-            for thread in self._threads:
+            for thread in list(self._threads):
                 thread.join()
 
 
@@ -110,3 +124,4 @@ def _work(tasks: SimpleQueue[Task | None], free: deque[None]) -> None:
         task()
         del task  # or what it holds would live until the next one comes
         free.append(None)
+    tasks.put(None)  # for the next thread

@@ -6,7 +6,7 @@ is an event with ``{"error": …}``, behind status 200.
 
 from __future__ import annotations
 
-import threading
+import contextlib
 from collections import deque
 from itertools import pairwise
 from typing import Any
@@ -23,6 +23,7 @@ __all__ = ["Answers", "StreamBase"]
 
 #: The most bytes of one answer.
 _LIMIT = 1 << 28
+_ENDED = (StopIteration, StopAsyncIteration)
 
 
 class Answers:
@@ -148,7 +149,7 @@ class StreamBase:
         How often the request was tried.
     """
 
-    def __init__(self, limit: float | None, idle: float | None) -> None:
+    def __init__(self, limit: float | None, idle: float | None, place: Any = None) -> None:
         self.headers: dict[str, str] = {}
         self.attempts = 1
         self._limit, self._idle = limit, idle
@@ -157,9 +158,12 @@ class StreamBase:
         self._stream: Any = None
         #: Who wants to know when the stream has ended; None when they were told.
         self._ending: Any = None
-        #: Held while an answer is waited for; nobody waits for it.
-        self._turn = threading.Lock()
-        #: Whether it was closed while somebody held the turn, who has to carry that out.
+        #: The call's place in its pool, from the request to the end of the stream.
+        self._place = place
+        #: Who asks for an answer just now: the first of them has the turn. Each step is one step of C, so that an
+        #: interrupt leaves nothing locked.
+        self._askers: list[object] = []
+        #: Whether it was closed while somebody had the turn, who has to carry that out.
         self._left = False
 
     @property
@@ -176,6 +180,22 @@ class StreamBase:
     def intervals(self) -> list[float]:
         """Seconds from each answer to the next."""
         return [later - earlier for earlier, later in pairwise(self.times)]
+
+    def _begin_turn(self, asker: object) -> None:
+        """Take the turn to ask for an answer, or refuse: nobody waits for it. :meth:`_end_turn` has to follow."""
+        self._askers.append(asker)
+        if self._askers[0] is not asker:
+            raise self._crowded()
+
+    def _end_turn(self, asker: object) -> None:
+        with contextlib.suppress(ValueError):  # it was ended before
+            self._askers.remove(asker)
+
+    def _failed(self, asker: object, error: BaseException) -> None:
+        """End a turn that raised. What an interrupt may have dropped ends the stream."""
+        if self._askers and self._askers[0] is asker and not isinstance(error, _ENDED):
+            self._close(error)
+        self._end_turn(asker)
 
     def _crowded(self) -> InvalidRequest:
         return InvalidRequest(
@@ -230,6 +250,8 @@ class StreamBase:
         self._answers.close()
         if self._stream is not None:
             self._stream.close()
+        if self._place is not None and self._place.transport is not None:
+            self._place.transport.give_back(self._place)
         self._tell(error)
 
     def _tell(self, error: BaseException | None) -> None:

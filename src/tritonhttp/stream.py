@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .generation import Answers, StreamBase
 from .transport.policy import Moment, moment
+from .transport.pool import Place
 from .wire.http1 import Response
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["GenerateStream"]
+
+T = TypeVar("T")
 
 
 class GenerateStream(StreamBase):
@@ -26,21 +29,14 @@ class GenerateStream(StreamBase):
     """
 
     def __init__(
-        self, begin: Callable[[Moment | None], Response], limit: float | None, idle: float | None
+        self, begin: Callable[[Moment | None, Place[Any]], Response], limit: float | None, idle: float | None
     ) -> None:
-        super().__init__(limit, idle)
+        super().__init__(limit, idle, Place())
         self._begin = begin
 
     def __enter__(self) -> Self:
-        if not self._turn.acquire(False):
-            raise self._crowded()
-        try:
-            if self._answers is None:
-                self._open()
-        finally:
-            self._turn.release()
-            if self._left:  # by a thread that found the turn taken
-                self.close()
+        if self._answers is None:
+            self._ask(self._open)
         return self
 
     def __exit__(
@@ -52,24 +48,7 @@ class GenerateStream(StreamBase):
         return self
 
     def __next__(self) -> dict[str, Any]:
-        if not self._turn.acquire(False):
-            raise self._crowded()
-        try:
-            answers = self._answers or self._open()
-            while (answer := self._take(answers)) is None:
-                if answers.ended:
-                    raise StopIteration
-                try:
-                    more = self._stream.more(self._idle, self._until)
-                except BaseException as error:
-                    self._broke(error)
-                    continue
-                self._feed(more, time.monotonic())
-            return answer
-        finally:
-            self._turn.release()
-            if self._left:  # by a thread that found the turn taken
-                self.close()
+        return self._ask(self._next)
 
     def close(self) -> None:
         """End the stream here; its connection is closed if there is more to come. Idempotent.
@@ -77,19 +56,55 @@ class GenerateStream(StreamBase):
         Another thread that waits for an answer meanwhile finds the stream ended: at once, or when it has begun.
         """
         self._left = True
-        if self._turn.acquire(False):
-            try:
+        asker = object()
+        try:
+            self._askers.append(asker)
+            if self._askers[0] is asker:
                 self._close()
-            finally:
-                self._turn.release()
-        elif self._stream is not None:
-            self._stream.interrupt()
+            elif self._stream is not None:
+                self._stream.interrupt()
+            self._end_turn(asker)
+        except BaseException as error:
+            self._failed(asker, error)
+            raise
+
+    def _ask(self, step: Callable[[], T]) -> T:
+        """Take a step while no other thread does."""
+        asker = object()
+        try:  # twice: an interrupt in the first end leaves it to the second
+            try:
+                self._begin_turn(asker)
+                found = step()
+                self._end_turn(asker)
+            except BaseException as error:
+                self._failed(asker, error)
+                raise
+        except BaseException as error:
+            self._failed(asker, error)
+            raise
+        finally:
+            if self._left and not self._askers:  # by a thread that found the turn taken
+                self.close()
+        return found
+
+    def _next(self) -> dict[str, Any]:
+        answers = self._answers or self._open()
+        while (answer := self._take(answers)) is None:
+            if answers.ended:
+                raise StopIteration
+            try:
+                more = self._stream.more(self._idle, self._until)
+            except BaseException as error:
+                self._broke(error)
+                continue
+            self._feed(more, time.monotonic())
+        return answer
 
     def _open(self) -> Answers:
         began = time.monotonic()
         self._until = moment(began, self._limit)
         try:
-            self._opened(self._begin(self._until), began, time.monotonic())
+            self._opened(self._begin(self._until, self._place), began, time.monotonic())
         except BaseException as error:
             self._close(error)  # what failed is not begun again
             raise

@@ -30,9 +30,10 @@ from ..plugins import Request
 from ..result import InferResult
 from ..tensors import InferInput, InferRequestedOutput
 from ..transport.address import as_context, parse_url, tls_context
-from ..transport.asyncio import AsyncioTransport, timeout_at
-from ..transport.failures import closed
+from ..transport.asyncio import AsyncioPool, AsyncioTransport, timeout_at
+from ..transport.failures import closed, turn_timeout
 from ..transport.policy import UNSET, Connections, Deadline, Moment, moment, seconds
+from ..transport.pool import Turn, Turns
 from ..transport.trace import Trace
 from ..wire.http1 import Response, StreamedResponse
 from ..wire.requests import Buffer
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from ..events import Call, CallHook, RetryHook
     from ..inferences import Known
     from ..regions import Region
+    from ..transport.pool import Place
     from ..transport.retry import Retry
     from .model import Model
 
@@ -142,6 +144,7 @@ class InferenceServerClient(ClientBase):
             configuration,
         )
         self._probes: set[asyncio.Task[None]] = set()
+        self._turns: Turns[AsyncioPool[None]] = Turns(AsyncioPool)
         self._deadline = seconds(conn_timeout, "conn_timeout")
         #: For streams, which may well take longer than a call: from one answer to the next, and as a whole.
         self._idle_timeout = self._deadline
@@ -194,6 +197,7 @@ class InferenceServerClient(ClientBase):
 
     def _start_anew(self) -> None:
         super()._start_anew()
+        self._turns = Turns(AsyncioPool)
         self._transport.forget_loop()
 
     async def on_each(self, action: Callable[[Self], Awaitable[T]]) -> dict[str, T]:
@@ -499,7 +503,12 @@ class InferenceServerClient(ClientBase):
         until = self._until(deadline)
         if plain is not None:
             return await self._infer_plain((model_name, model_version), plain, until)
-        return await self._drive(self._infer_flow(asked), headers, query_params, until)
+        flow = self._infer_flow(asked)
+        if sequence_id in (0, ""):
+            return await self._drive(flow, headers, query_params, until)
+        return await self._drive_in_turn(
+            Turn(self._turns, (model_name, sequence_id)), flow, headers, query_params, until
+        )
 
     async def generate(
         self,
@@ -537,8 +546,8 @@ class InferenceServerClient(ClientBase):
         )
         limit = self._stream_deadline if deadline is UNSET else deadline
 
-        async def begin(until: Moment | None) -> StreamedResponse | Response:
-            return await self._carry_out(operation, headers, query_params, until)
+        async def begin(until: Moment | None, place: Place[Any]) -> StreamedResponse | Response:
+            return await self._carry_out(operation, headers, query_params, until, place)
 
         return GenerateStream(begin, seconds(limit, "deadline"), idle)
 
@@ -546,15 +555,15 @@ class InferenceServerClient(ClientBase):
 
     async def _get(self, request_uri: str, headers: Headers, query_params: QueryParams) -> Response:
         handed = Operation("GET", request_uri, undecoded)
-        operation, until = self._resumed(handed, self._until(UNSET))
-        return Answer.of(await self._exchange(operation, headers, query_params, until))
+        operation, until, place = self._resumed(handed, self._until(UNSET))
+        return Answer.of(await self._exchange(operation, headers, query_params, until, place))
 
     async def _post(
         self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
     ) -> Response:
         handed = self._posted(request_uri, request_body, headers)
-        operation, until = self._resumed(handed, self._until(UNSET))
-        return Answer.of(await self._exchange(operation, headers, query_params, until))
+        operation, until, place = self._resumed(handed, self._until(UNSET))
+        return Answer.of(await self._exchange(operation, headers, query_params, until, place))
 
     async def _run(
         self, operation: Operation[T], headers: Headers, query_params: QueryParams, deadline: Deadline
@@ -563,15 +572,20 @@ class InferenceServerClient(ClientBase):
         return await self._carry_out(operation, headers, query_params, self._until(deadline))
 
     async def _carry_out(
-        self, operation: Operation[T], headers: Headers, query_params: QueryParams, until: Moment | None
+        self,
+        operation: Operation[T],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
+        place: Place[Any] | None = None,
     ) -> T:
         try:
             if headers or query_params or self._is_watched():
                 replaced = self._replaced(operation, headers, query_params)
                 if replaced is not None:
-                    with self._replacing(operation, until):
+                    with self._replacing(operation, until, place):
                         return operation.decode(await plain(await replaced()))
-                return operation.decode(await self._exchange(operation, headers, query_params, until))
+                return operation.decode(await self._exchange(operation, headers, query_params, until, place))
             target, buffers = self._encoder.plain(operation)
             response = await self._transport.exchange(
                 operation.method,
@@ -579,6 +593,7 @@ class InferenceServerClient(ClientBase):
                 buffers,
                 repeatable=operation.repeatable,
                 deadline=until,
+                place=place,
                 streamed=operation.streamed,
             )
         except TransportError as error:
@@ -599,9 +614,30 @@ class InferenceServerClient(ClientBase):
         headers: Headers,
         query_params: QueryParams,
         until: Moment | None,
+        place: Place[Any] | None = None,
     ) -> T:
         """Carry out the operations of a flow, and return what they come to."""
-        return await drive(flow, lambda operation: self._carry_out(operation, headers, query_params, until))
+        return await drive(
+            flow, lambda operation: self._carry_out(operation, headers, query_params, until, place)
+        )
+
+    async def _drive_in_turn(
+        self,
+        turn: Turn[AsyncioPool[None]],
+        flow: Generator[Operation[Any] | float, Any, T],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
+    ) -> T:
+        """Carry out the operations of a flow when its sequence's earlier requests have ended."""
+        with turn, turn:
+            turn.join()
+            assert turn.pool is not None
+            clock = asyncio.get_running_loop().time
+            began = clock()
+            if not await turn.pool.hold(turn.place, until, reserved=True):
+                raise turn_timeout(clock() - began, until)
+            return await self._drive(flow, headers, query_params, until)
 
     async def _infer_plain(
         self, model: tuple[str, str], plain: tuple[Known, list[Buffer]], until: Moment | None
@@ -616,7 +652,12 @@ class InferenceServerClient(ClientBase):
         return self._decode_infer(model, response)
 
     async def _exchange(
-        self, operation: Operation[Any], headers: Headers, query_params: QueryParams, until: Moment | None
+        self,
+        operation: Operation[Any],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
+        place: Place[Any] | None = None,
     ) -> Response:
         request = Request(call_headers(operation, headers))
         outcome = self._call_plugin(request)
@@ -637,7 +678,7 @@ class InferenceServerClient(ClientBase):
         dispatch = self._dispatch
         if dispatch is None:
             if not logger.isEnabledFor(DEBUG):
-                return await self._send(operation, request.headers, query_params, until)
+                return await self._send(operation, request.headers, query_params, until, None, place)
             dispatch = self._new_dispatch()
         loop, url = asyncio.get_running_loop(), self._url_of(operation)
         flow = dispatch.tries(
@@ -645,7 +686,9 @@ class InferenceServerClient(ClientBase):
         )
         return await drive(
             flow,
-            lambda step: self.server(step[0])._send(operation, request.headers, query_params, until, step[1]),
+            lambda step: self.server(step[0])._send(
+                operation, request.headers, query_params, until, step[1], place
+            ),
         )
 
     async def _send(
@@ -655,6 +698,7 @@ class InferenceServerClient(ClientBase):
         query_params: QueryParams,
         until: Moment | None,
         call: Call | None = None,
+        place: Place[Any] | None = None,
     ) -> Response:
         """Send a request to this client's own server."""
         target, buffers = self._encode(operation, headers, query_params)
@@ -667,6 +711,7 @@ class InferenceServerClient(ClientBase):
                 repeatable=operation.repeatable,
                 deadline=until,
                 trace=trace,
+                place=place,
                 streamed=operation.streamed,
             )
         finally:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..generation import Answers, StreamBase
 from ..transport.policy import Moment, moment
+from ..transport.pool import Place
 from ..wire.http1 import Response
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["GenerateStream"]
+
+T = TypeVar("T")
 
 
 class GenerateStream(StreamBase):
@@ -26,19 +29,17 @@ class GenerateStream(StreamBase):
     """
 
     def __init__(
-        self, begin: Callable[[Moment | None], Awaitable[Response]], limit: float | None, idle: float | None
+        self,
+        begin: Callable[[Moment | None, Place[Any]], Awaitable[Response]],
+        limit: float | None,
+        idle: float | None,
     ) -> None:
-        super().__init__(limit, idle)
+        super().__init__(limit, idle, Place())
         self._begin = begin
 
     async def __aenter__(self) -> Self:
-        if not self._turn.acquire(False):
-            raise self._crowded()
-        try:
-            if self._answers is None:
-                await self._open()
-        finally:
-            self._turn.release()
+        if self._answers is None:
+            await self._ask(self._open)
         return self
 
     async def __aexit__(
@@ -50,22 +51,7 @@ class GenerateStream(StreamBase):
         return self
 
     async def __anext__(self) -> dict[str, Any]:
-        if not self._turn.acquire(False):
-            raise self._crowded()
-        try:
-            answers = self._answers or await self._open()
-            while (answer := self._take(answers)) is None:
-                if answers.ended:
-                    raise StopAsyncIteration
-                try:
-                    more = await self._stream.more(self._idle, self._until)
-                except BaseException as error:
-                    self._broke(error)
-                    continue
-                self._feed(more, asyncio.get_running_loop().time())
-            return answer
-        finally:
-            self._turn.release()
+        return await self._ask(self._next)
 
     async def close(self) -> None:
         """End the stream here; its connection is closed if there is more to come. Idempotent.
@@ -73,8 +59,41 @@ class GenerateStream(StreamBase):
         Another task that waits for an answer meanwhile finds the stream ended: at once, or when it has begun.
         """
         self._left = True
-        if not self._turn.locked() or self._stream is not None:
-            self._close()
+        if not self._askers or self._stream is not None:
+            try:
+                self._close()
+            except BaseException as error:
+                self._close(error)
+                raise
+
+    async def _ask(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Take a step while no other task does."""
+        asker = object()
+        try:  # twice: an interrupt in the first end leaves it to the second
+            try:
+                self._begin_turn(asker)
+                found = await step()
+                self._end_turn(asker)
+            except BaseException as error:
+                self._failed(asker, error)
+                raise
+        except BaseException as error:
+            self._failed(asker, error)
+            raise
+        return found
+
+    async def _next(self) -> dict[str, Any]:
+        answers = self._answers or await self._open()
+        while (answer := self._take(answers)) is None:
+            if answers.ended:
+                raise StopAsyncIteration
+            try:
+                more = await self._stream.more(self._idle, self._until)
+            except BaseException as error:
+                self._broke(error)
+                continue
+            self._feed(more, asyncio.get_running_loop().time())
+        return answer
 
     async def _open(self) -> Answers:
         clock = asyncio.get_running_loop().time
@@ -82,7 +101,7 @@ class GenerateStream(StreamBase):
         self._until = moment(began, self._limit)
         try:
             limits = self._until, moment(began, self._idle)
-            response = await self._begin(min(filter(None, limits), default=None))
+            response = await self._begin(min(filter(None, limits), default=None), self._place)
             self._opened(response, began, clock())
         except BaseException as error:
             self._close(error)  # what failed is not begun again

@@ -12,7 +12,8 @@ import os
 import socket
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import (
     ConnectionLost,
@@ -34,7 +35,7 @@ from .failures import (
     wait_timeout,
 )
 from .policy import Connections, earliest, may_resend, moment
-from .pool import CLOSED, OPEN, WAIT, Pool, Signal
+from .pool import Place, Pool
 from .protocol import Connection
 from .route import MAX_REFUSAL, Proxy, Route
 from .trace import Counts, Trace
@@ -42,7 +43,9 @@ from .trace import Counts, Trace
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["AsyncioTransport", "Stream", "timeout_at"]
+__all__ = ["AsyncioPool", "AsyncioTransport", "Stream", "timeout_at"]
+
+C = TypeVar("C")
 
 
 if sys.version_info >= (3, 11):
@@ -86,6 +89,59 @@ def _abort_all(connections: Iterable[Connection]) -> None:
         connection.abort()
 
 
+class AsyncioPool(Pool[C]):
+    """A pool for the tasks of one event loop."""
+
+    def __init__(self, limit: int, lock: Any = None) -> None:
+        super().__init__(limit)
+
+    async def hold(self, place: Place[C], deadline: float | None, *, reserved: bool = False) -> bool:
+        """Wait until a place is served; return False if the deadline passed before.
+
+        Parameters
+        ----------
+        reserved : bool
+            Whether the place is in the line already.
+
+        Raises
+        ------
+        InferenceServerException
+            If the pool is closed.
+        """
+        if place not in self.holders and not (not reserved and self.take(place)):
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            place.wake = ring = partial(_ring, waiter)
+            if not reserved:
+                self.join(place)
+            self.serve()
+            if place not in self.holders and not self.closed:
+                timer = None if deadline is None else loop.call_at(deadline, ring)
+                try:
+                    await waiter
+                except BaseException:
+                    # Its connection, if it came meanwhile, was not used.
+                    if place in self.holders:
+                        self.give_back(place, reusable=True)
+                    raise
+                finally:
+                    if timer is not None:
+                        timer.cancel()
+            if place not in self.holders:
+                if self.closed:
+                    raise closed()
+                return False
+            self.leave_line(place)
+            place.wake = None
+        place.served = True
+        return True
+
+
+def _ring(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
 class AsyncioTransport:
     """A pool of connections to one server, for use by any number of tasks of one event loop.
 
@@ -126,7 +182,7 @@ class AsyncioTransport:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connections: set[Connection] = set()
-        self._pool: Pool[Connection, asyncio.Future[Connection | Signal]] = Pool(limit)
+        self.pool: AsyncioPool[Connection] = AsyncioPool(limit)
 
     async def exchange(
         self,
@@ -138,6 +194,7 @@ class AsyncioTransport:
         deadline: float | None = None,
         trace: Trace | None = None,
         streamed: bool = False,
+        place: Place[Connection] | None = None,
     ) -> Response:
         """Send a request and return its response, whatever its status.
 
@@ -155,6 +212,8 @@ class AsyncioTransport:
             Is told how long each phase takes.
         streamed : bool
             Whether to return a success with its head: a StreamedResponse whose `stream` is a :class:`Stream`.
+        place : Place, optional
+            The call's; of a streamed success it holds the connection behind the return.
 
         Raises
         ------
@@ -163,64 +222,75 @@ class AsyncioTransport:
         ProtocolError
             When what came is no HTTP.
         """
-        if len(buffers) > 1:
-            buffers = coalesce(buffers)
-        expects = False
-        if self._prepare is not None:
-            buffers, expects = self._prepare(buffers)
-        loop = self._enter_loop()
-        counts = self._counts
-        counts.calls += 1
-        fresh = False
+        if place is None:
+            place = Place()
+        # Twice: an interrupt in the first giving back leaves it to the second.
         try:
-            while True:
+            try:
+                if len(buffers) > 1:
+                    buffers = coalesce(buffers)
+                expects = False
+                if self._prepare is not None:
+                    buffers, expects = self._prepare(buffers)
+                loop = self._enter_loop()
+                place.transport = self
                 if trace is not None:
                     trace.start()
-                place = self._pool.take()
-                if place is WAIT:
-                    place = await self._wait(loop, deadline)
+                began = loop.time()
+                if not await self.pool.hold(place, deadline):
+                    assert deadline is not None
+                    raise wait_timeout(self._limit, loop.time() - began, deadline)
                 if trace is not None:
                     trace.mark("wait")
-                if (
-                    type(place) is Connection
-                    and not fresh
-                    and loop.time() < place.expires
-                    and not place.is_stale()
-                ):
-                    connection, reused = place, True
-                else:
-                    connection, reused = await self._renew(place, loop, deadline, trace), False
-                if trace is not None:
-                    trace.take(connection, reused=reused)
-                try:
-                    response = await connection.exchange(buffers, deadline, expects, trace, streamed)
-                except BaseException as error:
-                    answered, handed_over = not connection.reader.blank, connection.handed_over
-                    self._check_in(connection, reusable=False)
-                    fresh = (
-                        reused
-                        and isinstance(error, ConnectionLost)
-                        and may_resend(repeatable=repeatable, answered=answered, handed_over=handed_over)
+                fresh = False
+                while True:
+                    connection = place.connection
+                    reused = (
+                        connection is not None
+                        and not fresh
+                        and loop.time() < connection.expires
+                        and not connection.is_stale()
                     )
-                    if not fresh:
-                        raise
-                    counts.resent += 1
-                    continue
-                finally:
+                    if connection is None or not reused:
+                        connection = await self._renew(place, loop, deadline, trace)
                     if trace is not None:
-                        trace.end(connection)
-                asked = method, self._origin, target
+                        trace.take(connection, reused=reused)
+                    try:
+                        response = await connection.exchange(buffers, deadline, expects, trace, streamed)
+                        break
+                    except ConnectionLost as error:
+                        answered, handed_over = not connection.reader.blank, connection.handed_over
+                        fresh = reused and may_resend(
+                            repeatable=repeatable, answered=answered, handed_over=handed_over
+                        )
+                        if not fresh:
+                            error.resendable = reused and not answered
+                            raise
+                        self._counts.resent += 1
+                    finally:
+                        if trace is not None:
+                            trace.end(connection)
+                    if trace is not None:
+                        trace.start()
+                        trace.resent += handed_over
+                response.asked = asked = method, self._origin, target
                 if connection.reader.open:
                     head = StreamedResponse(response.head, b"")
                     head.asked = asked
-                    head.stream = Stream(self, connection, method, target)
+                    head.stream = Stream(self, place, method, target)
                     return head
-                response.asked = asked
                 connection.reader.response = None  # an idle connection should not keep a large body
-                self._put_by(connection, connection.reader.reusable and connection.handed_over)
+                self._put_by(place, connection.reader.reusable and connection.handed_over)
                 return response
+            except BaseException:
+                self.give_back(place)
+                raise
         except (TransportError, ProtocolError) as error:
+            self.give_back(place)
             raise located(error, self._address, method, target) from error.__cause__
+        except BaseException:
+            self.give_back(place)
+            raise
 
     @property
     def is_closed(self) -> bool:
@@ -242,17 +312,16 @@ class AsyncioTransport:
     @property
     def counts(self) -> Counts:
         """What the transport did since it was made; in a forked child, since the fork."""
-        return self._counts.with_open(self._connections)
+        counts = self._counts.with_open(self._connections)
+        counts.calls += self.pool.begun
+        return counts
 
     async def close(self) -> None:
         """Close the idle connections now, and the others when their requests end; turn away who waits."""
         if self._loop is not asyncio.get_running_loop():
             self._leave_loop()  # or refuse, before anything of the other loop is touched
         self._closed = True
-        idle, waiters = self._pool.close()
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_exception(closed())
+        idle = self.pool.close()
         for connection in idle:
             self._forget(connection)
         await asyncio.gather(*(connection.gone for connection in idle))
@@ -297,87 +366,59 @@ class AsyncioTransport:
         self._start_anew()
 
     def _start_anew(self) -> None:
+        self._counts.calls += self.pool.begun
         self._connections = set()
-        self._pool = Pool(self._limit)
-        self._pool.closed = self._closed
+        self.pool = AsyncioPool(self._limit)
+        self.pool.closed = self._closed
 
     # -- the pool's decisions, carried out --
 
     async def _renew(
         self,
-        place: Connection | Signal,
+        place: Place[Connection],
         loop: asyncio.AbstractEventLoop,
         deadline: float | None,
         trace: Trace | None,
     ) -> Connection:
-        """Return a new connection for a place that has none, or one of no more use."""
-        if place is CLOSED:
-            raise closed()
-        if isinstance(place, Connection):
-            self._forget(place)
-        try:
-            return await self._open(loop, deadline, trace)
-        except BaseException:
-            self._check_in(None, reusable=False)
-            raise
+        """Give a place that is held a new connection."""
+        if place.connection is not None:
+            self._forget(place.connection)
+            place.connection = None
+        place.connection = connection = await self._open(loop, deadline, trace)
+        return connection
 
-    async def _wait(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> Connection | Signal:
-        waiter: asyncio.Future[Connection | Signal] = loop.create_future()
-        self._pool.wait(waiter)
-        timer = (
-            None
-            if deadline is None
-            else loop.call_at(deadline, self._turn_away, waiter, deadline, loop.time())
+    def give_back(self, place: Place[Connection], *, reusable: bool = False) -> None:
+        """Give up a place, or the wish for one; its connection is closed, unless it is reusable."""
+        connection = place.connection
+        spent = self.pool.give_back(
+            place, reusable=reusable and connection is not None and not connection.stale
         )
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            given = waiter.done() and not waiter.cancelled() and waiter.exception() is None
-            if not self._pool.leave(waiter) and given:
-                granted = waiter.result()
-                self._check_in(granted if isinstance(granted, Connection) else None, reusable=True)
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
+        if spent is not None:
+            self._forget(spent)
+        place.transport = None
 
-    def _turn_away(self, waiter: asyncio.Future[Connection | Signal], deadline: float, since: float) -> None:
-        if self._pool.leave(waiter) and not waiter.done():
-            waiter.set_exception(wait_timeout(self._limit, waiter.get_loop().time() - since, deadline))
+    def _end(self, place: Place[Connection]) -> None:
+        """Give back the place of a stream, unless it is of another loop, or of the process that forked us."""
+        connection = place.connection
+        if connection is not None and connection in self._connections:
+            self._put_by(place, connection.reader.ended and connection.reader.reusable)
 
-    def _check_in(self, connection: Connection | None, *, reusable: bool) -> None:
-        """Give a place back, with its connection where it has one."""
-        if connection is not None and connection not in self._connections:
-            return  # of a loop that the transport has left, and that pool with it
-        if connection is not None and (not reusable or connection.stale or self._pool.closed):
-            self._forget(connection)
-            connection = None
-        waiter = self._pool.give_back(connection)
-        while waiter is not None and waiter.done():  # cancelled, and not yet told so
-            waiter = self._pool.give_back(connection)
-        if waiter is not None:
-            waiter.set_result(OPEN if connection is None else connection)
-
-    def _end(self, connection: Connection) -> None:
-        """Give back the connection of a stream, unless it is of another loop, or of the process that forked us."""
-        if connection in self._connections:
-            self._put_by(connection, connection.reader.ended and connection.reader.reusable)
-
-    def _put_by(self, connection: Connection, reusable: bool) -> None:
-        """Give a connection back whose response has ended."""
+    def _put_by(self, place: Place[Connection], reusable: bool) -> None:
+        """Give back a place whose exchange is over."""
+        connection = place.connection
+        assert connection is not None
         now = connection.loop.time()
-        expires = now + self._max_idle
-        connection.expires = expires if expires < connection.dies else connection.dies
-        self._check_in(connection, reusable=reusable)
-        idle = self._pool.idle
-        if idle and idle[0].expires <= now:
-            # The longest idle one has had its time; those behind it are looked at in their turn.
-            self._forget(self._pool.drop_oldest())
+        connection.expires = min(now + self._max_idle, connection.dies)
+        self.give_back(place, reusable=reusable)
+        expired = self.pool.drop_expired(now)
+        if expired is not None:
+            self._forget(expired)
 
     def _forget(self, connection: Connection) -> None:
-        self._connections.discard(connection)
-        self._counts.end(connection)
-        connection.abort()
+        if connection in self._connections:  # or it is of a loop that the transport has left
+            connection.abort()
+            self._connections.discard(connection)
+            self._counts.end(connection)
 
     async def _open(
         self, loop: asyncio.AbstractEventLoop, deadline: float | None, trace: Trace | None
@@ -491,9 +532,11 @@ class AsyncioTransport:
 class Stream:
     """The body of a response, as it comes. It keeps its connection, until its end or until it is closed."""
 
-    def __init__(self, transport: AsyncioTransport, connection: Connection, method: str, target: str) -> None:
+    def __init__(
+        self, transport: AsyncioTransport, place: Place[Connection], method: str, target: str
+    ) -> None:
         self._transport = transport
-        self._connection: Connection | None = connection
+        self._place = place
         self._request = method, target
 
     async def more(self, idle: float | None, deadline: float | None) -> bytes:
@@ -511,7 +554,7 @@ class Stream:
         TransportError, ProtocolError
             The connection is closed then.
         """
-        connection = self._connection
+        connection = self._place.connection
         if connection is None:
             return b""
         loop = asyncio.get_running_loop()
@@ -542,13 +585,11 @@ class Stream:
 
     def close(self) -> None:
         """Give the connection back where the body has ended, and close it otherwise. Idempotent."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._transport._end(connection)
+        self._transport._end(self._place)
 
     def __del__(self) -> None:
-        connection = self._connection
+        connection = self._place.connection
         # In a forked child not even the loop may be touched: it is the parent's.
         if connection is not None and connection in self._transport._connections:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and its connections with it
-                connection.loop.call_soon_threadsafe(self._transport._end, connection)
+                connection.loop.call_soon_threadsafe(self._transport._end, self._place)

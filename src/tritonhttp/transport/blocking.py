@@ -11,39 +11,112 @@ import contextlib
 import dataclasses
 import math
 import socket
+import sys
 import threading
+import weakref
 from collections.abc import Sequence
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConnectionLost, ProtocolError, TransportError
-from ..wire.http1 import Response, ResponseReader, StreamedResponse
+from ..wire.http1 import ResponseReader, StreamedResponse
 from ..wire.requests import Buffer, coalesce
 from .address import Address, SocketAddress, resolve
 from .connection import Connection
 from .failures import closed, connect_failure, located, tls_failure, wait_timeout
 from .policy import Connections, Timeouts, earliest, may_resend, step_timeout
-from .pool import CLOSED, OPEN, WAIT, Pool, Signal
-from .repeater import REPEATS, Repeater
+from .pool import Place, Pool
+from .repeater import REPEATS, Expected, Repeater
 from .route import MAX_REFUSAL, Proxy, Route
 from .trace import Counts, Trace
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["BlockingTransport", "Stream"]
+__all__ = ["Bell", "BlockingPool", "BlockingTransport", "Stream", "this_thread"]
+
+C = TypeVar("C")
 
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
+#: As it is now: gevent's tells greenlets apart, the extension threads.
+_get_ident = threading.get_ident
 
 
-class _Waiter:
-    """A thread in the line for a place."""
+class Bell:
+    """Wakes the one thread that waits for it. Ringing it is one step of C, and may be done again."""
 
-    __slots__ = ("grant", "woken")
+    __slots__ = ("_lock",)
 
     def __init__(self) -> None:
-        self.grant: Connection | Signal | None = None
-        self.woken = threading.Event()
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def __call__(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it has rung
+            self._lock.release()
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait until it has rung since the last time, for so many seconds at most; return whether it has."""
+        return self._lock.acquire(True, -1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+
+
+class BlockingPool(Pool[C]):
+    """A pool for threads."""
+
+    def __init__(self, limit: int, lock: Any = None) -> None:
+        super().__init__(limit)
+        #: Re-entrant: a signal's handler may use the pool while its thread holds this. Nothing that may block runs
+        #: under it, since gevent's greenlets of one thread would all have it.
+        self.lock = lock or threading.RLock()
+
+    def reserve(self, place: Place[C]) -> None:
+        """Join the line for a call that another thread will make: it is served when that has come to wait."""
+        with self.lock:
+            self.join(place)
+
+    def hold(self, place: Place[C], deadline: float | None, *, reserved: bool = False) -> bool:
+        """Wait until a place is served; return False if the deadline passed before.
+
+        Parameters
+        ----------
+        reserved : bool
+            Whether the place is in the line already.
+
+        Raises
+        ------
+        InferenceServerException
+            If the pool is closed.
+        """
+        owners = this_thread()
+        place.owner = owners[0]
+        with self.lock:
+            if place in self.holders or (not reserved and self.take(place)):
+                place.served = True
+                return True
+            place.wake = bell = Bell()
+            if not reserved:
+                self.join(place)
+            self.serve()
+            if place not in self.holders and self.is_nested(place, owners) and not self.closed:
+                self.exceed(place)
+        while True:
+            with self.lock:
+                if place in self.holders:
+                    self.leave_line(place)
+                    place.wake, place.served = None, True
+                    return True
+                if self.closed:
+                    raise closed()
+            left = step_timeout(None, deadline, monotonic())
+            if left == 0:
+                return False
+            bell.wait(left)
+
+
+def this_thread() -> tuple[int, int]:
+    """Return what tells this thread from others: its greenlet, where there are any, and the thread itself."""
+    greenlet, number = sys.modules.get("greenlet"), _get_ident()
+    return (id(greenlet.getcurrent()) if greenlet is not None else number), number
 
 
 class BlockingTransport:
@@ -94,14 +167,14 @@ class BlockingTransport:
         """Start anew with no connection: at first, and in a forked child, whose inherited sockets are closed."""
         for connection in getattr(self, "_connections", ()):
             connection.close()
-        closed_before = hasattr(self, "_pool") and self._pool.closed
-        self._lock = threading.Lock()
-        self._connections: set[Connection] = set()
-        self._pool: Pool[Connection, _Waiter] = Pool(self._limit)
-        self._pool.closed = closed_before
+        closed_before = hasattr(self, "pool") and self.pool.closed
+        #: The open connections; one that a call lost to an exception is closed when it is dropped.
+        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self.pool: BlockingPool[Connection] = BlockingPool(self._limit)
+        self.pool.closed = closed_before
         self._counts = Counts()
-        self.repeater: Repeater[Connection] = Repeater(
-            self._lock, self._pool, self._timeouts.network or math.inf, self._max_idle
+        self._repeater: Repeater[Connection] = Repeater(
+            self.pool, self._timeouts.network or math.inf, self._max_idle
         )
 
     def exchange(
@@ -115,8 +188,9 @@ class BlockingTransport:
         trace: Trace | None = None,
         streamed: bool = False,
         idle_timeout: float | None = None,
-        begun: Connection | None = None,
-    ) -> Response:
+        place: Place[Connection] | None = None,
+        answer: Expected | None = None,
+    ) -> Any:
         """Send a request and return its response, whatever its status.
 
         Parameters
@@ -135,8 +209,10 @@ class BlockingTransport:
             Whether to return a success with its head: a StreamedResponse whose `stream` is a :class:`Stream`.
         idle_timeout : float or None
             Seconds for each step without progress of a streamed one, in place of the network timeout.
-        begun : optional
-            The connection on which a repetition of the request took another course: it is gone on with.
+        place : Place, optional
+            The call's, in the line or new; of a streamed success it holds the connection behind the return.
+        answer : Expected, optional
+            An answer that is expected to come again; it is returned as the bytes of its body alone.
 
         Raises
         ------
@@ -145,77 +221,108 @@ class BlockingTransport:
         ProtocolError
             When what came is no HTTP.
         """
-        if len(buffers) > 1:
-            buffers = coalesce(buffers)
-        expects = False
-        network = idle_timeout if streamed else self._timeouts.network
-        if self._prepare is not None:
-            buffers, expects = self._prepare(buffers)
-        fresh = False
+        if place is None:
+            place = Place()
+        reserved = place.transport is self
+        place.transport = self
+        # Twice: an interrupt in the first giving back leaves it to the second.
         try:
-            while True:
-                if trace is not None:
-                    trace.start()
-                if begun is None:
-                    connection, reused = self._take(fresh, deadline, trace)
-                else:
-                    connection, reused, begun = begun, True, None
-                if trace is not None:
-                    trace.take(connection, reused=reused)
-                try:
-                    response = connection.exchange(buffers, network, deadline, expects, trace, streamed)
-                except BaseException as error:
-                    answered, handed_over = not connection.reader.blank, connection.handed_over
-                    self._check_in(connection, reusable=False)
-                    fresh = (
-                        reused
-                        and isinstance(error, ConnectionLost)
-                        and may_resend(repeatable=repeatable, answered=answered, handed_over=handed_over)
+            try:
+                if answer is not None:
+                    if reserved:
+                        self._hold(place, deadline, reserved=True)
+                    body = self._repeater.repeat(
+                        place, buffers[0], answer.start, answer.head_size, answer.size, deadline
                     )
-                    if not fresh:
-                        raise
-                    with self._lock:
-                        self._counts.calls -= 1
-                        self._counts.resent += 1
-                    continue
-                finally:
+                    if body is not None:
+                        if place.connection is not None:
+                            self._put_by(place)
+                        return body
+                if len(buffers) > 1:
+                    buffers = coalesce(buffers)
+                expects = False
+                network = idle_timeout if streamed else self._timeouts.network
+                if self._prepare is not None:
+                    buffers, expects = self._prepare(buffers)
+                if place.connection is None:
+                    self._hold(place, deadline, reserved=reserved, trace=trace)
+                fresh = False
+                while True:
+                    reused = self._take(place, fresh, deadline, trace)
+                    connection = place.connection
+                    assert connection is not None
+                    try:
+                        response = connection.exchange(
+                            buffers, network, deadline, expects, trace, streamed, place.sent
+                        )
+                        break
+                    except ConnectionLost as error:
+                        answered, handed_over = not connection.reader.blank, connection.handed_over
+                        fresh = reused and may_resend(
+                            repeatable=repeatable, answered=answered, handed_over=handed_over
+                        )
+                        if not fresh:
+                            error.resendable = reused and not answered
+                            raise
+                        with self.pool.lock:
+                            self._counts.resent += 1
+                    finally:
+                        if trace is not None:
+                            trace.end(connection)
                     if trace is not None:
-                        trace.end(connection)
-                asked = method, self._origin, target
+                        trace.start()
+                        trace.resent += handed_over
+                response.asked = asked = method, self._origin, target
                 if connection.reader.open:
                     head = StreamedResponse(response.head, b"")
                     head.asked = asked
-                    head.stream = Stream(self, connection, method, target)
+                    head.stream = Stream(self, place, method, target)
+                    place.owner = 0
                     return head
-                response.asked = asked
                 connection.reader.response = None  # an idle connection should not keep a large body
-                if connection.reader.reusable:
-                    expires = monotonic() + self._max_idle
-                    connection.expires = expires if expires < connection.dies else connection.dies
-                    self._keep(connection)
-                else:
-                    self._check_in(connection, reusable=False)
+                self._put_by(place, reusable=connection.reader.reusable)
                 return response
+            except BaseException:
+                self.give_back(place)
+                raise
         except (TransportError, ProtocolError) as error:
+            self.give_back(place)
             raise located(error, self._address, method, target) from error.__cause__
+        except BaseException:
+            self.give_back(place)
+            raise
 
-    def _keep(self, connection: Connection) -> None:
-        """Give a place back with its connection, fit for further use as it is."""
-        with self._lock:
-            kept = self._pool.keep(connection)
-            oldest = self._pool.idle[0] if kept else connection
-            expired = oldest is not connection and oldest.expires <= monotonic()
-            if expired:
-                # The longest idle one has had its time; those behind it are looked at in their turn.
-                self._pool.drop_oldest()
-        if expired:
-            self._forget(oldest)
-        elif not kept:
-            self._check_in(connection, reusable=True)
+    def has_room(self, place: Place[Connection]) -> bool:
+        """Return whether a place has a connection, or can have one at once."""
+        with self.pool.lock:
+            return self.pool.has_room(place)
 
-    def _drop(self, connection: Connection) -> None:
-        """Give a place back whose connection is of no more use."""
-        self._check_in(connection, reusable=False)
+    def reserve(self, place: Place[Connection]) -> None:
+        """Let a place join the line for a call that another thread will make."""
+        place.transport = self
+        self.pool.reserve(place)
+
+    def give_back(self, place: Place[Connection], *, reusable: bool = False) -> None:
+        """Give up a place, or the wish for one; its connection is closed, unless it is reusable."""
+        with self.pool.lock:
+            spent = self.pool.give_back(place, reusable=reusable)
+        if spent is not None:
+            self._forget(spent)
+        place.transport = None
+        if place.sent is not None:
+            place.sent()
+
+    def _put_by(self, place: Place[Connection], *, reusable: bool = True) -> None:
+        """Give back a place whose exchange is over."""
+        connection = place.connection
+        assert connection is not None
+        now = monotonic()
+        connection.expires = min(now + self._max_idle, connection.dies)
+        self.give_back(place, reusable=reusable)
+        with self.pool.lock:
+            expired = self.pool.drop_expired(now)
+        if expired is not None:
+            self._forget(expired)
 
     def addresses(self, deadline: float | None) -> list[SocketAddress]:
         """Look up the addresses of the server's name."""
@@ -232,104 +339,63 @@ class BlockingTransport:
     @property
     def counts(self) -> Counts:
         """What the transport did since it was made; in a forked child, since the fork."""
-        with self._lock:
+        pool = self.pool
+        with pool.lock:
             counts = self._counts.with_open(self._connections)
-        counts.calls += self.repeater.calls
+            counts.calls = pool.begun + self._repeater.calls
+            counts.closed = counts.opened - len(self._connections)
         return counts
 
     def close(self) -> None:
         """Close the idle connections now, and the others when their requests end; turn away who waits."""
-        with self._lock:
-            idle, waiters = self._pool.close()
-        self._forget(*idle)
-        for waiter in waiters:
-            waiter.woken.set()
+        with self.pool.lock:
+            idle = self.pool.close()
+        for connection in idle:
+            self._forget(connection)
 
     # -- the pool's decisions, carried out --
 
-    def _take(self, fresh: bool, deadline: float | None, trace: Trace | None) -> tuple[Connection, bool]:
-        """Return a connection, and whether it had a request before; a new one where a `fresh` one is needed."""
-        with self._lock:
-            self._counts.calls += 1
-            place = self._pool.take()
-        if place is WAIT:
-            place = self._wait(deadline)
+    def _hold(
+        self,
+        place: Place[Connection],
+        deadline: float | None,
+        *,
+        reserved: bool = False,
+        trace: Trace | None = None,
+    ) -> None:
+        """Wait in line for a place."""
+        began = monotonic()
+        if trace is not None:
+            trace.start()
+        if not self.pool.hold(place, deadline, reserved=reserved):
+            assert deadline is not None
+            raise wait_timeout(self._limit, monotonic() - began, deadline)
         if trace is not None:
             trace.mark("wait")
-        if (
-            type(place) is Connection
-            and not fresh
-            and monotonic() < place.expires
-            and not self._is_stale(place)
-        ):
-            return place, True
-        return self._renew(place, deadline, trace), False
 
-    def _is_stale(self, connection: Connection) -> bool:
-        try:
-            return bool(connection.is_stale(0))
-        except BaseException:  # gevent lets others run meanwhile, which may kill this greenlet
-            self._check_in(connection, reusable=False)
-            raise
+    def _take(
+        self, place: Place[Connection], fresh: bool, deadline: float | None, trace: Trace | None
+    ) -> bool:
+        """Give a place that is held a connection, or a new one; return whether it had a request before."""
+        connection = place.connection
+        reused = connection is not None and (
+            bool(connection.ahead)
+            or (not fresh and monotonic() < connection.expires and not connection.is_stale(0))
+        )
+        if not reused:
+            if connection is not None:
+                self._forget(connection)
+                place.connection = None
+            place.connection = self._open(deadline, trace)
+        if trace is not None and place.connection is not None:
+            trace.take(place.connection, reused=reused)
+        return reused
 
-    def _renew(self, place: Connection | Signal, deadline: float | None, trace: Trace | None) -> Connection:
-        """Return a new connection for a place that has none, or one of no more use."""
-        if place is CLOSED:
-            raise closed()
-        try:
-            if isinstance(place, Connection):
-                self._forget(place)
-            return self._open(deadline, trace)
-        except BaseException:
-            self._check_in(None, reusable=False)
-            raise
-
-    def _wait(self, deadline: float | None) -> Connection | Signal:
-        """Return a place, after waiting in line for one if that is still needed."""
-        waiter = _Waiter()
-        began = monotonic()
-        with self._lock:
-            place = self._pool.take()
-            if place is not WAIT:
-                return place
-            self._pool.wait(waiter)
-        try:
-            woken = waiter.woken.wait(step_timeout(None, deadline, began))
-        except BaseException:
-            if not self._stop_waiting(waiter) and waiter.grant is not None:
-                granted = waiter.grant
-                self._check_in(granted if isinstance(granted, Connection) else None, reusable=True)
-            raise
-        if not woken and deadline is not None and self._stop_waiting(waiter):
-            raise wait_timeout(self._limit, monotonic() - began, deadline)
-        waiter.woken.wait()
-        return CLOSED if waiter.grant is None else waiter.grant
-
-    def _stop_waiting(self, waiter: _Waiter) -> bool:
-        """Leave the line; False where the waiter got its place after all, or the client was closed."""
-        with self._lock:
-            return self._pool.leave(waiter)
-
-    def _check_in(self, connection: Connection | None, *, reusable: bool) -> None:
-        """Give a place back, with its connection where it has one."""
-        spent = None
-        with self._lock:
-            if connection is not None and (not reusable or self._pool.closed):
-                spent, connection = connection, None
-            waiter = self._pool.give_back(connection)
-            if waiter is not None:
-                waiter.grant = OPEN if connection is None else connection
-        if spent is not None:
-            self._forget(spent)
-        if waiter is not None:
-            waiter.woken.set()
-
-    def _forget(self, *spent: Connection) -> None:
-        for connection in spent:
-            connection.close()
-        with self._lock:
-            self._connections.difference_update(spent)
-            for connection in spent:
+    def _forget(self, connection: Connection) -> None:
+        connection.close()
+        with self.pool.lock:
+            if connection in self._connections:
+                self._connections.discard(connection)
                 self._counts.end(connection)
 
     def _open(self, deadline: float | None, trace: Trace | None) -> Connection:
@@ -355,13 +421,15 @@ class BlockingTransport:
                 sock = self._encrypt(sock, self._context, deadline)
                 if trace is not None:
                     trace.mark("tls")
-            connection = Connection(sock, self._context is not None, self._options.max_response_bytes)
+            connection = Connection(
+                sock, self._context is not None, self._timeouts.network, self._options.max_response_bytes
+            )
         except BaseException:
             sock.close()
             raise
         connection.dies = began + self._options.age_limit
         connection.reader.reusable = self._options.keep_alive
-        with self._lock:
+        with self.pool.lock:
             self._connections.add(connection)
             self._counts.opened += 1
         return connection
@@ -412,19 +480,33 @@ class BlockingTransport:
         _arm(sock, deadline)
         try:
             # Where a body ends with the connection, only the server's word (close_notify) tells it from a cut one.
-            return context.wrap_socket(sock, server_hostname=self._address.host, suppress_ragged_eofs=False)
+            encrypted = context.wrap_socket(
+                sock,
+                server_hostname=self._address.host,
+                suppress_ragged_eofs=False,
+                do_handshake_on_connect=False,
+            )
         except (OSError, ValueError) as error:
             raise tls_failure(self._address, error, monotonic() - began, deadline) from error
+        try:
+            encrypted.do_handshake()
+        except (OSError, ValueError) as error:
+            encrypted.close()
+            raise tls_failure(self._address, error, monotonic() - began, deadline) from error
+        except BaseException:
+            encrypted.close()
+            raise
+        return encrypted
 
 
 class Stream:
     """The body of a response, as it comes. It keeps its connection, until its end or until it is closed."""
 
     def __init__(
-        self, transport: BlockingTransport, connection: Connection, method: str, target: str
+        self, transport: BlockingTransport, place: Place[Connection], method: str, target: str
     ) -> None:
         self._transport = transport
-        self._connection: Connection | None = connection
+        self._place = place
         self._request = method, target
 
     def more(self, idle: float | None, deadline: float | None) -> bytes:
@@ -442,7 +524,8 @@ class Stream:
         TransportError, ProtocolError
             The connection is closed then.
         """
-        connection = self._connection
+        place = self._place
+        connection = place.connection
         if connection is None:
             return b""
         reader = connection.reader
@@ -451,7 +534,9 @@ class Stream:
                 if reader.ended:
                     self.close()
                     break
+                place.owner = this_thread()[0]
                 connection._receive(idle, deadline)
+                place.owner = 0
         except (TransportError, ProtocolError) as error:
             self.close()
             raise located(error, self._transport._address, *self._request) from error.__cause__
@@ -462,28 +547,31 @@ class Stream:
 
     def close(self) -> None:
         """Give the connection back where the body has ended, and close it otherwise. Idempotent."""
-        connection, self._connection = self._connection, None
-        # In a forked child the transport has started anew: the connection is none of its own.
-        if connection is not None and connection in self._transport._connections:
-            reader = connection.reader
-            connection.expires = min(monotonic() + self._transport._max_idle, connection.dies)
-            self._transport._check_in(connection, reusable=reader.ended and reader.reusable)
+        place, transport = self._place, self._transport
+        connection = place.connection
+        if connection is None:
+            return
+        # In a forked child the transport has started anew: the place is none of its own.
+        if place in transport.pool.holders:
+            transport._put_by(place, reusable=connection.reader.ended and connection.reader.reusable)
 
     def interrupt(self) -> None:
         """Wake a thread that waits in :meth:`more`, which then ends or fails; only that one may close it."""
-        connection = self._connection
+        connection = self._place.connection
         if connection is not None and connection in self._transport._connections:
             with contextlib.suppress(OSError):
-                # That of a TLS socket would take the encryption from under who reads.
+                # SSLSocket.shutdown would drop TLS under the reader.
                 socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
     def __del__(self) -> None:
-        # The collector may run on a thread that holds the transport's lock.
-        if self._connection is not None:
-            lock = self._transport._lock
+        # The collector may run on any thread, in the middle of anything, so this must not wait for the lock.
+        if self._place.connection is not None:
+            lock = self._transport.pool.lock
             if lock.acquire(blocking=False):
-                lock.release()
-                self.close()
+                try:
+                    self.close()
+                finally:
+                    lock.release()
             else:
                 with contextlib.suppress(RuntimeError):  # the interpreter ends
                     threading.Thread(target=self.close, name="tritonhttp-close").start()

@@ -1,18 +1,17 @@
 """One blocking connection: a socket, the reader of its responses, and one exchange after the other.
 
-Each step is bounded by the network timeout and by the call's deadline, whichever comes first. What the kernel can
-watch by itself it watches.
+Each step is bounded by the network timeout and by the call's deadline, whichever comes first. Signals that are
+handled meanwhile do not stretch either.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import select
-import signal
 import socket
 import struct
-import sys
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConnectionLost, DeadlineExceeded, InferenceServerException, TransportError
 from ..wire.http1 import Response, ResponseReader
 from .failures import over
-from .policy import earliest, step_timeout
-from .repeater import Track
+from .policy import FOREVER, earliest, step_timeout
+from .repeater import REPEATS, Track
 from .route import CONTINUE_WAIT
 
 if TYPE_CHECKING:
@@ -36,11 +35,12 @@ _MAX_VECTOR = 1024
 _TLS_SLICE = 1 << 18
 #: How long an answer may take that a server sent before it stopped reading.
 _EARLY_ANSWER = 1.0
-#: How often a send that makes no progress is interrupted for a look whether the answer is there already.
+#: How often a send under TLS that makes no progress is interrupted, to look for an answer that came before its
+#: end.
 _LOOK = 0.1
 #: Take what fits, without waiting: what waits may also have to read.
 _AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)
-#: How a time limit of the kernel (SO_RCVTIMEO) ends a call, and how one of Python's socket does.
+#: How a call ends that must not wait, and how a time limit of Python's socket ends one.
 _TIMED_OUT = (BlockingIOError, TimeoutError)
 _TIMEVAL = struct.Struct("ll")
 
@@ -49,7 +49,9 @@ class Connection(Track):
     """One socket, and the reader of its responses."""
 
     __slots__ = (
+        "__weakref__",
         "_kernel_waits",
+        "_polls",
         "_vectored",
         "handed_over",
         "is_stale",
@@ -57,26 +59,36 @@ class Connection(Track):
         "sock",
     )
 
-    def __init__(self, sock: socket.socket, encrypted: bool, max_body: int | None = None) -> None:
+    def __init__(
+        self, sock: socket.socket, encrypted: bool, network: float | None, max_body: int | None = None
+    ) -> None:
         super().__init__()
         self.sock = sock
         self.reader = ResponseReader(max_body)
         #: Whether the kernel has taken the whole request.
         self.handed_over = False
         self._vectored = not encrypted and hasattr(sock, "sendmsg")
-        # A socket with a timeout polls before every send and receive. Where it is the kernel's own, not gevent's
-        # and not under TLS, the kernel can watch the time itself. But its time starts anew behind each signal that
-        # the program handles, and would never be over with a timer of less.
-        self._kernel_waits = (
-            not encrypted
-            and sys.platform == "linux"
+        # A socket with a timeout of Python's polls before every send and receive. Sockets of the system, not
+        # gevent's and not under TLS, are polled here only where a call has to wait; if there is the extension,
+        # the kernel's own limit (SO_RCVTIMEO) saves the poll before a receive.
+        self._polls = (
+            self._vectored
             and type(sock).__module__ == "socket"
-            and signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN)
+            and hasattr(select, "poll")
+            and bool(_AT_ONCE)
         )
-        if self._kernel_waits:
+        self._kernel_waits = self._polls and REPEATS
+        if self._polls:
             sock.settimeout(None)
+        if self._kernel_waits:
+            self.armed = math.inf if network is None else network
+            if network is not None:
+                seconds, fraction = divmod(network, 1.0)
+                limit = _TIMEVAL.pack(int(seconds), min(int(fraction * 1e6) + 1, 999_999))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             self.attach(sock.fileno(), self.reader.view)
-        #: Says of an idle connection, when called with 0, whether it was closed, or something came on it unasked.
+        #: Says of an idle connection, when called with 0, whether it was closed, or something came on it
+        #: unasked.
         self.is_stale: Callable[[int], Any]
         if hasattr(select, "poll"):
             poller = select.poll()
@@ -89,7 +101,14 @@ class Connection(Track):
             look, pending = self.is_stale, sock.pending  # type: ignore[attr-defined]
             self.is_stale = lambda seconds: pending() or look(seconds)
 
+    def __del__(self) -> None:
+        # Of a call that an exception ended between two instructions.
+        sock = getattr(self, "sock", None)
+        if sock is not None:
+            sock.close()
+
     def close(self) -> None:
+        self.detach()
         self.sock.close()
 
     def exchange(
@@ -100,11 +119,12 @@ class Connection(Track):
         expects: bool = False,
         trace: Trace | None = None,
         streamed: bool = False,
+        handed: Callable[[], object] | None = None,
     ) -> Response:
-        """Send the request and receive its response.
+        """Send the request and receive its response. A repetition that took another course is resumed.
 
-        With `expects`, the first buffer waits for the server's word before the others follow. A repetition that
-        took another course is gone on with.
+        With `expects`, the first buffer waits for the server's word before the others follow. `handed` is
+        called when the kernel has taken the whole request.
 
         Raises
         ------
@@ -128,8 +148,10 @@ class Connection(Track):
                 buffers = buffers[1:]
             if early is None:
                 if not sent and len(buffers) == 1 and self._vectored:
-                    if deadline is not None or network != self.armed:
+                    if not self._polls:
                         self._arm(network, deadline)
+                    elif deadline is not None and deadline <= monotonic():
+                        raise TimeoutError
                     try:
                         self.sent += (sent := self.sock.send(buffers[0], _AT_ONCE))
                     except BlockingIOError:
@@ -153,27 +175,41 @@ class Connection(Track):
             except InferenceServerException:
                 raise ConnectionLost(f"the connection broke while sending: {error}", phase="send") from error
         self.handed_over = True
+        if handed is not None:
+            handed()
         if trace is not None:
             trace.mark("send")
         return self._receive(network, deadline, trace)
 
-    def _arm(self, network: float | None, deadline: float | None) -> None:
-        if deadline is None:
-            timeout = network
-        else:
-            timeout = step_timeout(network, deadline, monotonic())
-            if timeout == 0:
-                raise TimeoutError
+    def _arm(self, limit: float | None, deadline: float | None) -> None:
+        """Limit the next step of a socket that does not poll here."""
+        timeout = step_timeout(limit, deadline, monotonic())
+        if timeout == 0:
+            raise TimeoutError
         if timeout != self.armed:
-            if self._kernel_waits:
-                seconds, fraction = divmod(timeout or 0.0, 1.0)
-                microseconds = 0 if timeout is None else min(int(fraction * 1e6) + 1, 999_999)
-                limit = _TIMEVAL.pack(int(seconds), microseconds)
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            else:
-                self.sock.settimeout(timeout)
+            self.sock.settimeout(timeout)
             self.armed = math.inf if timeout is None else timeout
+
+    def _poll(self, events: int, until: float) -> int:
+        """Wait for the socket, and return what may be done; 0 where the time is over."""
+        poller = select.poll()
+        poller.register(self.sock, events)
+        left = until - monotonic()
+        found = poller.poll(None if left > FOREVER else max(0, math.ceil(left * 1e3)))
+        return found[0][1] if found else 0
+
+    def _read(self, buffer: memoryview, network: float | None, deadline: float | None) -> int:
+        """Receive once, within the time; TimeoutError where nothing came."""
+        if not self._polls:
+            self._arm(network, deadline)
+            return self.sock.recv_into(buffer)
+        until = _end(monotonic(), network, deadline)
+        if self._kernel_waits:
+            return self.receive(buffer, until)
+        while self._poll(select.POLLIN, until):
+            with contextlib.suppress(BlockingIOError):  # readable, and then not
+                return self.sock.recv_into(buffer, 0, _AT_ONCE)
+        raise TimeoutError
 
     def _send(
         self, buffers: Sequence[Buffer], sent: int, network: float | None, deadline: float | None
@@ -181,30 +217,25 @@ class Connection(Track):
         """Send what is left of the buffers behind the first `sent` bytes; return the answer if it comes before."""
         pending = [memoryview(buffers[0])[sent:], *buffers[1:]]
         first = 0
-        look = _LOOK if network is None else min(_LOOK, network)
         progress = monotonic()
         while first < len(pending):
+            # What came before a write fails can't be read behind it under TLS: OpenSSL has given up then.
+            early = self._early(0.001, network, deadline) if not self._vectored and self.is_stale(0) else None
+            if early is not None:
+                return early
             try:
-                self._arm(look, deadline)
-                if not self._vectored:
-                    # What came before a write fails can't be read behind it: OpenSSL has given up then.
-                    if self.is_stale(0) and (early := self._early(0.001, network, deadline)) is not None:
-                        return early
-                    self._arm(look, deadline)
-                    sent = self.sock.send(memoryview(pending[first])[:_TLS_SLICE])
-                elif len(pending) - first == 1:
-                    sent = self.sock.send(pending[first])
-                else:
-                    sent = self.sock.sendmsg(pending[first : first + _MAX_VECTOR])
+                sent = self._write(pending, first, network, deadline)
             except _TIMED_OUT:
-                now = monotonic()
-                if deadline is None or now < deadline:
+                until = _end(progress, network, deadline)
+                if until <= monotonic():
+                    raise
+                may = self._poll(select.POLLIN | select.POLLOUT, until) if self._polls else None
+                # What can be read is an answer that comes before the request's end, or the connection's end.
+                if may is None or may & ~select.POLLOUT:
                     early = self._early(0.001, network, deadline)
                     if early is not None:
                         return early
-                    if network is None or now - progress < network:
-                        continue
-                raise
+                continue
             self.sent += sent
             progress = monotonic()
             while first < len(pending) and sent >= len(pending[first]):
@@ -213,6 +244,20 @@ class Connection(Track):
             if sent:
                 pending[first] = memoryview(pending[first])[sent:]
         return None
+
+    def _write(
+        self, pending: Sequence[Buffer], first: int, network: float | None, deadline: float | None
+    ) -> int:
+        """Send once, as much as is taken; TimeoutError or BlockingIOError where nothing is."""
+        if self._polls:
+            if deadline is not None and deadline <= monotonic():
+                raise TimeoutError
+            return self.sock.sendmsg(pending[first : first + _MAX_VECTOR], (), _AT_ONCE)
+        look = _LOOK if network is None else min(_LOOK, network)
+        self._arm(look, deadline)
+        if self._vectored:
+            return self.sock.sendmsg(pending[first : first + _MAX_VECTOR])
+        return self.sock.send(memoryview(pending[first])[:_TLS_SLICE])
 
     def _early(self, seconds: float, network: float | None, deadline: float | None) -> Response | None:
         """Return the answer, received to its end, if it begins within so many seconds.
@@ -223,8 +268,7 @@ class Connection(Track):
         until = earliest(deadline, monotonic() + seconds)
         try:
             while not reader.answering:
-                self._arm(None, until)
-                count = self.sock.recv_into(reader.get_buffer())
+                count = self._read(reader.get_buffer(), None, until)
                 self.received += count
                 if reader.received(count) if count else reader.received_eof():
                     return reader.response
@@ -238,16 +282,14 @@ class Connection(Track):
 
     def _receive(self, network: float | None, deadline: float | None, trace: Trace | None = None) -> Response:
         reader = self.reader
-        receive = self.sock.recv_into
         came, self.came, problem, self.problem = self.came, -1, self.problem, 0
         try:
             if problem:
                 raise OSError(problem, os.strerror(problem))
             while True:
                 if came < 0:
-                    if deadline is not None or network != self.armed:
-                        self._arm(network, deadline)
-                    count = receive(reader.view if reader.blank else reader.get_buffer())
+                    buffer = reader.view if reader.blank else reader.get_buffer()
+                    count = self._read(buffer, network, deadline)
                 else:
                     count, came = came, -1
                 if trace is not None and "first_byte" not in trace.phases:
@@ -279,6 +321,12 @@ class Connection(Track):
 
     def _closed_early(self, phase: str) -> ConnectionLost:
         return ConnectionLost(f"the server closed the connection after {self.reader.progress()}", phase=phase)
+
+
+def _end(now: float, network: float | None, deadline: float | None) -> float:
+    """Return when a step must end that begins now."""
+    until = math.inf if network is None else now + network
+    return until if deadline is None or until < deadline else deadline
 
 
 def _limit(network: float | None, deadline: float | None) -> str:

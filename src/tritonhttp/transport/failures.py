@@ -30,6 +30,7 @@ __all__ = [
     "over",
     "resolve_timeout",
     "tls_failure",
+    "turn_timeout",
     "wait_timeout",
 ]
 
@@ -59,6 +60,14 @@ def wait_timeout(limit: int, seconds: float, deadline: float) -> DeadlineExceede
     """No connection became free in time."""
     return DeadlineExceeded(
         f"timed out while waiting for one of {limit} connections, after {lasted(seconds)}: {over(deadline)}",
+        phase=WAITING,
+    )
+
+
+def turn_timeout(seconds: float, deadline: float | None) -> DeadlineExceeded:
+    """The earlier requests of a sequence did not end in time."""
+    return DeadlineExceeded(
+        f"timed out while waiting for the sequence's earlier requests, after {lasted(seconds, deadline)}",
         phase=WAITING,
     )
 

@@ -1,22 +1,32 @@
 """Which connection carries the next request: decided here, carried out by the transports.
 
-The pool holds no lock and does no I/O. A caller takes a place; it gets an idle connection, or leave to open
-one, or has to wait in line. Places that become free go to those who wait, first come first served.
+A call makes a :class:`Place`, claims a connection for it, and gives it back in a ``finally``. Places are served
+in the order in which they were asked for. The pool does no I/O; where several threads use it, a re-entrant lock
+is held around every method.
+
+An exception may end any method at any instruction, and a signal's handler may use the pool in the middle of
+one. So nothing is counted: what is in use is the places in `holders`, each step leaves the books whole, and
+:meth:`Pool.give_back` completes what an exception cut short when it is called again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import deque
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection, Hashable
+from typing import Any, Generic, TypeVar
 
-__all__ = ["CLOSED", "OPEN", "WAIT", "Pool", "Signal"]
+from .repeater import Place
+
+__all__ = ["Place", "Pool", "Turn", "Turns", "release"]
 
 C = TypeVar("C")
-W = TypeVar("W")
+P = TypeVar("P", bound="Pool[Any]")
 
 
 class Signal:
-    """An answer of the pool that is no connection."""
+    """An answer that is no connection and no server."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -25,83 +35,211 @@ class Signal:
         return self._name
 
 
-OPEN = Signal("OPEN")
-WAIT = Signal("WAIT")
-CLOSED = Signal("CLOSED")
-
-
-class Pool(Generic[C, W]):
-    """The books over at most `limit` places for connections of the type C, and over waiters of the type W.
+class Pool(Generic[C]):
+    """The books over at most `limit` connections of the type C, and over the places of calls.
 
     Parameters
     ----------
     limit : int
         The most connections at a time.
+
+    Attributes
+    ----------
+    idle : list of C
+        Connections without a request. The one used last is used first, so that the others may grow old.
+    holders : set of Place
+        The places that may use a connection: theirs, or one that they open.
+    line : deque of Place
+        The places that wait, in order. One without a `wake` is not served yet: its call has not begun to wait.
+    ended : int
+        How many places were given back.
+
+    Notes
+    -----
+    The extension uses `idle`, `holders`, `line`, `closed` and `limit`, without the lock: each of its steps is
+    one step of the interpreter.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.closed = False
-        #: Connections without a request; the last one used comes first, so that the others may grow old.
         self.idle: list[C] = []
-        #: Places taken: by requests under way, and by idle connections.
-        self.taken = 0
-        self.waiters: deque[W] = deque()
+        self.holders: set[Place[C]] = set()
+        self.line: deque[Place[C]] = deque()
+        self.ended = 0
+        #: The place that is taken from the line to the holders just now.
+        self._serving: Place[C] | None = None
 
-    def take(self) -> C | Signal:
-        """Take a place: an idle connection, OPEN for a new one, WAIT where all are in use; or CLOSED."""
-        if self.idle:
-            return self.idle.pop()
-        if self.closed:
-            return CLOSED
-        if self.taken < self.limit:
-            self.taken += 1
-            return OPEN
-        return WAIT
+    @property
+    def begun(self) -> int:
+        """How many places were asked for."""
+        return self.ended + len(self.holders) + len(self.line)
 
-    def wait(self, waiter: W) -> None:
-        """Join the line, after :meth:`take` said WAIT."""
-        self.waiters.append(waiter)
-
-    def leave(self, waiter: W) -> bool:
-        """Leave the line; False where a place was given to the waiter meanwhile."""
+    def take(self, place: Place[C]) -> bool:
+        """Take an idle connection, or the right to open one, if nobody waits; return whether there was one."""
+        if self.line or self.closed:
+            return False
+        self.holders.add(place)
         try:
-            self.waiters.remove(waiter)
-        except ValueError:
-            return False
+            place.connection = self.idle.pop()
+        except IndexError:
+            if len(self.holders) + len(self.idle) > self.limit:
+                self.holders.discard(place)
+                return False
         return True
 
-    def keep(self, connection: C) -> bool:
-        """Give a place back with its connection, where nobody waits for it; return whether that is so."""
-        if self.waiters or self.closed:
-            return False
-        self.idle.append(connection)
-        return True
+    def join(self, place: Place[C]) -> None:
+        """Join the line at its end; a place that was served before joins at its front."""
+        if place.served:
+            self.line.appendleft(place)
+        else:
+            self.line.append(place)
 
-    def drop_oldest(self) -> C:
-        """Give up the place of the connection that has been idle longest; the caller closes it."""
-        self.taken -= 1
-        return self.idle.pop(0)
+    def serve(self) -> None:
+        """Serve the line as far as there is room. A place that is not ready keeps room for itself."""
+        while (place := self._serving or self._next()) is not None:
+            self._serving = place
+            self.holders.add(place)
+            if place.connection is None:
+                with contextlib.suppress(IndexError):
+                    place.connection = self.idle.pop()
+            if place.wake is not None:
+                place.wake()
+            self.leave_line(place)
 
-    def give_back(self, connection: C | None) -> W | None:
-        """Give a place back, with its connection if that is fit for another request.
-
-        Returns
-        -------
-        waiter or None
-            Who gets the place; the caller hands the connection, or leave to open one, over to it.
-        """
-        if connection is not None and self.keep(connection):
-            return None
-        if self.waiters:
-            return self.waiters.popleft()
-        self.taken -= 1
+    def _next(self) -> Place[C] | None:
+        """Return the first place in the line that is ready and that there is room for."""
+        kept = 0
+        with contextlib.suppress(IndexError):
+            while self.limit - len(self.holders) > kept and not self.closed:
+                place = self.line[kept]
+                if place.wake is not None:
+                    return place
+                kept += 1
         return None
 
-    def close(self) -> tuple[list[C], list[W]]:
-        """Close the books; return the connections to close and the waiters to turn away."""
+    def has_room(self, place: Place[C]) -> bool:
+        """Return whether a place in the line would be served if it were ready."""
+        for ahead, each in enumerate(self.line):
+            if each is place:
+                return self.limit - len(self.holders) > ahead
+        return place in self.holders
+
+    def leave_line(self, place: Place[C]) -> None:
+        """Take a place out of the line, if it is there; its call begins to use it, or has given up."""
+        if self._serving is place:
+            self._serving = None
+        with contextlib.suppress(ValueError):
+            self.line.remove(place)
+
+    def is_nested(self, place: Place[C], owners: Collection[int]) -> bool:
+        """Return whether a place would wait for another one of the same thread, as in a signal's handler."""
+        return any(each.owner in owners for each in (*self.holders, *self.line) if each is not place)
+
+    def exceed(self, place: Place[C]) -> None:
+        """Let a place open a connection beyond the limit."""
+        self.holders.add(place)
+        self.leave_line(place)
+
+    def give_back(self, place: Place[C], *, reusable: bool) -> C | None:
+        """Give up a place, or the wish for one; return its connection if it has to be closed.
+
+        Parameters
+        ----------
+        reusable : bool
+            Whether the place's connection is fit for another request.
+        """
+        connection, place.connection = place.connection, None
+        held = place in self.holders
+        if place.wake is not None or not held:
+            self.leave_line(place)
+        if held:
+            self.ended += 1
+            self.holders.discard(place)
+            if (
+                connection is not None
+                and reusable
+                and not self.closed
+                and len(self.holders) + len(self.idle) < self.limit
+            ):
+                self.idle.append(connection)
+                connection = None
+        self.serve()
+        return connection
+
+    def drop_expired(self, now: float) -> C | None:
+        """Take the connection that has been idle longest out, if its time is over; the caller closes it."""
+        # The others are looked at in their turn.
+        if self.idle and self.idle[0].expires <= now:  # type: ignore[attr-defined]
+            return self.idle.pop(0)
+        return None
+
+    def close(self) -> list[C]:
+        """Close the books, and turn away who waits; return the connections to close."""
         self.closed = True
         idle, self.idle = self.idle, []
-        self.taken -= len(idle)
-        waiters, self.waiters = list(self.waiters), deque()
-        return idle, waiters
+        for place in list(self.line):
+            if place.wake is not None:
+                place.wake()
+        return idle
+
+
+def release(place: Place[Any] | None) -> None:
+    """Give a place back to wherever it is, if it is anywhere."""
+    if place is not None and place.transport is not None:
+        place.transport.give_back(place)
+
+
+class Turns(Generic[P]):
+    """Lets the calls of one sequence go one after the other, in the order in which they were made.
+
+    Parameters
+    ----------
+    pool : callable
+        Makes a pool of the caller's kind, of a limit and a lock.
+    """
+
+    def __init__(self, pool: Callable[[int, threading.RLock], P]) -> None:
+        self.lock = threading.RLock()
+        self._make = pool
+        self._pools: dict[Hashable, P] = {}
+
+
+class Turn(Generic[P]):
+    """A call's turn among those of its sequence: in line once it has joined, until the end of its block.
+
+    Use it twice, ``with turn, turn:``, so that an interrupt in the first end leaves it to the second.
+    """
+
+    def __init__(self, turns: Turns[P], key: Hashable) -> None:
+        self.place: Place[None] = Place()
+        self._turns, self._key = turns, key
+        self.pool: P | None = None
+
+    @property
+    def has_come(self) -> bool:
+        return self.pool is not None and self.place in self.pool.holders
+
+    def join(self) -> None:
+        """Take the turn if nobody has it, or join the line."""
+        turns = self._turns
+        with turns.lock:
+            self.pool = pool = turns._pools.setdefault(self._key, turns._make(1, turns.lock))
+            if not pool.take(self.place):
+                pool.join(self.place)
+
+    def __enter__(self) -> Turn[P]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Let the next one have its turn. Idempotent."""
+        turns, pool = self._turns, self.pool
+        if pool is None:
+            return
+        with turns.lock:
+            pool.give_back(self.place, reusable=False)
+            if not pool.holders and not pool.line and turns._pools.get(self._key) is pool:
+                del turns._pools[self._key]

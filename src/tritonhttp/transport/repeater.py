@@ -2,23 +2,67 @@
 
 A C extension carries it out in one call, on Linux, where one was built: it takes a connection of the pool, sends,
 receives, compares, and gives the connection back. It knows no HTTP and raises no error of ours: as soon as
-anything is otherwise it hands the connection over, and the transport goes on from there.
+anything is otherwise it leaves the connection in the call's place, and the transport resumes there.
 """
 
 from __future__ import annotations
 
 import math
-import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from ..wire.requests import Buffer
     from .pool import Pool
 
-__all__ = ["REPEATS", "Repeater", "Track"]
+__all__ = ["REPEATS", "Expected", "Place", "Repeater", "Track"]
 
-C = TypeVar("C", bound="Track")
+C = TypeVar("C")
+T = TypeVar("T", bound="Track")
+
+
+class Place(Generic[C]):
+    """A call's claim to a connection. Whoever makes one gives it back, whatever ends the call.
+
+    Attributes
+    ----------
+    connection
+        The connection that the call uses, or None.
+    transport
+        The transport whose connection that is, and which takes the place back; None before the first exchange.
+    wake : callable or None
+        Tells a call that waits in line that it is served, or turned away; may be called more than once.
+    sent : callable or None
+        Is called when the whole request has been handed to the kernel.
+    owner : int
+        The thread that waits for the place or uses it; 0 where none does just now.
+    served : bool
+        Whether the call had a connection before: its next tries go to the front of the line.
+    """
+
+    __slots__ = ("__weakref__", "connection", "owner", "sent", "served", "transport", "wake")
+
+    def __init__(self) -> None:
+        self.connection: C | None = None
+        self.transport: Any = None
+        self.wake: Callable[[], object] | None = None
+        self.sent: Callable[[], object] | None = None
+        self.owner = 0
+        self.served = False
+
+
+class Expected(Protocol):
+    """An answer that is expected: how it begins, the bytes of that which are no body, and its whole size."""
+
+    @property
+    def start(self) -> bytes: ...
+
+    @property
+    def head_size(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
 
 
 class Track:
@@ -29,67 +73,85 @@ class Track:
     def __init__(self) -> None:
         #: Until when it may be used again: by its age, and, while it is idle, by that as well.
         self.dies = self.expires = math.inf
-        #: How long the kernel waits in each step, in seconds; -1: nobody has said so yet, infinite: for ever.
+        #: How long the kernel waits in each receive, in seconds; -1: nobody has said so yet, infinite: for ever.
         self.armed = -1.0
         #: Since it was made: requests begun, and bytes.
         self.requests = self.sent = self.received = 0
-        #: Of a repetition that took another course: the bytes that it sent; those that it received, -1: it did not
-        #: come to that; the number of the error that ended it, or 0. What goes on with it sets them back.
+        #: If a repetition took another course: bytes sent, bytes received (-1: it did not receive), and the error
+        #: number that ended it, or 0. Whoever resumes the exchange sets them back.
         self.ahead, self.came, self.problem = 0, -1, 0
 
     def attach(self, fd: int, room: Any) -> None:
         """Name the socket, which has no time limit of Python's, and the memory where its answers begin."""
 
+    def detach(self) -> None:
+        """Forget the socket, whose number may soon be another's."""
 
-class Repeater(Generic[C]):
+    def receive(self, buffer: Any, until: float) -> int:
+        """Receive into a buffer; return the number of bytes, 0 at the end of the stream.
+
+        Signals are handled meanwhile, and do not stretch the time.
+
+        Parameters
+        ----------
+        until : float
+            When to stop waiting, on the monotonic clock; infinity: never.
+
+        Raises
+        ------
+        TimeoutError
+            If nothing came in time.
+        OSError
+            If the connection broke.
+        """
+        raise NotImplementedError
+
+
+class Repeater(Generic[T]):
     """Repeats exchanges over a pool's connections.
 
     Parameters
     ----------
-    lock
-        Guards the pool.
     pool : Pool
         Of connections that are tracks; others are left alone.
     network : float
-        How long each step may take, in seconds. Where a call does not end before that it is the kernel that waits;
-        connections armed otherwise are left alone then.
+        How long each step may take, in seconds. Calls without an earlier deadline rely on SO_RCVTIMEO; connections
+        armed with another limit are left alone then.
     max_idle : float
         How long a connection may be idle, in seconds.
     """
 
-    #: How many were begun.
+    #: How many ended as expected, their places given back.
     calls: int = 0
 
-    def __init__(self, lock: threading.Lock, pool: Pool[C, Any], network: float, max_idle: float) -> None:
+    def __init__(self, pool: Pool[T], network: float, max_idle: float) -> None:
         pass
 
     def repeat(
-        self, transport: Any, request: Buffer, start: bytes, head: int, size: int, until: float | None
-    ) -> bytes | C | None:
+        self, place: Place[T], request: Buffer, start: bytes, head: int, size: int, until: float | None
+    ) -> bytes | None:
         """Send a request and receive its answer.
 
         Parameters
         ----------
-        transport
-            Its ``_keep`` takes the connection back where others wait for one, and the like; its ``_drop`` one
-            during whose exchange a signal's handler raised.
+        place : Place
+            Holds the connection during the exchange: its own, or one that is idle. It still holds one afterwards
+            if the answer took another course, if a signal's handler raised, or if the connection could not simply
+            be given back.
         request : bytes
             The whole request, in one piece.
         start : bytes
             What the answer is expected to begin with.
         head, size : int
-            In bytes: what of that is no part of the body, and the whole answer.
+            In bytes: the part of `start` that is no body, and the whole answer.
         until : float or None
             When the call must end, on the monotonic clock.
 
         Returns
         -------
-        bytes
-            The body of the answer that was expected.
-        Track
-            The connection, where it took another course.
-        None
-            Nothing was sent: there is no connection that is fit for it, or the time is over.
+        bytes or None
+            The body of the expected answer; None if another one came, or if nothing was sent, since no connection
+            is fit for it or the time is over.
         """
         return None
 
@@ -97,6 +159,6 @@ class Repeater(Generic[C]):
 REPEATS = False
 if not TYPE_CHECKING:
     with suppress(ImportError):
-        from ._repeater import Repeater, Track
+        from ._repeater import Place, Repeater, Track
 
         REPEATS = True

@@ -22,11 +22,14 @@ class Trace:
         Bytes, heads included.
     reused : bool
         Whether the connection had carried a request before.
+    resent : int
+        How often the request was sent again after all of it had been handed over.
     """
 
-    __slots__ = ("_since", "phases", "received", "reused", "sent")
+    __slots__ = ("_since", "phases", "received", "resent", "reused", "sent")
 
     def __init__(self) -> None:
+        self.resent = 0
         self.start()
 
     def start(self) -> None:
