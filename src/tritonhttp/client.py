@@ -39,8 +39,9 @@ from .transport.address import parse_url, tls_context
 from .transport.blocking import Bell, BlockingPool, BlockingTransport, this_thread
 from .transport.failures import closed, turn_timeout
 from .transport.policy import UNSET, Connections, Deadline, Moment, Timeouts, moment, seconds
-from .transport.pool import Place, Turn, Turns, release
+from .transport.pool import Place, release
 from .transport.trace import Trace
+from .transport.turns import Turn, Turns
 from .wire.http1 import Response, StreamedResponse
 from .wire.requests import Buffer
 

@@ -33,8 +33,8 @@ from ..transport.address import as_context, parse_url, tls_context
 from ..transport.asyncio import AsyncioPool, AsyncioTransport, timeout_at
 from ..transport.failures import closed, turn_timeout
 from ..transport.policy import UNSET, Connections, Deadline, Moment, moment, seconds
-from ..transport.pool import Turn, Turns
 from ..transport.trace import Trace
+from ..transport.turns import Turn, Turns
 from ..wire.http1 import Response, StreamedResponse
 from ..wire.requests import Buffer
 from .foreign import Answer, mark, plain

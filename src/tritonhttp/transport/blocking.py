@@ -173,7 +173,7 @@ class BlockingTransport:
         self.pool: BlockingPool[Connection] = BlockingPool(self._limit)
         self.pool.closed = closed_before
         self._counts = Counts()
-        self._repeater: Repeater[Connection] = Repeater(
+        self.repeater: Repeater[Connection] = Repeater(
             self.pool, self._timeouts.network or math.inf, self._max_idle
         )
 
@@ -231,7 +231,7 @@ class BlockingTransport:
                 if answer is not None:
                     if reserved:
                         self._hold(place, deadline, reserved=True)
-                    body = self._repeater.repeat(
+                    body = self.repeater.repeat(
                         place, buffers[0], answer.start, answer.head_size, answer.size, deadline
                     )
                     if body is not None:
@@ -342,7 +342,7 @@ class BlockingTransport:
         pool = self.pool
         with pool.lock:
             counts = self._counts.with_open(self._connections)
-            counts.calls = pool.begun + self._repeater.calls
+            counts.calls = pool.begun + self.repeater.calls
             counts.closed = counts.opened - len(self._connections)
         return counts
 

@@ -12,17 +12,15 @@ one. So nothing is counted: what is in use is the places in `holders`, each step
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections import deque
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Collection
 from typing import Any, Generic, TypeVar
 
 from .repeater import Place
 
-__all__ = ["Place", "Pool", "Turn", "Turns", "release"]
+__all__ = ["Place", "Pool", "Signal", "release"]
 
 C = TypeVar("C")
-P = TypeVar("P", bound="Pool[Any]")
 
 
 class Signal:
@@ -188,58 +186,3 @@ def release(place: Place[Any] | None) -> None:
     """Give a place back to wherever it is, if it is anywhere."""
     if place is not None and place.transport is not None:
         place.transport.give_back(place)
-
-
-class Turns(Generic[P]):
-    """Lets the calls of one sequence go one after the other, in the order in which they were made.
-
-    Parameters
-    ----------
-    pool : callable
-        Makes a pool of the caller's kind, of a limit and a lock.
-    """
-
-    def __init__(self, pool: Callable[[int, threading.RLock], P]) -> None:
-        self.lock = threading.RLock()
-        self._make = pool
-        self._pools: dict[Hashable, P] = {}
-
-
-class Turn(Generic[P]):
-    """A call's turn among those of its sequence: in line once it has joined, until the end of its block.
-
-    Use it twice, ``with turn, turn:``, so that an interrupt in the first end leaves it to the second.
-    """
-
-    def __init__(self, turns: Turns[P], key: Hashable) -> None:
-        self.place: Place[None] = Place()
-        self._turns, self._key = turns, key
-        self.pool: P | None = None
-
-    @property
-    def has_come(self) -> bool:
-        return self.pool is not None and self.place in self.pool.holders
-
-    def join(self) -> None:
-        """Take the turn if nobody has it, or join the line."""
-        turns = self._turns
-        with turns.lock:
-            self.pool = pool = turns._pools.setdefault(self._key, turns._make(1, turns.lock))
-            if not pool.take(self.place):
-                pool.join(self.place)
-
-    def __enter__(self) -> Turn[P]:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.leave()
-
-    def leave(self) -> None:
-        """Let the next one have its turn. Idempotent."""
-        turns, pool = self._turns, self.pool
-        if pool is None:
-            return
-        with turns.lock:
-            pool.give_back(self.place, reusable=False)
-            if not pool.holders and not pool.line and turns._pools.get(self._key) is pool:
-                del turns._pools[self._key]
