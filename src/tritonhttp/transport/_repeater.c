@@ -49,6 +49,7 @@ typedef struct {
     double network;
     double max_idle;
     long long calls;
+    long long ended;
 } Repeater;
 
 /* Interned names, and the type of tracks; made once, for the life of the process. */
@@ -485,6 +486,7 @@ repeater_repeat(Repeater *self, PyObject *const *args, Py_ssize_t count)
     }
     Py_INCREF(track); /* a handler may give the place back */
     place->served = 1;
+    self->calls++;
     PyObject *body = NULL;
     if (swap(track, request, self->network, until) < 0) {
         goto done;
@@ -501,7 +503,7 @@ repeater_repeat(Repeater *self, PyObject *const *args, Py_ssize_t count)
     double now = monotonic(), expires = now + self->max_idle;
     track->expires = expires < track->dies ? expires : track->dies;
     if (body != NULL && put_back(self, place, track, now)) {
-        self->calls++;
+        self->ended++;
     }
 done:
     Py_DECREF(track);
@@ -540,6 +542,7 @@ static PyMethodDef repeater_methods[] = {
 
 static PyMemberDef repeater_members[] = {
     {"calls", T_LONGLONG, offsetof(Repeater, calls), READONLY, NULL},
+    {"ended", T_LONGLONG, offsetof(Repeater, ended), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -342,7 +342,7 @@ class BlockingTransport:
         pool = self.pool
         with pool.lock:
             counts = self._counts.with_open(self._connections)
-            counts.calls = pool.begun + self.repeater.calls
+            counts.calls = pool.begun + self.repeater.ended
             counts.closed = counts.opened - len(self._connections)
         return counts
 

@@ -121,8 +121,10 @@ class Repeater(Generic[T]):
         How long a connection may be idle, in seconds.
     """
 
-    #: How many ended as expected, their places given back.
+    #: How many were begun.
     calls: int = 0
+    #: How many of them ended as expected, their places given back.
+    ended: int = 0
 
     def __init__(self, pool: Pool[T], network: float, max_idle: float) -> None:
         pass
