@@ -75,7 +75,7 @@ def test_an_idle_connection_does_not_keep_the_answer(serve, open_client):
     client = open_client(serve(Sends(answer(json.dumps(HEALTHY).encode() + b" " * 1_000_000), "go on")).url)
     memory = weakref.ref(client.infer("healthy", [tensor("INPUT0", SMALL)])._body.obj)
     gc.collect()
-    assert client._transport._pool.idle
+    assert client._transport.pool.idle
     assert memory() is None
     assert client.infer("healthy", [tensor("INPUT0", SMALL)]).get_response() == HEALTHY
 
@@ -93,7 +93,7 @@ def test_a_call_that_its_loop_left_behind_takes_no_place_of_the_next_loops(serve
         assert loop.run_until_complete(client.get_server_metadata()) == HEALTHY
         with pytest.raises(ConnectionLost):
             left.run_until_complete(task)
-        pool = client._transport._pool
+        pool = client._transport.pool
         assert (pool.taken, len(pool.idle)) == (1, 1)
         loop.run_until_complete(client.close())
 

@@ -122,7 +122,7 @@ def test_a_fault_behind_equal_inferences(fault: Fault, variant, open_client):
         # Where the connection was replaced, the next call had none to repeat its request on.
         behind = 2 if server.connections == 1 or not repeated else 1
         assert transport.repeater.calls == EQUAL - 1 + repeated + behind
-        pool = transport._pool
+        pool = transport.pool
         assert pool.taken == len(pool.idle) == len(transport._connections) == 1
         client.close()
     script = fault.scripts[variant]

@@ -637,7 +637,7 @@ def test_threads_get_their_own_answers(serve, open_client, concurrency, count, m
     # Who waited for a connection goes on in Python.
     assert repeated(client) > 50 or count > concurrency
     assert (sum(failures) > 0) == (model == "moody")
-    pool = client._transport._pool
+    pool = client._transport.pool
     assert pool.taken == len(pool.idle) == len(client._transport._connections) <= concurrency
     assert not pool.waiters
 
@@ -672,7 +672,7 @@ def test_one_waits_while_another_is_repeated(warm):
         first = threads.submit(infer, client)
         wait_until(lambda: len(server.requests) == 4)
         second = threads.submit(infer, client, deadline=5)
-        wait_until(lambda: client._transport._pool.waiters)
+        wait_until(lambda: client._transport.pool.waiters)
         go_on.set()
         assert values_of(first.result()) == values_of(second.result()) == VALUES
     assert server.connections == 1
@@ -743,7 +743,7 @@ def test_a_signal_that_ends_the_call(warm, signals, limits):
         infer(client, **limits)
     assert repeated(client) == 3
     transport = client._transport
-    assert transport._pool.taken == len(transport._connections) == 0
+    assert transport.pool.taken == len(transport._connections) == 0
     assert values_of(infer(client, deadline=5)) == VALUES
     assert server.connections == 2
 

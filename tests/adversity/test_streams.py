@@ -41,7 +41,7 @@ def take(stream):
 
 
 def pool(client):
-    return getattr(client, "_client", client)._transport._pool
+    return getattr(client, "_client", client)._transport.pool
 
 
 def framed(body, framing):
@@ -465,7 +465,7 @@ with Server((held, healthy)) as server:
         holder[0].close()
         holder.clear()
         gc.collect()
-        pool = client._transport._pool
+        pool = client._transport.pool
         assert pool.taken == 0, pool.taken
         for _ in range(3):
             assert client.get_server_metadata() == HEALTHY
@@ -482,7 +482,7 @@ async def main(url):
     def work():
         holder.clear()
         gc.collect()
-        assert client._transport._pool.taken == 0
+        assert client._transport.pool.taken == 0
     in_child(work)
     assert [each async for each in holder[0]] == SEEN[1:]
     await client.close()

@@ -69,6 +69,11 @@ class Pool(Generic[C]):
         self._serving: Place[C] | None = None
 
     @property
+    def taken(self) -> int:
+        """How many connections there are or will be: those that are idle, and one for each holder."""
+        return len(self.holders) + len(self.idle)
+
+    @property
     def begun(self) -> int:
         """How many places were asked for."""
         return self.ended + len(self.holders) + len(self.line)
@@ -81,7 +86,7 @@ class Pool(Generic[C]):
         try:
             place.connection = self.idle.pop()
         except IndexError:
-            if len(self.holders) + len(self.idle) > self.limit:
+            if self.taken > self.limit:
                 self.holders.discard(place)
                 return False
         return True
@@ -154,12 +159,7 @@ class Pool(Generic[C]):
         if held:
             self.ended += 1
             self.holders.discard(place)
-            if (
-                connection is not None
-                and reusable
-                and not self.closed
-                and len(self.holders) + len(self.idle) < self.limit
-            ):
+            if connection is not None and reusable and not self.closed and self.taken < self.limit:
                 self.idle.append(connection)
                 connection = None
         self.serve()

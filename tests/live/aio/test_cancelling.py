@@ -340,7 +340,7 @@ def test_cancelling_wins_over_a_deadline_in_the_same_moment(run, make_client):
             task = asyncio.create_task(check(client))
             await asyncio.sleep(0)
             transport = client._transport
-            (waiter,) = transport._pool.waiters
+            (waiter,) = transport.pool.waiters
             transport._turn_away(waiter, 0.0, 0.0)
             task.cancel()
             await asyncio.wait([task])

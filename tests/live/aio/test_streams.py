@@ -46,7 +46,7 @@ def test_streams_that_are_left_and_cancelled_among_others(run, make_client):
             ]
             assert await asyncio.gather(*calls) == [0, 0, [7]] * 20
             assert await values(client, [1, 2]) == [1, 2]
-            assert client._transport._pool.taken <= 10
+            assert client._transport.pool.taken <= 10
 
     run(main())
 
@@ -95,7 +95,7 @@ def test_a_stream_of_a_loop_that_has_ended(run, make_client):
         gc.collect()
         for _ in range(2):
             assert await values(client, [5], deadline=5) == [5]
-        assert client._transport._pool.taken == 1
+        assert client._transport.pool.taken == 1
         await client.close()
 
     run(begin())
@@ -121,6 +121,6 @@ def test_the_end_of_a_client_lets_an_open_stream_end(run, make_client):
         assert (await anext(stream))["OUT"] == 0
         await client.close()
         assert [answer["OUT"] async for answer in stream] == list(range(1, 10))
-        assert client._transport._pool.taken == 0
+        assert client._transport.pool.taken == 0
 
     run(main())

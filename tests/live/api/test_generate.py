@@ -22,7 +22,7 @@ def values(stream):
 
 def taken(client):
     """Return how many connections are in use or idle."""
-    return getattr(client, "_client", client)._transport._pool.taken
+    return getattr(client, "_client", client)._transport.pool.taken
 
 
 def check(client, model="repeat"):
@@ -210,7 +210,7 @@ def test_a_closed_client_lets_an_open_stream_end(make_client):
     client = make_client()
     stream = client.generate_stream("repeat", {"IN": list(range(20)), "DELAY": 0.01})
     assert next(stream)["OUT"] == 0
-    getattr(client, "_client", client)._transport._pool.close()
+    getattr(client, "_client", client)._transport.pool.close()
     assert values(stream) == list(range(1, 20))
     wait_until(lambda: taken(client) == 0)
 
