@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from . import operations
-from .errors import InferenceServerException
+from .errors import InferenceServerException, InvalidRequest
+from .quantities import real
 from .result import InferResult
 
 __all__ = ["InferAsyncRequest", "Pending"]
@@ -82,6 +83,13 @@ def _is_timeout(error: BaseException) -> bool:
     return isinstance(error, tuple(each for each in classes if isinstance(each, type)))
 
 
+def _seconds(timeout: Any) -> float:
+    limit = real(timeout)
+    if limit is None or limit != limit:
+        raise InvalidRequest(f"timeout must be a number of seconds, or None; got {timeout!r}")
+    return limit
+
+
 class Pending:
     """A task and its result, as what :class:`InferAsyncRequest` expects."""
 
@@ -128,7 +136,9 @@ class Pending:
 
     def get(self, block: bool = True, timeout: float | None = None) -> InferResult:
         if self._task is not None:
-            limit = -1.0 if timeout is None or not block else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
+            limit = -1.0
+            if timeout is not None and block:
+                limit = min(max(_seconds(timeout), 0.0), threading.TIMEOUT_MAX)
             try:
                 if not self._running.acquire(block, limit):
                     raise _NotYet

@@ -21,6 +21,7 @@ from .errors import InvalidRequest, ServerError, raise_error
 from .inferences import NO_OPTIONS, Inference, Known, recall
 from .operations import Operation
 from .plugins import InferenceServerClientPlugin, Request
+from .quantities import integer
 from .result import InferResult
 from .tensors import InferInput, InferRequestedOutput
 from .transport.address import Address, SocketAddress
@@ -630,6 +631,7 @@ def one_or_more(url: str | Sequence[str]) -> tuple[str, ...]:
 
 def positive(value: int, name: str) -> int:
     """Return a whole number above 0, or refuse it."""
-    if not isinstance(value, int) or value < 1:
+    number = integer(value)
+    if number is None or number < 1:
         raise InvalidRequest(f"{name} must be a whole number above 0, got {value!r}")
-    return value
+    return number

@@ -38,7 +38,7 @@ from .tensors import InferInput, InferRequestedOutput
 from .transport.address import parse_url, tls_context
 from .transport.blocking import Bell, BlockingPool, BlockingTransport, this_thread
 from .transport.failures import closed, turn_timeout
-from .transport.policy import UNSET, Connections, Deadline, Moment, Timeouts, moment, seconds
+from .transport.policy import UNSET, Connections, Deadline, Moment, Timeouts, call_limit, moment, seconds
 from .transport.pool import Place, release
 from .transport.trace import Trace
 from .transport.turns import Turn, Turns
@@ -77,8 +77,8 @@ class InferenceServerClient(ClientBase):
     One client may be used by any number of threads at a time. Every method takes `headers`, a mapping of
     additional HTTP headers, and `query_params`, a mapping of query parameters (a list as a value gives its
     name several times); neither is changed. It takes `deadline`, the seconds that the call may take as a whole, in
-    place of the client's own (None: no limit). What fails raises an :class:`InferenceServerException`;
-    `tritonhttp.errors` has the tree.
+    place of the client's own (None: no limit; 0 or less: `DeadlineExceeded` at once). What fails raises an
+    :class:`InferenceServerException`; `tritonhttp.errors` has the tree.
 
     Parameters
     ----------
@@ -321,7 +321,7 @@ class InferenceServerClient(ClientBase):
         Parameters
         ----------
         timeout : float or None
-            The most seconds to wait; None: for ever.
+            The most seconds to wait; None: for ever; 0 or less: it raises without asking.
         model : str, optional
             The model to wait for.
         model_version : str
@@ -334,7 +334,7 @@ class InferenceServerClient(ClientBase):
         DeadlineExceeded
             When it is not ready in time; with the answer that came last.
         """
-        until = self._until(seconds(timeout, "timeout"))
+        until = self._until(call_limit(timeout, None, "timeout"))
         clock = time.monotonic
 
         def time_left() -> float:
@@ -625,6 +625,7 @@ class InferenceServerClient(ClientBase):
         """
         from .regions import Region
 
+        call_limit(deadline, None)  # a spent one makes no region
         region = Region(byte_size, key)
         try:
             self._drive(region._open(), headers, query_params, self._until(deadline))
@@ -975,12 +976,12 @@ class InferenceServerClient(ClientBase):
         operation = operations.generate_stream(
             model_name, inputs, model_version, parameters, request_id, idempotent, idle
         )
-        limit = self._deadline if deadline is UNSET else deadline
+        limit = call_limit(deadline, self._deadline)
 
         def begin(until: Moment | None, place: Place[Any]) -> StreamedResponse | Response:
             return self._carry_out(operation, headers, query_params, until, place)
 
-        return GenerateStream(begin, seconds(limit, "deadline"), idle)
+        return GenerateStream(begin, limit, idle)
 
     # -- requests --
 
@@ -1060,7 +1061,7 @@ class InferenceServerClient(ClientBase):
         """Return when a call must end that begins now, unless that is known already."""
         if isinstance(deadline, Moment):
             return deadline
-        limit = self._deadline if deadline is UNSET else seconds(deadline, "deadline")
+        limit = call_limit(deadline, self._deadline)
         return None if limit is None else moment(time.monotonic(), limit)
 
     def _drive(

@@ -122,8 +122,8 @@ class TransportError(InferenceServerException):
     method, url : str
         The request that it happened to; empty where there was none yet.
     phase : str
-        What was being done: ``"wait for a connection"``, ``"resolve"``, ``"connect"``, ``"proxy"``, ``"tls"``,
-        ``"send"``, ``"receive"``, ``"plugin"``.
+        What was being done: ``"start"`` (the call's time was over before it began), ``"wait for a connection"``,
+        ``"resolve"``, ``"connect"``, ``"proxy"``, ``"tls"``, ``"send"``, ``"receive"``, ``"plugin"``.
     """
 
     def __init__(self, reason: str, *, method: str = "", url: str = "", phase: str = "") -> None:

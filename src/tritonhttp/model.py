@@ -28,7 +28,7 @@ from .model_base import (
     sort,
 )
 from .operations import Operation
-from .transport.policy import UNSET, Deadline, Moment
+from .transport.policy import UNSET, Deadline, Moment, call_limit
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -207,6 +207,7 @@ class Model(ModelBase):
             What an inference failed with, in its place. What the iterable itself raises comes in its place too.
         """
         _, kept = sort({}, options)
+        call_limit(kept.get("deadline", UNSET), None)  # refused at once, and not item by item
         limit = in_flight_or(self._client._workers, in_flight)
         return self._map(iterator(items), limit, copy, return_exceptions, kept)
 

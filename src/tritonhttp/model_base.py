@@ -20,6 +20,7 @@ from .base import positive
 from .errors import ConnectError, InferenceServerException, InvalidRequest, ServerError
 from .log import logger
 from .operations import Operation
+from .quantities import integer
 from .result import InferResult
 from .signature import Arrays, Joined, Signature, requested, split, tensors
 from .transport.policy import Deadline
@@ -249,9 +250,9 @@ class ModelBase:
         place: Mapping[str, Any],
         copy: bool = False,
     ) -> Inference:
-        classes = options.get("classes", 0)
-        if not isinstance(classes, int) or classes < 0:
-            raise InvalidRequest(f"classes must be a whole number, got {classes!r}")
+        classes = integer(options.get("classes", 0))
+        if classes is None or classes < 0:
+            raise InvalidRequest(f"classes must be a whole number, got {options.get('classes')!r}")
         outputs = None
         if classes or not binary or options.get("outputs"):
             if classes and not names:
@@ -404,12 +405,12 @@ class SequenceBase:
         if id is None:
             # Of the server's clients no two may have the same; `random` may be seeded alike in all of them.
             id = int.from_bytes(os.urandom(8), "little") >> 1 or 1
-        valid = 0 < id < 1 << 64 if isinstance(id, int) else isinstance(id, str) and id
-        if not valid:
+        known = id if isinstance(id, str) else integer(id)
+        if not known or (isinstance(known, int) and not 0 < known < 1 << 64):
             raise InvalidRequest(
                 f"a sequence's id must be a number above 0 of 64 bits, or a text; got {id!r}"
             )
-        self.id = id
+        self.id: int | str = known
         self._model = model
         #: Whether the server may have it; whether it has it; whether it was ended.
         self._begun = self._started = self._ended = False

@@ -230,7 +230,11 @@ def get_shared_memory_status(kind: str, region_name: str) -> Operation[Any]:
 
 
 def register_system_shared_memory(name: str, key: str, byte_size: int, offset: int) -> Operation[None]:
-    body = {"key": key, "offset": offset, "byte_size": byte_size}
+    body = {
+        "key": key,
+        "offset": inference.whole(offset, "offset"),
+        "byte_size": inference.whole(byte_size, "byte_size"),
+    }
     done = f"Registered system shared memory with name '{name}'"
     return _post(f"{_regions('system', name)}/register", body, _nothing, anywhere=False, done=done)
 
@@ -239,7 +243,11 @@ def register_cuda_shared_memory(
     name: str, raw_handle: bytes, device_id: int, byte_size: int
 ) -> Operation[None]:
     handle = raw_handle.decode("ascii") if isinstance(raw_handle, bytes) else raw_handle
-    body = {"raw_handle": {"b64": handle}, "device_id": device_id, "byte_size": byte_size}
+    body = {
+        "raw_handle": {"b64": handle},
+        "device_id": inference.whole(device_id, "device_id"),
+        "byte_size": inference.whole(byte_size, "byte_size"),
+    }
     done = f"Registered cuda shared memory with name '{name}'"
     return _post(f"{_regions('cuda', name)}/register", body, _nothing, anywhere=False, done=done)
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from .arrays import as_array, cast, is_typed
 from .errors import InvalidRequest, ProtocolError
+from .quantities import integer
 from .tensors import InferInput, InferRequestedOutput, TensorInfo, datatype_of
 from .wire import dtypes
 
@@ -183,12 +184,12 @@ class Signature:
         InvalidRequest
             Where they cannot be split.
         """
-        limit = self.max_batch_size if max_batch is None else max_batch
+        limit = self.max_batch_size if max_batch is None else integer(max_batch)
         if max_batch is None and not limit:
             raise InvalidRequest(
                 f"model {self.name!r} has no max_batch_size: give max_batch, the most rows for one inference"
             )
-        if not isinstance(limit, int) or limit < 1:
+        if limit is None or limit < 1:
             raise InvalidRequest(
                 f"model {self.name!r}: expected max_batch as a whole number above 0, got {max_batch!r}"
             )

@@ -473,10 +473,30 @@ def test_the_log_does_not_change_what_verbose_shows(
 
 
 @pytest.mark.parametrize("name", ["concurrency", "max_greenlets"])
-@pytest.mark.parametrize("value", [0, -1, 1.5, "2"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True, np.array(2)])
 def test_senseless_numbers_are_refused(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"{name} must be a whole number above 0"):
         InferenceServerClient("host", **{name: value})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    numbers: Any = {
+        "concurrency": np.int64(4),
+        "max_greenlets": np.uint8(3),
+        "connection_timeout": np.float32(0.5),
+        "network_timeout": np.int16(5),
+        "deadline": np.float64(2),
+        "shared_memory_threshold": np.int64(5),
+        "shared_memory_limit": np.int64(6),
+        "max_response_bytes": np.int64(7),
+    }
+    with InferenceServerClient("host", **numbers) as client:
+        assert (client._workers, client._sharing_limits) == (3, (5, 6))
+        assert client._transport._limit == 4
+        assert type(client._transport._limit) is int
+        assert type(client._transport._timeouts.network) is float
+    model = tritonhttp.aio.InferenceServerClient("host", conn_limit=np.int8(100)).model("m")  # type: ignore[arg-type]
+    assert type(model._client._configuration["conn_limit"]) is int
 
 
 def test_a_closed_client_says_so(server: Any, client_of: Opener) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from fractions import Fraction
 from queue import SimpleQueue
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tritonhttp.async_request import InferAsyncRequest, Pending
-from tritonhttp.errors import InferenceServerException
+from tritonhttp.errors import InferenceServerException, InvalidRequest
 from tritonhttp.executor import Executor
 
 
@@ -127,8 +131,13 @@ def test_a_result_is_there_for_all_who_wait_and_at_once_behind_that() -> None:
     pending = Pending(lambda: begin.wait(10))  # type: ignore[arg-type, return-value]
     with pytest.raises(InferenceServerException, match="failed to obtain"):
         InferAsyncRequest(pending).get_result(block=False)
-    with pytest.raises(InferenceServerException, match="failed to obtain"):
-        InferAsyncRequest(pending).get_result(timeout=0.01)
+    limit: Any
+    for limit in (0.01, np.float32(0.01), Fraction(1, 100), -1):
+        with pytest.raises(InferenceServerException, match="failed to obtain"):
+            InferAsyncRequest(pending).get_result(timeout=limit)
+    for limit in (True, "1", math.nan):
+        with pytest.raises(InvalidRequest, match="timeout must be a number of seconds"):
+            InferAsyncRequest(pending).get_result(timeout=limit)
     assert InferAsyncRequest(pending).done() is False
     found: SimpleQueue[object] = SimpleQueue()
     threads = [threading.Thread(target=lambda: found.put(pending.get(timeout=1e300))) for _ in range(4)]

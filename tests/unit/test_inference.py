@@ -71,6 +71,14 @@ def test_priority_timeout_and_id() -> None:
     assert "id" not in request(request_id="")
 
 
+@pytest.mark.parametrize("name", ["priority", "timeout", "sequence_id"])
+def test_whole_numbers_of_any_type_are_plain_in_json(name: str) -> None:
+    assert request(**{name: np.uint16(3)})["parameters"][name] == 3
+    for wrong in (True, 3.0, np.array(3), -3):
+        with pytest.raises(InvalidRequest, match=f"{name} must be a whole number"):
+            request(**{name: wrong})
+
+
 def test_parameters_of_the_caller_go_along() -> None:
     given = {"text": "ü", "number": 1.5, "flag": False, "large": 2**70, "nan": float("inf")}
     found = json.loads(encode_request([INPUT], None, parameters=given))["parameters"]

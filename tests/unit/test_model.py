@@ -194,7 +194,7 @@ def test_inputs_are_keywords_or_a_mapping() -> None:
         model([1])  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize("classes", [-1, "3", 1.5])
+@pytest.mark.parametrize("classes", [-1, "3", 1.5, True, np.array(3)])
 def test_classes_are_a_number(classes: Any) -> None:
     with pytest.raises(InvalidRequest, match="classes must be a whole number"):
         model_of(Client())({"X": [1]}, classes=classes)
@@ -566,7 +566,7 @@ def test_a_map_looks_at_the_model_again_after_a_refusal() -> None:
     assert client.asked == ["v2/models/m", "v2/models/m/config"] * 2
 
 
-@pytest.mark.parametrize("in_flight", [0, -1, 1.5, "4"])
+@pytest.mark.parametrize("in_flight", [0, -1, 1.5, "4", True])
 def test_a_map_refuses_what_is_no_number_of_items(in_flight: Any) -> None:
     with pytest.raises(InvalidRequest, match="in_flight must be a whole number above 0"):
         model_of(Line(True)).map([], in_flight=in_flight)
@@ -632,7 +632,12 @@ def test_ids_are_numbers_that_no_other_has() -> None:
     assert all(isinstance(each, int) and 0 < each < 2**63 for each in ids)
 
 
-@pytest.mark.parametrize("id", [0, -1, 2**64, "", 1.5, b"x"])
+def test_an_id_of_numpy_is_a_plain_number() -> None:
+    id: Any = model_of(Client()).sequence(np.uint64(7)).id  # type: ignore[arg-type]
+    assert (id, type(id)) == (7, int)
+
+
+@pytest.mark.parametrize("id", [0, -1, 2**64, "", 1.5, b"x", True, np.array(7)])
 def test_what_can_be_no_id_is_refused(id: Any) -> None:
     with pytest.raises(InvalidRequest, match="a sequence's id must be"):
         model_of(Client()).sequence(id)

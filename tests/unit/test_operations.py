@@ -207,6 +207,26 @@ def test_an_endpoint_sends(operation: Operation[Any], line: str, body: Any, repe
         assert operation.content_type == JSON
 
 
+def test_sizes_of_regions_are_whole_numbers() -> None:
+    number: Any = np.int64(8)
+    found = operations.register_system_shared_memory("r", "/k", number, number).body
+    assert found == operations.register_system_shared_memory("r", "/k", 8, 8).body
+    found = operations.register_cuda_shared_memory("r", b"", number, number).body
+    assert found == operations.register_cuda_shared_memory("r", b"", 8, 8).body
+
+
+@pytest.mark.parametrize("wrong", [8.0, True, "8", -8])
+def test_other_sizes_of_regions_are_refused(wrong: Any) -> None:
+    for name, register, arguments in (
+        ("byte_size", operations.register_system_shared_memory, ("r", "/k", wrong, 0)),
+        ("offset", operations.register_system_shared_memory, ("r", "/k", 8, wrong)),
+        ("byte_size", operations.register_cuda_shared_memory, ("r", b"", 0, wrong)),
+        ("device_id", operations.register_cuda_shared_memory, ("r", b"", wrong, 8)),
+    ):
+        with pytest.raises(InvalidRequest, match=f"{name} must be a whole number"):
+            register(*arguments)
+
+
 def test_a_raw_handle_may_be_text() -> None:
     assert operations.register_cuda_shared_memory("r", "aGFuZGxl", 0, 1).body == (  # type: ignore[arg-type]
         operations.register_cuda_shared_memory("r", b"aGFuZGxl", 0, 1).body

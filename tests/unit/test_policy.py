@@ -6,15 +6,26 @@ import dataclasses
 import math
 import pickle
 import time
+from decimal import Decimal
 from email.utils import formatdate
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonhttp import InvalidRequest, Retry, errors
-from tritonhttp.transport.policy import Timeouts, earliest, may_resend, step_timeout
+from tritonhttp.transport.policy import (
+    UNSET,
+    Connections,
+    Timeouts,
+    call_limit,
+    earliest,
+    may_resend,
+    step_timeout,
+)
 from tritonhttp.transport.retry import classify, parse_retry_after
 
 
@@ -27,7 +38,61 @@ def test_a_limit_is_a_number_of_seconds_or_none(value: Any) -> None:
     assert Timeouts(connection=value, network=value).connection == value
 
 
-@pytest.mark.parametrize("value", [0, -1, -0.0, math.nan, "5", [1]])
+@pytest.mark.parametrize(
+    "value", [np.float32(0.5), np.float64(0.5), Fraction(1, 2), Decimal("0.5"), np.int8(5), 5]
+)
+def test_a_limit_of_any_type_becomes_a_float(value: Any) -> None:
+    limit = Timeouts(connection=value).connection
+    assert limit == value
+    assert type(limit) is float or isinstance(value, np.float64)
+    assert call_limit(value, None) == value
+
+
+@pytest.mark.parametrize("value", [math.inf, 1e7, 10**400, Decimal("inf")])
+def test_a_limit_beyond_what_clocks_take_is_none(value: Any) -> None:
+    assert Timeouts(connection=value).connection is None
+    assert call_limit(value, 5.0) is None
+
+
+def test_a_call_that_says_nothing_has_the_clients_limit() -> None:
+    assert call_limit(UNSET, 5.0) == 5.0
+    assert call_limit(UNSET, None) is None
+    assert call_limit(None, 5.0) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0, "0"),
+        (-0.0, "0"),
+        (-0.3, "-0.3"),
+        (-math.inf, "-inf"),
+        (np.float32(-0.5), "-0.5"),
+        (Decimal(-2), "-2"),
+    ],
+)
+def test_a_call_without_time_is_over_before_it_begins(value: Any, said: str) -> None:
+    with pytest.raises(errors.DeadlineExceeded, match="timed out") as caught:
+        call_limit(value, None)
+    assert f"the call's {said} s are over before it began" in str(caught.value)
+    assert (caught.value.phase, caught.value.attempts) == ("start", 0)
+
+
+@pytest.mark.parametrize("value", [math.nan, np.float32("nan"), "5", [1], True, np.True_, np.array(1.0)])
+def test_what_is_no_number_is_no_limit_of_a_call(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match="deadline must be a number of seconds, or None; got"):
+        call_limit(value, None)
+
+
+@pytest.mark.parametrize("value", [0, True, 1.5, "9", np.array(9)])
+def test_the_most_bytes_of_a_response_are_a_whole_number(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match="max_response_bytes must be a whole number above 0, or None"):
+        Connections(max_response_bytes=value)
+    limit = Connections(max_response_bytes=np.int32(9)).max_response_bytes  # type: ignore[arg-type]
+    assert (limit, type(limit)) == (9, int)
+
+
+@pytest.mark.parametrize("value", [0, -1, -0.0, math.nan, "5", [1], True, np.True_, -math.inf])
 @pytest.mark.parametrize("name", ["connection", "network"])
 def test_any_other_limit_is_refused_by_its_name(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"{name}_timeout must be a number of seconds above 0"):
@@ -144,6 +209,10 @@ def test_all_else_is_final(result: Any) -> None:
         ({"attempts": 0}, "attempts must be a whole number above 0; got 0"),
         ({"attempts": 2.0}, "attempts must be a whole number above 0; got 2.0"),
         ({"attempts": True}, "attempts must be a whole number above 0; got True"),
+        ({"attempts": np.array(2)}, "attempts must be a whole number above 0; got array(2)"),
+        ({"backoff": True}, "backoff must be a number from 0 to 1000000; got True"),
+        ({"on": [True]}, "on must hold statuses from 400 to 599"),
+        ({"on": [503.0]}, "on must hold statuses from 400 to 599"),
         (
             {"on": "connect"},
             'on must hold statuses from 400 to 599, "connect", "lost" and "timeout"; got \'connect\'',
@@ -164,6 +233,21 @@ def test_an_option_that_makes_no_sense_is_refused(options: dict[str, Any], words
     with pytest.raises(InvalidRequest) as caught:
         Retry(**options)
     assert words in str(caught.value)
+
+
+def test_options_of_retries_are_plain_numbers_whatever_was_given() -> None:
+    given: Any = {
+        "attempts": np.int64(5),
+        "on": [np.int16(503), "lost"],
+        "backoff": Fraction(1, 4),
+        "jitter": Decimal("0.5"),
+        "max_backoff": np.float32(2),
+    }
+    retry = Retry(**given)
+    assert retry == Retry(attempts=5, on=(503, "lost"), backoff=0.25, jitter=0.5, max_backoff=2.0)
+    assert {type(getattr(retry, name)) for name in ("backoff", "jitter", "max_backoff")} == {float}
+    assert type(retry.attempts) is int
+    assert retry.delay(1, 0.0, now=0.0) == 0.25
 
 
 def test_options_of_retries_are_frozen_and_named_and_pickle() -> None:

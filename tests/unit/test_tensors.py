@@ -414,7 +414,7 @@ def test_an_output_says_how_it_is_wanted(output: InferRequestedOutput, parameter
     assert json.dumps(output._get_tensor(), sort_keys=True) == json.dumps(wanted, sort_keys=True)
 
 
-@pytest.mark.parametrize("count", [2.0, "2"])
+@pytest.mark.parametrize("count", [2.0, "2", True])
 def test_a_number_of_classes_that_is_not_whole_is_refused(count: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"class_count must be a whole number, 0 or more; got {count!r}"):
         InferRequestedOutput("y", class_count=count)

@@ -31,8 +31,8 @@ from ..result import InferResult
 from ..tensors import InferInput, InferRequestedOutput
 from ..transport.address import as_context, parse_url, tls_context
 from ..transport.asyncio import AsyncioPool, AsyncioTransport, timeout_at
-from ..transport.failures import closed, turn_timeout
-from ..transport.policy import UNSET, Connections, Deadline, Moment, moment, seconds
+from ..transport.failures import closed, over, turn_timeout
+from ..transport.policy import UNSET, Connections, Deadline, Moment, call_limit, moment, seconds
 from ..transport.trace import Trace
 from ..transport.turns import Turn, Turns
 from ..wire.http1 import Response, StreamedResponse
@@ -154,7 +154,7 @@ class InferenceServerClient(ClientBase):
         context = None if ssl_context is None else as_context(ssl_context, "ssl_context")
         if address.tls and context is None:
             context = tls_context(None, None, False)
-        limit = positive(conn_limit, "conn_limit")
+        limit = configuration["conn_limit"] = positive(conn_limit, "conn_limit")
         connections = Connections(
             max_idle=max_idle,
             max_age=max_age,
@@ -237,7 +237,7 @@ class InferenceServerClient(ClientBase):
         headers: Headers = None,
         query_params: QueryParams = None,
     ) -> None:
-        until = self._until(seconds(timeout, "timeout"))
+        until = self._until(call_limit(timeout, None, "timeout"))
         clock = asyncio.get_running_loop().time
 
         def time_left() -> float:
@@ -448,6 +448,7 @@ class InferenceServerClient(ClientBase):
     ) -> AsyncIterator[Region]:
         from ..regions import Region
 
+        call_limit(deadline, None)  # a spent one makes no region
         region = Region(byte_size, key)
         try:
             await self._drive(region._open(), headers, query_params, self._until(deadline))
@@ -544,12 +545,12 @@ class InferenceServerClient(ClientBase):
         operation = operations.generate_stream(
             model_name, inputs, model_version, parameters, request_id, idempotent, idle
         )
-        limit = self._stream_deadline if deadline is UNSET else deadline
+        limit = call_limit(deadline, self._stream_deadline)
 
         async def begin(until: Moment | None, place: Place[Any]) -> StreamedResponse | Response:
             return await self._carry_out(operation, headers, query_params, until, place)
 
-        return GenerateStream(begin, seconds(limit, "deadline"), idle)
+        return GenerateStream(begin, limit, idle)
 
     # -- requests --
 
@@ -605,7 +606,7 @@ class InferenceServerClient(ClientBase):
         """Return when a call must end that begins now, unless that is known already."""
         if isinstance(deadline, Moment):
             return deadline
-        limit = self._deadline if deadline is UNSET else seconds(deadline, "deadline")
+        limit = call_limit(deadline, self._deadline)
         return None if limit is None else moment(asyncio.get_running_loop().time(), limit)
 
     async def _drive(
@@ -670,8 +671,7 @@ class InferenceServerClient(ClientBase):
                 if until is None or not limit.expired():
                     raise  # the plugin's own
                 raise DeadlineExceeded(
-                    f"timed out while waiting for the plugin: the call's {until.limit:g} s are over",
-                    phase="plugin",
+                    f"timed out while waiting for the plugin: {over(until)}", phase="plugin"
                 ) from None
         if self._resolve_every is not None:
             await self._look_up(self._resolve_every, until)

@@ -28,7 +28,7 @@ from ..model_base import (
 )
 from ..operations import Operation
 from ..result import InferResult
-from ..transport.policy import UNSET, Deadline, Moment
+from ..transport.policy import UNSET, Deadline, Moment, call_limit
 from .client import drive
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class Model(ModelBase):
         **options: Unpack[CallOptions],
     ) -> AsyncGenerator[Outputs | InferenceServerException, None]:
         _, kept = sort({}, options)
+        call_limit(kept.get("deadline", UNSET), None)  # refused at once, and not item by item
         limit = in_flight_or(self._client._configuration["conn_limit"], in_flight)
         given = _each(items if isinstance(items, AsyncIterable) else iterator(items))
         return self._map(given, limit, copy, return_exceptions, kept)

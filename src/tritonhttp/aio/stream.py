@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..generation import Answers, StreamBase
-from ..transport.policy import Moment, moment
+from ..transport.policy import IdleMoment, Moment, moment
 from ..transport.pool import Place
 from ..wire.http1 import Response
 
@@ -100,7 +100,7 @@ class GenerateStream(StreamBase):
         began = clock()
         self._until = moment(began, self._limit)
         try:
-            limits = self._until, moment(began, self._idle)
+            limits = self._until, moment(began, self._idle, IdleMoment)
             response = await self._begin(min(filter(None, limits), default=None), self._place)
             self._opened(response, began, clock())
         except BaseException as error:

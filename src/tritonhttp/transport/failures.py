@@ -16,19 +16,21 @@ from ..errors import (
     ProtocolError,
     TransportError,
 )
-from .policy import Moment
+from .policy import IdleMoment, Moment
 
 if TYPE_CHECKING:
     from .address import Address, SocketAddress
 
 __all__ = [
     "WAITING",
+    "NotTried",
     "closed",
     "connect_failure",
     "lasted",
     "located",
     "over",
     "resolve_timeout",
+    "set_up_failure",
     "tls_failure",
     "turn_timeout",
     "wait_timeout",
@@ -46,6 +48,8 @@ def lasted(seconds: float, deadline: float | None = None) -> str:
 
 def over(deadline: float) -> str:
     """Say that a call's deadline has passed."""
+    if isinstance(deadline, IdleMoment):
+        return f"the stream's idle_timeout of {deadline.limit:g} s is over"
     if isinstance(deadline, Moment):
         return f"the call's {deadline.limit:g} s are over"
     return "the call's deadline passed"
@@ -80,6 +84,10 @@ def resolve_timeout(address: Address, seconds: float, deadline: float | None) ->
     )
 
 
+class NotTried(TimeoutError):
+    """The time was over before an address had its turn."""
+
+
 def connect_failure(
     peer: str,
     failures: Sequence[tuple[SocketAddress, OSError]],
@@ -100,11 +108,22 @@ def connect_failure(
     return ConnectError(text, phase="connect")
 
 
-def _reason(failure: OSError) -> str:
+def set_up_failure(peer: str, error: Exception, seconds: float, deadline: float | None) -> ConnectError:
+    """A connection without TLS was made, and could not be put to use."""
+    text = f"cannot connect to {peer}: {_reason(error)}"
+    if isinstance(error, TimeoutError):
+        return ConnectTimeout(f"{text}, after {lasted(seconds, deadline)}", phase="connect")
+    return ConnectError(text, phase="connect")
+
+
+def _reason(failure: Exception) -> str:
+    if isinstance(failure, NotTried):
+        return "not tried in that time"
     if isinstance(failure, TimeoutError):
         return "timed out"
     # asyncio puts words of its own in place of the system's.
-    return f"[Errno {failure.errno}] {os.strerror(failure.errno)}" if failure.errno else str(failure)
+    number = failure.errno if isinstance(failure, OSError) else None
+    return f"[Errno {number}] {os.strerror(number)}" if number else str(failure)
 
 
 def tls_failure(address: Address, error: Exception, seconds: float, deadline: float | None) -> ConnectError:

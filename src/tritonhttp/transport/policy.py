@@ -7,16 +7,19 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ..errors import InvalidRequest
+from ..errors import DeadlineExceeded, InvalidRequest
+from ..quantities import integer, real
 
 __all__ = [
     "FOREVER",
     "UNSET",
     "Connections",
     "Deadline",
+    "IdleMoment",
     "Moment",
     "Timeouts",
     "Unset",
+    "call_limit",
     "earliest",
     "may_resend",
     "moment",
@@ -48,11 +51,17 @@ class Moment(float):
     limit: float
 
 
-def moment(now: float, limit: float | None) -> Moment | None:
+class IdleMoment(Moment):
+    """When a stream must have begun, by its idle_timeout."""
+
+    __slots__ = ()
+
+
+def moment(now: float, limit: float | None, kind: type[Moment] = Moment) -> Moment | None:
     """Return the moment that is `limit` seconds from now; None where there is no limit."""
     if limit is None:
         return None
-    end = Moment(now + limit)
+    end = kind(now + limit)
     end.limit = limit
     return end
 
@@ -115,9 +124,14 @@ class Connections:
         for name in ("keep_alive", "trust_env", "expect_continue"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidRequest(f"{name} must be True or False, got {getattr(self, name)!r}")
-        limit = self.max_response_bytes
-        if limit is not None and (not isinstance(limit, int) or limit < 1):
-            raise InvalidRequest(f"max_response_bytes must be a whole number above 0, or None; got {limit!r}")
+        given = self.max_response_bytes
+        if given is not None:
+            limit = integer(given)
+            if limit is None or limit < 1:
+                raise InvalidRequest(
+                    f"max_response_bytes must be a whole number above 0, or None; got {given!r}"
+                )
+            object.__setattr__(self, "max_response_bytes", limit)
 
     @property
     def idle_limit(self) -> float:
@@ -139,9 +153,36 @@ def seconds(value: float | None, name: str) -> float | None:
     """
     if value is None:
         return None
-    if not isinstance(value, (int, float)) or math.isnan(value) or value <= 0:
+    limit = real(value)
+    if limit is None or not limit > 0:  # NaN fails every comparison
         raise InvalidRequest(f"{name} must be a number of seconds above 0, or None; got {value!r}")
-    return None if value > FOREVER else value
+    return None if limit > FOREVER else limit
+
+
+def call_limit(value: Deadline, default: float | None, name: str = "deadline") -> float | None:
+    """Return how many seconds a call may take, None for any time; `default` where the call does not say.
+
+    Raises
+    ------
+    DeadlineExceeded
+        For 0 and below: a caller's budget may be spent before the call.
+    InvalidRequest
+        For what is no number of seconds.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Unset):
+        return default
+    limit = real(value)
+    if limit is None or math.isnan(limit):
+        raise InvalidRequest(f"{name} must be a number of seconds, or None; got {value!r}")
+    if limit <= 0:
+        error = DeadlineExceeded(
+            f"timed out at the start: the call's {limit + 0.0:g} s are over before it began", phase="start"
+        )
+        error.attempts = 0
+        raise error
+    return None if limit > FOREVER else limit
 
 
 def earliest(*deadlines: float | None) -> float | None:

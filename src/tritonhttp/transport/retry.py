@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from ..errors import ConnectError, ConnectionLost, DeadlineExceeded, InvalidRequest, ServerError
+from ..quantities import integer, real
 from .policy import FOREVER
 
 __all__ = ["Retry", "classify", "parse_retry_after"]
@@ -74,17 +75,19 @@ class Retry:
     max_backoff: float = 10.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attempts, int) or isinstance(self.attempts, bool) or self.attempts < 1:
+        attempts = integer(self.attempts)
+        if attempts is None or attempts < 1:
             raise InvalidRequest(f"attempts must be a whole number above 0; got {self.attempts!r}")
+        object.__setattr__(self, "attempts", attempts)
         on = () if isinstance(self.on, (str, bytes)) or not isinstance(self.on, Iterable) else tuple(self.on)
-        if (not on and self.on != ()) or not all(map(_is_outcome, on)):
+        outcomes = tuple(map(_outcome, on))
+        if (not on and self.on != ()) or None in outcomes:
             raise InvalidRequest(
                 f'on must hold statuses from 400 to 599, "connect", "lost" and "timeout"; got {self.on!r}'
             )
-        object.__setattr__(self, "on", on)
-        _require(self.backoff, "backoff", FOREVER)
-        _require(self.jitter, "jitter", 1)
-        _require(self.max_backoff, "max_backoff", FOREVER)
+        object.__setattr__(self, "on", outcomes)
+        for name, most in (("backoff", FOREVER), ("jitter", 1), ("max_backoff", FOREVER)):
+            object.__setattr__(self, name, _required(getattr(self, name), name, most))
 
     def applies(self, result: int | BaseException, repeatable: bool) -> bool:
         """Say whether this is something to try again after; how often and until when, :meth:`delay` says.
@@ -134,16 +137,19 @@ class Retry:
         return delay if deadline is None or now + delay < deadline else None
 
 
-def _is_outcome(value: Any) -> bool:
-    if isinstance(value, int):
-        return 400 <= value <= 599
-    return value in ("connect", "lost", "timeout")
+def _outcome(value: Any) -> int | str | None:
+    """Return what a try may end with, or None for what is none of that."""
+    if isinstance(value, str):
+        return value if value in ("connect", "lost", "timeout") else None
+    status = integer(value)
+    return status if status is not None and 400 <= status <= 599 else None
 
 
-def _require(value: Any, name: str, most: float) -> None:
-    # NaN fails every comparison.
-    if not isinstance(value, (int, float)) or not 0 <= value <= most:
+def _required(value: Any, name: str, most: float) -> float:
+    number = real(value)
+    if number is None or not 0 <= number <= most:  # NaN fails every comparison
         raise InvalidRequest(f"{name} must be a number from 0 to {most:.0f}; got {value!r}")
+    return number
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from operator import index
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InvalidRequest, ProtocolError, ServerError
+from ..quantities import integer
 from . import bytes_tensor, dtypes, jsonio
 from .requests import Buffer
 
@@ -103,13 +103,10 @@ def encode_request(
 def whole(value: Any, name: str, unit: str = "") -> int:
     """Return a number that the server takes as unsigned as an int, or refuse it.
 
-    What equals it, but is another in JSON (True, 1.0), must not share its head.
+    What equals it, but is another in JSON (1.0), must not share its head.
     """
-    try:
-        number = int(index(value))
-    except TypeError:
-        number = -1
-    if number < 0:
+    number = integer(value)
+    if number is None or number < 0:
         raise InvalidRequest(f"{name} must be a whole number{unit}, 0 or more; got {value!r}")
     return number
 

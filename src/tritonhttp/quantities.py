@@ -1,0 +1,50 @@
+"""Numbers that callers give: which types count as one, and as what they go on.
+
+What is stored, compared, sent as JSON or packed into a struct is a plain int or float, whatever type was given.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Complex, Number, Real
+from operator import index
+from typing import Any
+
+import numpy as np
+
+__all__ = ["integer", "real"]
+
+
+def real(value: Any) -> float | None:
+    """Return a real number of any type as a float, infinite where a float cannot hold it; None for anything else.
+
+    A bool is no number, nor is an array.
+    """
+    if type(value) is float:
+        return value
+    # numpy counts time spans as integers. Decimal is a Number, but no Real.
+    if isinstance(value, (bool, np.timedelta64)) or not isinstance(value, Number):
+        return None
+    if isinstance(value, Complex) and not isinstance(value, Real):
+        return None
+    try:
+        return float(value)  # type: ignore[arg-type]  # every Number but a complex one has __float__
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
+    except (TypeError, ValueError):  # a signalling NaN
+        return None
+
+
+def integer(value: Any) -> int | None:
+    """Return a whole number of any type as an int; None for anything else.
+
+    A bool is no number, nor is an array.
+    """
+    if type(value) is int:
+        return value
+    if isinstance(value, (bool, np.ndarray)):
+        return None
+    try:
+        return int(index(value))
+    except TypeError:
+        return None
