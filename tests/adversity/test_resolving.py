@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +13,9 @@ from typing import Any
 import pytest
 
 import tritonhttp
-from tritonhttp.errors import InvalidRequest, NameResolutionError
+from tritonhttp.errors import DeadlineExceeded, InvalidRequest, NameResolutionError
 
-from ..clients import wait_until
+from ..clients import KINDS, wait_until
 from .conftest import metadata
 from .servers import Server, answer
 
@@ -166,3 +168,92 @@ def test_counts_of_a_client(serve: Callable[..., Server], open_client: Callable[
     assert stats.connections_open == 1
     assert stats.bytes_sent == sum(map(len, server.requests))
     assert stats.bytes_received > 0
+
+
+# -- look-ups ---------------------------------------------------------------------------------------
+
+
+def resolving() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "tritonhttp-resolve"]
+
+
+def test_a_resolver_that_hangs_costs_one_thread(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, go, asked = serve(), threading.Event(), []
+    ask = socket.getaddrinfo
+
+    def hangs(host: Any, *args: Any, flags: int = 0, **options: Any) -> Any:
+        if host != "triton.test":
+            return ask(host, *args, flags=flags, **options)
+        if flags:
+            raise socket.gaierror(socket.EAI_NONAME, "no literal")
+        asked.append(host)
+        assert go.wait(20)
+        return ask(FIRST, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    clients = [kind(f"triton.test:{server.port}", concurrency=2) for kind in KINDS.values()]
+    try:
+        for _ in range(10):
+            for client in clients:
+                with pytest.raises(
+                    DeadlineExceeded, match=r"resolving the name .*the call's 0\.02 s"
+                ) as caught:
+                    metadata(client, deadline=0.02)
+                assert caught.value.phase == "resolve"
+        assert (len(resolving()), len(asked)) == (1, 1)
+        go.set()
+        wait_until(lambda: not resolving())
+        for client in clients:
+            assert metadata(client)
+        assert len(asked) == 3
+    finally:
+        go.set()
+        for client in clients:
+            client.close()
+
+
+AT_EXIT = """
+import asyncio, atexit, sys
+import tritonhttp, tritonhttp.aio
+url = sys.argv[1]
+
+async def ask():
+    async with tritonhttp.aio.InferenceServerClient(url) as client:
+        assert await client.is_server_live()
+
+def last():
+    with tritonhttp.InferenceServerClient(url) as client:
+        assert client.is_server_live()
+    asyncio.run(ask())
+    sys.stdout.write("fine")
+    sys.stdout.flush()
+
+atexit.register(last)
+"""
+
+
+def test_a_call_at_the_interpreters_exit(serve: Callable[..., Server]) -> None:
+    url = f"localhost:{serve().port}"
+    ran = subprocess.run([sys.executable, "-c", AT_EXIT, url], capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "fine", ran.stderr
+
+
+def test_a_call_for_which_no_thread_can_be_created(
+    serve: Callable[..., Server], open_client: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, words = threading.Thread.start, "can't create new thread at interpreter shutdown"
+
+    def refuses(thread: threading.Thread) -> None:
+        if thread.name == "tritonhttp-resolve":
+            raise RuntimeError(words)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuses)
+    client = open_client(f"localhost:{serve().port}")
+    words = "can't start new thread"
+    with pytest.raises(NameResolutionError, match=r"which takes a thread: can't start new thread"):
+        metadata(client)
+    words = "can't create new thread at interpreter shutdown"
+    assert metadata(client)

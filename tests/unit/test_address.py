@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 import ssl
 import threading
@@ -15,7 +16,10 @@ import pytest
 import trustme
 
 from tritonhttp import DeadlineExceeded, InvalidRequest, NameResolutionError
-from tritonhttp.transport.address import Address, parse_url, resolve, tls_context
+from tritonhttp.transport import address as address_module
+from tritonhttp.transport.address import Address, leave, look_up, parse_url, resolve, tls_context
+
+from ..clients import wait_until
 
 NAME = Address("name", 80, False, "")
 
@@ -265,6 +269,125 @@ def test_a_deadline_that_has_passed(names: Names) -> None:
     names.answers.clear()
     with pytest.raises(DeadlineExceeded, match="timed out"):
         resolve(NAME, time.monotonic() - 5)
+
+
+def resolving() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "tritonhttp-resolve"]
+
+
+def test_a_look_up_under_way_is_joined(names: Names) -> None:
+    names.answers.clear()
+    names.found = [entry(V4)]
+    outcomes: list[Any] = []
+    joining = [threading.Thread(target=lambda: outcomes.append(resolve(NAME, None))) for _ in range(8)]
+    for thread in joining:
+        thread.start()
+    for _ in range(8):
+        with pytest.raises(DeadlineExceeded):
+            resolve(NAME, time.monotonic() + 0.02)
+    assert len(resolving()) == 1
+    names.answers.set()
+    for thread in joining:
+        thread.join(10)
+    assert outcomes == [[V4]] * 8
+    assert len({id(outcome) for outcome in outcomes}) == 8
+    assert names.asked == 1
+    wait_until(lambda: not address_module._under_way)
+    assert resolve(NAME, None) == [V4]
+    assert names.asked == 2
+
+
+def test_those_who_join_have_errors_of_their_own(names: Names) -> None:
+    names.answers.clear()
+    names.found = OSError("no resolver")
+    told: list[Any] = []
+    for _ in range(3):
+        look_up(NAME, lambda outcome: told.append(outcome))
+    names.answers.set()
+    wait_until(lambda: len(told) == 3)
+    assert names.asked == 1
+    assert len({id(error) for error in told}) == 3
+    assert {str(error) for error in told} == {"cannot resolve the name 'name': no resolver"}
+
+
+def test_who_has_left_is_not_told(names: Names) -> None:
+    names.answers.clear()
+    told: list[Any] = []
+
+    def first(outcome: Any) -> None:
+        told.append("first")
+
+    def second(outcome: Any) -> None:
+        told.append("second")
+
+    look_up(NAME, first)
+    wait_until(lambda: names.asked == 1)
+    look_up(NAME, second)
+    leave(NAME, first)
+    names.answers.set()
+    wait_until(lambda: not resolving())
+    assert told == ["second"]
+
+
+def test_who_joins_a_look_up_that_ends_meanwhile_is_told_once() -> None:
+    under_way, told = address_module._LookUp(), []
+    under_way.end("name", [V4])
+    under_way.join("name", told.append)
+    assert told == [[V4]]
+    assert not under_way.waiting
+
+
+def test_an_interrupt_leaves_no_look_up_that_nobody_works_on(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names.found = [entry(V4)]
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    def interrupted_behind_that(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    for each in (interrupted, interrupted_behind_that):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", each)
+            with pytest.raises(KeyboardInterrupt):
+                resolve(NAME, None)
+        assert resolve(NAME, time.monotonic() + 5) == [V4]
+
+
+def test_a_call_at_the_interpreters_exit_looks_up_by_itself(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    names.found = [entry(V4)]
+    assert resolve(NAME, None) == [V4]
+    names.found = OSError("no resolver")
+    with pytest.raises(NameResolutionError, match="cannot resolve the name 'name': no resolver"):
+        resolve(NAME, None)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_looks_up_anew(names: Names) -> None:
+    names.answers.clear()
+    names.found = [entry(V4)]
+    with pytest.raises(DeadlineExceeded):
+        resolve(NAME, time.monotonic() + 0.02)
+    child = os.fork()
+    if not child:
+        try:
+            names.answers = threading.Event()
+            names.answers.set()
+            os._exit(0 if resolve(NAME, time.monotonic() + 5) == [V4] else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 # -- TLS --------------------------------------------------------------------------------------------
