@@ -21,6 +21,7 @@ ROOMS = {
     "tritonhttp._version": 0,
     "tritonhttp.errors": 0,
     "tritonhttp.log": 0,
+    "tritonhttp.quantities": 0,
     "tritonhttp.types": 0,
     "tritonhttp.memory": 1,
     "tritonhttp.wire": 1,
@@ -156,7 +157,9 @@ def test_the_wire_does_no_io_and_reads_no_clock(module: str) -> None:
     assert [found for found, _ in imports(module) if found.split(".")[0] in NO_IO] == []
 
 
-@pytest.mark.parametrize("module", [f"tritonhttp.transport.{name}" for name in ("policy", "pool", "balance")])
+@pytest.mark.parametrize(
+    "module", [f"tritonhttp.transport.{name}" for name in ("policy", "pool", "balance", "race")]
+)
 def test_decisions_do_no_io_and_read_no_clock(module: str) -> None:
     assert [found for found, _ in imports(module) if found.split(".")[0] in NO_IO] == []
 
@@ -183,8 +186,16 @@ def test_transports_do_not_know_each_other(module: str) -> None:
 
 
 def test_the_blocking_side_and_asyncio_are_apart() -> None:
-    blocking = ("tritonhttp.transport.blocking", "tritonhttp.transport.connection")
-    for module in ("tritonhttp.transport.asyncio", "tritonhttp.transport.protocol"):
+    blocking = (
+        "tritonhttp.transport.blocking",
+        "tritonhttp.transport.connecting",
+        "tritonhttp.transport.connection",
+    )
+    for module in (
+        "tritonhttp.transport.asyncio",
+        "tritonhttp.transport.protocol",
+        "tritonhttp.transport.racing",
+    ):
         assert set(blocking).isdisjoint(own_imports(module))
     for module in (*blocking, "tritonhttp.client", "tritonhttp.base"):
         assert [found for found, _ in imports(module) if found.split(".")[0] == "asyncio"] == []

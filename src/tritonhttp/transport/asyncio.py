@@ -25,18 +25,21 @@ from ..errors import (
 )
 from ..wire.http1 import Response, ResponseReader, StreamedResponse
 from ..wire.requests import Buffer, coalesce
-from .address import Address, SocketAddress, literal, look_up
+from .address import Address, SocketAddress, leave, literal, look_up
 from .failures import (
     closed,
     connect_failure,
     located,
     resolve_timeout,
+    set_up_failure,
     tls_failure,
     wait_timeout,
 )
 from .policy import Connections, earliest, may_resend, moment
 from .pool import Place, Pool
 from .protocol import Connection
+from .race import Race
+from .racing import run
 from .route import MAX_REFUSAL, Proxy, Route
 from .trace import Counts, Trace
 
@@ -428,6 +431,7 @@ class AsyncioTransport:
         found = literal(route.address) or await self._resolve(loop, deadline)
         if trace is not None:
             trace.mark("resolve")
+        connecting = loop.time()
         sock = await self._connect(loop, found, deadline)
         if trace is not None:
             trace.mark("connect")
@@ -452,6 +456,8 @@ class AsyncioTransport:
                             lambda: connection, sock=sock, ssl=context, server_hostname=name
                         )
             except (OSError, ValueError, TimeoutError) as error:
+                if context is None:
+                    raise set_up_failure(route.peer, error, loop.time() - connecting, deadline) from error
                 raise tls_failure(address, error, loop.time() - handshake, deadline) from error
         except BaseException:
             connection.discard()
@@ -497,6 +503,8 @@ class AsyncioTransport:
                 found = await outcome
         except TimeoutError:
             raise resolve_timeout(address, loop.time() - began, deadline) from None
+        finally:
+            leave(address, done)
         if isinstance(found, NameResolutionError):
             raise found
         return found
@@ -504,28 +512,27 @@ class AsyncioTransport:
     async def _connect(
         self, loop: asyncio.AbstractEventLoop, addresses: Sequence[SocketAddress], deadline: float | None
     ) -> socket.socket:
-        failures: list[tuple[SocketAddress, OSError]] = []
         began = loop.time()
-        for position, (family, address) in enumerate(addresses):
-            # An address that swallows packets leaves time for those behind it.
-            now = loop.time()
-            share = None if deadline is None else now + max(0.0, deadline - now) / (len(addresses) - position)
+        if len(addresses) > 1:
+            race = Race(addresses, began, deadline)
+            winner = await run(loop, race)
+            if winner is not None:
+                return winner
+            failures = race.failures
+        else:
+            ((family, address),) = addresses
             try:
                 sock = socket.socket(family, socket.SOCK_STREAM)
-            except OSError as error:  # a system without IPv6 may still know addresses of it
-                failures.append(((family, address), error))
-                continue
-            try:
-                sock.setblocking(False)
-                async with timeout_at(share):
-                    await loop.sock_connect(sock, address)
+                try:
+                    sock.setblocking(False)
+                    async with timeout_at(deadline):
+                        await loop.sock_connect(sock, address)
+                except BaseException:
+                    sock.close()
+                    raise
                 return sock
             except OSError as error:  # TimeoutError too
-                sock.close()
-                failures.append(((family, address), error))
-            except BaseException:
-                sock.close()
-                raise
+                failures = [((family, address), error)]
         raise connect_failure(self._route.peer, failures, loop.time() - began, deadline) from failures[0][1]
 
 

@@ -22,8 +22,9 @@ from ..errors import ConnectionLost, ProtocolError, TransportError
 from ..wire.http1 import ResponseReader, StreamedResponse
 from ..wire.requests import Buffer, coalesce
 from .address import Address, SocketAddress, resolve
+from .connecting import connect
 from .connection import Connection
-from .failures import closed, connect_failure, located, tls_failure, wait_timeout
+from .failures import closed, located, tls_failure, wait_timeout
 from .policy import Connections, Timeouts, earliest, may_resend, step_timeout
 from .pool import Place, Pool
 from .repeater import REPEATS, Expected, Repeater
@@ -435,29 +436,7 @@ class BlockingTransport:
         return connection
 
     def _connect(self, addresses: Sequence[SocketAddress], deadline: float | None) -> socket.socket:
-        failures: list[tuple[SocketAddress, OSError]] = []
-        began = monotonic()
-        for position, (family, address) in enumerate(addresses):
-            left = step_timeout(None, deadline, monotonic())
-            # An address that swallows packets leaves time for those behind it.
-            timeout = None if left is None else max(left / (len(addresses) - position), 0.001)
-            try:
-                sock = socket.socket(family, socket.SOCK_STREAM)
-            except OSError as error:  # a system without IPv6 may still know addresses of it
-                failures.append(((family, address), error))
-                continue
-            try:
-                sock.settimeout(timeout)
-                sock.connect(address)
-                return sock
-            except OSError as error:
-                sock.close()
-                failures.append(((family, address), error))
-            except BaseException:
-                sock.close()
-                raise
-        seconds = monotonic() - began
-        raise connect_failure(self._route.peer, failures, seconds, deadline) from failures[0][1]
+        return connect(addresses, deadline, self._route.peer)
 
     def _dig(self, sock: socket.socket, proxy: Proxy, deadline: float | None) -> None:
         """Have the proxy open a tunnel to the server."""
