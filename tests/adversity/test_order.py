@@ -272,9 +272,7 @@ def test_close_waits_for_what_was_begun(serve, open_client, limits, sequence):
     line = Line(pause=0.005)
     client = open_client(serve(*[line] * 20).url, **limits)
     names = [str(n) for n in range(20)]
-    handles = [
-        client.async_infer("m", inputs(), request_id=name, sequence_id=sequence) for name in names
-    ]
+    handles = [client.async_infer("m", inputs(), request_id=name, sequence_id=sequence) for name in names]
     client.close()
     assert all(handle.done() for handle in handles)
     finish([handle.get_result for handle in handles])
