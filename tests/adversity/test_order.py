@@ -1,4 +1,4 @@
-"""The order in which calls reach the server: those of one line as they were made, those of one sequence one by one."""
+"""The order in which calls reach the server: a line as it was made, the requests of a sequence one by one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def _settled(open_client: Any) -> Iterator[None]:
 
 
 class Line:
-    """Answers, and notes in which order requests came: an inference by its id, or else its model; or the path's end.
+    """Answers, and notes in which order requests came.
+
+    The name of an inference is its id, or else its model; that of another request is the end of its path.
 
     Parameters
     ----------
@@ -221,13 +223,14 @@ def test_a_thread_that_calls_later_stands_behind(serve, open_client):
     go_on = line.hold("0")
     client = open_client(serve(*[line] * 20).url)
     results = [begin(client, str(n)) for n in range(5)]
-    thread = threading.Thread(target=lambda: results.append(lambda found=client.infer("5", inputs()): found))
+    found = []
+    thread = threading.Thread(target=lambda: found.append(client.infer("5", inputs())))
     thread.start()
     time.sleep(0.1)  # let it come to the line's end
     results.append(begin(client, "6"))
     go_on.set()
     thread.join(STUCK)
-    finish(results)
+    finish([*results, found.pop])
     assert line.arrived == [str(n) for n in range(7)]
 
 

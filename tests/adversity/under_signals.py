@@ -1,8 +1,9 @@
 """A program that makes calls which must end by a time limit, while signals with handlers come.
 
-``python -m tests.adversity.under_signals PLACE MODE WHEN [CASE ...]`` runs cases and writes a line of JSON for each;
-`test_signals.py` judges them. A PLACE is where calls are made and signals arrive: the main thread, other threads, or
-an event loop. WHEN: whether the handler was there before the clients and their connections were, or came after.
+``python -m tests.adversity.under_signals PLACE MODE WHEN [CASE ...]`` runs cases and writes a line of JSON for
+each; `test_signals.py` judges them. A PLACE is where calls are made and signals arrive: the main thread, other
+threads, or an event loop. WHEN the handler was installed: before the clients and their connections were made, or
+after.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -246,10 +247,8 @@ class Running:
                 await step(self.stream)
 
     def _occupy(self) -> None:
-        try:
+        with suppress(InferenceServerException):
             self.infer()
-        except InferenceServerException:
-            pass
 
     async def act(self) -> dict[str, Any]:
         """Make the call; return how it ended, and after how long."""
