@@ -10,7 +10,7 @@ from .test_order import Line
 pytestmark = pytest.mark.parametrize("client_kind", ["blocking"])  # the other one has no async_infer
 
 #: A program that takes longer than so many seconds stands still.
-STUCK = 10
+STUCK = 8
 
 PROLOGUE = f"""
 import atexit, faulthandler, signal, sys, time
@@ -96,14 +96,14 @@ def test_handlers_of_signals_begin_while_the_main_thread_does(run, concurrency, 
 {before}
 nested = []
 def handler(number, frame):
-    if len(nested) < 100:
-        nested.append(begin({options}))
+    nested.append(begin({options}))
+    if len(nested) < 40:
+        signal.setitimer(signal.ITIMER_REAL, 0.001)  # not before: a handler may take longer than that
 signal.signal(signal.SIGALRM, handler)
-signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+signal.setitimer(signal.ITIMER_REAL, 0.001)
 handles = []
-while len(handles) < 100 or len(nested) < 20:
+while len(nested) < 40:
     handles.append(begin({options}))
-signal.setitimer(signal.ITIMER_REAL, 0)
 for handle in handles + nested:
     check(handle.get_result())
 client.close()
