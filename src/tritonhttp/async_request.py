@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from . import operations
@@ -91,9 +93,22 @@ def _seconds(timeout: Any) -> float:
 
 
 class Pending:
-    """A task and its result, as what :class:`InferAsyncRequest` expects."""
+    """A task and its result, as what :class:`InferAsyncRequest` expects.
 
-    def __init__(self, task: Callable[[], InferResult]) -> None:
+    Parameters
+    ----------
+    task : callable
+        Returns the result, or raises.
+    until : float or None
+        When the task must end, on the monotonic clock.
+    late : callable
+        Is called if that time passes before the task was begun; returns the error.
+    """
+
+    def __init__(
+        self, task: Callable[[], InferResult], until: float | None, late: Callable[[Pending], BaseException]
+    ) -> None:
+        self._until, self._late = until, late
         #: None once it has ended.
         self._task: Callable[[], InferResult] | None = task
         self._result: InferResult | None = None
@@ -134,17 +149,20 @@ class Pending:
     def ready(self) -> bool:
         return self._task is None
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether somebody has come to carry the task out, or has withdrawn it."""
+        return bool(self._claims)
+
     def get(self, block: bool = True, timeout: float | None = None) -> InferResult:
         if self._task is not None:
-            limit = -1.0
-            if timeout is not None and block:
-                limit = min(max(_seconds(timeout), 0.0), threading.TIMEOUT_MAX)
-            try:
-                if not self._running.acquire(block, limit):
-                    raise _NotYet
-            finally:
-                if self._task is None:
-                    self._end()  # for others that wait
+            limit = math.inf
+            if not block:
+                limit = 0.0
+            elif timeout is not None:
+                limit = max(_seconds(timeout), 0.0)
+            if not self._wait(limit):
+                raise _NotYet
         try:
             if self._error is not None:
                 raise self._error
@@ -152,3 +170,25 @@ class Pending:
             return self._result
         finally:
             del self
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait for the end of the task; one that was not begun in time ends here."""
+        end = monotonic() + seconds
+        if self._until is not None and self._until <= end:
+            if self._acquire(max(0.0, self._until - monotonic())):
+                return True
+            if self.withdraw():
+                self._error = self._late(self)
+                self._task = None
+                self._end()
+                return True
+        return self._acquire(max(0.0, end - monotonic()))
+
+    def _acquire(self, seconds: float) -> bool:
+        try:
+            return self._running.acquire(
+                True, -1 if seconds == math.inf else min(seconds, threading.TIMEOUT_MAX)
+            )
+        finally:
+            if self._task is None:
+                self._end()  # for others that wait

@@ -133,6 +133,10 @@ class ClientBase:
         binary_data: bool | None,
         configuration: dict[str, Any],
     ) -> None:
+        # A signal's handler that calls a client must not meet a first import half done.
+        import queue  # noqa: F401
+        import urllib.parse  # noqa: F401
+
         self._configuration = configuration
         if binary_data not in (None, True, False):
             raise InvalidRequest(f"binary_data must be True, False or None, got {binary_data!r}")

@@ -36,8 +36,8 @@ from .plugins import Request
 from .result import InferResult
 from .tensors import InferInput, InferRequestedOutput
 from .transport.address import parse_url, tls_context
-from .transport.blocking import Bell, BlockingPool, BlockingTransport, this_thread
-from .transport.failures import closed, turn_timeout
+from .transport.blocking import Bell, BlockingPool, BlockingTransport, is_owned, this_thread
+from .transport.failures import closed, turn_timeout, wait_timeout
 from .transport.policy import UNSET, Connections, Deadline, Moment, Timeouts, call_limit, moment, seconds
 from .transport.pool import Place, release
 from .transport.trace import Trace
@@ -200,7 +200,7 @@ class InferenceServerClient(ClientBase):
             configuration,
         )
         context = tls_context(ssl_options, ssl_context_factory, insecure) if address.tls else None
-        limit = positive(concurrency, "concurrency")
+        self._limit = limit = positive(concurrency, "concurrency")
         timeouts = Timeouts(connection=connection_timeout, network=network_timeout)
         self._workers = (
             limit if max_greenlets is None else min(limit, positive(max_greenlets, "max_greenlets"))
@@ -219,7 +219,7 @@ class InferenceServerClient(ClientBase):
         self._idle_timeout = timeouts.network
         #: Re-entrant, and nothing that may block runs under it: see BlockingPool.
         self._lock = threading.RLock()
-        self._turns: Turns[BlockingPool[None]] = Turns(BlockingPool)
+        self._turns: Turns[BlockingPool[None]] = Turns(BlockingPool, self._hire)
         self._closed = False
         servers = {
             each: InferenceServerClient(**{**configuration, **ALONE, "url": each}) for each in urls if others
@@ -263,7 +263,7 @@ class InferenceServerClient(ClientBase):
     def _start_anew(self) -> None:
         super()._start_anew()
         self._lock = threading.RLock()
-        self._turns = Turns(BlockingPool)
+        self._turns = Turns(BlockingPool, self._hire)
         self._executor = None
         self._transport.reset()
 
@@ -821,17 +821,23 @@ class InferenceServerClient(ClientBase):
         if self._is_watched():
             # The hooks, the plugin and the log see the caller's context, not that of a thread of ours.
             task = partial(copy_context().run, task)
-        pending = Pending(task)
+        pending = Pending(task, until, partial(self._too_late, time.monotonic(), until, place, turn))
         self._submit(pending, place, turn)
         if self._verbose:
             self._log.debug("Sent request%s", f" '{request_id}'" if request_id else "")
         return InferAsyncRequest(pending, self._verbose)
+
+    @property
+    def _has_line(self) -> bool:
+        """Whether all calls stand in one line: with one server, and as many threads as connections."""
+        return not self._servers and self._resolve_every is None and self._workers == self._limit
 
     def _submit(self, pending: Pending, place: Place[Any], turn: Turn[BlockingPool[None]] | None) -> None:
         """Let a thread carry out an inference that takes its place in the line now."""
         sent = None
         if socket.socket.__module__ != "socket":  # gevent's or eventlet's: no thread runs by itself
             place.sent = sent = Bell()
+        nested = is_owned(self._lock)  # in a signal's handler
         # Twice: an interrupt in the first taking back leaves it to the second.
         try:
             try:
@@ -841,11 +847,15 @@ class InferenceServerClient(ClientBase):
                     executor = self._executor
                     if executor is None:
                         executor = self._executor = Executor(self._workers)
-                    if turn is not None:
-                        turn.join()
-                    if (turn is None or turn.has_come) and not self._servers and self._resolve_every is None:
-                        self._transport.reserve(place)
-                    executor.put(pending.run)
+                    executor.accept(pending.run)
+                    place.owner, place.exceeds = this_thread()[0], nested
+                    if turn is None:
+                        self._begin(executor, pending, place)
+                    else:
+                        turn.place.owner = place.owner
+                        turn.join(partial(self._begin, executor, pending, place), first=nested)
+                        turn.place.owner = 0
+                    place.owner = 0
                 executor.hire()
                 if sent is not None and self._transport.has_room(place):
                     sent.wait(_HEAD_START)
@@ -856,13 +866,39 @@ class InferenceServerClient(ClientBase):
             self._withdraw(pending, place, turn)
             raise
 
-    @staticmethod
-    def _withdraw(pending: Pending, place: Place[Any], turn: Turn[BlockingPool[None]] | None) -> None:
+    def _begin(self, executor: Executor, pending: Pending, place: Place[Any]) -> None:
+        """Let an inference join the line, and a thread come for it."""
+        if not pending.is_begun:
+            if self._has_line and not place.exceeds:
+                self._transport.reserve(place)
+            executor.put(pending.run)
+
+    def _withdraw(self, pending: Pending, place: Place[Any], turn: Turn[BlockingPool[None]] | None) -> None:
         """Take an inference back, unless a thread has begun to carry it out."""
         if pending.withdraw():
             release(place)
+            if self._executor is not None:
+                self._executor.drop(pending.run)
             if turn is not None:
                 turn.leave()
+
+    def _too_late(
+        self,
+        began: float,
+        until: Moment | None,
+        place: Place[Any],
+        turn: Turn[BlockingPool[None]] | None,
+        pending: Pending,
+    ) -> InferenceServerException:
+        """Take an inference back whose time was over before it was begun."""
+        self._withdraw(pending, place, turn)
+        assert until is not None
+        return wait_timeout(self._limit, time.monotonic() - began, until)
+
+    def _hire(self) -> None:
+        executor = self._executor
+        if executor is not None:
+            executor.hire()
 
     def _drive_in_turn(
         self,
@@ -881,7 +917,8 @@ class InferenceServerClient(ClientBase):
                 return self._drive(flow, headers, query_params, until, place)
             with turn, turn:
                 if turn.pool is None:
-                    turn.join()
+                    turn.place.owner = this_thread()[0]
+                    turn.join(first=is_owned(self._turns.lock))
                 assert turn.pool is not None
                 began = time.monotonic()
                 if not turn.pool.hold(turn.place, until, reserved=True):

@@ -8,8 +8,10 @@ put them in.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -55,6 +57,9 @@ class Executor:
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._starting: set[threading.Thread] = set()
+        #: Tasks that will be put in the line, and how many were that nobody has hired for.
+        self._accepted: set[Task] = set()
+        self._started: deque[None] = deque()
         #: Idle workers that no task counts on yet.
         self._free: deque[None] = deque(maxlen=limit)
         # Re-entrant: a signal's handler, or a client that is dropped, may use it on the thread that holds it.
@@ -62,8 +67,8 @@ class Executor:
         self._closed = False
         _executors.add(self)
 
-    def put(self, task: Task) -> None:
-        """Put a task in the line; it must not raise. :meth:`hire` has to follow.
+    def accept(self, task: Task) -> None:
+        """Promise to carry out a task, which must not raise; :meth:`put` has to follow, or :meth:`drop`.
 
         Raises
         ------
@@ -73,10 +78,24 @@ class Executor:
         with self._lock:
             if self._closed:
                 raise InferenceServerException("the client is closed")
+            self._accepted.add(task)
+
+    def put(self, task: Task) -> None:
+        """Put a task in the line; :meth:`hire` has to follow."""
+        with self._lock:
             self._tasks.put(task)
+            self._started.append(None)
+            self.drop(task)
+
+    def drop(self, task: Task) -> None:
+        """Forget a task that was accepted."""
+        with self._lock:
+            self._accepted.discard(task)
+            if self._closed and not self._accepted:
+                self._tasks.put(None)
 
     def hire(self) -> None:
-        """Start a thread for a task that was put in the line, if none is free.
+        """Start threads for the tasks that were put in the line, as far as none are free.
 
         No lock is held while a thread starts: under gevent that lets other greenlets run.
 
@@ -85,12 +104,18 @@ class Executor:
         InferenceServerException
             If the system has no first thread for it.
         """
+        while self._started:
+            with contextlib.suppress(IndexError):
+                self._started.pop()
+                self._hire()
+
+    def _hire(self) -> None:
         with self._lock:
             if self._free:
                 self._free.pop()
                 return
             number = len(self._threads) + len(self._starting)
-            if number >= self._limit or self._closed:
+            if number >= self._limit:
                 return
             # The thread knows nothing of the executor: it keeps neither that nor its client alive.
             thread = threading.Thread(
@@ -111,10 +136,12 @@ class Executor:
     def shutdown(self, *, wait: bool) -> None:
         """Let the threads end behind the tasks that were submitted; with `wait`, wait for them. Idempotent."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
+            self._closed = True
+            if not self._accepted:
                 self._tasks.put(None)
         if wait:
+            while self._accepted:  # behind calls of their sequences that other threads make
+                time.sleep(0.005)
             for thread in list(self._threads):
                 thread.join()
 

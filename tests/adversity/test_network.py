@@ -882,7 +882,7 @@ with Server((slow,)) as server:
     for thread in threads:
         thread.start()
     time.sleep(0.2)
-    lock = client._transport._lock
+    lock = client._transport.pool.lock
     for number in range(20):
         if number % 2:  # another thread may hold the lock
             held, go = threading.Event(), threading.Event()

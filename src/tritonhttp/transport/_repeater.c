@@ -41,6 +41,7 @@ typedef struct {
     PyObject *weakrefs;
     unsigned long long owner;
     char served;
+    char exceeds;
 } Place;
 
 typedef struct {
@@ -267,6 +268,7 @@ static PyMemberDef place_members[] = {
     {"wake", T_OBJECT, offsetof(Place, wake), 0, NULL},
     {"sent", T_OBJECT, offsetof(Place, sent), 0, NULL},
     {"owner", T_ULONGLONG, offsetof(Place, owner), 0, NULL},
+    {"exceeds", T_BOOL, offsetof(Place, exceeds), 0, NULL},
     {"served", T_BOOL, offsetof(Place, served), 0, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(Place, weakrefs), READONLY, NULL},
     {0, 0, 0, 0, NULL},

@@ -34,7 +34,7 @@ from .trace import Counts, Trace
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["Bell", "BlockingPool", "BlockingTransport", "Stream", "this_thread"]
+__all__ = ["Bell", "BlockingPool", "BlockingTransport", "Stream", "is_owned", "this_thread"]
 
 C = TypeVar("C")
 
@@ -70,10 +70,10 @@ class BlockingPool(Pool[C]):
         #: under it, since gevent's greenlets of one thread would all have it.
         self.lock = lock or threading.RLock()
 
-    def reserve(self, place: Place[C]) -> None:
-        """Join the line for a call that another thread will make: it is served when that has come to wait."""
-        with self.lock:
-            self.join(place)
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether this code runs in the middle of a method of the pool, as a signal's handler does."""
+        return is_owned(self.lock)
 
     def hold(self, place: Place[C], deadline: float | None, *, reserved: bool = False) -> bool:
         """Wait until a place is served; return False if the deadline passed before.
@@ -90,7 +90,10 @@ class BlockingPool(Pool[C]):
         """
         owners = this_thread()
         place.owner = owners[0]
+        nested = place.exceeds or self.is_interrupted
         with self.lock:
+            if nested and not self.closed:
+                self.exceed(place)
             if place in self.holders or (not reserved and self.take(place)):
                 place.served = True
                 return True
@@ -112,6 +115,11 @@ class BlockingPool(Pool[C]):
             if left == 0:
                 return False
             bell.wait(left)
+
+
+def is_owned(lock: Any) -> bool:
+    """Whether this thread holds a re-entrant lock."""
+    return bool(lock._is_owned())
 
 
 def this_thread() -> tuple[int, int]:
@@ -299,14 +307,17 @@ class BlockingTransport:
             return self.pool.has_room(place)
 
     def reserve(self, place: Place[Connection]) -> None:
-        """Let a place join the line for a call that another thread will make."""
-        place.transport = self
-        self.pool.reserve(place)
+        """Let a place join the line for a call that another thread will make: it is served when that waits."""
+        again, place.transport = place.transport is self, self
+        with self.pool.lock:
+            if not again or place not in self.pool.line:
+                self.pool.join(place)
 
     def give_back(self, place: Place[Connection], *, reusable: bool = False) -> None:
         """Give up a place, or the wish for one; its connection is closed, unless it is reusable."""
+        nested = self.pool.is_interrupted
         with self.pool.lock:
-            spent = self.pool.give_back(place, reusable=reusable)
+            spent = self.pool.give_back(place, reusable=reusable, serve=not nested)
         if spent is not None:
             self._forget(spent)
         place.transport = None

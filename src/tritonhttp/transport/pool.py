@@ -144,13 +144,15 @@ class Pool(Generic[C]):
         self.holders.add(place)
         self.leave_line(place)
 
-    def give_back(self, place: Place[C], *, reusable: bool) -> C | None:
+    def give_back(self, place: Place[C], *, reusable: bool, serve: bool = True) -> C | None:
         """Give up a place, or the wish for one; return its connection if it has to be closed.
 
         Parameters
         ----------
         reusable : bool
             Whether the place's connection is fit for another request.
+        serve : bool
+            Whether to serve the line. A signal's handler leaves that to the method that it interrupted.
         """
         connection, place.connection = place.connection, None
         held = place in self.holders
@@ -162,7 +164,8 @@ class Pool(Generic[C]):
             if connection is not None and reusable and not self.closed and self.taken < self.limit:
                 self.idle.append(connection)
                 connection = None
-        self.serve()
+        if serve:
+            self.serve()
         return connection
 
     def drop_expired(self, now: float) -> C | None:

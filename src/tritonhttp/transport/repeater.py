@@ -37,11 +37,13 @@ class Place(Generic[C]):
         Is called when the whole request has been handed to the kernel.
     owner : int
         The thread that waits for the place or uses it; 0 where none does just now.
+    exceeds : bool
+        Whether the call must not wait, but may have a connection beyond the limit.
     served : bool
         Whether the call had a connection before: its next tries go to the front of the line.
     """
 
-    __slots__ = ("__weakref__", "connection", "owner", "sent", "served", "transport", "wake")
+    __slots__ = ("__weakref__", "connection", "exceeds", "owner", "sent", "served", "transport", "wake")
 
     def __init__(self) -> None:
         self.connection: C | None = None
@@ -49,7 +51,7 @@ class Place(Generic[C]):
         self.wake: Callable[[], object] | None = None
         self.sent: Callable[[], object] | None = None
         self.owner = 0
-        self.served = False
+        self.exceeds = self.served = False
 
 
 class Expected(Protocol):

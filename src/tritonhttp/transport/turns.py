@@ -23,10 +23,13 @@ class Turns(Generic[P]):
     ----------
     pool : callable
         Makes a pool of the caller's kind, of a limit and a lock.
+    then : callable, optional
+        Is called, without a lock, when a turn has been given back.
     """
 
-    def __init__(self, pool: Callable[[int, threading.RLock], P]) -> None:
+    def __init__(self, pool: Callable[[int, Any], P], then: Callable[[], object] = lambda: None) -> None:
         self.lock = threading.RLock()
+        self.then = then
         self._make = pool
         self._pools: dict[Hashable, P] = {}
 
@@ -42,17 +45,22 @@ class Turn(Generic[P]):
         self._turns, self._key = turns, key
         self.pool: P | None = None
 
-    @property
-    def has_come(self) -> bool:
-        return self.pool is not None and self.place in self.pool.holders
+    def join(self, wake: Callable[[], object] | None = None, *, first: bool = False) -> None:
+        """Join the line of the sequence.
 
-    def join(self) -> None:
-        """Take the turn if nobody has it, or join the line."""
-        turns = self._turns
+        Parameters
+        ----------
+        wake : callable, optional
+            Is told when the turn has come; without it the pool's `hold` waits for that.
+        first : bool
+            Whether it interrupts a call of the same thread that is about to join.
+        """
+        turns, place = self._turns, self.place
         with turns.lock:
             self.pool = pool = turns._pools.setdefault(self._key, turns._make(1, turns.lock))
-            if not pool.take(self.place):
-                pool.join(self.place)
+            place.served, place.wake = first, wake
+            pool.join(place)
+            pool.serve()
 
     def __enter__(self) -> Turn[P]:
         return self
@@ -69,3 +77,4 @@ class Turn(Generic[P]):
             pool.give_back(self.place, reusable=False)
             if not pool.holders and not pool.line and turns._pools.get(self._key) is pool:
                 del turns._pools[self._key]
+        turns.then()
