@@ -845,6 +845,9 @@ class InferenceServerClient(ClientBase):
                     if self._closed:
                         raise InferenceServerException("the client is closed")
                     executor = self._executor
+                    if executor is not None and executor.kind is not socket.socket:
+                        executor.shutdown(wait=False)
+                        executor = None
                     if executor is None:
                         executor = self._executor = Executor(self._workers)
                     executor.accept(pending.run)

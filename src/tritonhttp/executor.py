@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import socket
 import threading
 import time
 import weakref
@@ -54,6 +55,8 @@ class Executor:
         from queue import SimpleQueue
 
         self._limit = limit
+        #: Whose threads these are: gevent and eventlet may put theirs in place later.
+        self.kind = socket.socket
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._starting: set[threading.Thread] = set()

@@ -304,7 +304,8 @@ is_fit(const Track *track, double network, double until)
            (track->armed == network || until - now < network) && poll(&look, 1, 0) == 0;
 }
 
-/* Wait until a time for something to come, where the kernel would wait longer by itself; return 0 if nothing did. */
+/* Wait until a time for something to come, where the kernel would wait longer by itself; return 0 if nothing did, and -1 with
+   errno behind a signal. */
 static int
 wait_until(const Track *track, double network, double until)
 {
@@ -313,7 +314,7 @@ wait_until(const Track *track, double network, double until)
         return 1;
     }
     struct pollfd look = {.fd = track->fd, .events = POLLIN};
-    return poll(&look, 1, milliseconds(left)) != 0; /* an error is met again by who receives */
+    return poll(&look, 1, milliseconds(left));
 }
 
 /* Send the request and receive once. What came of it is in ahead, came and problem; return -1 with the exception of a
@@ -328,12 +329,11 @@ swap(Track *track, PyObject *request, double network, double until)
     Py_BEGIN_ALLOW_THREADS
     sent = send(fd, data, (size_t)length, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent == length) {
-        if (wait_until(track, network, until)) {
+        int ready = wait_until(track, network, until);
+        if (ready > 0) {
             came = recv(fd, track->room.buf, (size_t)track->room.len, 0);
-            problem = came < 0 ? errno : 0;
-        } else {
-            problem = EAGAIN;
         }
+        problem = ready == 0 ? EAGAIN : came < 0 ? errno : 0;
     }
     Py_END_ALLOW_THREADS
     track->ahead = sent < 0 ? 0 : sent; /* who sends the rest will meet the error again */

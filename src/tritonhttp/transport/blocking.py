@@ -168,6 +168,8 @@ class BlockingTransport:
         self._route = route = Route(address, options)
         self._prepare = None if route.plain else route.prepare
         self._max_idle = options.idle_limit
+        #: Whose sockets there were then: the system's that the repeater uses would block greenlets.
+        self._kind = socket.socket
         #: Whether the repeater is worth asking.
         self.repeats = REPEATS and route.plain and context is None
         self.reset()
@@ -237,7 +239,7 @@ class BlockingTransport:
         # Twice: an interrupt in the first giving back leaves it to the second.
         try:
             try:
-                if answer is not None:
+                if answer is not None and socket.socket is self._kind:
                     if reserved:
                         self._hold(place, deadline, reserved=True)
                     body = self.repeater.repeat(
@@ -392,7 +394,12 @@ class BlockingTransport:
         connection = place.connection
         reused = connection is not None and (
             bool(connection.ahead)
-            or (not fresh and monotonic() < connection.expires and not connection.is_stale(0))
+            or (
+                not fresh
+                and monotonic() < connection.expires
+                and connection.kind is socket.socket
+                and not connection.is_stale(0)
+            )
         )
         if not reused:
             if connection is not None:

@@ -54,6 +54,7 @@ class Connection(Track):
         "_polls",
         "_vectored",
         "handed_over",
+        "kind",
         "is_stale",
         "reader",
         "sock",
@@ -65,6 +66,8 @@ class Connection(Track):
         super().__init__()
         self.sock = sock
         self.reader = ResponseReader(max_body)
+        #: Whose sockets there were then: gevent and eventlet may put theirs in place later.
+        self.kind = socket.socket
         #: Whether the kernel has taken the whole request.
         self.handed_over = False
         self._vectored = not encrypted and hasattr(sock, "sendmsg")

@@ -198,7 +198,7 @@ def killed(way, call, points):
             check(client.infer("identity_int32", numbers(), deadline=5))
             took = time.monotonic() - began
             assert took < 1, f"behind a greenlet killed at {point} ({way}, {warm=}) a call took {took:.2f} s"
-        taken = client._transport._pool.taken
+        taken = client._transport.pool.taken
         assert taken <= 1, f"{taken} places are taken"
         client.close()
 
