@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tritonhttp import ConnectRefused, DeadlineExceeded, Retry
-from tritonhttp.transport.balance import Balancer, server_failed
+from tritonhttp.transport.balance import Balancer, Ticket, server_failed
 
 SERVICE, SLOWNESS = 0.05, 10
 NETWORK_TIMEOUT, PROBE_TIMEOUT = 2.0, 1.0
@@ -119,7 +119,8 @@ class Simulation:
 
     def try_call(self, call: Call) -> None:
         """Give the call to a server, and foresee what will become of that."""
-        chosen = self.balancer.pick(call.tried)
+        ticket = Ticket()
+        chosen = self.balancer.pick(ticket, call.tried)
         server = self.servers[chosen]
         server.calls += 1
         call.tries += 1
@@ -134,11 +135,11 @@ class Simulation:
             in_time = answer <= self.now + NETWORK_TIMEOUT
             result = 200 if in_time else DeadlineExceeded("timed out")
             end = min(answer, self.now + NETWORK_TIMEOUT)
-        self.at(end, lambda: self.finish(call, chosen, result))
+        self.at(end, lambda: self.finish(call, ticket, chosen, result))
 
-    def finish(self, call: Call, chosen: int, result: int | Exception) -> None:
+    def finish(self, call: Call, ticket: Ticket, chosen: int, result: int | Exception) -> None:
         """End a try: the call is over, or tried again."""
-        self.balancer.done(chosen, self.now, server_failed(result))
+        self.balancer.done(ticket, self.now, server_failed(result))
         self.watch()
         if result == 200:
             self.latencies.append(self.now - call.begin)

@@ -501,8 +501,10 @@ class ClientBase:
         meant, until, place = _replaced_for.get() or (None, None, None)
         if meant is None or (meant.method, meant.path) != (handed.method, handed.path):
             return handed, default, None
-        known = {name: getattr(meant, name) for name in ("repeatable", "anywhere", "sequence", "request_id")}
-        return replace(handed, **known), until, place
+        known = {name: getattr(meant, name) for name in ("anywhere", "sequence", "request_id")}
+        # What was handed over may have been changed, so that there is no renewing it.
+        repeatable = meant.repeatable and meant.renew is None
+        return replace(handed, repeatable=repeatable, **known), until, place
 
     @staticmethod
     def _posted(

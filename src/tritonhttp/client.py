@@ -708,6 +708,8 @@ class InferenceServerClient(ClientBase):
         idempotent : bool, optional
             Whether running it twice does no more than running it once, so that the client may send it again. None:
             it may where the server has refused to take it or its result, not where nobody knows whether it ran.
+            An inference with outputs in a shared memory region of yours is not sent again where it may still run:
+            it could write there when this has returned.
 
         Raises
         ------
@@ -1085,16 +1087,28 @@ class InferenceServerClient(ClientBase):
                     return operation.decode(replaced())
             return operation.decode(self._exchange(operation, headers, query_params, until, place))
         target, buffers = self._encoder.plain(operation)
-        response = self._transport.exchange(
-            operation.method,
-            target,
-            buffers,
-            repeatable=operation.repeatable,
-            deadline=until,
-            place=place,
-            streamed=operation.streamed,
-            idle_timeout=operation.idle,
-        )
+        repeatable = operation.repeatable and operation.renew is None
+        trace = Trace() if repeatable else None
+        try:
+            response = self._transport.exchange(
+                operation.method,
+                target,
+                buffers,
+                repeatable=repeatable,
+                deadline=until,
+                trace=trace,
+                place=place,
+                streamed=operation.streamed,
+                idle_timeout=operation.idle,
+            )
+        except InferenceServerException as error:
+            if trace is not None:
+                error.attempts += trace.resent
+            raise
+        if trace is not None and trace.resent:
+            from .dispatch import counted
+
+            response = counted(response, 1 + trace.resent)
         return operation.decode(response)
 
     def _until(self, deadline: Deadline) -> Moment | None:
@@ -1162,12 +1176,17 @@ class InferenceServerClient(ClientBase):
             dispatch = self._new_dispatch()
         clock = time.monotonic
         flow = dispatch.tries(operation, request.headers, until, clock, self._probe, self._url_of(operation))
-        return drive(
-            flow,
-            lambda step: self.server(step[0])._send(
-                operation, request.headers, query_params, until, step[1], place
-            ),
-        )
+
+        def perform(step: Any) -> Any:
+            if isinstance(step, Operation):
+                return self._carry_out(step, headers, query_params, until)
+            name, call, tried = step
+            given = request.headers
+            if tried.headers is not operation.headers:
+                given = call_headers(tried, given)
+            return self.server(name)._send(tried, given, query_params, until, call, place)
+
+        return drive(flow, perform)
 
     def _send(
         self,
@@ -1180,23 +1199,33 @@ class InferenceServerClient(ClientBase):
     ) -> Response:
         """Send a request to this client's own server."""
         target, buffers = self._encode(operation, headers, query_params)
-        trace = None if call is None else Trace()
+        repeatable = operation.repeatable and operation.renew is None
+        trace = Trace() if repeatable or call is not None else None
         try:
             response = self._transport.exchange(
                 operation.method,
                 target,
                 buffers,
-                repeatable=operation.repeatable,
+                repeatable=repeatable,
                 deadline=until,
                 trace=trace,
                 place=place,
                 streamed=operation.streamed,
                 idle_timeout=operation.idle,
             )
+        except InferenceServerException as error:
+            if call is None and trace is not None:
+                error.attempts += trace.resent
+            raise
         finally:
             if call is not None and trace is not None:
+                call.attempts += trace.resent
                 call.url = f"{self._address.origin}{target}"
                 call.phases = {phase: spent * 1e3 for phase, spent in trace.phases.items()}
+        if call is None and trace is not None and trace.resent:
+            from .dispatch import counted
+
+            response = counted(response, 1 + trace.resent)
         return self._note(operation, response)
 
     def _look_up(self, every: float, until: Moment | None) -> None:

@@ -1,8 +1,11 @@
 """The life of a call that may take several tries: which server, whether again and when, and who is told.
 
-Written once for both clients, as a generator: it yields the server to be tried, or the seconds to pause, and is
-sent the response, or thrown the error. It does no I/O. The call of a stream goes on behind its response, which has
-its :class:`Ending`.
+Written once for both clients, as a generator: it yields the server to be tried and what to send it, the seconds to
+pause, or an operation that the next try needs first, and is sent what came of it, or thrown the error. It does no
+I/O. The call of a stream goes on behind its response, which has its :class:`Ending`.
+
+An exception may come at every step, a signal's or one that another thread raises here. So a try has a ticket with
+the balancer, which counts for no longer than the ticket lives.
 """
 
 from __future__ import annotations
@@ -14,30 +17,45 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias
 
 from .errors import ConnectionLost, DeadlineExceeded, InferenceServerException, InvalidRequest
 from .events import Call, Hooks, Observers
 from .log import logger, without_secrets
 from .operations import Operation, purpose
-from .transport.balance import NOT_STARTED, SERVER_LOST, Balancer, server_failed
+from .transport.balance import NOT_STARTED, SERVER_LOST, Balancer, Ticket, server_failed
 from .transport.failures import WAITING
 from .transport.policy import Moment
 from .transport.retry import Retry, parse_retry_after
 from .wire.http1 import Response, StreamedResponse
 
-__all__ = ["Balancing", "Dispatch", "Ending"]
+__all__ = ["Balancing", "Dispatch", "Ending", "Step", "counted"]
 
 #: asyncio's timers may come early by as much as its clock is coarse.
 _TICK = 1e-3
 
 Balancing = Literal["least_outstanding", "round_robin"]
+#: A server's name, the record of the call and what to send; an operation to carry out beside; seconds to pause.
+Step: TypeAlias = "tuple[str, Call, Operation[Any]] | Operation[Any] | float"
 
 
 class Tried(Response):
     """A response that took more than one try."""
 
     __slots__ = ("attempts",)
+
+
+def counted(response: Response, attempts: int) -> Response:
+    """Return a response that knows how often its call was tried."""
+    if attempts == 1:
+        return response
+    if isinstance(response, StreamedResponse):
+        response.attempts = attempts
+        return response
+    tried = Tried(response.head, response.body, response.limit)
+    tried.attempts, tried.asked = attempts, response.asked
+    return tried
 
 
 class Ending:
@@ -56,9 +74,9 @@ class Ending:
     ) -> None:
         #: Whoever reads the stream counts its bytes here.
         self.call = call
-        self._end: Callable[[BaseException | None, Moment | None], None] | None = end
         self._later = later
         self._owner = os.getpid()
+        self._end: Callable[[BaseException | None, Moment | None], None] | None = end
 
     def __call__(self, error: BaseException | None = None, until: Moment | None = None) -> None:
         """End the call: with what broke the stream, if anything did, and when its time was to be over."""
@@ -69,7 +87,8 @@ class Ending:
     def __del__(self) -> None:
         # The collector may run on a thread that holds the lock which a hook waits for. When the interpreter ends,
         # no thread can be started.
-        if self._end is not None and self._owner == os.getpid() and not sys.is_finalizing():
+        end = getattr(self, "_end", None)  # an exception may have come while this was made
+        if end is not None and self._owner == os.getpid() and not sys.is_finalizing():
             try:
                 self._later(self)
             except RuntimeError:  # the event loop is closed
@@ -117,7 +136,8 @@ class Dispatch:
 
     def renew(self) -> None:
         """Start anew, in a forked child: the calls that are under way, and the sequences, are the parent's."""
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may use the client in the middle of what this guards.
+        self._lock = threading.RLock()
         self._balancer: Balancer[str] | None = None
         self._balance()
 
@@ -134,8 +154,10 @@ class Dispatch:
         probe: Callable[[str], None],
         url: str = "",
         later: Callable[[Callable[[], None]], object] = beside,
-    ) -> Generator[tuple[str, Call] | float, Any, Response]:
-        """Yield the names of servers to try, each with the record of the call, and the seconds to pause.
+    ) -> Generator[Step, Any, Response]:
+        """Yield the steps of a call: servers to try, each with the record of the call and what to send, and more.
+
+        Whoever sends it adds to the record's `attempts` how often the transport sent it once more.
 
         Parameters
         ----------
@@ -156,14 +178,17 @@ class Dispatch:
         observers = self.hooks.observers
         call = Call(operation.method, url, *purpose(operation.path), operation.request_id, headers)
         call.request_bytes = sum(map(len, operation.body))
-        begun = clock()
+        begun, ticket = clock(), Ticket()
         try:
             observers.begins(call)
-            response, balancer, name = yield from self._tries(operation, call, observers, until, clock, probe)
+            response, balancer = yield from self._tries(
+                operation, call, ticket, observers, until, clock, probe
+            )
             call.status = response.status_code
             call.response_headers = dict(response.headers)
             call.response_bytes = len(response.body)
         except BaseException as error:
+            ticket.drop()  # where another one came while it was handed back
             self._tell(call, observers, clock() - begun, error)
             raise
         if isinstance(response, StreamedResponse):
@@ -173,18 +198,17 @@ class Dispatch:
                 now = clock()
                 call.phases["receive"] = call.phases.get("receive", 0.0) + (now - head) * 1e3
                 failed = False if error is None else _speaks_against(error, until, now)
-                self._done(balancer, name, now, failed, keeps_state=False)
+                try:
+                    self._done(balancer, ticket, now, failed, keeps_state=False)
+                finally:
+                    ticket.drop()
                 self._tell(call, observers, now - begun, error)
 
             response.attempts = call.attempts
             response.ending = Ending(call, end, later)
             return response
         self._tell(call, observers, clock() - begun)
-        if call.attempts == 1:
-            return response
-        tried = Tried(response.head, response.body, response.limit)
-        tried.attempts, tried.asked = call.attempts, response.asked
-        return tried
+        return counted(response, call.attempts)
 
     def _tell(
         self, call: Call, observers: Observers, seconds: float, error: BaseException | None = None
@@ -202,47 +226,56 @@ class Dispatch:
         self,
         operation: Operation[Any],
         call: Call,
+        ticket: Ticket,
         observers: Observers,
         until: Moment | None,
         clock: Callable[[], float],
         probe: Callable[[str], None],
-    ) -> Generator[tuple[str, Call] | float, Any, tuple[Response, Balancer[str] | None, str]]:
-        """Return the response and, for a stream, whom its server is handed back to when that has ended."""
+    ) -> Generator[Step, Any, tuple[Response, Balancer[str] | None]]:
+        """Return the response and, for a stream, whom its ticket is handed back to when that has ended."""
         tried: set[str] = set()
+        resent = False
         while True:
             balancer = self._balancer
-            name = self._pick(operation, tried, clock(), probe)
-            tried.add(name)
-            call.attempts += 1
             failed: bool | None = None
             silent = False
             response: Response | None = None
             try:
-                answer: Response = yield name, call
-                response = answer
-                outcome: int | BaseException = answer.status_code
-                failed = server_failed(outcome)
-            except InferenceServerException as error:
-                outcome = error
-                if _is_over(error, until, clock()):
-                    silent = getattr(error, "phase", "") != WAITING
-                    raise
-                failed = _speaks_against(error, until, clock())
+                name = self._pick(balancer, ticket, operation, tried, clock(), probe)
+                tried.add(name)
+                call.attempts += 1
+                try:
+                    answer: Response = yield name, call, self._allowed(operation, call)
+                    response = answer
+                    outcome: int | BaseException = answer.status_code
+                    failed = server_failed(outcome)
+                except InferenceServerException as error:
+                    outcome = error
+                    if _is_over(error, until, clock()):
+                        silent = getattr(error, "phase", "") != WAITING
+                        raise
+                    failed = _speaks_against(error, until, clock())
             finally:
                 if not isinstance(response, StreamedResponse):
                     self._done(
-                        balancer, name, clock(), failed, keeps_state=response is not None, silent=silent
+                        balancer, ticket, clock(), failed, keeps_state=response is not None, silent=silent
                     )
             if response is not None and response.status_code < 400 and operation.sequence is not None:
                 model, number, _, ends = operation.sequence
                 if ends:
                     self._end((model, number))
-            pause = self._pause(operation, call, outcome, response, tried, until, clock)
+            pause = None
+            if not resent and self._may_resend(operation, call, outcome):
+                pause, resent = 0.0, True
+            else:
+                pause = self._pause(operation, call, outcome, response, tried, until, clock)
             if pause is None:
                 if response is None:
                     assert isinstance(outcome, BaseException)
+                    if isinstance(outcome, ConnectionLost) and (operation.renew or self._retry):
+                        outcome.resendable = False  # nobody else shall
                     raise outcome
-                return response, balancer, name
+                return response, balancer
             self.retries += 1
             reason = f"status {outcome}" if isinstance(outcome, int) else without_secrets(str(outcome))
             logger.info(
@@ -256,6 +289,25 @@ class Dispatch:
             observers.repeats(call, reason, pause)
             if pause:
                 yield pause
+            if operation.renew is not None:
+                operation = yield from operation.renew(outcome)
+                call.request_bytes = sum(map(len, operation.body))
+
+    def _allowed(self, operation: Operation[Any], call: Call) -> Operation[Any]:
+        """Return the operation as it may be sent: the transport's own repetition of it is a try as well."""
+        if self._retry is None or not operation.repeatable or call.attempts < self._retry.attempts:
+            return operation
+        return replace(operation, repeatable=False)
+
+    def _may_resend(self, operation: Operation[Any], call: Call, outcome: int | BaseException) -> bool:
+        """Say whether to do at once what a transport, which cannot renew the operation, has left undone."""
+        return (
+            operation.renew is not None
+            and operation.repeatable
+            and isinstance(outcome, ConnectionLost)
+            and outcome.resendable
+            and (self._retry is None or call.attempts < self._retry.attempts)
+        )
 
     def _pause(
         self,
@@ -288,9 +340,14 @@ class Dispatch:
                 self._balancer.probed(name, now, ready)
 
     def _pick(
-        self, operation: Operation[Any], tried: set[str], now: float, probe: Callable[[str], None]
+        self,
+        balancer: Balancer[str] | None,
+        ticket: Ticket,
+        operation: Operation[Any],
+        tried: set[str],
+        now: float,
+        probe: Callable[[str], None],
     ) -> str:
-        balancer = self._balancer
         if balancer is None:
             return self.servers[0]
         if not operation.anywhere and len(self.servers) > 1:
@@ -301,10 +358,10 @@ class Dispatch:
         with self._lock:
             due = balancer.due(now)
             if operation.sequence is None:
-                name = balancer.pick(tried)
+                name = balancer.pick(ticket, tried)
             else:
                 model, number, start, _ = operation.sequence
-                found = balancer.pick_for((model, number), start=start, exclude=tried)
+                found = balancer.pick_for(ticket, (model, number), start=start, exclude=tried)
                 if found is SERVER_LOST:
                     raise ConnectionLost(
                         f"the server {balancer.sticky((model, number))} of sequence {number!r} of model {model!r}"
@@ -324,7 +381,7 @@ class Dispatch:
     def _done(
         self,
         balancer: Balancer[str] | None,
-        name: str,
+        ticket: Ticket,
         now: float,
         failed: bool | None,
         *,
@@ -334,7 +391,7 @@ class Dispatch:
         # Another one since then: in a forked child, which ends calls that its parent began.
         if balancer is not None and balancer is self._balancer:
             with self._lock:
-                balancer.done(name, now, failed, keeps_state=keeps_state, silent=silent)
+                balancer.done(ticket, now, failed, keeps_state=keeps_state, silent=silent)
 
     def _end(self, key: tuple[Any, ...]) -> None:
         if self._balancer is not None:

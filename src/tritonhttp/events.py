@@ -30,7 +30,7 @@ class Call:
     headers : dict
         The request's headers. What `on_request` changes here is sent.
     attempts : int
-        How often it was sent so far.
+        How often it was sent so far, also unseen because a reused connection turned out closed.
     status : int or None
         The answer's status; None where no answer came.
     response_headers : dict

@@ -71,6 +71,10 @@ class Operation(Generic[T]):
         Whether the body of a success is taken as it comes.
     idle : float or None
         The seconds without progress that end a streamed one.
+    renew : callable or None
+        Where a try that the server may still be at work on leaves traces in memory of ours: takes the outcome of a
+        try (a status, or what was raised), and is a flow of operations to carry out, whose result is the operation
+        to send next. Only with it may this be sent again, so that the transport does not do that by itself.
     """
 
     method: str
@@ -86,6 +90,7 @@ class Operation(Generic[T]):
     request_id: str = ""
     streamed: bool = False
     idle: float | None = None
+    renew: Callable[[int | BaseException], Generator[Operation[Any], Any, Operation[T]]] | None = None
 
 
 # -- health and metadata ----------------------------------------------------------------------------

@@ -23,7 +23,7 @@ import trustme
 
 import tritonhttp.transport.connection
 import tritonhttp.transport.protocol
-from tritonhttp import ConnectionLost, DeadlineExceeded, InvalidRequest, ProtocolError, ServerError
+from tritonhttp import ConnectionLost, DeadlineExceeded, InvalidRequest, ProtocolError, Retry, ServerError
 from tritonhttp.errors import ConnectError, ConnectRefused, ConnectTimeout, TLSError
 from tritonhttp.transport import route
 from tritonhttp.transport.trace import Trace
@@ -851,6 +851,92 @@ def test_counts(serve, open_client):
     assert seen.reused == 3
     assert seen.received == 4 * len(answer(HEALTHY))
     assert seen.sent > 4 * 50
+
+
+def dies_under_the_second(peer):
+    """Answer one request as a server should, and close when the next one has come."""
+    if peer.read_request():
+        peer.send(answer(HEALTHY))
+        peer.read_request()
+
+
+def test_what_is_sent_again_after_it_was_handed_over_is_in_the_trace(serve, open_client):
+    client = open_client(serve(dies_under_the_second).url)
+    head = encode_head("POST", "/v2", "Host: h\r\n", 0)
+    trace = Trace()
+    exchange(client, head, trace=trace)
+    assert trace.resent == 0
+    trace = Trace()
+    exchange(client, head, repeatable=True, trace=trace)
+    assert (trace.resent, trace.reused) == (1, False)
+
+
+def test_what_was_not_handed_over_whole_counts_as_sent_once(serve, open_client, short_wait):
+    def script(peer):
+        peer.read_request()
+        peer.send(answer(HEALTHY))
+        peer.read_head()
+
+    client = open_client(serve(script).url, expect_continue=True)
+    infer(client)
+    trace = Trace()
+    body = bytes(4 << 20)
+    exchange(client, encode_head("POST", "/v2", "Host: h\r\n", len(body)), body, repeatable=True, trace=trace)
+    assert (trace.resent, counts(client).resent) == (0, 1)
+
+
+@pytest.mark.parametrize("begun", ["used before", "new", "answered"])
+def test_an_error_says_whether_a_repeatable_request_would_have_been_sent_again(serve, open_client, begun):
+    def in_the_answer(peer):
+        peer.read_request()
+        peer.send(answer(HEALTHY))
+        peer.read_request()
+        peer.send(b"HTTP/1.1 200 OK")
+
+    def at_once(peer):
+        peer.read_request()
+
+    script = {"used before": dies_under_the_second, "new": at_once, "answered": in_the_answer}[begun]
+    client = open_client(serve(script).url)
+    head = encode_head("POST", "/v2", "Host: h\r\n", 0)
+    if begun != "new":
+        exchange(client, head)
+    with pytest.raises(ConnectionLost) as caught:
+        exchange(client, head, repeatable=begun == "answered")
+    assert caught.value.resendable == (begun == "used before")
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize(
+    ("retry", "attempts"),
+    [(None, 2), (Retry(attempts=1), 1), (Retry(attempts=2, backoff=0), 2), (Retry(attempts=3, backoff=0), 3)],
+    ids=["none", "1", "2", "3"],
+)
+def test_a_request_goes_out_as_often_as_retries_allow(serve, open_client, watched, retry, attempts):
+    def dies(peer):
+        peer.read_request()
+
+    server = serve(dies_under_the_second, dies, dies, dies)
+    calls = []
+    client = open_client(server.url, retry=retry, on_response=calls.append if watched else None)
+    infer(client)
+    with pytest.raises(ConnectionLost) as caught:
+        client.infer("healthy", [tensor("INPUT0", SMALL)], idempotent=True)
+    assert (caught.value.attempts, len(server.requests) - 1) == (attempts, attempts)
+    if watched:
+        assert calls[-1].attempts == attempts
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("retry", [None, Retry(attempts=2, backoff=0)], ids=["none", "2"])
+def test_a_result_tells_of_what_was_sent_again_unseen(serve, open_client, watched, retry):
+    client = open_client(
+        serve(dies_under_the_second).url, retry=retry, on_request=(lambda call: None) if watched else None
+    )
+    infer(client)
+    assert client.infer("healthy", [tensor("INPUT0", SMALL)], idempotent=True).attempts == 2
+    assert counts(client).resent == 1
+    assert client.infer("healthy", [tensor("INPUT0", SMALL)], idempotent=True).attempts == 1
 
 
 # -- forks

@@ -1,10 +1,15 @@
-"""A loopback server for the tests of the blocking transport: what it does is a function of a few lines."""
+"""A loopback server for the tests of the blocking transport: what it does is a function of a few lines.
+
+And exceptions that come at every line, as those of signal handlers and of other threads do.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import linecache
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -127,3 +132,47 @@ def serve() -> Iterator[Callable[..., Server]]:
             return server
 
         yield start
+
+
+def interrupted_everywhere(run: Callable[[], object], *modules: Any) -> Iterator[int]:
+    """Run something again and again, with a KeyboardInterrupt at the first line of these modules, the second, …
+
+    The caller looks at what each run has left. It ends with the run that nothing interrupts.
+    """
+    files = {module.__file__ for module in modules}
+    number = 0
+    while True:
+        left = number = number + 1
+        entered: set[tuple[int, int]] = set()
+
+        def trace(frame: Any, event: str, _: Any, entered: set[tuple[int, int]] = entered) -> Any:
+            nonlocal left
+            if frame.f_code.co_filename not in files or frame.f_code.co_name == "__del__":
+                return None  # what is raised in the collector is only shown
+            if event == "line":
+                line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+                if line.startswith("with "):
+                    # Nothing comes between the end of its body and its exit, which is traced as this line again.
+                    place = id(frame), frame.f_lineno
+                    if place in entered:
+                        entered.discard(place)
+                        return trace
+                    entered.add(place)
+                if line == "try:":
+                    return trace  # which does nothing, so that nothing comes there
+                left -= 1
+                if not left:
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            run()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        yield number
+        if left > 0:
+            return

@@ -11,21 +11,48 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tritonhttp import InvalidRequest, errors
-from tritonhttp.transport.balance import NOT_STARTED, SERVER_LOST, Balancer, server_failed
+from tritonhttp.transport import balance
+from tritonhttp.transport.balance import NOT_STARTED, SERVER_LOST, Ticket, server_failed
 
 POLICIES: Any = ["round_robin", "least_outstanding"]
+
+
+class Balancer(balance.Balancer[Any]):
+    """The balancer, and the tickets of the requests under way by their servers."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.tickets: dict[Any, list[Ticket]] = {}
+        super().__init__(*arguments, **options)
+
+    def keep(self, ticket: Ticket, found: Any) -> Any:
+        if ticket._entry is not None:
+            self.tickets.setdefault(found, []).append(ticket)
+        return found
+
+    def picked(self, exclude: Any = ()) -> Any:
+        ticket = Ticket()
+        return self.keep(ticket, self.pick(ticket, exclude))
+
+    def picked_for(self, key: Any, **options: Any) -> Any:
+        ticket = Ticket()
+        return self.keep(ticket, self.pick_for(ticket, key, **options))
+
+    def back(self, server: Any, now: float, failed: bool | None, **options: Any) -> None:
+        self.done(self.tickets[server].pop(0), now, failed, **options)
+
+
 either = pytest.mark.parametrize("policy", POLICIES)
 
 
-def picks(balancer: Balancer[str], count: int, **options: Any) -> str:
-    return "".join(balancer.pick(**options) for _ in range(count))
+def picks(balancer: Balancer, count: int, **options: Any) -> str:
+    return "".join(balancer.picked(**options) for _ in range(count))
 
 
-def fail(balancer: Balancer[str], server: str, now: float) -> None:
+def fail(balancer: Balancer, server: str, now: float) -> None:
     """Let a request to this one fail."""
     others = set(balancer.servers) - {server}
-    assert balancer.pick(exclude=others) == server
-    balancer.done(server, now, failed=True)
+    assert balancer.picked(exclude=others) == server
+    balancer.back(server, now, failed=True)
 
 
 # -- picking
@@ -47,20 +74,20 @@ def test_round_robin_counts_nothing() -> None:
     balancer = Balancer("abc", policy="round_robin")
     served = ""
     for _ in range(6):
-        server = balancer.pick()
+        server = balancer.picked()
         served += server
         if server != "b":
-            balancer.done(server, 0.0, failed=False)
+            balancer.back(server, 0.0, failed=False)
     assert served == "abcabc"
 
 
 def test_least_outstanding_prefers_who_is_done() -> None:
     balancer = Balancer("abc", policy="least_outstanding")
     assert picks(balancer, 6) == "abcabc"
-    balancer.done("b", 0.0, failed=False)
+    balancer.back("b", 0.0, failed=False)
     assert picks(balancer, 1) == "b"
     for server in "cac":
-        balancer.done(server, 0.0, failed=False)
+        balancer.back(server, 0.0, failed=False)
     assert picks(balancer, 3) == "cac", "c has 0 under way, then a and c have 1: a's turn"
 
 
@@ -85,7 +112,7 @@ def test_no_server_is_an_error(servers: Any) -> None:
     balancer = Balancer("a")
     with pytest.raises(InvalidRequest, match="needs at least one server; got none"):
         balancer.update(servers)
-    assert balancer.pick() == "a"
+    assert balancer.picked() == "a"
 
 
 def test_another_policy_is_an_error() -> None:
@@ -93,12 +120,30 @@ def test_another_policy_is_an_error() -> None:
         Balancer("a", policy="random")  # type: ignore[arg-type]
 
 
-def test_a_server_is_handed_back_once() -> None:
-    balancer = Balancer("a")
-    balancer.pick()
-    balancer.done("a", 0.0, failed=False)
-    with pytest.raises(RuntimeError, match="more often than it was picked"):
-        balancer.done("a", 0.0, failed=False)
+def test_a_ticket_that_is_handed_back_twice_changes_nothing_more() -> None:
+    balancer = balance.Balancer("ab", set_aside=1.0)
+    first, second, unused = Ticket(), Ticket(), Ticket()
+    assert balancer.pick(first, exclude="b") == balancer.pick(second, exclude="b") == "a"
+    balancer.done(unused, 0.0, failed=True)
+    assert balancer.outstanding("a") == 2
+    balancer.done(first, 0.0, failed=None)
+    balancer.done(first, 0.0, failed=True)
+    assert (balancer.outstanding("a"), balancer.in_rotation("a")) == (1, True)
+    balancer.done(second, 0.0, failed=True)
+    assert (balancer.outstanding("a"), balancer.in_rotation("a")) == (0, False)
+
+
+def test_a_ticket_that_is_dropped_counts_no_more() -> None:
+    balancer = balance.Balancer("ab")
+    ticket = Ticket()
+    assert balancer.pick(ticket) == "a"
+    other = Ticket()
+    assert balancer.pick_for(other, 7, start=True) == "b"
+    ticket = other  # the first one is gone
+    del other
+    assert [balancer.outstanding(server) for server in "ab"] == [0, 1]
+    del ticket
+    assert [balancer.outstanding(server) for server in "ab"] == [0, 0]
 
 
 # -- failures
@@ -170,8 +215,8 @@ def test_a_server_that_is_ready_and_fails_all_the_same_stays_away_longer() -> No
         assert balancer.next_due() == now + wait
         balancer.due(now + wait)
         balancer.probed("a", now + wait, ready=True)
-    assert balancer.pick(exclude="b") == "a"
-    balancer.done("a", 350.0, failed=False)
+    assert balancer.picked(exclude="b") == "a"
+    balancer.back("a", 350.0, failed=False)
     fail(balancer, "a", 400.0)
     assert balancer.next_due() == 401.0, "a success makes up for what was before"
 
@@ -180,10 +225,10 @@ def test_a_burst_of_failures_is_one() -> None:
     balancer = Balancer("ab", set_aside=1.0)
     picks(balancer, 5, exclude="b")
     for now in (0.0, 0.1, 0.9):
-        balancer.done("a", now, failed=True)
+        balancer.back("a", now, failed=True)
     assert balancer.next_due() == 1.0
     assert balancer.due(1.0) == ["a"]
-    balancer.done("a", 1.5, failed=True)
+    balancer.back("a", 1.5, failed=True)
     balancer.probed("a", 2.0, ready=False)
     assert balancer.next_due() == 4.0, "nor does it count beside a probe under way"
 
@@ -191,10 +236,10 @@ def test_a_burst_of_failures_is_one() -> None:
 def test_a_success_makes_a_server_due_but_does_not_bring_it_back() -> None:
     balancer = Balancer("ab", set_aside=5.0)
     picks(balancer, 3, exclude="b")
-    balancer.done("a", 0.0, failed=True)
-    balancer.done("a", 1.0, failed=None)
+    balancer.back("a", 0.0, failed=True)
+    balancer.back("a", 1.0, failed=None)
     assert balancer.next_due() == 5.0, "a call that was cancelled says nothing"
-    balancer.done("a", 2.0, failed=False)
+    balancer.back("a", 2.0, failed=False)
     assert balancer.next_due() == 2.0
     assert not balancer.in_rotation("a")
 
@@ -203,8 +248,8 @@ def test_a_cancelled_call_does_not_make_up_for_failures() -> None:
     balancer = Balancer("ab", set_aside=1.0)
     fail(balancer, "a", 0.0)
     balancer.probed("a", 1.0, ready=True)
-    assert balancer.pick(exclude="b") == "a"
-    balancer.done("a", 2.0, failed=None)
+    assert balancer.picked(exclude="b") == "a"
+    balancer.back("a", 2.0, failed=None)
     fail(balancer, "a", 3.0)
     assert balancer.next_due() == 5.0
 
@@ -220,16 +265,16 @@ def test_a_server_of_which_calls_hear_nothing_is_set_aside() -> None:
         (None, True),
     ]
     for failed, silent in outcomes:
-        balancer.done(balancer.pick(), 0.0, failed, silent=silent)
+        balancer.back(balancer.picked(), 0.0, failed, silent=silent)
     assert balancer.in_rotation("a")
-    assert balancer.pick_for("sequence", start=True) == "a"
-    balancer.done("a", 0.0, None, silent=True)
+    assert balancer.picked_for("sequence", start=True) == "a"
+    balancer.back("a", 0.0, None, silent=True)
     assert not balancer.in_rotation("a")
-    assert balancer.pick_for("sequence", start=False) == "a"  # it may well have its state
-    balancer.done("a", 0.5, None, silent=True)
+    assert balancer.picked_for("sequence", start=False) == "a"  # it may well have its state
+    balancer.back("a", 0.5, None, silent=True)
     balancer.probed("a", 1.0, ready=True)
     for _ in range(2):
-        balancer.done(balancer.pick(), 2.0, None, silent=True)
+        balancer.back(balancer.picked(), 2.0, None, silent=True)
     assert not balancer.in_rotation("a")
     assert balancer.next_due() == 4.0
 
@@ -239,12 +284,12 @@ def test_where_all_are_set_aside_the_one_due_soonest_is_tried(policy: Any) -> No
     balancer = Balancer("abc", policy=policy, set_aside=10.0)
     for server, now in (("b", 0.0), ("c", 1.0), ("a", 2.0)):
         fail(balancer, server, now)
-    assert balancer.pick() == "b"
-    assert balancer.pick() == "c", "one request under way there, and none here"
-    assert balancer.pick(exclude={"a", "b"}) == "c"
-    assert balancer.pick(exclude={"a", "b", "c"}) == "a"
+    assert balancer.picked() == "b"
+    assert balancer.picked() == "c", "one request under way there, and none here"
+    assert balancer.picked(exclude={"a", "b"}) == "c"
+    assert balancer.picked(exclude={"a", "b", "c"}) == "a"
     for server in "bcc":
-        balancer.done(server, 3.0, failed=True)
+        balancer.back(server, 3.0, failed=True)
     assert balancer.next_due() == 10.0
 
 
@@ -252,9 +297,9 @@ def test_a_try_that_fails_when_due_moves_on_to_the_next() -> None:
     balancer = Balancer("ab", set_aside=1.0)
     fail(balancer, "a", 0.0)
     fail(balancer, "b", 0.5)
-    assert balancer.pick() == "a"
-    balancer.done("a", 1.0, failed=True)
-    assert balancer.pick() == "b"
+    assert balancer.picked() == "a"
+    balancer.back("a", 1.0, failed=True)
+    assert balancer.picked() == "b"
 
 
 # -- other servers
@@ -288,20 +333,20 @@ def test_a_server_that_goes_is_handed_back_and_may_return() -> None:
     balancer.update("b")
     assert picks(balancer, 2) == "bb"
     assert balancer.outstanding("a") == 2
-    balancer.done("a", 0.0, failed=True)
+    balancer.back("a", 0.0, failed=True)
     balancer.update("ba")
     assert balancer.outstanding("a") == 1
     assert not balancer.in_rotation("a"), "it failed meanwhile"
-    balancer.done("a", 0.0, failed=False)
+    balancer.back("a", 0.0, failed=False)
     assert balancer.outstanding("a") == 0
 
 
 def test_a_server_that_is_gone_is_forgotten() -> None:
     balancer = Balancer("ab")
     fail(balancer, "a", 0.0)
-    assert balancer.pick() == "b"
+    assert balancer.picked() == "b"
     balancer.update("c")
-    balancer.done("b", 0.0, failed=True)
+    balancer.back("b", 0.0, failed=True)
     balancer.update("abc")
     assert all(balancer.in_rotation(server) for server in "abc")
     assert balancer.next_due() is None
@@ -329,86 +374,86 @@ def test_a_probe_of_a_server_in_rotation_is_nothing() -> None:
 @either
 def test_a_sequence_stays_with_its_server(policy: Any) -> None:
     balancer = Balancer("abc", policy=policy)
-    balancer.pick()
-    assert balancer.pick_for(7, start=True) == "b"
+    balancer.picked()
+    assert balancer.picked_for(7, start=True) == "b"
     assert picks(balancer, 2) == "ca"
-    assert [balancer.pick_for(7, start=False) for _ in range(3)] == ["b"] * 3
+    assert [balancer.picked_for(7, start=False) for _ in range(3)] == ["b"] * 3
     assert balancer.outstanding("b") == 4
     assert balancer.sticky(7) == "b"
 
 
 def test_a_sequence_that_ended_is_forgotten() -> None:
     balancer = Balancer("abc")
-    balancer.pick_for(7, start=True)
+    balancer.picked_for(7, start=True)
     balancer.end(7)
     balancer.end(7)
     assert balancer.sticky(7) is None
-    assert balancer.pick_for(7, start=False) is NOT_STARTED
+    assert balancer.picked_for(7, start=False) is NOT_STARTED
 
 
 def test_a_sequence_that_nobody_started_has_no_server() -> None:
     balancer = Balancer("abc")
-    assert balancer.pick_for(7, start=False) is NOT_STARTED
+    assert balancer.picked_for(7, start=False) is NOT_STARTED
     assert [balancer.outstanding(server) for server in "abc"] == [0, 0, 0]
 
 
 def test_a_sequence_is_lost_with_its_server_and_never_moved() -> None:
     balancer = Balancer("abc", set_aside=1.0)
-    assert balancer.pick_for(7, start=True) == "a"
-    balancer.done("a", 0.0, failed=False)
+    assert balancer.picked_for(7, start=True) == "a"
+    balancer.back("a", 0.0, failed=False)
     fail(balancer, "a", 1.0)
-    assert balancer.pick_for(7, start=False) is SERVER_LOST
+    assert balancer.picked_for(7, start=False) is SERVER_LOST
     balancer.due(2.0)
     balancer.probed("a", 2.0, ready=True)
-    assert balancer.pick_for(7, start=False) is SERVER_LOST, "it may have been restarted, and know nothing"
+    assert balancer.picked_for(7, start=False) is SERVER_LOST, "it may have been restarted, and know nothing"
     assert balancer.sticky(7) == "a"
     assert balancer.outstanding("a") == 0
-    assert balancer.pick_for(7, start=True) == "b"
-    assert balancer.pick_for(7, start=False) == "b"
+    assert balancer.picked_for(7, start=True) == "b"
+    assert balancer.picked_for(7, start=False) == "b"
 
 
 def test_a_sequence_is_lost_with_a_server_that_was_set_aside_already() -> None:
     balancer = Balancer("a", set_aside=10.0)
     fail(balancer, "a", 0.0)
-    assert balancer.pick_for(7, start=True) == "a", "there is no other"
-    assert balancer.pick_for(7, start=False) == "a"
-    balancer.done("a", 1.0, failed=True)
-    assert balancer.pick_for(7, start=False) is SERVER_LOST
+    assert balancer.picked_for(7, start=True) == "a", "there is no other"
+    assert balancer.picked_for(7, start=False) == "a"
+    balancer.back("a", 1.0, failed=True)
+    assert balancer.picked_for(7, start=False) is SERVER_LOST
 
 
 def test_a_sequence_is_lost_with_a_server_that_is_removed() -> None:
     balancer = Balancer("ab")
-    assert balancer.pick_for(7, start=True) == "a"
-    assert balancer.pick_for(8, start=True) == "b"
-    balancer.done("b", 0.0, failed=False)
+    assert balancer.picked_for(7, start=True) == "a"
+    assert balancer.picked_for(8, start=True) == "b"
+    balancer.back("b", 0.0, failed=False)
     balancer.update("c")
     balancer.update("abc")
-    assert balancer.pick_for(7, start=False) is SERVER_LOST
-    assert balancer.pick_for(8, start=False) is SERVER_LOST
+    assert balancer.picked_for(7, start=False) is SERVER_LOST
+    assert balancer.picked_for(8, start=False) is SERVER_LOST
 
 
 def test_a_sequence_that_starts_anew_stays_where_it_was() -> None:
     balancer = Balancer("abc")
-    assert balancer.pick_for(7, start=True) == "a"
-    assert balancer.pick_for(7, start=True) == "a"
+    assert balancer.picked_for(7, start=True) == "a"
+    assert balancer.picked_for(7, start=True) == "a"
 
 
 def test_a_start_that_failed_goes_elsewhere() -> None:
     balancer = Balancer("abc")
-    assert balancer.pick_for(7, start=True) == "a"
-    balancer.done("a", 0.0, failed=True)
-    assert balancer.pick_for(7, start=True, exclude={"a", "b"}) == "c"
+    assert balancer.picked_for(7, start=True) == "a"
+    balancer.back("a", 0.0, failed=True)
+    assert balancer.picked_for(7, start=True, exclude={"a", "b"}) == "c"
 
 
 def test_beyond_the_limit_the_sequence_idle_longest_is_forgotten() -> None:
     balancer = Balancer("abc", max_sequences=2)
-    balancer.pick_for(1, start=True)
-    balancer.pick_for(2, start=True)
-    balancer.pick_for(1, start=False)
-    balancer.pick_for(3, start=True)
-    assert balancer.pick_for(2, start=False) is NOT_STARTED
-    assert balancer.pick_for(1, start=False) == "a"
-    assert balancer.pick_for(3, start=False) == "c"
+    balancer.picked_for(1, start=True)
+    balancer.picked_for(2, start=True)
+    balancer.picked_for(1, start=False)
+    balancer.picked_for(3, start=True)
+    assert balancer.picked_for(2, start=False) is NOT_STARTED
+    assert balancer.picked_for(1, start=False) == "a"
+    assert balancer.picked_for(3, start=False) == "c"
 
 
 # -- whatever happens
@@ -425,10 +470,10 @@ def test_nobody_starves(servers: int, policy: Any, slow: set[int], calls: int) -
     balancer = Balancer(range(servers), policy=policy)
     counts: Counter[int] = Counter()
     for _ in range(calls):
-        server = balancer.pick()
+        server = balancer.picked()
         counts[server] += 1
         if server not in slow:
-            balancer.done(server, 0.0, failed=False)
+            balancer.back(server, 0.0, failed=False)
     quick = [counts[server] for server in range(servers) if server not in slow]
     if quick:
         assert max(quick) - min(quick) <= 1 or policy == "least_outstanding"
@@ -446,9 +491,9 @@ def test_least_outstanding_keeps_equal_servers_level(events: list[bool], servers
     line: list[int] = []
     for ask in events:
         if ask:
-            line.append(balancer.pick())
+            line.append(balancer.picked())
         elif line:
-            balancer.done(line.pop(0), 0.0, failed=False)
+            balancer.back(line.pop(0), 0.0, failed=False)
         counts = [balancer.outstanding(server) for server in range(servers)]
         assert max(counts) - min(counts) <= 1
 
@@ -460,7 +505,7 @@ class Fleet(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.balancer: Balancer[str] = Balancer("abcd", policy=self.policy, set_aside=1.0, max_set_aside=8.0)
+        self.balancer: Balancer = Balancer("abcd", policy=self.policy, set_aside=1.0, max_set_aside=8.0)
         self.now = 0.0
         self.servers = set("abcd")
         self.under_way: list[str] = []
@@ -483,13 +528,13 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(exclude=st.sets(st.sampled_from("abcd"), max_size=2))
     def pick(self, exclude: set[str]) -> None:
-        self.check(self.balancer.pick(exclude), exclude)
+        self.check(self.balancer.picked(exclude), exclude)
 
     @precondition(lambda self: self.under_way)
     @rule(which=st.integers(0, 20), failed=st.sampled_from([True, False, None]))
     def done(self, which: int, failed: bool | None) -> None:
         server = self.under_way.pop(which % len(self.under_way))
-        self.balancer.done(server, self.now, failed)
+        self.balancer.back(server, self.now, failed)
         if failed:
             self.aside.add(server)
             self.lose(server)
@@ -533,7 +578,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(key=st.integers(1, 3), start=st.booleans())
     def sequence(self, key: int, start: bool) -> None:
-        server = self.balancer.pick_for(key, start=start)
+        server = self.balancer.picked_for(key, start=start)
         home = self.homes.get(key)
         if home is not None:
             assert server == home, "a sequence is never moved"

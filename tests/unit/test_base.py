@@ -26,6 +26,7 @@ from tritonhttp import (
     ServerError,
 )
 from tritonhttp.inferences import NO_OPTIONS
+from tritonhttp.operations import Operation, check
 from tritonhttp.regions.auto import Sharing
 from tritonhttp.wire.http1 import Response, ResponseHead
 
@@ -653,3 +654,13 @@ def test_an_input_among_the_outputs_is_refused(client_of: Opener) -> None:
 def test_whether_a_server_speaks_binary_is_true_false_or_none(kind: Any, given: Any) -> None:
     with pytest.raises(InvalidRequest, match="binary_data must be True, False or None"):
         kind("localhost:8000", binary_data=given)
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+def test_what_a_replaced_method_hands_over_is_not_renewed_and_so_not_repeated(renewed: bool) -> None:
+    with tritonhttp.InferenceServerClient("localhost:8000") as client:
+        renew: Any = (lambda outcome: iter(())) if renewed else None
+        meant = Operation("POST", "v2/models/m/infer", check, (b"{}",), repeatable=True, renew=renew)
+        with client._replacing(meant, None):
+            resumed, _ = client._resumed(client._posted(meant.path, b"{}", None), None)
+        assert (resumed.repeatable, resumed.renew) == (not renewed, None)

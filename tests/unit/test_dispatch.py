@@ -23,11 +23,15 @@ from tritonhttp import (
     Retry,
     ServerError,
 )
+from tritonhttp import dispatch as dispatches
 from tritonhttp.dispatch import Dispatch
 from tritonhttp.events import Call, Hooks
 from tritonhttp.operations import Operation, is_server_ready, purpose
+from tritonhttp.transport import balance
 from tritonhttp.transport.policy import Moment, moment
 from tritonhttp.wire.http1 import Response, ResponseHead, StreamedResponse
+
+from .conftest import interrupted_everywhere
 
 REFUSED = ConnectRefused("refused", method="GET", url="http://a")
 LOST = ConnectionLost("broke", method="POST", url="http://a", phase="receive")
@@ -72,6 +76,9 @@ class Driven:
         self.later: list[Callable[[], None]] = []
         self.pauses: list[float] = []
         self.tried: list[str] = []
+        self.sent: list[Operation[Any]] = []
+        #: The paths of what was carried out beside.
+        self.beside: list[str] = []
         self.call: Call | None = None
 
     def begin(self, operation: Operation[Any], until: Moment | None = None) -> Any:
@@ -87,7 +94,7 @@ class Driven:
     ) -> Response:
         """Carry a call out; an outcome is a response, an error, or a function that returns one of these."""
         outcomes = iter(perform) if isinstance(perform, list) else None
-        self.tried, self.pauses = [], []
+        self.tried, self.pauses, self.sent, self.beside = [], [], [], []
         flow = self.begin(operation, until)
         try:
             now = next(flow)
@@ -97,8 +104,13 @@ class Driven:
                     self.now += now
                     now = flow.send(None)
                     continue
-                name, self.call = now
+                if isinstance(now, Operation):
+                    self.beside.append(now.path)
+                    now = flow.send(None)
+                    continue
+                name, self.call, sent = now
                 self.tried.append(name)
+                self.sent.append(sent)
                 assert not callable(perform) or outcomes is None
                 outcome = next(outcomes) if outcomes is not None else perform(name)  # type: ignore[operator]
                 if callable(outcome):
@@ -207,6 +219,104 @@ def test_no_pause_is_begun_that_would_not_end_before_the_deadline() -> None:
     assert driven.run(is_server_ready(), [REFUSED, answer()], moment(driven.now, 0.6)).attempts == 2
 
 
+# -- what the transport sends again by itself ------------------------------------------------------
+
+
+def resent(driven: Driven, outcome: Any) -> Callable[[], Any]:
+    """A try whose request the transport sent twice."""
+
+    def send() -> Any:
+        assert driven.call is not None
+        driven.call.attempts += 1
+        return outcome
+
+    return send
+
+
+def test_what_the_transport_sends_again_is_a_try() -> None:
+    driven = Driven(retry=STEADY)
+    response = driven.run(post(repeatable=True), [resent(driven, answer(503)), answer(503)])
+    assert (response.status_code, response.attempts, len(driven.tried)) == (503, 3, 2)
+    assert driven.pauses == [1.0]  # as before the third try
+    assert driven.call is not None
+    assert driven.call.attempts == 3
+    with pytest.raises(ConnectionLost) as caught:
+        driven.run(post(repeatable=True), [resent(driven, LOST), ConnectionLost("again")])
+    assert caught.value.attempts == 3
+
+
+@pytest.mark.parametrize(
+    ("retry", "allowed"),
+    [
+        (None, [True]),
+        (Retry(attempts=1), [False]),
+        (Retry(attempts=2, backoff=0), [True, False]),
+        (Retry(attempts=3, backoff=0), [True, True, False]),
+    ],
+    ids=["none", "1", "2", "3"],
+)
+def test_the_transport_sends_nothing_again_with_the_last_try(
+    retry: Retry | None, allowed: list[bool]
+) -> None:
+    driven = Driven(retry=retry)
+    driven.run(post(repeatable=True), lambda _: answer(503))
+    assert [sent.repeatable for sent in driven.sent] == allowed
+    driven.run(post(), lambda _: answer(503))
+    assert [sent.repeatable for sent in driven.sent] == [False]
+
+
+# -- operations that are made anew for each try -----------------------------------------------------
+
+
+class Renewed:
+    """An operation, and those that it is renewed to: the body is the number of the try."""
+
+    def __init__(self, repeatable: bool = True) -> None:
+        self.outcomes: list[Any] = []
+        self.first = post(repeatable=repeatable, renew=self.renew)
+
+    def renew(self, outcome: Any) -> Any:
+        self.outcomes.append(outcome)
+        yield is_server_ready()
+        return post(repeatable=True, renew=self.renew, request_id=str(len(self.outcomes)))
+
+
+def lost_before_an_answer() -> ConnectionLost:
+    error = ConnectionLost("broke", method="POST", url="http://a", phase="receive")
+    error.resendable = True
+    return error
+
+
+def test_each_repetition_is_of_a_renewed_operation() -> None:
+    driven, renewed = Driven(retry=STEADY), Renewed()
+    outcomes = [REFUSED, answer(503)]
+    assert driven.run(renewed.first, [*outcomes, answer()]).attempts == 3
+    assert [sent.request_id for sent in driven.sent] == ["", "1", "2"]
+    assert driven.beside == ["v2/health/ready"] * 2
+    assert renewed.outcomes == [REFUSED, 503]
+    assert [sent.repeatable for sent in driven.sent] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("retry", "tries"),
+    [(None, 2), (Retry(attempts=1), 1), (Retry(attempts=3, on=()), 2), (Retry(attempts=2), 2)],
+    ids=["none", "1 attempt", "on nothing", "2 attempts"],
+)
+def test_what_the_transport_may_not_send_again_is_renewed_and_sent_again_once(
+    retry: Retry | None, tries: int
+) -> None:
+    driven, renewed = Driven(retry=retry), Renewed()
+    with pytest.raises(ConnectionLost) as caught:
+        driven.run(renewed.first, lambda _: lost_before_an_answer())
+    assert (len(driven.tried), caught.value.attempts) == (tries, tries)
+    assert driven.pauses == []
+    assert not caught.value.resendable, "nobody else sends it again"
+    renewed = Renewed(repeatable=False)
+    with pytest.raises(ConnectionLost):
+        driven.run(renewed.first, lambda _: lost_before_an_answer())
+    assert len(driven.tried) == 1
+
+
 # -- who is told ------------------------------------------------------------------------------------
 
 
@@ -306,7 +416,7 @@ def test_retries_are_in_the_log_without_secrets(caplog: pytest.LogCaptureFixture
     caplog.set_level(logging.INFO, "tritonhttp")
     driven = Driven(retry=STEADY)
     flow = driven.begin(is_server_ready())
-    _, call = next(flow)
+    _, call, _ = next(flow)
     call.url = "http://user:sesame@a:1/v2/health/ready?access_token=sesame&x=1"
     flow.throw(ConnectRefused("refused", method="GET", url=call.url))
     flow.close()
@@ -450,7 +560,7 @@ def test_a_server_that_never_answers_in_time_is_set_aside(phase: str, in_rotatio
 def test_a_call_that_was_cancelled_does_not_forgive_a_server_its_failures(error: BaseException) -> None:
     driven = Driven("ab")
     flow = driven.begin(post())
-    name, _ = next(flow)
+    name, _, _ = next(flow)
     for _ in range(2):  # one of them goes to the same server
         with suppress(ConnectionLost):
             driven.run(post(), lambda tried: LOST if tried == name else answer())
@@ -672,3 +782,55 @@ def test_a_child_leaves_the_end_of_a_stream_to_its_parent(monkeypatch: pytest.Mo
     assert driven.heard == [("request", 0)]
     assert driven.later == []
     assert (driven.outstanding(), driven.in_rotation()) == ([0, 0], [True, True])
+
+
+# -- exceptions at any point ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", ["answer", "stream", "renewed", "sequence"])
+def test_whatever_is_interrupted_no_call_stays_under_way(outcome: str) -> None:
+    driven = Driven("ab", retry=STEADY)
+
+    def run() -> None:
+        if outcome == "stream":
+            begun(driven)()
+        elif outcome == "renewed":
+            driven.run(Renewed().first, [answer(503), answer()])
+        elif outcome == "sequence":
+            driven.run(step(7, start=True), [REFUSED, answer()])
+        else:
+            driven.run(post(repeatable=True), [LOST, answer()])
+
+    runs = 0
+    for _ in interrupted_everywhere(run, dispatches, balance):
+        runs += 1
+        driven.call = None
+        gc.collect()
+        for work in driven.later:  # streams that were dropped
+            work()
+        driven.later.clear()
+        assert driven.outstanding() == [0, 0]
+        for name in "ab":  # the next one begins with both
+            driven.dispatch.probed(name, driven.now, True)
+    assert runs > 40
+
+
+def test_a_flow_that_is_dropped_or_closed_is_not_under_way() -> None:
+    driven = Driven("ab", retry=STEADY)
+    flow = driven.begin(post(repeatable=True))
+    next(flow)
+    assert sum(driven.outstanding()) == 1
+    flow.close()
+    assert driven.outstanding() == [0, 0]
+    flow = driven.begin(post(repeatable=True))
+    next(flow)
+    del flow
+    gc.collect()
+    assert driven.outstanding() == [0, 0]
+
+
+def test_a_signal_handler_may_call_while_the_books_are_open() -> None:
+    driven = Driven("ab")
+    with driven.dispatch._lock:
+        assert driven.run(post(), [answer()]).status_code == 200
+    assert driven.outstanding() == [0, 0]

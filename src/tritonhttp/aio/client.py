@@ -588,18 +588,30 @@ class InferenceServerClient(ClientBase):
                         return operation.decode(await plain(await replaced()))
                 return operation.decode(await self._exchange(operation, headers, query_params, until, place))
             target, buffers = self._encoder.plain(operation)
-            response = await self._transport.exchange(
-                operation.method,
-                target,
-                buffers,
-                repeatable=operation.repeatable,
-                deadline=until,
-                place=place,
-                streamed=operation.streamed,
-            )
+            repeatable = operation.repeatable and operation.renew is None
+            trace = Trace() if repeatable else None
+            try:
+                response = await self._transport.exchange(
+                    operation.method,
+                    target,
+                    buffers,
+                    repeatable=repeatable,
+                    deadline=until,
+                    trace=trace,
+                    place=place,
+                    streamed=operation.streamed,
+                )
+            except InferenceServerException as error:
+                if trace is not None:
+                    error.attempts += trace.resent
+                raise
         except TransportError as error:
             mark(error)
             raise
+        if trace is not None and trace.resent:
+            from ..dispatch import counted
+
+            response = counted(response, 1 + trace.resent)
         return operation.decode(response)
 
     def _until(self, deadline: Deadline) -> Moment | None:
@@ -684,12 +696,18 @@ class InferenceServerClient(ClientBase):
         flow = dispatch.tries(
             operation, request.headers, until, loop.time, self._probe, url, loop.call_soon_threadsafe
         )
-        return await drive(
-            flow,
-            lambda step: self.server(step[0])._send(
-                operation, request.headers, query_params, until, step[1], place
-            ),
-        )
+
+        def perform(step: Any) -> Awaitable[Any]:
+            if isinstance(step, Operation):
+                return self._carry_out(step, headers, query_params, until)
+            name, call, tried = step
+            given = request.headers
+            if tried.headers is not operation.headers:
+                given = call_headers(tried, given)
+            sent: Awaitable[Any] = self.server(name)._send(tried, given, query_params, until, call, place)
+            return sent
+
+        return await drive(flow, perform)
 
     async def _send(
         self,
@@ -702,22 +720,32 @@ class InferenceServerClient(ClientBase):
     ) -> Response:
         """Send a request to this client's own server."""
         target, buffers = self._encode(operation, headers, query_params)
-        trace = None if call is None else Trace()
+        repeatable = operation.repeatable and operation.renew is None
+        trace = Trace() if repeatable or call is not None else None
         try:
             response = await self._transport.exchange(
                 operation.method,
                 target,
                 buffers,
-                repeatable=operation.repeatable,
+                repeatable=repeatable,
                 deadline=until,
                 trace=trace,
                 place=place,
                 streamed=operation.streamed,
             )
+        except InferenceServerException as error:
+            if call is None and trace is not None:
+                error.attempts += trace.resent
+            raise
         finally:
             if call is not None and trace is not None:
+                call.attempts += trace.resent
                 call.url = f"{self._address.origin}{target}"
                 call.phases = {phase: spent * 1e3 for phase, spent in trace.phases.items()}
+        if call is None and trace is not None and trace.resent:
+            from ..dispatch import counted
+
+            response = counted(response, 1 + trace.resent)
         return self._note(operation, response)
 
     async def _look_up(self, every: float, until: Moment | None) -> None:

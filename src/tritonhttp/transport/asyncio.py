@@ -267,7 +267,9 @@ class AsyncioTransport:
                             repeatable=repeatable, answered=answered, handed_over=handed_over
                         )
                         if not fresh:
-                            error.resendable = reused and not answered
+                            error.resendable = reused and may_resend(
+                                repeatable=True, answered=answered, handed_over=handed_over
+                            )
                             raise
                         self._counts.resent += 1
                     finally:

@@ -1,22 +1,25 @@
 """Which server gets the next request, and which are left alone for a while: decided here, carried out elsewhere.
 
 The balancer does no I/O and holds no lock: a caller with several threads holds one around every method. The time
-is an argument, in seconds on one clock. Each server that was picked is handed back with `done`, whatever happened.
-A server that fails is set aside, for longer each time, and comes back when a probe of its readiness succeeds.
+is an argument, in seconds on one clock. A request has a ticket, made before its server is picked and handed back
+with `done`, whatever happened. A server that fails is set aside, for longer each time, and comes back when a probe
+of its readiness succeeds.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterable
-from typing import Generic, Literal, TypeVar
+from contextlib import suppress
+from typing import Any, Generic, Literal, TypeVar
+from weakref import ref
 
 from ..errors import InvalidRequest
 from .policy import earliest
 from .pool import Signal
 from .retry import classify
 
-__all__ = ["NOT_STARTED", "SERVER_LOST", "Balancer", "server_failed"]
+__all__ = ["NOT_STARTED", "SERVER_LOST", "Balancer", "Ticket", "server_failed"]
 
 S = TypeVar("S", bound=Hashable)
 
@@ -36,13 +39,31 @@ def server_failed(result: int | BaseException) -> bool:
     return classify(result) in ("connect", "lost", "timeout", 502, 503, 504)
 
 
+class Ticket:
+    """One request: under way from :meth:`Balancer.pick` until :meth:`Balancer.done`, or until it is dropped."""
+
+    __slots__ = ("__weakref__", "_entry")
+
+    def __init__(self) -> None:
+        self._entry: _Server[Any] | None = None
+
+    def drop(self) -> bool:
+        """Be under way no more, in one step; return whether it was."""
+        entry, mark = self._entry, ref(self)
+        if entry is None or mark not in entry.tickets:
+            return False
+        entry.tickets.discard(mark)
+        return True
+
+
 class _Server(Generic[S]):
     """What is known of a server.
 
     Attributes
     ----------
-    outstanding : int
-        Requests under way.
+    tickets : set of weakref to Ticket
+        Requests under way. An exception may come between any two steps, the last ones of a `finally` among them:
+        what nobody hands back goes with its ticket.
     due : float or None
         When it may be probed; None while it is in rotation.
     lease : float
@@ -57,17 +78,23 @@ class _Server(Generic[S]):
         Whether it is no longer one of ours, and only has requests under way.
     """
 
-    __slots__ = ("due", "failures", "lease", "outstanding", "removed", "server", "silences", "strikes")
+    __slots__ = ("due", "failures", "lease", "removed", "server", "silences", "strikes", "tickets")
 
     def __init__(self, server: S) -> None:
         self.server = server
-        self.outstanding = 0
+        self.tickets: set[ref[Ticket]] = set()
         self.due: float | None = None
         self.lease = 0.0
         self.strikes = 0
         self.failures = 0
         self.silences = 0
         self.removed = False
+
+    def admit(self, ticket: Ticket) -> None:
+        """Count a request as under way, in one step."""
+        ticket.drop()
+        ticket._entry = self
+        self.tickets.add(ref(ticket, self.tickets.discard))
 
     def probe_at(self) -> float | None:
         """Return when it may be given out to be probed; None while it is in rotation."""
@@ -116,7 +143,7 @@ class Balancer(Generic[S]):
         self._ring: list[_Server[S]] = []
         #: Where in the ring the next search begins.
         self._next = 0
-        #: Those in the ring, and those removed from it that still have requests under way.
+        #: Those in the ring, and those removed from it that had requests under way when this was last looked at.
         self._known: dict[S, _Server[S]] = {}
         #: A sequence's server, and the failures it had when the sequence began; the last one used stands last.
         self._sequences: OrderedDict[Hashable, tuple[_Server[S], int]] = OrderedDict()
@@ -131,7 +158,7 @@ class Balancer(Generic[S]):
     def outstanding(self, server: S) -> int:
         """Return how many requests are under way to a server."""
         entry = self._known.get(server)
-        return entry.outstanding if entry else 0
+        return len(entry.tickets) if entry else 0
 
     def in_rotation(self, server: S) -> bool:
         """Say whether a server is one of ours and not set aside."""
@@ -155,19 +182,20 @@ class Balancer(Generic[S]):
             if entry.server not in names:
                 entry.removed = True
                 entry.failures += 1
-                if not entry.outstanding:
-                    del self._known[entry.server]
+        known = {
+            name: entry for name, entry in self._known.items() if not entry.removed or len(entry.tickets)
+        }
         turns = len([entry for entry in self._ring[: self._next] if not entry.removed])
         ring = [entry for entry in self._ring if not entry.removed]
         present = {entry.server for entry in ring}
         for name in names:
             if name not in present:
-                entry = self._known.setdefault(name, _Server(name))
+                entry = known.setdefault(name, _Server(name))
                 entry.removed = False
                 ring.append(entry)
-        self._ring, self._next = ring, turns % len(ring)
+        self._known, self._ring, self._next = known, ring, turns % len(ring)
 
-    def pick(self, exclude: Collection[S] = ()) -> S:
+    def pick(self, ticket: Ticket, exclude: Collection[S] = ()) -> S:
         """Return the server for a request, which counts as under way until :meth:`done`.
 
         Servers set aside are picked only where all are: then one with the fewest requests under way, the one due
@@ -175,30 +203,33 @@ class Balancer(Generic[S]):
 
         Parameters
         ----------
+        ticket : Ticket
+            The request's own.
         exclude : collection of S
             Servers to avoid while there is a better one, as those that the call has tried.
         """
-        index = self._search(exclude)
+        ring = self._ring  # a signal handler may bring another one
+        index = self._search(ring, exclude)
         if index < 0 and exclude:
-            index = self._search(())
+            index = self._search(ring, ())
         if index >= 0:
-            self._next = (index + 1) % len(self._ring)
-            chosen = self._ring[index]
+            self._next = (index + 1) % len(ring)
+            chosen = ring[index]
         else:
-            others = [entry for entry in self._ring if entry.server not in exclude]
-            chosen = min(others or self._ring, key=lambda entry: (entry.outstanding, entry.due))
-        chosen.outstanding += 1
+            others = [entry for entry in ring if entry.server not in exclude]
+            chosen = min(others or ring, key=lambda entry: (len(entry.tickets), entry.due or 0.0))
+        chosen.admit(ticket)
         return chosen.server
 
-    def _search(self, exclude: Collection[S]) -> int:
+    def _search(self, ring: list[_Server[S]], exclude: Collection[S]) -> int:
         """Return the index of the best server in rotation, the first in turn among equals; -1 for none."""
-        best, least, ring = -1, 0, self._ring
-        for turn in (range(self._next, len(ring)), range(self._next)):
+        best, least, first = -1, 0, self._next % len(ring)
+        for turn in (range(first, len(ring)), range(first)):
             for index in turn:
                 entry = ring[index]
                 if entry.due is not None or (exclude and entry.server in exclude):
                     continue
-                outstanding = entry.outstanding
+                outstanding = len(entry.tickets)
                 if self._in_turn or not outstanding:
                     return index
                 if best < 0 or outstanding < least:
@@ -206,9 +237,15 @@ class Balancer(Generic[S]):
         return best
 
     def done(
-        self, server: S, now: float, failed: bool | None, *, keeps_state: bool = False, silent: bool = False
+        self,
+        ticket: Ticket,
+        now: float,
+        failed: bool | None,
+        *,
+        keeps_state: bool = False,
+        silent: bool = False,
     ) -> None:
-        """Hand back a picked server; where it failed, it is set aside.
+        """Hand back a picked server; where it failed, it is set aside. The second time this changes nothing.
 
         Others that fail while it is set aside belong to the same burst, and do not make that longer before the
         server is due. A success then does not bring it back, since a server that is shutting down still finishes
@@ -216,6 +253,8 @@ class Balancer(Generic[S]):
 
         Parameters
         ----------
+        ticket : Ticket
+            The one that the server was picked with; nothing happens where it came to none.
         failed : bool or None
             Whether the outcome speaks against the server (:func:`server_failed`); None where it says nothing, as
             with a call that was cancelled, or whose own deadline passed.
@@ -225,10 +264,9 @@ class Balancer(Generic[S]):
             Whether the call's own deadline passed before the server answered. Once that says nothing; the third
             such call in a row is a failure.
         """
-        entry = self._known[server]
-        if not entry.outstanding:
-            raise RuntimeError(f"{server!r} was handed back more often than it was picked")
-        entry.outstanding -= 1
+        entry = ticket._entry
+        if not ticket.drop() or entry is None:
+            return
         if silent:
             entry.silences += 1
             failed, keeps_state = entry.silences >= _SILENCES or None, True
@@ -246,8 +284,6 @@ class Balancer(Generic[S]):
             entry.strikes = 0
         else:
             entry.due = min(entry.due, now)
-        if entry.removed and not entry.outstanding:
-            del self._known[server]
 
     def _put_aside(self, entry: _Server[S], now: float) -> None:
         entry.silences = 0
@@ -287,11 +323,15 @@ class Balancer(Generic[S]):
         else:
             self._put_aside(entry, now)
 
-    def pick_for(self, key: Hashable, *, start: bool, exclude: Collection[S] = ()) -> S | Signal:
+    def pick_for(
+        self, ticket: Ticket, key: Hashable, *, start: bool, exclude: Collection[S] = ()
+    ) -> S | Signal:
         """Return the server of a sequence, or why there is none. A sequence is never moved.
 
         Parameters
         ----------
+        ticket : Ticket
+            As for :meth:`pick`.
         key : hashable
             What tells the sequence from all others.
         start : bool
@@ -307,17 +347,19 @@ class Balancer(Generic[S]):
         """
         bound = self._sequences.get(key)
         if bound is not None:
-            self._sequences.move_to_end(key)
             entry, failures = bound
+            with suppress(KeyError):  # a signal handler has ended it
+                self._sequences.move_to_end(key)
             if entry.failures == failures:
-                entry.outstanding += 1
-                return entry.server
+                entry.admit(ticket)
+                server: S = entry.server
+                return server
         if not start:
             return NOT_STARTED if bound is None else SERVER_LOST
-        server = self.pick(exclude)
-        entry = self._known[server]
-        self._sequences[key] = entry, entry.failures
-        self._sequences.move_to_end(key)
+        server = self.pick(ticket, exclude)
+        assert ticket._entry is not None
+        self._sequences.pop(key, None)
+        self._sequences[key] = ticket._entry, ticket._entry.failures  # the last one used stands last
         if len(self._sequences) > self._max_sequences:
             self._sequences.popitem(last=False)
         return server

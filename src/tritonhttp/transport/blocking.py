@@ -273,7 +273,9 @@ class BlockingTransport:
                             repeatable=repeatable, answered=answered, handed_over=handed_over
                         )
                         if not fresh:
-                            error.resendable = reused and not answered
+                            error.resendable = reused and may_resend(
+                                repeatable=True, answered=answered, handed_over=handed_over
+                            )
                             raise
                         with self.pool.lock:
                             self._counts.resent += 1

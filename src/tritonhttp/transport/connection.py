@@ -54,8 +54,8 @@ class Connection(Track):
         "_polls",
         "_vectored",
         "handed_over",
-        "kind",
         "is_stale",
+        "kind",
         "reader",
         "sock",
     )

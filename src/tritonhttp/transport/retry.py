@@ -55,7 +55,9 @@ class Retry:
     Attributes
     ----------
     attempts : int
-        The most tries, the first included; 1 never tries again.
+        The most often that a call's whole request is sent, the first time included; 1 never sends it again. What a
+        client sends again by itself, since a reused connection turned out closed, counts: it does not do so with
+        the last attempt.
     on : iterable of int, "connect", "lost" or "timeout"
         The statuses (400 to 599) and failures to try again after. "lost" is a connection that broke under the
         request, "timeout" one on which nothing moved for as long as a step may take; that is not in the default,

@@ -23,7 +23,7 @@ class Trace:
     reused : bool
         Whether the connection had carried a request before.
     resent : int
-        How often the request was sent again after all of it had been handed over.
+        How often the exchange was sent again after the whole request had been handed over.
     """
 
     __slots__ = ("_since", "phases", "received", "resent", "reused", "sent")
@@ -33,7 +33,7 @@ class Trace:
         self.start()
 
     def start(self) -> None:
-        """Begin anew."""
+        """Begin anew, the first time or for another sending."""
         self.phases: dict[str, float] = {}
         self.sent = self.received = 0
         self.reused = False
