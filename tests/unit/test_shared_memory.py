@@ -27,6 +27,8 @@ import tritonhttp.utils.shared_memory as shm
 from tritonhttp import memory
 from tritonhttp.utils import InferenceServerException, serialize_byte_tensor
 
+from .conftest import interrupted_everywhere
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /dev/shm")
 
 SHM = Path("/dev/shm")
@@ -286,8 +288,29 @@ def test_a_dropped_handle_keeps_its_region(create: Create, key: str) -> None:
     assert shm.mapped_shared_memory_regions() == [key]
     again = create(64)
     (known,) = shm._known.values()
-    known.keys[key] = 1  # the dropped one's would stand until exit
+    del known.keys[min(known.keys)]  # the dropped one's would stand until exit
     shm.destroy_shared_memory_region(again)
+
+
+def test_an_end_that_is_interrupted_can_be_tried_again(create: Create, key: str) -> None:
+    other = create()
+    handle = create()
+
+    def destroy() -> None:
+        if handle._mpsm_handle is not None:
+            shm.destroy_shared_memory_region(handle)
+
+    runs = 0
+    for _ in interrupted_everywhere(destroy, shm):
+        runs += 1
+        destroy()
+        assert shm.mapped_shared_memory_regions() == [key]
+        assert (SHM / key[1:]).exists()
+        handle = create()
+    assert runs > 8
+    shm.destroy_shared_memory_region(handle)
+    shm.destroy_shared_memory_region(other)
+    assert not (SHM / key[1:]).exists()
 
 
 def test_no_descriptor_is_left(create: Create) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import os
 import secrets
-import threading
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +97,10 @@ class Region:
             )
         )
         self._registered = False
-        self._lock = threading.Lock()
+        #: The places that were given out, by their start: start and end. One is taken in one step, without a lock,
+        #: since a signal handler may take one in the middle of another.
+        self._places: dict[int, tuple[int, int]] = {}
+        #: Where to look for the next one first.
         self._end = 0
 
     @property
@@ -149,20 +151,25 @@ class Region:
             byte_size = operator.index(byte_size)
         except TypeError:
             raise helpers.SharedMemoryException(f"byte_size is {byte_size!r}, expected an int") from None
-        with self._lock:
-            offset = aligned(self._end)
+        places, offset = self._places, aligned(self._end)
+        while True:
             if byte_size < 0 or offset + byte_size > self.byte_size:
                 raise helpers.SharedMemoryException(
                     f"{byte_size} bytes do not fit: {max(self.byte_size - offset, 0)} of the region's"
                     f" {self.byte_size} are left"
                 )
-            self._end = offset + byte_size
+            place = offset, offset + byte_size
+            found = places.setdefault(offset, place) if byte_size else place
+            if found is place:
+                break
+            offset = aligned(found[1])
+        self._end = place[1]
         return RegionSlice(self, offset, byte_size)
 
     def reset(self) -> None:
         """Begin at the start again: the next tensors take the place of those that are there."""
-        with self._lock:
-            self._end = 0
+        self._places = {}
+        self._end = 0
 
     def view(self, datatype: Any, shape: Iterable[int] | int, offset: int = 0) -> npt.NDArray[Any]:
         """Return a tensor that lies in the region.

@@ -13,8 +13,8 @@ import os
 import sys
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import count
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -68,6 +68,7 @@ class SharedMemoryRegion:
     def __init__(self, triton_shm_name: str, shm_key: str) -> None:
         self._triton_shm_name = triton_shm_name
         self._shm_key = shm_key
+        self._number = next(_numbers)
         self._mpsm_handle: Memory | None = None
 
     @property
@@ -101,9 +102,11 @@ class _Known:
 
     def __init__(self) -> None:
         self.creator: int | None = None
-        self.keys: Counter[str] = Counter()
+        #: By the number of each handle, so that an end that was interrupted can be tried again.
+        self.keys: dict[int, str] = {}
 
 
+_numbers = count()
 _known: dict[Identity, _Known] = {}
 _lock = threading.RLock()
 _seen_to: int | None = None
@@ -251,7 +254,8 @@ def get_contents_as_numpy(
 def mapped_shared_memory_regions() -> list[str]:
     """Return the keys, as they were given, of the regions that this process has handles of."""
     with _lock:
-        return list(dict.fromkeys(key for known in _known.values() for key in known.keys))
+        every = [key for known in tuple(_known.values()) for key in tuple(known.keys.values())]
+        return list(dict.fromkeys(every))
 
 
 def destroy_shared_memory_region(shm_handle: SharedMemoryRegion) -> None:
@@ -272,18 +276,17 @@ def destroy_shared_memory_region(shm_handle: SharedMemoryRegion) -> None:
     """
     with _lock:
         memory = _mapped(shm_handle, _NOT_DESTROYED)
-        shm_handle._mpsm_handle = None
-        known = _known[memory.identity]
-        known.keys[shm_handle._shm_key] -= 1
-        known.keys += Counter()  # drops what came to zero
-        if known.keys:
-            return
-        del _known[memory.identity]
-        if known.creator == os.getpid():
-            try:
+        known = _known.get(memory.identity) or _Known()
+        known.keys.pop(shm_handle._number, None)
+        try:
+            if not known.keys and known.creator == os.getpid():
                 unlink(memory.identity)
-            except OSError as error:
-                raise _told(_NOT_DESTROYED, shm_handle._shm_key, error) from error
+        except OSError as error:
+            raise _told(_NOT_DESTROYED, shm_handle._shm_key, error) from error
+        finally:
+            if not known.keys:
+                _known.pop(memory.identity, None)
+            shm_handle._mpsm_handle = None
 
 
 def _open(name: str, key: str, byte_size: int | None, create_only: bool = False) -> SharedMemoryRegion:
@@ -300,8 +303,8 @@ def _open(name: str, key: str, byte_size: int | None, create_only: bool = False)
         if created:
             known.creator = os.getpid()
             _see_to_exit()
-        known.keys[key] += 1
         handle._mpsm_handle = memory
+        known.keys[handle._number] = key
     return handle
 
 
@@ -349,7 +352,7 @@ def _see_to_exit() -> None:
 def _remove_leftovers() -> None:
     """Remove the keys of what this process created and did not destroy."""
     with _lock:
-        for identity, known in _known.items():
+        for identity, known in tuple(_known.items()):
             if known.creator == os.getpid():
                 try:
                     unlink(identity)
