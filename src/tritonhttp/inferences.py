@@ -13,7 +13,17 @@ from .wire import compression, inference
 from .wire.http1 import Response
 from .wire.requests import Buffer
 
-__all__ = ["NO_OPTIONS", "Answer", "Inference", "Known", "infer", "infer_body", "infer_form", "recall"]
+__all__ = [
+    "NO_OPTIONS",
+    "Answer",
+    "Inference",
+    "Known",
+    "infer",
+    "infer_body",
+    "infer_form",
+    "is_placed",
+    "recall",
+]
 
 
 class Inference(NamedTuple):
@@ -105,7 +115,8 @@ def infer(
 ) -> Operation[InferResult]:
     """Return the inference's operation; with `snapshot` its body holds none of the caller's memory.
 
-    `binary_outputs` is for outputs that are not named.
+    `binary_outputs` is for outputs that are not named. An inference whose outputs are placed in shared memory is
+    not repeatable, whatever the caller says: a first run may still write there when the second has ended.
     """
     path = model_path(asked.model_name, asked.model_version, "/infer")
     body, headers = infer_body(asked, binary_outputs, snapshot)
@@ -124,7 +135,7 @@ def infer(
     sequence = None
     if asked.sequence_id not in (0, ""):
         sequence = asked.model_name, asked.sequence_id, bool(asked.sequence_start), bool(asked.sequence_end)
-    repeatable = asked.idempotent is True and sequence is None
+    repeatable = asked.idempotent is True and sequence is None and not is_placed(asked.outputs)
     return Operation(
         "POST",
         path,
@@ -135,6 +146,18 @@ def infer(
         repeatable,
         sequence=sequence,
         request_id=asked.request_id,
+    )
+
+
+def is_placed(outputs: Sequence[InferRequestedOutput] | None) -> bool:
+    """Return whether any of the outputs shall lie in shared memory."""
+    # A sub-class may make the JSON object itself.
+    own = InferRequestedOutput._get_tensor
+    return any(
+        each._form[3] is not None
+        if type(each)._get_tensor is own
+        else "shared_memory_region" in each._get_tensor().get("parameters", ())
+        for each in outputs or ()
     )
 
 

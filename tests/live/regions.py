@@ -60,8 +60,8 @@ class TritonPythonModel:
 """
 
 
-def load_sizes(client: Any) -> None:
-    client.load_model("sizes", config=json.dumps(CONFIG), files={"file:1/model.py": MODEL})
+def load_sizes(client: Any, name: str = "sizes", **changes: Any) -> None:
+    client.load_model(name, config=json.dumps(CONFIG | changes), files={"file:1/model.py": MODEL})
 
 
 def sizes_inputs(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,17 +17,25 @@ from tritonhttp import (
     InferRequestedOutput,
     InferResult,
     InvalidRequest,
+    Retry,
     ServerError,
     errors,
     inferences,
     memory,
+    operations,
 )
+from tritonhttp.client import drive as perform_steps
+from tritonhttp.dispatch import Dispatch
+from tritonhttp.events import Hooks
 from tritonhttp.inferences import Inference
+from tritonhttp.operations import Operation
 from tritonhttp.regions import auto, names, pool, region
 from tritonhttp.regions.pool import Pool
+from tritonhttp.transport.policy import moment
 from tritonhttp.wire.http1 import Response, ResponseHead
 
 from ..clients import tensor
+from .conftest import interrupted_everywhere
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /dev/shm and /proc")
 
@@ -431,7 +440,7 @@ def test_a_server_that_forgot_its_regions(sharing, server):
     server.asked.clear()
     assert infer(sharing, server, idempotent=False) is not None
     assert server.asked == ["infer", *["unregister"] * (len(server.asked) - 3), "register", "infer"]
-    assert server.regions == {block.name for _, block in sharing.pool._leased.values()}
+    assert server.regions == {block.name for block in sharing.pool._leased}
 
 
 def test_a_server_that_forgets_at_once_is_given_up_after_three_calls(sharing, server, caplog):
@@ -447,11 +456,24 @@ def test_a_server_that_forgets_at_once_is_given_up_after_three_calls(sharing, se
     flows.clear()
 
 
+def own_words(message, status):
+    """Return an error as Triton gives one."""
+    return ServerError(message, status, json.dumps({"error": message}))
+
+
 @pytest.mark.parametrize(
     ("error", "refused", "known"),
     [
-        (ServerError("no", "500"), True, False),
-        (ServerError("no", "403"), True, False),
+        (own_words("Unable to open shared memory region", "500"), True, False),
+        (own_words("no such shared memory", "404"), True, False),
+        (own_words("failed to map", "400"), True, False),
+        (ServerError("", "501"), True, True),
+        # What may be a gateway's whim.
+        (own_words("no memory here", "500"), False, False),
+        (ServerError("no", "404", "<html>shared memory</html>"), False, False),
+        (ServerError("no", "403"), False, False),
+        (ServerError("", "404", ""), False, False),
+        (ServerError("", "500", ""), False, True),
         (ServerError("busy", "503"), False, True),
         (errors.ConnectRefused("no"), False, False),
         (errors.DeadlineExceeded("late"), False, True),
@@ -465,8 +487,36 @@ def test_registrations_that_fail(sharing, server, error, refused, known):
     assert files() == set()
     sharing.pool.collect()
     # What the server may have is unregistered before the next one is registered.
-    assert ("unregister" in server.asked) == known
+    assert ("unregister" in server.asked) == (known and not refused)
     assert len(sharing.pool.close()) == known
+
+
+@pytest.mark.parametrize(
+    ("errors_in_a_row", "refused"),
+    [
+        ([own_words("no", "404"), ServerError("", "500", ""), ServerError("", "403", "")], True),
+        ([ServerError("", "404", ""), None, ServerError("", "404", ""), ServerError("", "404", "")], False),
+        ([ServerError("", "503", "")] * 5, False),
+    ],
+    ids=["three", "one between", "busy"],
+)
+def test_a_stray_refusal_ends_nothing_and_the_third_in_a_row_does(sharing, server, errors_in_a_row, refused):
+    for error in errors_in_a_row:
+        server.fails = {} if error is None else {"register": error}
+        sharing.pool.forget(sharing.pool._generation)  # each call needs a new block
+        assert infer(sharing, server, idempotent=False) is not None
+    server.fails = {}
+    assert (infer(sharing, server) is None) == refused
+
+
+def test_a_stray_refusal_does_not_lower_the_limit(sharing, server):
+    infer(sharing, server)
+    server.fails["register"] = ServerError("", "404", "")
+    for _ in range(3):
+        assert sharing.pool.limit == 1 << 30
+        infer(sharing, server, np.ones(100_000, np.float32))
+    assert sharing.pool.limit == PAGE
+    assert infer(sharing, server) is not None, "those that it has are used on"
 
 
 def test_a_block_that_came_to_no_registration_leaves_no_file(sharing, server):
@@ -505,7 +555,7 @@ def test_a_cancelled_call_in_between_loses_no_block(sharing, server):
     del server.fails["unregister"]
     infer(sharing, server)
     assert not before & server.regions
-    assert sharing.pool._doomed == []
+    assert not sharing.pool._doomed
 
 
 def test_blocks_in_use_are_left_and_asked_for_again(sharing, server):
@@ -530,7 +580,7 @@ def test_blocks_in_use_are_left_and_asked_for_again(sharing, server):
     kept.clear()
     infer(sharing, server)
     sharing.pool.collect()
-    used = sharing.pool._idle + [block for _, block in sharing.pool._leased.values()]
+    used = [*sharing.pool._idle, *sharing.pool._leased]
     assert sharing.pool.taken == sum(block.byte_size for block in used)
     assert server.regions == {block.name for block in used}
 
@@ -550,12 +600,49 @@ def test_one_region_in_use_at_the_end_does_not_keep_the_others(sharing, server):
     kept.clear()
 
 
-def test_a_server_that_is_gone_at_the_end_is_asked_once(sharing, server):
+@pytest.mark.parametrize("error", [errors.ConnectRefused("gone"), errors.DeadlineExceeded("late")], ids=repr)
+def test_a_server_that_is_gone_at_the_end_is_asked_twice_in_all(sharing, server, error):
     kept = [infer(sharing, server) for _ in range(4)]
     server.asked.clear()
-    server.fails["unregister"] = errors.ConnectRefused("gone")
+    server.fails["unregister"] = error
     drive(sharing.close(), server)
-    assert server.asked == ["unregister"]
+    assert server.asked == ["unregister"] * 2
+    kept.clear()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [errors.ConnectionLost("cut"), errors.ProtocolError("garbage"), errors.ConnectRefused("a moment")],
+    ids=repr,
+)
+@pytest.mark.parametrize("number", [0, 5, 11])
+def test_a_connection_that_breaks_while_closing_leaves_no_region(sharing, server, error, number):
+    kept = [infer(sharing, server) for _ in range(13)]
+    assert len(server.regions) >= 12
+    asked = []
+
+    def breaks(operation):
+        asked.append(operation.path)
+        if len(asked) == number + 1:
+            raise error
+        return server(operation)
+
+    drive(sharing.close(), breaks)
+    assert server.regions == set()
+    kept.clear()
+
+
+def test_a_region_whose_connection_always_breaks_does_not_keep_the_others(sharing, server):
+    kept = [infer(sharing, server) for _ in range(13)]
+    cursed = sorted(server.regions)[3]
+
+    def breaks(operation):
+        if cursed in operation.path:
+            raise errors.ConnectionLost("cut")
+        return server(operation)
+
+    drive(sharing.close(), breaks)
+    assert server.regions == {cursed}
     kept.clear()
 
 
@@ -649,3 +736,404 @@ def test_a_snapshot_that_cannot_be_sent_is_refused_at_once(sharing):
     with pytest.raises(InvalidRequest, match="reserved"):
         sharing.infer(given._replace(parameters={"timeout": 1}), make, snapshot=True)
     assert sharing.pool.taken == 0
+
+
+# -- runs that go on when their call has been answered otherwise
+
+
+class Triton:
+    """Answers as Triton does, and really reads and writes the regions: OUT is IN, as declared.
+
+    `outcomes` are what becomes of the next inferences: a status of a gateway or an error on the way back, while
+    the run goes on until `finish`; an error of the server's own; an error before anything is sent.
+    """
+
+    def __init__(self):
+        self.regions = {}
+        self.outcomes = []
+        self.asked = []
+        self.late = []
+        self.used = []
+        self.seen = []
+        self.room = True
+
+    def respond(self, operation):
+        *_, name, verb = ("", *operation.path.split("/"))
+        self.asked.append(verb)
+        if verb == "register":
+            if not self.room:
+                return self.answer(b"", 404)
+            self.regions[name] = memory.attach(f"/{name}")
+        elif verb == "unregister":
+            if name in self.used:
+                return self.answer({"error": f"Cannot unregister region '{name}': it is in use"}, 400)
+            self.regions.pop(name, None)
+        elif verb == "status":
+            return self.answer([{"name": each} for each in self.regions])
+        elif verb == "config":
+            return self.answer({"max_batch_size": 0})
+        elif verb == "model":
+            return self.answer({"outputs": [{"name": "OUT", "datatype": "FP32", "shape": [50]}]})
+        elif verb == "infer":
+            return self.infer(operation)
+        return self.answer({})
+
+    def answer(self, body, status=200, data=b"", **headers):
+        text = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        return Response(ResponseHead(status, headers), text + data)
+
+    def infer(self, operation):
+        request = json.loads(bytes(operation.body[0]))
+        placed = [each["parameters"] for each in (*request["inputs"], *request.get("outputs", ()))]
+        regions = [each["shared_memory_region"] for each in placed if "shared_memory_region" in each]
+        maps = {name: self.regions[name].map for name in regions}
+
+        def run():
+            source, *_ = request["inputs"]
+            place = source["parameters"].get("shared_memory_region")
+            data = bytes(operation.body[1] if place is None else maps[place][:200])
+            self.seen.append(float(np.frombuffer(data, np.float32)[7]))
+            (out,) = request.get("outputs") or [{"parameters": {}}]
+            region = out["parameters"].get("shared_memory_region")
+            output = {"name": "OUT", "datatype": "FP32", "shape": [50]}
+            if region is not None:
+                maps[region][:200] = data
+                return self.answer({"outputs": [output]})
+            head = {"outputs": [{**output, "parameters": {"binary_data_size": 200}}]}
+            size = str(len(json.dumps(head)))
+            return self.answer(head, data=data, inference_header_content_length=size)
+
+        outcome = self.outcomes.pop(0) if self.outcomes else None
+        if outcome is None:
+            return run()
+        if isinstance(outcome, errors.ConnectError):
+            raise outcome
+        if isinstance(outcome, bytes):
+            return self.answer(outcome, 400)
+        self.late.append(run)
+        self.used += regions
+        if isinstance(outcome, int):
+            return self.answer(b"<html>nothing is heard of it</html>", outcome)
+        raise outcome
+
+    def finish(self):
+        """Let the runs come to their end that nobody waits for."""
+        for run in self.late:
+            run()
+        self.late, self.used = [], []
+
+
+def decoded(response):
+    operations.check(response)
+    found = InferResult(response, False)
+    found.attempts = response.attempts
+    return found
+
+
+class Through:
+    """Carries out flows as a client does, with or without a dispatch."""
+
+    def __init__(self, triton, watched, retry=None):
+        self.triton = triton
+        self.dispatch = Dispatch("a", retry, "least_outstanding", Hooks()) if watched or retry else None
+        self.sharing = auto.Sharing(1, 1 << 30)
+
+    def perform(self, operation):
+        if self.dispatch is None:
+            return operation.decode(self.triton.respond(operation))
+        until = moment(time.monotonic(), 30.0)
+        steps = self.dispatch.tries(operation, {}, until, time.monotonic, print)
+        return operation.decode(perform_steps(steps, self.step))
+
+    def step(self, step):
+        return self.perform(step) if isinstance(step, Operation) else self.triton.respond(step[2])
+
+    def infer(self, value, idempotent=True, **options):
+        given = arguments(np.full(50, value, np.float32), idempotent=idempotent, **options)
+        flow = self.sharing.infer(given, lambda asked: inferences.infer(asked, decoded))
+        return perform_steps(flow, self.perform)
+
+    def free(self):
+        gc.collect()
+        self.sharing.pool.collect()
+        return set(self.sharing.pool._idle)
+
+
+def lost(resendable=False):
+    error = errors.ConnectionLost("the connection broke", phase="receive")
+    error.resendable = resendable
+    return error
+
+
+RETRY = Retry(attempts=2, backoff=0, on=(408, 429, 502, 503, 504, "lost", "connect", "timeout"))
+FIRSTS = {
+    "retry, lost": (RETRY, False, lost),
+    "retry, lost on a used connection": (RETRY, False, lambda: lost(resendable=True)),
+    "retry, silent": (RETRY, False, lambda: errors.DeadlineExceeded("nothing moved", phase="receive")),
+    **{
+        f"retry, {status}": (RETRY, False, lambda status=status: status)
+        for status in (408, 429, 502, 503, 504)
+    },
+    "unseen": (None, False, lambda: lost(resendable=True)),
+    "unseen, watched": (None, True, lambda: lost(resendable=True)),
+}
+#: What becomes of the second try, and what the caller gets; None: its result.
+SECONDS = {
+    "fine": (lambda: None, None),
+    "refused": (lambda: b'{"error": "no"}', ServerError),
+    "refused by a gateway": (lambda: 403, ServerError),
+    "no connection": (lambda: errors.ConnectRefused("gone"), errors.ConnectRefused),
+    "cancelled": (KeyboardInterrupt, KeyboardInterrupt),
+    "late": (lambda: errors.DeadlineExceeded("late", phase="receive"), errors.DeadlineExceeded),
+    "lost again": (lost, errors.ConnectionLost),
+}
+
+
+@pytest.mark.parametrize("room", [True, False], ids=["", "no room for another output"])
+@pytest.mark.parametrize("second", SECONDS)
+@pytest.mark.parametrize("first", FIRSTS)
+def test_a_first_run_that_goes_on_reads_and_writes_memory_that_nobody_uses(first, second, room):
+    triton = Triton()
+    retry, watched, error = FIRSTS[first]
+    client = Through(triton, watched, retry)
+    for value in (1, 2):
+        assert client.infer(value).as_numpy("OUT").tolist() == [value] * 50
+    before = client.free()
+    assert len(before) == 2
+    triton.seen.clear()
+    outcome, expected = SECONDS[second]
+    triton.outcomes = [error(), outcome()]
+    triton.room = room
+    kept = {}
+    if expected is None:
+        kept[3] = client.infer(3)
+        assert kept[3].attempts == 2
+        assert bool(kept[3]._placed) == room
+    else:
+        with pytest.raises(expected) as caught:
+            client.infer(3)
+        if expected is not KeyboardInterrupt:
+            assert caught.value.attempts == 2
+    triton.room = True
+    assert triton.asked.count("infer") == 4
+    kept |= {value: client.infer(value) for value in (4, 5, 6)}
+    assert not before & client.free()
+    triton.seen.clear()
+    triton.finish()
+    assert triton.seen == [3.0] * len(triton.seen) != []
+    for value, result in kept.items():
+        assert result.as_numpy("OUT").tolist() == [value] * 50
+    # And the server forgets that memory once it is done with it.
+    client.infer(7)
+    assert not {block.name for block in before} & set(triton.regions)
+    kept.clear()
+    caught = result = None
+    perform_steps(client.sharing.close(), client.perform)
+    assert triton.regions == {}
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_blocks_are_used_again_behind_an_end_that_is_certain(watched):
+    triton = Triton()
+    client = Through(triton, watched)
+    client.infer(1)
+    client.infer(2)
+    before = client.free()
+    for outcome, error in (
+        (b'{"error": "no"}', ServerError),
+        (errors.ConnectRefused("gone"), errors.ConnectRefused),
+        (None, None),
+    ):
+        triton.outcomes = [outcome]
+        if error is None:
+            client.infer(3)
+        else:
+            with pytest.raises(error):
+                client.infer(3)
+        assert client.free() == before
+    triton.outcomes = [errors.ConnectRefused("for a moment"), None]
+    client = Through(triton, False, RETRY)
+    client.infer(1)
+    before = client.free()
+    triton.outcomes = [errors.ConnectRefused("for a moment"), None]
+    assert client.infer(4).attempts == 2
+    assert client.free() == before
+    assert triton.asked.count("unregister") == 0
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+def test_an_error_that_may_be_a_gateways_leaves_the_blocks_spent(status):
+    triton = Triton()
+    client = Through(triton, False)
+    client.infer(1)
+    before = client.free()
+    triton.outcomes = [status]
+    with pytest.raises(ServerError):
+        client.infer(2)
+    assert not client.free() & before
+
+
+@pytest.mark.parametrize("options", [{"idempotent": None}, {"idempotent": False}, {"sequence": 5}], ids=str)
+@pytest.mark.parametrize("first", FIRSTS)
+def test_what_is_not_idempotent_is_not_sent_again(first, options):
+    triton = Triton()
+    retry, watched, error = FIRSTS[first]
+    client = Through(triton, watched, retry)
+    client.infer(1)
+    before = client.free()
+    triton.outcomes = [error()]
+    with pytest.raises(errors.InferenceServerException):
+        client.infer(2, **options)
+    assert triton.asked.count("infer") == 2
+    assert not client.free() & before
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("first", FIRSTS)
+def test_an_inference_into_a_region_of_the_callers_is_not_sent_again(first, cuda):
+    retry, watched, error = FIRSTS[first]
+    output = InferRequestedOutput("OTHER")
+    output.set_shared_memory("gpu" if cuda else "own", 200)
+    operation = make(arguments(np.ones(50, np.float32), [output], idempotent=True))
+    assert not operation.repeatable
+    assert make(arguments(np.ones(50, np.float32), [InferRequestedOutput("OUT")], idempotent=True)).repeatable
+    triton = Triton()
+    triton.regions["own"] = triton.regions["gpu"] = memory.create(f"/{name_of(os.getpid())}", 200)
+    memory.unlink(triton.regions["own"].identity)
+    client = Through(triton, watched, retry)
+    triton.outcomes = [error()]
+    with pytest.raises(errors.InferenceServerException):
+        client.infer(2, outputs=[output])
+    assert triton.asked.count("infer") == 1
+    if retry is not None:
+        triton.outcomes = [errors.ConnectRefused("for a moment"), b'{"error": "no"}']
+        with pytest.raises(ServerError) as caught:
+            client.infer(2, outputs=[output])
+        assert caught.value.attempts == 2
+
+
+def test_a_call_is_sent_as_often_as_the_retries_say():
+    for on in ((), (503,), ("lost",), ("lost", 503)):
+        for attempts in (1, 2, 3):
+            triton = Triton()
+            client = Through(triton, False, Retry(attempts=attempts, backoff=0, on=on))
+            client.infer(1)
+            triton.outcomes = [lost(resendable=True), 503, 503, 503, 503]
+            with pytest.raises(errors.InferenceServerException) as caught:
+                client.infer(2)
+            assert triton.asked.count("infer") - 1 == caught.value.attempts <= attempts
+
+
+# -- exceptions at any point
+
+
+@pytest.mark.parametrize("ending", ["fine", "retried", "refused"])
+def test_whatever_is_interrupted_no_bytes_are_lost_and_no_block_is_used_twice(ending):
+    triton = Triton()
+    client = Through(triton, True, RETRY)
+    client.infer(1)
+    some = client.sharing.pool
+
+    def run():
+        triton.outcomes = {"fine": [], "retried": [503], "refused": [b'{"error": "no"}']}[ending]
+        try:
+            client.infer(2)
+        except ServerError:
+            assert ending == "refused"
+
+    runs = 0
+    for _ in interrupted_everywhere(run, auto, pool):
+        runs += 1
+        triton.late, triton.used, triton.outcomes = [], [], []
+        results = {value: client.infer(value) for value in (4, 5)}
+        for value, result in results.items():
+            assert result.as_numpy("OUT").tolist() == [value] * 50
+        del results, result
+        gc.collect()
+        some._collect()
+        some._scan()
+        assert some._leased == {}
+        client.infer(6)
+        gc.collect()
+        some._collect()
+        blocks = {*some._idle, *some._doomed}
+        assert some.taken == sum(block.byte_size for block in blocks)
+        assert {block.name for block in blocks if block.registered} >= set(triton.regions)
+    assert runs > 60
+    perform_steps(client.sharing.close(), client.perform)
+    assert triton.regions == {}
+
+
+def test_a_signal_handler_may_take_a_block_while_another_is_taken(monkeypatch):
+    some = Pool(1 << 30)
+    first = taken(some)
+    block = first.block
+    del first
+    gc.collect()
+    inner = []
+    real = pool.Lease
+
+    def handled(block):
+        if not inner:
+            inner.append(None)
+            inner[0] = some.take(1)
+        return real(block)
+
+    monkeypatch.setattr(pool, "Lease", handled)
+    outer = some.take(1)
+    assert inner[0].block is block
+    assert outer.block is not block
+    assert some.taken == 2 * PAGE
+
+
+def test_blocks_are_handed_out_to_be_forgotten_to_one_at_a_time():
+    some = Pool(1 << 30)
+    lease = taken(some)
+    block, lease.block.spent = lease.block, True
+    del lease
+    first = some.doomed()
+    assert first == [block]
+    assert some.doomed() == []
+    del first  # interrupted, before it came to anything
+    again = some.doomed()
+    assert again == [block]
+    some.settle(again, again)
+    assert some.doomed() == [block]
+
+
+def test_a_block_under_a_call_that_forks_is_not_used_again_though_the_call_ends_well(sharing, server):
+    for _ in range(3):
+        infer(sharing, server)
+    before = set(sharing.pool._idle)
+
+    def forks(operation):
+        if operation.path.endswith("/infer"):
+            sharing.pool.retire_leased()
+        return server(operation)
+
+    drive(sharing.infer(arguments(np.ones(50, np.float32)), make), forks)
+    gc.collect()
+    sharing.pool.collect()
+    assert not before & set(sharing.pool._idle)
+
+
+def test_a_signal_handler_may_reserve_a_place_while_another_is_reserved(monkeypatch):
+    some = region.Region(1000, None)
+    real, begun, inner = region.aligned, [], []
+
+    def handled(size):
+        offset = real(size)
+        if len(begun) < 3:
+            begun.append(None)
+            inner.append(some.reserve(10))
+        return offset
+
+    monkeypatch.setattr(region, "aligned", handled)
+    places = [some.reserve(100), *inner, some.reserve(0), some.reserve(30)]
+    taken = sorted((each.offset, each.offset + each.byte_size) for each in places if each.byte_size)
+    assert len(taken) == 5
+    assert all(end <= start for (_, end), (start, _) in pairwise(taken))
+    some.reset()
+    assert some.reserve(1000).offset == 0
+    perform_steps(some._close(), Triton().respond)

@@ -10,19 +10,29 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import operations
-from ..errors import ConnectError, InferenceServerException, InvalidRequest, ProtocolError, ServerError
-from ..inferences import Inference
+from ..errors import (
+    ConnectError,
+    ConnectionLost,
+    DeadlineExceeded,
+    InferenceServerException,
+    InvalidRequest,
+    ProtocolError,
+    ServerError,
+)
+from ..inferences import Inference, is_placed
 from ..log import logger
 from ..operations import Operation
 from ..result import InferResult
 from ..tensors import InferInput, InferRequestedOutput
-from ..wire import inference
+from ..transport.failures import WAITING
+from ..wire import inference, jsonio
 from .pool import Block, Lease, Pool
 from .region import aligned, sweep
 
@@ -50,8 +60,13 @@ _LOSSES = 3
 _FORGOTTEN = "nable to find shared memory region"
 _TOO_SMALL = "shared memory size specified with the request for output"
 
-#: Statuses that a gateway gives: the server behind it may still be at work.
-_GATEWAY = ("408", "502", "503", "504")
+#: How many refusals in a row, each of which may be a gateway's whim, before a server is taken to share no memory.
+_REFUSALS = 3
+
+#: Phases of a try before anything of it is sent.
+_UNSENT = (WAITING, "resolve", "plugin")
+#: Statuses that a gateway gives, or one that gave up: the server behind it may still be at work.
+_GATEWAY = ("408", "429", "499", "502", "503", "504")
 
 
 class _Expected:
@@ -85,6 +100,8 @@ class Sharing:
         self.threshold = threshold
         self.pool = Pool(limit)
         self._refused = self._accepted = self._warned = False
+        #: Refusals in a row.
+        self._refusals = 0
         self._lost = 0
         self._expected: dict[tuple[Any, ...], _Expected] = {}
         self._declared: dict[Model, Declared] = {}
@@ -154,7 +171,7 @@ class Sharing:
 
     def close(self) -> Generator[Operation[Any], Any, None]:
         """Have the server forget the regions."""
-        yield from _unregister(self.pool.close())
+        yield from _unregister(self.pool.close(), closing=True)
 
     def tidy(self) -> Generator[Operation[Any], Any, None]:
         """Have the server forget the blocks that are of no more use."""
@@ -174,11 +191,16 @@ class Sharing:
         try:
             yield operations.register_system_shared_memory(block.name, f"/{block.name}", block.byte_size, 0)
             block.spent = False
+            self._refusals = 0
         except ServerError as error:
-            if error.status() not in _GATEWAY:
-                block.registered = False
-                # One that took others before has enough.
-                self.refuse(error, self.pool.taken - block.byte_size if self._accepted else 0)
+            status = str(error.status())
+            if status not in _GATEWAY:
+                # A gateway's own 4xx has not passed it on, any other one of its own may have.
+                block.registered = not (status.startswith("4") or _in_own_words(error))
+                self._refusals += 1
+                if _is_final(error) or self._refusals >= _REFUSALS:
+                    # One that took others before has enough.
+                    self.refuse(error, self.pool.taken - block.byte_size if self._accepted else 0)
             return False
         except ConnectError:
             block.registered = False
@@ -264,9 +286,18 @@ class _Call:
         self._lease: Lease | None = None
         self._places: _Places | None = None
         self._learnt = False
+        #: What was sent last.
+        self._operation: Operation[InferResult] | None = None
+        #: Whether an earlier try may still run, and read the inputs.
+        self._tainted = False
+        #: Tries of which nothing was heard, and which were repeated here.
+        self._unheard = 0
         self._outputs: Sequence[InferRequestedOutput] | None = asked.outputs
+        alone = asked.sequence_id in (0, "")
         #: Whether running twice is no worse than running once.
-        self.repeatable = asked.idempotent is not False and asked.sequence_id in (0, "")
+        self.repeatable = asked.idempotent is not False and alone
+        #: Whether it may be sent again though it may have run, or run still. Not into the caller's own memory.
+        self._resendable = asked.idempotent is True and alone and not is_placed(asked.outputs)
         #: What the sizes of the outputs are expected to depend on.
         self.form = (
             self.model,
@@ -293,12 +324,12 @@ class _Call:
             placed = InferInput(tensor.name(), tensor.shape(), tensor.datatype())
             sent[index] = placed.set_shared_memory(lease.block.name, size, offset)
             offset += aligned(size)
-        self._lease, self._sent = lease, sent
+        self._lease, self._sent, self._tainted = lease, sent, False
         return True
 
     def check(self) -> None:
         """Refuse arguments that cannot be sent."""
-        self._operation(self._inputs, self._outputs)
+        self._plain()
 
     def let_go(self) -> None:
         """Refer to nothing of the caller's any more; the large arrays lie in the block by now."""
@@ -320,17 +351,23 @@ class _Call:
         """Yield the operations of the inference, one after the other, and return its result."""
         try:
             result = yield from self._carry_out()
+        except InferenceServerException as error:
+            error.attempts += self._unheard
+            raise
         finally:
             for block in self._blocks():
                 block.unlink()  # where it was not registered, for whatever reason
             # The traceback of an error would keep the blocks.
-            self._inputs, self._sent, self._lease, self._places = [], [], None, None
+            self._inputs, self._sent, self._lease, self._places, self._operation = [], [], None, None, None
+        if self._unheard:
+            result.attempts += self._unheard
         self._sharing.learn(self, result)
         return result
 
     def _carry_out(self) -> Flow:
         sharing = self._sharing
-        for attempt in range(2):  # a server that was started anew has forgotten its regions
+        losses = 0
+        while losses < 2:  # a server that was started anew has forgotten its regions
             yield from sharing.tidy()
             if self._large and self._lease is None and not self.place_inputs():
                 break
@@ -340,36 +377,44 @@ class _Call:
             if not blocks or not (yield from self._register(blocks)):
                 break
             try:
-                result: InferResult = yield self._operation(
-                    self._sent if self._lease else self._inputs,
-                    self._places.outputs if self._places else self._outputs,
-                )
+                result: InferResult = yield self._placed()
+                self._settle()
             except ServerError as error:
                 message = str(error.message())
-                lost = [block for block in blocks if block.name in message and _FORGOTTEN in message]
+                lost = [block for block in self._blocks() if block.name in message and _FORGOTTEN in message]
                 if lost:  # nothing has run
                     sharing.pool.forget(lost[0].generation)
                     self._lease = self._places = None
-                    if attempt:
+                    losses += 1
+                    if losses == 2:
                         sharing.lose(error)
                     continue
+                if _is_done(error):
+                    self._settle()
                 if self._places and _TOO_SMALL in message and self._places.has(message):
                     sharing.surprised(self.model, self._learnt)
                     if self.repeatable:
                         break
                     raise _with_advice(error) from error
-                if error.status() in _GATEWAY:
-                    _spend(blocks)
                 raise
             except (ConnectError, InvalidRequest):
-                raise  # nothing has got to the server
-            except BaseException:
-                _spend(blocks)  # the server may be at work on them for as long as it likes
+                self._settle()  # nothing of this try has got to the server
+                raise
+            except ConnectionLost as error:
+                # What the transport would have sent again unseen, as it cannot have another block.
+                if not error.resendable or not self._resendable or self._unheard:
+                    raise
+                self._tainted, self._places = True, None
+                self._unheard = error.attempts
+                continue
+            except DeadlineExceeded as error:
+                if error.phase in _UNSENT:
+                    self._settle()
                 raise
             if self._places:
                 result._place(self._places.arrays(result))
             return result
-        plain: InferResult = yield self._operation(self._inputs, self._outputs)
+        plain: InferResult = yield self._plain()
         return plain
 
     def _blocks(self) -> list[Block]:
@@ -381,10 +426,41 @@ class _Call:
                 return False
         return True
 
-    def _operation(
-        self, inputs: Sequence[InferInput], outputs: Sequence[InferRequestedOutput] | None
-    ) -> Operation[InferResult]:
-        return self._make(self._asked._replace(inputs=inputs, outputs=outputs))
+    def _plain(self) -> Operation[InferResult]:
+        """Return the inference as it goes over HTTP."""
+        return self._make(self._asked._replace(inputs=self._inputs, outputs=self._outputs))
+
+    def _placed(self) -> Operation[InferResult]:
+        """Return the inference as it goes out now, its blocks spent: whatever interrupts it leaves them so."""
+        for block in self._blocks():
+            block.spent = True
+        inputs = self._sent if self._lease else self._inputs
+        outputs = self._places.outputs if self._places else self._outputs
+        made = self._make(self._asked._replace(inputs=inputs, outputs=outputs))
+        self._operation = replace(made, repeatable=self._resendable, renew=self._renew)
+        return self._operation
+
+    def _settle(self) -> None:
+        """Take note that the server is done with the last try; of those before it nobody knows."""
+        if self._places is not None:
+            self._places.lease.block.spent = False
+        if self._lease is not None and not self._tainted:
+            self._lease.block.spent = False
+
+    def _renew(self, outcome: int | BaseException) -> Generator[Operation[Any], Any, Operation[InferResult]]:
+        """Return what to send next; the try that ended so may still run, and write to the block that it had."""
+        if not isinstance(outcome, ConnectError):
+            self._tainted = True
+            if self._places is not None:
+                self._places = None
+                self._places = yield from self._place_outputs()
+                if self._places is not None and not (
+                    yield from self._sharing.register(self._places.lease.block)
+                ):
+                    self._places = None
+                return self._placed()
+        assert self._operation is not None
+        return self._operation
 
     def _place_outputs(self) -> Generator[Operation[Any], Any, _Places | None]:
         """Return places for the large outputs whose sizes are known, or None where there are none, or no room."""
@@ -464,9 +540,27 @@ def _write(tensor: InferInput, lease: Lease, offset: int) -> None:
         memoryview(lease.buffer).cast("B")[offset : offset + len(data)] = data
 
 
-def _spend(blocks: list[Block]) -> None:
-    for block in blocks:
-        block.spent = True
+def _in_own_words(error: ServerError) -> bool:
+    """Return whether an error is the server's, which speaks JSON, and not that of a gateway before it."""
+    try:
+        body = jsonio.loads(str(error.debug_details() or "").encode(), "error")
+    except (ProtocolError, UnicodeError):
+        return False
+    return isinstance(body, dict) and isinstance(body.get("error"), str)
+
+
+def _is_done(error: ServerError) -> bool:
+    """Return whether an inference that ended so is over, so that the server uses none of its memory any more."""
+    status = str(error.status())
+    ends = status in ("500", "501") or (status.startswith("4") and status not in _GATEWAY)
+    return ends and _in_own_words(error)
+
+
+def _is_final(error: ServerError) -> bool:
+    """Return whether a server that refuses a region so will take none."""
+    if error.status() in ("400", "501"):
+        return True
+    return _in_own_words(error) and "shared memory" in str(error.message()).lower()
 
 
 def _with_advice(error: ServerError) -> ServerError:
@@ -507,13 +601,26 @@ def _declared(model_name: str, model_version: str) -> Generator[Operation[Any], 
         return []  # then only what it answers says something
 
 
-def _unregister(blocks: list[Block]) -> Generator[Operation[Any], Any, None]:
-    """Have the server forget blocks; those that it has forgotten are taken out of the list."""
+def _unregister(blocks: list[Block], *, closing: bool = False) -> Generator[Operation[Any], Any, None]:
+    """Have the server forget blocks; those that it has forgotten are taken out of the list.
+
+    A connection that fails ends it, since the next call goes on here. For a client that closes there is none: it
+    tries each block twice, and goes on until nobody answers at all.
+    """
     for block in list(blocks):
-        try:
-            yield operations.unregister_shared_memory("system", block.name)
-        except ServerError:
-            continue  # in use by a request that was given up
-        except InferenceServerException:
-            return
-        blocks.remove(block)
+        for last in (False, True) if closing else (True,):
+            try:
+                yield operations.unregister_shared_memory("system", block.name)
+            except ServerError:
+                break  # in use by a request that was given up
+            except (ConnectionLost, ProtocolError):
+                if last and not closing:
+                    return
+            except (ConnectError, DeadlineExceeded):
+                if last:
+                    return
+            except InferenceServerException:
+                return
+            else:
+                blocks.remove(block)
+                break

@@ -2,9 +2,11 @@
 
 import copy
 import gc
+import http.client
 import logging
 import os
 import pickle
+import struct
 import sys
 import threading
 
@@ -458,7 +460,9 @@ def test_without_room_tensors_travel_over_http(make_auto, monkeypatch, how):
 
 
 def refuse(seen):
-    return (500, b'{"error": "no memory here"}') if seen.path.endswith("/register") else None
+    if seen.path.endswith("/register"):
+        return 500, b'{"error": "there is no shared memory here"}'
+    return None
 
 
 def elsewhere(seen):
@@ -484,7 +488,7 @@ def test_a_server_that_refuses_is_asked_once_and_told_of_once(
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert "tensors travel over HTTP" in record.getMessage()
-    assert ("no memory here" if meddle is refuse else "Unable to open") in record.getMessage()
+    assert ("no shared memory here" if meddle is refuse else "Unable to open") in record.getMessage()
     gc.collect()
     assert files() == set()
 
@@ -630,6 +634,127 @@ def test_block_sizes_are_shared_by_similar_tensors(auto):
         check(auto, 1, size // 4)
     assert len(idle(auto)) <= 4
     assert pools._rounded(70_000) == 1 << 17
+
+
+# -- a run that goes on when its call was answered otherwise
+
+
+@pytest.fixture(scope="module")
+def side_by_side(triton_server):
+    """Have the server load a model like `sizes` that runs several requests at a time."""
+    _ = triton_server.running
+    with tritonhttp.InferenceServerClient(triton_server.url) as client:
+        load_sizes(client, "side_by_side", instance_group=[{"kind": "KIND_CPU", "count": 3}])
+        yield "side_by_side"
+        client.unload_model("side_by_side")
+
+
+class Meddler:
+    """Passes an inference on, to take its time, and lets the client hear something else."""
+
+    def __init__(self, url):
+        self.url = url
+        self.answers = []
+        self.running = []
+        self.refuses_regions = False
+
+    def __call__(self, seen):
+        if self.refuses_regions and seen.path.endswith("/register"):
+            return 404, b""
+        if not self.answers or not seen.path.endswith("/infer"):
+            return None
+        found, late = self.answers.pop(0)
+        if late:
+            self.running.append(threading.Thread(target=self.pass_on, args=(seen,)))
+            self.running[-1].start()
+        if found is None:
+            raise ConnectionError("cut")
+        return found
+
+    def pass_on(self, seen):
+        head = int(seen.get("Inference-Header-Content-Length"))
+        body = bytearray(seen.body)
+        body[head + 4 : head + 8] = struct.pack("<f", 0.8)  # the input DELAY, behind COUNT
+        upstream = http.client.HTTPConnection(self.url, timeout=30)
+        upstream.request("POST", seen.path, bytes(body), {"Inference-Header-Content-Length": str(head)})
+        assert upstream.getresponse().status == 200
+        upstream.close()
+
+    def finish(self):
+        for thread in self.running:
+            assert thread.is_alive(), "it was to go on behind the calls"
+            thread.join()
+
+
+@pytest.mark.parametrize("second", ["fine", "refused", "refused by a gateway"])
+@pytest.mark.parametrize("first", ["cut", "cut on a used connection", 502, 503, 504])
+def test_a_run_that_goes_on_writes_over_nobodys_memory(
+    nothing_stays, side_by_side, make_gateway, open_client, triton_server, first, second
+):
+    meddler = Meddler(triton_server.url)
+    gateway = make_gateway(meddle=meddler)
+    used = first == "cut on a used connection"
+    auto = open_client(
+        gateway.url,
+        shared_memory="auto",
+        shared_memory_threshold=1000,
+        retry=None if used else tritonhttp.Retry(attempts=2, backoff=0),
+        keep_alive=used,
+    )
+
+    def infer(value):
+        inputs = sizes_inputs(1, [np.full(500, value, np.float32)], delay=0.0)
+        return auto.infer(side_by_side, inputs, idempotent=True)
+
+    for value in (1, 2, 3):
+        result = infer(value)
+    assert placed(result) == {"FIXED", "JOINED"}
+    del result
+    meddler.answers.append(((first, b"<html>trouble</html>") if isinstance(first, int) else None, True))
+    if second != "fine":
+        meddler.answers.append(
+            ((500, b'{"error": "no"}') if second == "refused" else (403, b"<html>"), False)
+        )
+        with pytest.raises(tritonhttp.ServerError) as caught:
+            infer(9)
+        assert caught.value.attempts == 2
+        kept = {}
+    else:
+        kept = {9: infer(9)}
+        assert kept[9].attempts == 2
+        assert "JOINED" in placed(kept[9])
+    pool = auto._sharing.pool
+    spent = {block.name for block in pool._blocks if block.spent}
+    assert len(spent) == (3 if second == "refused by a gateway" else 2)
+    kept |= {value: infer(value) for value in (4, 5, 6)}
+    meddler.finish()
+    for value, result in kept.items():
+        assert result.as_numpy("JOINED").tolist() == [value] * 500
+    assert not spent & {block.name for block in idle(auto)}
+    wait_until(lambda: bool(infer(7)) and not spent & registered(triton_server.url))
+
+
+def test_a_repetition_without_a_block_of_its_own_gets_its_outputs_over_http(
+    nothing_stays, side_by_side, make_gateway, open_client, triton_server
+):
+    meddler = Meddler(triton_server.url)
+    gateway = make_gateway(meddle=meddler)
+    retry = tritonhttp.Retry(attempts=2, backoff=0)
+    auto = open_client(gateway.url, shared_memory="auto", shared_memory_threshold=1000, retry=retry)
+
+    def infer(value):
+        inputs = sizes_inputs(1, [np.full(500, value, np.float32)], delay=0.0)
+        return auto.infer(side_by_side, inputs, idempotent=True, headers={"X-Own": "1"})
+
+    for value in (1, 2, 3):
+        infer(value)
+    meddler.answers.append(((503, b""), False))
+    meddler.refuses_regions = True
+    result = infer(4)
+    assert (placed(result), result.attempts) == (set(), 2)
+    assert result.as_numpy("JOINED").tolist() == [4] * 500
+    meddler.refuses_regions = False
+    assert placed(infer(5)) == {"FIXED", "JOINED"}
 
 
 # -- a server that ends
