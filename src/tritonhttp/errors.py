@@ -167,10 +167,6 @@ class ConnectionLost(TransportError, ConnectionError):
 
     resendable: bool = False
 
-    #: Whether it had carried a request before, and broke before any byte of an answer came: the server may have
-    #: closed it without having seen the request. For callers that know how to send that again.
-    resendable = False
-
 
 if sys.version_info >= (3, 11):
     _Timeouts = TimeoutError

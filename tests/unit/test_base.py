@@ -661,6 +661,6 @@ def test_what_a_replaced_method_hands_over_is_not_renewed_and_so_not_repeated(re
     with tritonhttp.InferenceServerClient("localhost:8000") as client:
         renew: Any = (lambda outcome: iter(())) if renewed else None
         meant = Operation("POST", "v2/models/m/infer", check, (b"{}",), repeatable=True, renew=renew)
-        with client._replacing(meant, None):
-            resumed, _ = client._resumed(client._posted(meant.path, b"{}", None), None)
+        with client._replacing(meant, None, None):
+            resumed, _, _ = client._resumed(client._posted(meant.path, b"{}", None), None)
         assert (resumed.repeatable, resumed.renew) == (not renewed, None)

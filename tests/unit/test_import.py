@@ -63,7 +63,8 @@ with tritonhttp.InferenceServerClient("127.0.0.1:9") as client:
     client.generate_request_body([tensor])
     tritonhttp.InferResult.from_response_body(b'{"outputs":[]}')
 """
-    assert loaded_by(statement) & (HEAVY - numpys) == set()
+    # A signal's handler that calls a client must not meet the import of `queue` half done.
+    assert loaded_by(statement) & (HEAVY - numpys) <= {"queue"}
 
 
 @pytest.mark.parametrize(
