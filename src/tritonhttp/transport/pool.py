@@ -109,13 +109,24 @@ class Pool(Generic[C]):
             if place.wake is not None:
                 place.wake()
             self.leave_line(place)
+        if self.closed:
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        """Wake all that wait."""
+        for place in list(self.line):
+            if place.wake is not None:
+                place.wake()
 
     def _next(self) -> Place[C] | None:
         """Return the first place in the line that is ready and that there is room for."""
         kept = 0
         with contextlib.suppress(IndexError):
-            while self.limit - len(self.holders) > kept and not self.closed:
+            while not self.closed:
+                # Looked up before the room is: a handler that uses the room in between has served it.
                 place = self.line[kept]
+                if self.limit - len(self.holders) <= kept:
+                    break
                 if place.wake is not None:
                     return place
                 kept += 1
@@ -123,7 +134,7 @@ class Pool(Generic[C]):
 
     def has_room(self, place: Place[C]) -> bool:
         """Return whether a place in the line would be served if it were ready."""
-        for ahead, each in enumerate(self.line):
+        for ahead, each in enumerate(list(self.line)):  # a handler may change the line
             if each is place:
                 return self.limit - len(self.holders) > ahead
         return place in self.holders
@@ -161,27 +172,34 @@ class Pool(Generic[C]):
         if held:
             self.ended += 1
             self.holders.discard(place)
-            if connection is not None and reusable and not self.closed and self.taken < self.limit:
+            if connection is not None and reusable and not self.closed:
                 self.idle.append(connection)
-                connection = None
+                # Looked at behind the step: a handler may have closed the pool, or used the room, just before.
+                connection = self._drop_excess()
         if serve:
             self.serve()
         return connection
 
+    def _drop_excess(self) -> C | None:
+        """Take the connection that became idle last out, if it may not stay."""
+        if self.closed or self.taken > self.limit:
+            with contextlib.suppress(IndexError):  # a call has taken it
+                return self.idle.pop()
+        return None
+
     def drop_expired(self, now: float) -> C | None:
         """Take the connection that has been idle longest out, if its time is over; the caller closes it."""
         # The others are looked at in their turn.
-        if self.idle and self.idle[0].expires <= now:  # type: ignore[attr-defined]
-            return self.idle.pop(0)
+        with contextlib.suppress(IndexError):  # there is none, or a call has taken it
+            if self.idle[0].expires <= now:  # type: ignore[attr-defined]
+                return self.idle.pop(0)
         return None
 
     def close(self) -> list[C]:
         """Close the books, and turn away who waits; return the connections to close."""
         self.closed = True
         idle, self.idle = self.idle, []
-        for place in list(self.line):
-            if place.wake is not None:
-                place.wake()
+        self._turn_away()
         return idle
 
 

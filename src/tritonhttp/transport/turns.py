@@ -76,5 +76,7 @@ class Turn(Generic[P]):
         with turns.lock:
             pool.give_back(self.place, reusable=False)
             if not pool.holders and not pool.line and turns._pools.get(self._key) is pool:
-                del turns._pools[self._key]
+                turns._pools.pop(self._key, None)
+                if pool.holders or pool.line:  # of a handler that came in between
+                    turns._pools.setdefault(self._key, pool)
         turns.then()
