@@ -491,6 +491,7 @@ repeater_repeat(Repeater *self, PyObject *const *args, Py_ssize_t count)
     self->calls++;
     PyObject *body = NULL;
     if (swap(track, request, self->network, until) < 0) {
+        track->requests++; /* nobody resumes it */
         goto done;
     }
     if (track->came != size || memcmp(track->room.buf, PyBytes_AS_STRING(answer), (size_t)known) != 0) {
