@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tritonhttp.errors import InferenceServerException
 from tritonhttp.transport import blocking, pool
 from tritonhttp.transport.blocking import BlockingPool
-from tritonhttp.transport.pool import Place, Pool, Turn, Turns, release
+from tritonhttp.transport.pool import Place, Pool, release
 
 from ..clients import wait_until
 

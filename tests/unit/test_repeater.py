@@ -34,6 +34,7 @@ from tritonhttp.wire.requests import COALESCE, encode_head
 
 pytestmark = pytest.mark.skipif(not repeater.REPEATS, reason="the extension is not built")
 
+Place: Any = repeater.Place
 Repeater: Any = repeater.Repeater
 NETWORK = 10.0
 MAX_IDLE = 30.0
@@ -64,30 +65,16 @@ class Line(repeater.Track):
         self.peer.close()
 
 
-class Transport:
-    """Takes note of the connections that are left to it."""
-
-    def __init__(self) -> None:
-        self.kept: list[Any] = []
-        self.dropped: list[Any] = []
-
-    def _keep(self, connection: Any) -> None:
-        self.kept.append(connection)
-
-    def _drop(self, connection: Any) -> None:
-        self.dropped.append(connection)
-
-
 class Bench:
     """A repeater with all around it; connections are taken off the pool's end."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.lock = threading.Lock()
-        self.pool: Pool[Any, Any] = Pool(8)
-        self.transport = Transport()
-        self.repeater = Repeater(self.lock, self.pool, NETWORK, MAX_IDLE)
+        self.pool: Pool[Any] = Pool(8)
+        self.repeater = Repeater(self.pool, NETWORK, MAX_IDLE)
         self.lines: list[Line] = []
+        #: Of the last call.
+        self.place: Any = None
 
     def line(self, **options: Any) -> Line:
         if self.kind == "pair":
@@ -97,12 +84,23 @@ class Bench:
                 sock = socket.create_connection(listener.getsockname())
                 peer, _ = listener.accept()
         self.lines.append(line := Line(sock, peer, **options))
-        self.pool.taken += 1
         self.pool.idle.append(line)
         return line
 
     def repeat(self, until: Any = None, request: Any = REQUEST) -> Any:
-        return self.repeater.repeat(self.transport, request, START, 4, SIZE, until)
+        self.place = place = Place()
+        return self.repeater.repeat(place, request, START, 4, SIZE, until)
+
+    def left(self) -> Any:
+        """Return the connection that the last call left in its place, which is in use then, or None."""
+        connection = self.place.connection
+        assert self.pool.holders == ({self.place} if connection is not None else set())
+        assert connection is None or connection not in self.pool.idle
+        return connection
+
+    def recover(self) -> None:
+        """Put the connection that was left back."""
+        self.pool.give_back(self.place, reusable=True)
 
 
 @pytest.fixture(params=["pair", "tcp"])
@@ -161,9 +159,11 @@ def test_the_body_comes_back_and_the_connection_is_idle_again(bench: Bench) -> N
         assert began + MAX_IDLE <= line.expires <= time.monotonic() + MAX_IDLE
         assert (line.requests, line.sent, line.received) == (number, number * len(REQUEST), number * SIZE)
         assert (line.ahead, line.came, line.problem) == (0, -1, 0)
-        assert bench.repeater.calls == number
+        assert bench.repeater.calls == bench.repeater.ended == number
+        assert bench.left() is None
+        assert bench.place.served
+        assert bench.place.owner == threading.get_ident()
     assert (first.requests, first.sent) == (0, 0)
-    assert (bench.transport.kept, bench.transport.dropped) == ([], [])
 
 
 def test_a_connection_that_will_be_too_old_expires_by_its_age(bench: Bench) -> None:
@@ -179,10 +179,12 @@ def test_an_answer_may_be_a_head_alone_and_fill_the_room(bench: Bench) -> None:
     for start, head, size in ((START, len(START), len(START)), (START, 0, len(START)), (b"H", 1, 4096)):
         answer = start.ljust(size, b".")
         with answering(line, answer):
-            body = bench.repeater.repeat(bench.transport, REQUEST, start, head, size, None)
+            body = bench.repeater.repeat(Place(), REQUEST, start, head, size, None)
         assert body == answer[head:]
+    bench.place = Place()
     with answering(line, b"H".ljust(4097, b".")):
-        assert bench.repeater.repeat(bench.transport, REQUEST, b"H", 1, 4097, None) is line
+        assert bench.repeater.repeat(bench.place, REQUEST, b"H", 1, 4097, None) is None
+    assert bench.left() is line
     assert line.came == 4096
 
 
@@ -195,7 +197,7 @@ def test_an_answer_in_time(bench: Bench, left: float | None) -> None:
 
 
 def test_an_answer_in_time_where_the_kernel_waits_for_ever(bench: Bench) -> None:
-    bench.repeater = Repeater(bench.lock, bench.pool, math.inf, MAX_IDLE)
+    bench.repeater = Repeater(bench.pool, math.inf, MAX_IDLE)
     line = bench.line()
     line.armed = math.inf
     for left in (5.0, 1e7, math.inf):
@@ -221,21 +223,21 @@ def test_another_answer(bench: Bench, course: str) -> None:
     answer, came = OTHERS[course]
     first, line = bench.line(), bench.line()
     with answering(line, answer):
-        assert bench.repeat() is line
+        assert bench.repeat() is None
+    assert bench.left() is line
     assert (line.came, line.problem, line.ahead) == (came, 0, len(REQUEST))
     assert (line.requests, line.sent, line.received) == (0, len(REQUEST), 0)
     assert isinstance(answer, bytes) is (line.room[:came] == (answer if callable(answer) else answer[:came]))
     assert bench.pool.idle == [first]
-    assert bench.pool.taken == 2
-    assert bench.repeater.calls == 1
-    assert bench.transport.kept == bench.transport.dropped == []
+    assert (bench.repeater.calls, bench.repeater.ended) == (1, 0)
 
 
 @pytest.mark.parametrize("bench", ["tcp"], indirect=True)
 def test_a_reset(bench: Bench) -> None:
     line = bench.line()
     with answering(line, reset):
-        assert bench.repeat() is line
+        assert bench.repeat() is None
+    assert bench.left() is line
     assert (line.came, line.problem, line.ahead) == (-1, errno.ECONNRESET, len(REQUEST))
 
 
@@ -244,26 +246,29 @@ def test_the_kernel_s_time_limit(bench: Bench) -> None:
     line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 50_000))
     for until in (None, time.monotonic() + 1e3):
         began = time.monotonic()
-        assert bench.repeat(until) is line
+        assert bench.repeat(until) is None
         assert 0.03 < time.monotonic() - began < 5
+        assert bench.left() is line
         assert (line.came, line.problem, line.ahead) == (-1, errno.EAGAIN, len(REQUEST))
-        bench.pool.idle.append(line)
+        bench.recover()
 
 
 @pytest.mark.parametrize("left", [0.001, 0.05])
 def test_no_answer_in_time(bench: Bench, left: float) -> None:
     line = bench.line()
     began = time.monotonic()
-    assert bench.repeat(began + left) is line
+    assert bench.repeat(began + left) is None
     assert left <= time.monotonic() - began < 5
-    assert (line.came, line.problem, line.ahead) == (-1, 0, len(REQUEST))
+    assert bench.left() is line
+    assert (line.came, line.problem, line.ahead) == (-1, errno.EAGAIN, len(REQUEST))
 
 
 def test_a_part_of_the_request_goes_out(bench: Bench) -> None:
     line = bench.line()
     line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     request = os.urandom(1 << 24)
-    assert bench.repeat(request=request) is line
+    assert bench.repeat(request=request) is None
+    assert bench.left() is line
     assert 0 < line.ahead == line.sent < len(request)
     assert (line.came, line.problem) == (-1, 0)
     assert line.peer.recv(line.ahead, socket.MSG_WAITALL) == request[: line.ahead]
@@ -274,7 +279,8 @@ def test_nothing_of_the_request_goes_out(bench: Bench) -> None:
     with contextlib.suppress(BlockingIOError):
         while True:
             line.sock.send(bytes(1 << 16), socket.MSG_DONTWAIT)
-    assert bench.repeat(request=bytes(1 << 16)) is line
+    assert bench.repeat(request=bytes(1 << 16)) is None
+    assert bench.left() is line
     assert (line.ahead, line.sent, line.came, line.problem) == (0, 0, -1, 0)
 
 
@@ -286,6 +292,8 @@ def untouched(bench: Bench, *lines: Line, until: float | None = None) -> None:
     idle = list(bench.pool.idle)
     assert bench.repeat(until) is None
     assert bench.pool.idle == idle
+    assert bench.left() is None
+    assert not bench.place.served
     assert bench.repeater.calls == 0
     for line in lines:
         assert (line.requests, line.sent, line.ahead) == (0, 0, 0)
@@ -313,7 +321,11 @@ def never_armed(line: Line) -> None:
     line.armed = -1.0
 
 
-@pytest.mark.parametrize("flaw", [closed, spoken, expired, armed_otherwise, never_armed])
+def detached(line: Line) -> None:
+    line.detach()
+
+
+@pytest.mark.parametrize("flaw", [detached, closed, spoken, expired, armed_otherwise, never_armed])
 def test_a_connection_that_is_not_fit_is_left_alone(bench: Bench, flaw: Callable[[Line], None]) -> None:
     good, line = bench.line(), bench.line()
     flaw(line)
@@ -349,40 +361,82 @@ def test_other_containers_are_left_alone(bench: Bench) -> None:
     assert bench.repeat() is None
 
 
-def test_a_pool_that_is_in_use_is_left_alone(bench: Bench) -> None:
+def test_a_pool_with_a_line_is_left_alone(bench: Bench) -> None:
     line = bench.line()
-    with bench.lock:
-        untouched(bench, line)
-    held, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with bench.lock:
-            held.set()
-            done.wait(10)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(10)
+    waiting: Any = Place()
+    bench.pool.join(waiting)
     untouched(bench, line)
-    done.set()
-    thread.join(10)
+    bench.pool.leave_line(waiting)
     with answering(line, START + DATA):
         assert bench.repeat() == b"{json}" + DATA
+
+
+# -- places that have a connection -----------------------------------------------------------------
+
+
+def test_a_place_s_own_connection_is_used(bench: Bench) -> None:
+    line, idle = bench.line(), bench.line()
+    place: Any = Place()
+    bench.pool.idle.remove(line)
+    for in_line in (False, True):
+        place.connection = line
+        bench.pool.holders.add(place)
+        waiting: Any = Place()
+        if in_line:  # who has its turn does not wait for others
+            bench.pool.join(waiting)
+        with answering(line, START + DATA):
+            assert bench.repeater.repeat(place, REQUEST, START, 4, SIZE, None) == b"{json}" + DATA
+        assert idle.sent == 0
+        if not in_line:
+            assert (place.connection, bench.pool.holders) == (None, set())
+            assert bench.pool.idle == [idle, line]
+            bench.pool.idle.remove(line)
+    assert place.connection is line
+    assert bench.pool.holders == {place}
+
+
+@pytest.mark.parametrize("flaw", [detached, closed, spoken, expired, armed_otherwise, never_armed])
+def test_a_place_s_own_connection_stays_where_it_is_not_fit(
+    bench: Bench, flaw: Callable[[Line], None]
+) -> None:
+    line, idle = bench.line(), bench.line()
+    bench.pool.idle.remove(line)
+    flaw(line)
+    time.sleep(0.01)
+    bench.place = Place()
+    bench.place.connection = line
+    bench.pool.holders.add(bench.place)
+    assert bench.repeater.repeat(bench.place, REQUEST, START, 4, SIZE, None) is None
+    assert bench.left() is line
+    assert bench.pool.idle == [idle]
+    assert line.sent == idle.sent == 0
+
+
+def test_a_place_s_own_connection_that_is_no_track_is_left_alone(bench: Bench) -> None:
+    bench.place = Place()
+    bench.place.connection = connection = SimpleNamespace(expires=math.inf)
+    bench.pool.holders.add(bench.place)
+    assert bench.repeater.repeat(bench.place, REQUEST, START, 4, SIZE, None) is None
+    assert bench.left() is connection
 
 
 # -- connections that the transport has to see to --------------------------------------------------
 
 
 def waiters_in_line(bench: Bench) -> None:
-    bench.pool.wait("someone")
+    bench.pool.join(Place())
 
 
 def closed_meanwhile(bench: Bench) -> None:
     bench.pool.close()
 
 
-def locked(bench: Bench) -> None:
-    bench.lock.acquire()
+def limit_exceeded(bench: Bench) -> None:
+    bench.pool.limit = 1
+
+
+def no_limit(bench: Bench) -> None:
+    bench.pool.limit = "8"  # type: ignore[assignment]
 
 
 def oldest_expired(bench: Bench) -> None:
@@ -399,63 +453,104 @@ def too_old_itself(bench: Bench) -> None:
 
 
 def other_pool(bench: Bench) -> None:
-    del bench.pool.waiters
+    del bench.pool.line
+
+
+def other_holders(bench: Bench) -> None:
+    bench.pool.holders = list(bench.pool.holders)  # type: ignore[assignment]
+
+
+def no_holder(bench: Bench) -> None:
+    bench.pool.holders.clear()
 
 
 CASES = [
     waiters_in_line,
     closed_meanwhile,
-    locked,
+    limit_exceeded,
+    no_limit,
     oldest_expired,
     oldest_no_track,
     too_old_itself,
     other_pool,
+    other_holders,
+    no_holder,
 ]
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("raises", [False, True])
-def test_the_transport_keeps_it(bench: Bench, case: Callable[[Bench], None], raises: bool) -> None:
+def test_the_body_comes_back_and_the_place_keeps_the_connection(
+    bench: Bench, case: Callable[[Bench], None]
+) -> None:
     _, line = bench.line(), bench.line()
 
     def answer(peer: socket.socket) -> None:
         case(bench)
         peer.sendall(START + DATA)
 
-    def keep(connection: Any) -> None:
-        bench.transport.kept.append(connection)
-        raise KeyError("in _keep")
-
-    if raises:
-        bench.transport._keep = keep  # type: ignore[method-assign]
     with answering(line, answer):
-        if raises:
-            with pytest.raises(KeyError, match="in _keep"):
-                bench.repeat()
-        else:
-            assert bench.repeat() == b"{json}" + DATA
-    assert bench.transport.kept == [line]
+        assert bench.repeat() == b"{json}" + DATA
+    assert bench.place.connection is line
     assert line not in bench.pool.idle
-    assert (line.requests, line.received) == (1, SIZE)
+    assert (bench.place in bench.pool.holders) is (case is not no_holder)
+    assert (line.requests, line.received, line.ahead, line.came) == (1, SIZE, 0, -1)
+    assert (bench.repeater.calls, bench.repeater.ended) == (1, 0)
+
+
+def test_the_limit_counts_the_place_itself(bench: Bench) -> None:
+    _, line = bench.line(), bench.line()
+    bench.pool.limit = 2
+    with answering(line, START + DATA):
+        assert bench.repeat() == b"{json}" + DATA
+    assert bench.left() is None
+    assert len(bench.pool.idle) == 2
 
 
 # -- signals and threads ----------------------------------------------------------------------------
 
 
-def test_a_signal_is_handled_and_the_connection_handed_over(bench: Bench) -> None:
+@pytest.mark.parametrize("left", [None, 5.0])
+def test_it_goes_on_behind_a_signal_with_its_place_among_those_in_use(bench: Bench, left: float | None) -> None:
+    idle, line = bench.line(), bench.line()
+    seen: list[tuple[Any, ...]] = []
+    go_on = threading.Event()
+
+    def handler() -> None:
+        seen.append((set(bench.pool.holders), list(bench.pool.idle), bench.place.connection))
+        go_on.set()
+
+    def answer(peer: socket.socket) -> None:
+        assert go_on.wait(10)
+        peer.sendall(START + DATA)
+
+    with answering(line, answer), alarmed(handler):
+        assert bench.repeat(None if left is None else time.monotonic() + left) == b"{json}" + DATA
+    assert seen[0] == ({bench.place}, [idle], line)
+    assert bench.left() is None
+    assert bench.pool.idle == [idle, line]
+    assert (bench.repeater.calls, bench.repeater.ended) == (1, 1)
+
+
+@pytest.mark.parametrize("left", [None, 5.0, 0.3])
+def test_another_answer_behind_a_signal(bench: Bench, left: float | None) -> None:
     line = bench.line()
-    seen: list[float] = []
-    with alarmed(lambda: seen.append(time.monotonic())):
-        outcome = bench.repeat()
-    assert seen
-    assert outcome is line
-    assert (line.came, line.problem, line.ahead) == (-1, 0, len(REQUEST))
-    assert bench.transport.dropped == []
+    go_on = threading.Event()
+
+    def answer(peer: socket.socket) -> None:
+        assert go_on.wait(10)
+        if left != 0.3:
+            peer.sendall(START)
+
+    with answering(line, answer), alarmed(go_on.set, 0.02):
+        assert bench.repeat(None if left is None else time.monotonic() + left) is None
+    assert bench.left() is line
+    expected = (-1, errno.EAGAIN) if left == 0.3 else (len(START), 0)
+    assert (line.came, line.problem, line.ahead) == (*expected, len(REQUEST))
 
 
 @pytest.mark.parametrize("left", [None, 5.0])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
-def test_a_handler_that_raises_takes_the_connection_with_it(
+def test_a_handler_that_raises_leaves_the_connection_in_the_place(
     bench: Bench, error: type[BaseException], left: float | None
 ) -> None:
     line = bench.line()
@@ -467,14 +562,15 @@ def test_a_handler_that_raises_takes_the_connection_with_it(
     with pytest.raises(error, match="in the handler"), alarmed(handler):
         bench.repeat(None if left is None else began + left)
     assert time.monotonic() - began < 4
-    assert bench.transport.dropped == [line]
+    assert bench.left() is line
     assert bench.pool.idle == []
+    assert (line.requests, line.sent, line.received) == (1, len(REQUEST), 0)
+    assert bench.pool.give_back(bench.place, reusable=False) is line
 
 
 def test_a_handler_that_raises_behind_the_answer_loses_no_place(bench: Bench) -> None:
     """The signal came to another thread, so that the waiting went on."""
     line = bench.line()
-    bench.pool.wait("someone")
 
     def answer(peer: socket.socket) -> None:
         signal.raise_signal(signal.SIGALRM)
@@ -482,17 +578,72 @@ def test_a_handler_that_raises_behind_the_answer_loses_no_place(bench: Bench) ->
 
     with answering(line, answer), alarmed(raising(KeyboardInterrupt), 100), pytest.raises(KeyboardInterrupt):
         bench.repeat()
-    assert bench.transport.dropped + bench.transport.kept == [line]
+    assert [bench.left(), *bench.pool.idle].count(line) == 1
 
 
-def test_a_handler_that_raises_comes_through_where_dropping_fails(bench: Bench) -> None:
-    bench.line()
-    del Transport._drop
-    try:
-        with pytest.raises(KeyboardInterrupt), alarmed(lambda: (_ for _ in ()).throw(KeyboardInterrupt)):
-            bench.repeat()
-    finally:
-        Transport._drop = lambda self, connection: self.dropped.append(connection)  # type: ignore[method-assign]
+def test_a_handler_may_close_the_pool(bench: Bench) -> None:
+    idle, line = bench.line(), bench.line()
+    closed: list[Any] = []
+    go_on = threading.Event()
+
+    def handler() -> None:
+        closed.extend(bench.pool.close())
+        go_on.set()
+
+    def answer(peer: socket.socket) -> None:
+        assert go_on.wait(10)
+        peer.sendall(START + DATA)
+
+    with answering(line, answer), alarmed(handler):
+        assert bench.repeat() == b"{json}" + DATA
+    assert closed == [idle]
+    assert bench.left() is line
+    assert bench.pool.give_back(bench.place, reusable=True) is line
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_handler_may_give_the_place_back(bench: Bench, answered: bool) -> None:
+    line = bench.line()
+    go_on = threading.Event()
+    spent: list[Any] = []
+
+    def handler() -> None:
+        spent.append(bench.pool.give_back(bench.place, reusable=False))
+        go_on.set()
+
+    def answer(peer: socket.socket) -> None:
+        assert go_on.wait(10)
+        if answered:
+            peer.sendall(START + DATA)
+
+    with answering(line, answer), alarmed(handler):
+        body = bench.repeat(time.monotonic() + (5 if answered else 0.3))
+    assert body == (b"{json}" + DATA if answered else None)
+    assert spent[0] is line
+    assert bench.left() is None
+    assert bench.pool.idle == [], "the handler has it"
+
+
+def test_a_handler_may_make_another_call(bench: Bench) -> None:
+    other, line = bench.line(), bench.line()
+    go_on = threading.Event()
+    bodies: list[Any] = []
+
+    def handler() -> None:
+        if not bodies:
+            with answering(other, START + DATA[::-1]):
+                bodies.append(bench.repeater.repeat(Place(), REQUEST, START, 4, SIZE, None))
+            go_on.set()
+
+    def answer(peer: socket.socket) -> None:
+        assert go_on.wait(10)
+        peer.sendall(START + DATA)
+
+    with answering(line, answer), alarmed(handler):
+        assert bench.repeat() == b"{json}" + DATA
+    assert bodies == [b"{json}" + DATA[::-1]]
+    assert bench.pool.idle == [other, line]
+    assert bench.pool.holders == set()
 
 
 def test_others_run_while_it_waits(bench: Bench) -> None:
@@ -512,7 +663,6 @@ def test_others_run_while_it_waits(bench: Bench) -> None:
 
 def test_many_threads_on_one_pool(bench: Bench) -> None:
     lines = [bench.line() for _ in range(4)]
-    bench.transport._keep = bench.pool.keep  # type: ignore[method-assign,assignment]
     calls, threads = 300, 8
 
     def serve(line: Line) -> None:
@@ -523,7 +673,8 @@ def test_many_threads_on_one_pool(bench: Bench) -> None:
         done = 0
         for turn in range(calls):
             request = struct.pack("<II", number + 1, turn)
-            body = bench.repeat(None if turn % 2 else time.monotonic() + 60, request)
+            until = None if turn % 2 else time.monotonic() + 60
+            body = bench.repeater.repeat(Place(), request, START, 4, SIZE, until)
             if body is None:
                 time.sleep(0)
                 continue
@@ -542,14 +693,15 @@ def test_many_threads_on_one_pool(bench: Bench) -> None:
             each.result(10)
     assert set(bench.pool.idle) == set(lines)
     assert len(bench.pool.idle) == len(lines)
-    assert bench.repeater.calls == done == sum(line.requests for line in lines)
+    assert bench.pool.holders == set()
+    assert bench.repeater.calls == bench.repeater.ended == done == sum(line.requests for line in lines)
     assert done > 0
 
 
 # -- what it holds, and what it refuses ------------------------------------------------------------
 
 
-COURSES = ["expected", "other", "late", "left alone", "kept", "keep raises", "interrupted", "refused"]
+COURSES = ["expected", "other", "late", "left alone", "kept", "own", "interrupted", "handled", "refused"]
 
 
 @pytest.mark.parametrize("bench", ["pair"], indirect=True)
@@ -558,52 +710,45 @@ def test_it_holds_nothing_afterwards(bench: Bench, course: str) -> None:
     oldest, line = bench.line(), bench.line()
     request, start = bytes(bytearray(REQUEST)), bytes(bytearray(START))
     until = time.monotonic() + 1e6
-    transport = bench.transport
-    if course == "keep raises":
-        transport._keep = raising(KeyError)  # type: ignore[method-assign]
+    pool, place = bench.pool, Place()
     if course == "left alone":
-        bench.pool.idle.append(SimpleNamespace())
-    objects = [
-        request,
-        start,
-        until,
-        transport,
-        line,
-        oldest,
-        line.room,
-        bench.pool,
-        bench.pool.idle,
-        bench.lock,
-    ]
-    objects += [bench.repeater, bench.pool.waiters, Line, Repeater]
+        pool.idle.append(SimpleNamespace())
+    objects: list[Any] = [request, start, until, place, line, oldest, line.room]
+    objects += [pool, pool.idle, pool.holders, pool.line, bench.repeater, Line, Place, Repeater]
 
     def call() -> None:
-        if course in ("kept", "keep raises"):
+        if course == "kept":
             oldest.expires = 0.0
+        if course == "own" and place not in pool.holders:
+            assert pool.take(place)
         times = 0 if course in ("late", "left alone", "refused") else 1
         answer = START + (DATA[:-1] if course == "other" else DATA)
         head, end = 99 if course == "refused" else 4, 0.0 if course == "late" else until
-        with answering(line, answer, times), contextlib.suppress(KeyError, ValueError):
-            bench.repeater.repeat(transport, request, start, head, SIZE, end)
-        if line not in bench.pool.idle:
-            bench.pool.idle.append(line)
-        transport.kept.clear()
-        transport.dropped.clear()
+        with answering(line, answer, times), contextlib.suppress(ValueError):
+            bench.repeater.repeat(place, request, start, head, SIZE, end)
+        assert (place.connection is line) is (course in ("other", "kept"))
+        assert pool.give_back(place, reusable=True) is None
         if times == 0:
             with contextlib.suppress(BlockingIOError):
                 line.peer.recv(4096, socket.MSG_DONTWAIT)
 
     def interrupted() -> None:
         with pytest.raises(KeyboardInterrupt), alarmed(raising(KeyboardInterrupt), 0.01):
-            bench.repeater.repeat(transport, request, start, 4, SIZE, None)
-        transport.dropped.clear()
-        bench.pool.idle.append(line)
+            bench.repeater.repeat(place, request, start, 4, SIZE, None)
+        assert pool.give_back(place, reusable=True) is None
+        line.peer.recv(4096)
 
-    run = interrupted if course == "interrupted" else call
+    def handled() -> None:
+        with alarmed(lambda: None, 0.01):
+            bench.repeater.repeat(place, request, start, 4, SIZE, time.monotonic() + 0.05)
+        assert pool.give_back(place, reusable=True) is None
+        line.peer.recv(4096)
+
+    run = {"interrupted": interrupted, "handled": handled}.get(course, call)
     run()
     gc.collect()
     counts = [sys.getrefcount(each) for each in objects]
-    for _ in range(10 if course == "interrupted" else 50):
+    for _ in range(50 if run is call else 10):
         run()
     gc.collect()
     assert [sys.getrefcount(each) for each in objects] == counts
@@ -621,6 +766,7 @@ def test_a_connection_lets_go_of_its_room(bench: Bench) -> None:
     with answering(line, START + DATA):
         bench.repeat()
     room, gone = line.room, weakref.ref(line)
+    bench.place = None
     with pytest.raises(BufferError):
         room.append(1)
     line.close()
@@ -638,7 +784,7 @@ def test_a_connection_in_a_cycle_is_collected(bench: Bench) -> None:
     for _ in range(100):
         sock, peer = socket.socketpair()
         line = Looping(sock, peer)
-        line.itself = line, Repeater(bench.lock, SimpleNamespace(idle=[line]), NETWORK, MAX_IDLE)
+        line.itself = line, Repeater(SimpleNamespace(idle=[line]), NETWORK, MAX_IDLE)
         room, gone = line.room, weakref.ref(line)
         line.close()
         del line
@@ -653,7 +799,7 @@ def test_connections_come_and_go(bench: Bench) -> None:
         line = Line(*socket.socketpair())
         line.close()
         repeater.Track()
-        Repeater(bench.lock, bench.pool, 1.0, 1.0)
+        Repeater(bench.pool, 1.0, 1.0)
     del line
     assert kinds == (sys.getrefcount(Line), sys.getrefcount(repeater.Track), sys.getrefcount(Repeater))
 
@@ -663,25 +809,26 @@ def test_what_is_not_whole_does_no_harm(bench: Bench) -> None:
     untouched(bench)
     bench.pool.idle.append(repeater.Track())
     untouched(bench)
-    for arguments in (
-        (),
-        (bench.lock,),
-        (bench.lock, bench.pool, "1", 1.0),
-        (bench.lock, bench.pool, 1.0, None),
-    ):
+    for arguments in ((), (bench.pool,), (bench.pool, "1", 1.0), (bench.pool, 1.0, None)):
         for make in (Repeater, lambda *given: Repeater.__new__(Repeater, *given)):
             with pytest.raises(TypeError):
                 make(*arguments)
     with pytest.raises(TypeError):
-        Repeater(lock=bench.lock, pool=bench.pool, network=1.0, max_idle=1.0)
-    for stranger in (Repeater(None, bench.pool, NETWORK, 1.0), Repeater(bench.lock, None, NETWORK, 1.0)):
-        with pytest.raises(AttributeError):
-            stranger.repeat(bench.transport, REQUEST, START, 4, SIZE, None)
+        Repeater(pool=bench.pool, network=1.0, max_idle=1.0)
+    place: Any = Place()
+    with pytest.raises(AttributeError):
+        Repeater(None, NETWORK, 1.0).repeat(place, REQUEST, START, 4, SIZE, None)
+    for missing in ("idle", "holders", "line"):
+        pool = {"idle": [], "holders": set(), "line": ()}
+        del pool[missing]
+        with pytest.raises(AttributeError, match=missing):
+            Repeater(SimpleNamespace(**pool), NETWORK, 1.0).repeat(place, REQUEST, START, 4, SIZE, None)
+    assert place.connection is None
 
 
 def test_wrong_calls_are_refused(bench: Bench) -> None:
     line = bench.line()
-    good: tuple[Any, ...] = (bench.transport, REQUEST, START, 4, SIZE, None)
+    good: tuple[Any, ...] = (Place(), REQUEST, START, 4, SIZE, None)
     wrong: list[tuple[int, Any, Any]] = [
         *(
             (place, value, TypeError)
@@ -694,14 +841,15 @@ def test_wrong_calls_are_refused(bench: Bench) -> None:
         (2, b"", ValueError),
         (5, "soon", TypeError),
         (5, b"", TypeError),
+        *((0, value, TypeError) for value in (None, Place, bench.pool, SimpleNamespace(connection=None))),
     ]
     for place, value, error in wrong:
         with pytest.raises(error):
             bench.repeater.repeat(*good[:place], value, *good[place + 1 :])
     with pytest.raises(ValueError, match="sizes of one answer"):
-        bench.repeater.repeat(bench.transport, REQUEST, b"", 0, 0, None)
+        bench.repeater.repeat(Place(), REQUEST, b"", 0, 0, None)
     for arguments in ((), good[:-1], (*good, None)):
-        with pytest.raises(TypeError, match="takes a transport"):
+        with pytest.raises(TypeError, match="takes a place"):
             bench.repeater.repeat(*arguments)
     with pytest.raises(TypeError):
         bench.repeater.repeat(*good[:-1], until=None)
@@ -737,7 +885,7 @@ BODY = b"{json}" + DATA
 class Off:
     """In the extension's place: nothing is ever sent."""
 
-    calls = 0
+    calls = ended = 0
 
     def repeat(self, *arguments: object) -> None:
         return None
@@ -775,10 +923,11 @@ def ask(
 ) -> bytes | Response:
     request = encode_head("POST", "/v2", "Host: h\r\n", len(data)) + data
     size = len(HEAD) + len(BODY)
-    answer = transport.repeater.repeat(transport, request, ANSWER, len(HEAD), size, deadline)
-    if isinstance(answer, bytes):
-        return answer
-    return transport.exchange("POST", "/v2", [request], deadline=deadline, begun=answer)
+    expected = SimpleNamespace(start=ANSWER, head_size=len(HEAD), size=size)
+    answer: bytes | Response = transport.exchange(
+        "POST", "/v2", [request], deadline=deadline, answer=expected
+    )
+    return answer
 
 
 def outcome(transport: BlockingTransport, *arguments: Any) -> Any:
@@ -794,7 +943,10 @@ def outcome(transport: BlockingTransport, *arguments: Any) -> Any:
 
 def books(transport: BlockingTransport) -> tuple[int, ...]:
     counts = transport.counts
-    assert transport._pool.taken == len(transport._pool.idle) == len(transport._connections)
+    pool = transport.pool
+    assert pool.holders == set()
+    assert not pool.line
+    assert set(pool.idle) == set(transport._connections)
     assert counts.opened - counts.closed == len(transport._connections)
     return (
         counts.calls,
@@ -1046,7 +1198,7 @@ def test_idle_connections_expire_one_after_the_other(serve: Any, connect: Any) -
     transport = connect(serve(handler).port, limit=3, max_idle=0.1)
     with ThreadPoolExecutor(3) as executor:
         list(executor.map(lambda _: ask(transport, b"meet"), range(3)))
-    assert len(transport._pool.idle) == 3
+    assert len(transport.pool.idle) == 3
     end = time.monotonic() + 5
     while len(transport._connections) > 1 and time.monotonic() < end:
         ask(transport)
@@ -1100,7 +1252,7 @@ def test_many_threads_on_one_transport(serve: Any, connect: Any, limit: int) -> 
     assert books(transport)[0] == threads * calls
     assert limit < threads or transport.repeater.calls > 0  # who waits in line is handed a connection
     transport.close()
-    assert transport._pool.taken == 0
+    assert not (transport.pool.holders or transport.pool.idle)
 
 
 def test_a_client_is_closed_under_many_threads(serve: Any, connect: Any) -> None:
@@ -1126,9 +1278,9 @@ def test_a_client_is_closed_under_many_threads(serve: Any, connect: Any) -> None
             time.sleep(0.02 + 0.001 * turn)
             transport.close()
             done = sum(each.result(10) for each in calling)
-        assert transport._pool.taken == 0
+        assert not (transport.pool.holders or transport.pool.idle or transport.pool.line)
         assert books(transport)[0] >= done
-        assert transport._connections == set()
+        assert not transport._connections
 
 
 # -- under a client ---------------------------------------------------------------------------------
