@@ -115,6 +115,10 @@ static Py_ssize_t
 receive(Track *track, void *room, Py_ssize_t size, double until, int *problem)
 {
     for (int interrupted = 0;; interrupted = 1) {
+        if (track->fd < 0) { /* poll() would wait for nothing */
+            *problem = EBADF;
+            return -1;
+        }
         double left = until - monotonic();
         /* The kernel's own time limit begins anew behind each signal. */
         int waits = !interrupted && track->armed > 0 && track->armed <= left + 1e-3;
