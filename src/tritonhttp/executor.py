@@ -58,7 +58,8 @@ class Executor:
         #: Whose threads these are: gevent and eventlet may put theirs in place later.
         self.kind = socket.socket
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        #: Each adds itself too, since an interrupt may come to whoever starts it.
+        self._threads: set[threading.Thread] = set()
         self._starting: set[threading.Thread] = set()
         #: Tasks that will be put in the line, and how many were that nobody has hired for.
         self._accepted: set[Task] = set()
@@ -117,17 +118,17 @@ class Executor:
             if self._free:
                 self._free.pop()
                 return
-            number = len(self._threads) + len(self._starting)
+            number = len(self._threads | self._starting)
             if number >= self._limit:
                 return
             # The thread knows nothing of the executor: it keeps neither that nor its client alive.
             thread = threading.Thread(
-                target=_work, args=(self._tasks, self._free), name=f"tritonhttp_{number}"
+                target=_work, args=(self._tasks, self._free, self._threads), name=f"tritonhttp_{number}"
             )
             self._starting.add(thread)
         try:
             thread.start()
-            self._threads.append(thread)
+            self._threads.add(thread)
         except RuntimeError as error:
             if not self._threads:  # otherwise those that there are carry the task out, later
                 raise InferenceServerException(
@@ -149,7 +150,8 @@ class Executor:
                 thread.join()
 
 
-def _work(tasks: SimpleQueue[Task | None], free: deque[None]) -> None:
+def _work(tasks: SimpleQueue[Task | None], free: deque[None], threads: set[threading.Thread]) -> None:
+    threads.add(threading.current_thread())
     while (task := tasks.get()) is not None:
         task()
         del task  # or what it holds would live until the next one comes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import os
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from queue import SimpleQueue
 from typing import Any
@@ -20,6 +21,12 @@ import pytest
 from tritonhttp.async_request import InferAsyncRequest, Pending
 from tritonhttp.errors import InferenceServerException, InvalidRequest
 from tritonhttp.executor import Executor
+
+
+def submit(executor: Executor, task: Callable[[], object]) -> None:
+    executor.accept(task)  # type: ignore[arg-type]
+    executor.put(task)  # type: ignore[arg-type]
+    executor.hire()
 
 
 @pytest.fixture
@@ -38,7 +45,7 @@ def test_tasks_begin_in_order_and_no_more_than_the_limit_at_a_time(executor: Exe
         go_on[number].wait(10)
 
     for number in range(5):
-        executor.submit(lambda number=number: work(number))  # type: ignore[misc]
+        submit(executor, lambda number=number: work(number))  # type: ignore[misc]
     assert {begun.get(timeout=10), begun.get(timeout=10)} == {0, 1}
     for ended, next_one in [(1, 2), (0, 3), (2, 4)]:
         assert begun.empty()
@@ -52,7 +59,7 @@ def test_a_thread_that_is_free_is_used_again() -> None:
     executor = Executor(8)
     names: SimpleQueue[str] = SimpleQueue()
     for _ in range(20):
-        executor.submit(lambda: names.put(threading.current_thread().name))
+        submit(executor, lambda: names.put(threading.current_thread().name))
         name = names.get(timeout=10)
         while not executor._free:
             pass  # the thread has still to say that it is free
@@ -67,16 +74,18 @@ def test_without_a_further_thread_those_that_there_are_go_on(
         raise RuntimeError("can't start new thread")
 
     go_on, done = threading.Event(), SimpleQueue[int]()
-    executor.submit(go_on.wait)  # type: ignore[arg-type]
+    submit(executor, go_on.wait)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
-        executor.submit(lambda: done.put(1))
+        submit(executor, lambda: done.put(1))
         go_on.set()
         assert done.get(timeout=10) == 1
         alone = Executor(2)
+        pending = Pending(lambda: done.put(2))  # type: ignore[arg-type, return-value]
         with pytest.raises(InferenceServerException, match=r"needs a thread, .*can't start new thread"):
-            alone.submit(lambda: done.put(2))
-    alone.submit(lambda: done.put(3))
+            submit(alone, pending.run)
+        assert pending.withdraw()
+    submit(alone, lambda: done.put(3))
     assert done.get(timeout=10) == 3
     alone.shutdown(wait=True)
 
@@ -84,14 +93,231 @@ def test_without_a_further_thread_those_that_there_are_go_on(
 def test_a_shutdown_waits_for_all_tasks_and_refuses_more() -> None:
     executor = Executor(1)
     begin, done = threading.Event(), []
-    executor.submit(lambda: done.append(begin.wait(10)))
-    executor.submit(lambda: done.append(True))
+    submit(executor, lambda: done.append(begin.wait(10)))
+    submit(executor, lambda: done.append(True))
     executor.shutdown(wait=False)
     begin.set()
     executor.shutdown(wait=True)
     assert done == [True, True]
     with pytest.raises(InferenceServerException, match="closed"):
-        executor.submit(lambda: None)
+        submit(executor, lambda: None)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_shutdown_ends_all_threads(count: int) -> None:
+    executor, barrier = Executor(count), threading.Barrier(count + 1)
+    for _ in range(count):
+        submit(executor, lambda: barrier.wait(10))
+    barrier.wait(10)
+    assert len(executor._threads) == count
+    ends = [threading.Thread(target=executor.shutdown, kwargs={"wait": True}) for _ in range(3)]
+    for thread in ends:
+        thread.start()
+    for thread in ends:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in (*ends, *executor._threads))
+    executor.shutdown(wait=True)
+    executor.hire()
+    assert len(executor._threads) == count, "a closed executor starts no thread"
+
+
+def test_a_shutdown_before_any_task() -> None:
+    executor = Executor(2)
+    executor.shutdown(wait=True)
+    with pytest.raises(InferenceServerException, match="closed"):
+        executor.accept(lambda: None)
+    assert not executor._threads
+
+
+@contextlib.contextmanager
+def starting_slowly(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Keep threads of the executor from starting; give what tells that one begins to, and what lets it."""
+    begun, go_on = threading.Event(), threading.Event()
+    start = threading.Thread.start
+
+    def slowly(thread: threading.Thread) -> None:
+        if thread.name.startswith("tritonhttp_"):
+            begun.set()
+            assert go_on.wait(10)
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", slowly)
+        try:
+            yield begun, go_on
+        finally:
+            go_on.set()
+
+
+def test_a_thread_that_is_being_started_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor, done = Executor(1), SimpleQueue[int]()
+    with starting_slowly(monkeypatch) as (begun, go_on):
+        executor.put(lambda: done.put(1))
+        hiring = threading.Thread(target=executor.hire)
+        hiring.start()
+        assert begun.wait(10)
+        submit(executor, lambda: done.put(2))  # does not wait for the other
+        assert done.empty()
+        go_on.set()
+        hiring.join(10)
+    assert [done.get(timeout=10), done.get(timeout=10)] == [1, 2]
+    assert len(executor._threads) == 1
+    assert not executor._starting
+    executor.shutdown(wait=True)
+
+
+def test_two_threads_are_started_at_once(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    barrier = threading.Barrier(3)
+    with starting_slowly(monkeypatch) as (begun, go_on):
+        executor.put(lambda: barrier.wait(10))  # type: ignore[arg-type, return-value]
+        hiring = threading.Thread(target=executor.hire)
+        hiring.start()
+        assert begun.wait(10)
+        go_on.set()
+        submit(executor, lambda: barrier.wait(10))
+        hiring.join(10)
+    barrier.wait(10)
+    assert {thread.name for thread in executor._threads} == {"tritonhttp_0", "tritonhttp_1"}
+
+
+def test_a_task_that_nobody_was_hired_for_is_carried_out_by_the_next_that_is(executor: Executor) -> None:
+    """An interrupt came between the two."""
+    done = SimpleQueue[int]()
+    executor.put(lambda: done.put(1))
+    submit(executor, lambda: done.put(2))
+    assert [done.get(timeout=10), done.get(timeout=10)] == [1, 2]
+
+
+def test_a_task_that_was_withdrawn_holds_nobody_up(executor: Executor) -> None:
+    done = SimpleQueue[int]()
+    pending = Pending(lambda: done.put(1))  # type: ignore[arg-type, return-value]
+    executor.put(pending.run)
+    assert pending.withdraw()
+    submit(executor, lambda: done.put(2))
+    assert done.get(timeout=10) == 2
+    assert done.empty()
+    assert not pending.ready()
+
+
+def test_an_interrupt_while_a_thread_starts_leaves_the_executor_in_order(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    done = SimpleQueue[int]()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(KeyboardInterrupt):
+            submit(executor, lambda: done.put(1))
+    assert not executor._starting
+    assert executor._lock.acquire(blocking=False)
+    executor._lock.release()
+    submit(executor, lambda: done.put(2))
+    assert [done.get(timeout=10), done.get(timeout=10)] == [1, 2]
+
+
+def test_a_thread_that_started_counts_though_an_interrupt_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor, start = Executor(1), threading.Thread.start
+    begun, go_on, done = threading.Event(), threading.Event(), SimpleQueue[int]()
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(10)
+        done.put(1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            submit(executor, work)
+    assert begun.wait(10)
+    submit(executor, lambda: done.put(2))
+    assert len(executor._threads) == 1
+    threading.Timer(0.05, go_on.set).start()
+    executor.shutdown(wait=True)
+    assert [done.get(block=False), done.get(block=False)] == [1, 2]
+
+
+@pytest.mark.parametrize("point", range(3))
+def test_a_signal_s_handler_may_use_the_executor_in_the_middle(executor: Executor, point: int) -> None:
+    """On the thread that holds its lock."""
+    done = SimpleQueue[int]()
+    with executor._lock:
+        if point == 0:
+            submit(executor, lambda: done.put(1))
+        executor.put(lambda: done.put(2))
+        if point == 1:
+            executor.hire()
+    if point != 1:
+        executor.hire()
+    assert done.get(timeout=10) == (1 if point == 0 else 2)
+    if point == 2:
+        with executor._lock:
+            executor.shutdown(wait=True)
+
+
+def test_without_a_thread_nothing_is_withdrawn_that_another_carries_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    executor, go_on, done = Executor(2), threading.Event(), SimpleQueue[int]()
+    submit(executor, lambda: go_on.wait(10))
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pending = Pending(lambda: done.put(1))  # type: ignore[arg-type, return-value]
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        executor.put(pending.run)
+        executor.hire()
+    assert not executor._starting
+    go_on.set()
+    assert done.get(timeout=10) == 1
+    assert not pending.withdraw()
+    executor.shutdown(wait=True)
+
+
+def test_a_task_is_carried_out_or_withdrawn_but_never_both() -> None:
+    """Whichever of the two comes first; who withdraws may ask again."""
+    found = set()
+    for turn in range(300):
+        ran: list[int] = []
+        pending = Pending(lambda ran=ran: ran.append(1))  # type: ignore[arg-type, misc, return-value]
+        barrier = threading.Barrier(2)
+
+        def run(pending: Pending = pending, barrier: threading.Barrier = barrier, turn: int = turn) -> None:
+            barrier.wait(10)
+            for _ in range(turn % 7):
+                pass
+            pending.run()
+            pending.run()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        barrier.wait(10)
+        withdrawn = pending.withdraw()
+        thread.join(10)
+        assert pending.withdraw() is withdrawn
+        assert ran == ([] if withdrawn else [1])
+        assert pending.ready() is not withdrawn
+        found.add(withdrawn)
+    assert found
+
+
+@pytest.mark.parametrize("withdrawn", [False, True])
+def test_the_first_to_come_has_the_task(withdrawn: bool) -> None:
+    ran: list[int] = []
+    pending = Pending(lambda: ran.append(1))  # type: ignore[arg-type, return-value]
+    if withdrawn:
+        assert pending.withdraw()
+    pending.run()
+    assert [pending.withdraw(), pending.withdraw()] == [withdrawn] * 2
+    pending.run()
+    assert ran == ([] if withdrawn else [1])
 
 
 def test_an_idle_thread_keeps_no_task_alive(executor: Executor) -> None:
@@ -100,7 +326,7 @@ def test_an_idle_thread_keeps_no_task_alive(executor: Executor) -> None:
 
     held, done = Held(), threading.Event()
     gone = weakref.ref(held)
-    executor.submit(lambda held=held: done.set())  # type: ignore[misc]
+    submit(executor, lambda held=held: done.set())  # type: ignore[misc]
     del held
     assert done.wait(10)
     while not executor._free:
@@ -165,9 +391,13 @@ EXIT = """
 import time
 from tritonhttp.executor import Executor
 executor, idle = Executor(1), Executor(2)
-idle.submit(lambda: None)
-executor.submit(lambda: (time.sleep(0.3), print("first", flush=True)))
-executor.submit(lambda: print("second", flush=True))
+def submit(executor, task):
+    executor.accept(task)
+    executor.put(task)
+    executor.hire()
+submit(idle, lambda: None)
+submit(executor, lambda: (time.sleep(0.3), print("first", flush=True)))
+submit(executor, lambda: print("second", flush=True))
 print("exit", flush=True)
 """
 
