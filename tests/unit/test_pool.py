@@ -198,6 +198,7 @@ def test_a_call_that_leaves_is_not_served() -> None:
     assert pool.holders == {second.place}
     assert first.woken == 0
     assert not pool.has_room(first.place)
+    assert pool.begun == 3, "those that gave up count"
 
 
 def test_a_nested_call_exceeds_the_limit_and_keeps_no_connection() -> None:
@@ -285,7 +286,7 @@ class Books(RuleBasedStateMachine):
         self.idle: list[int] = []
         self.line: list[Call] = []
         self.woken: dict[Call, int] = {}
-        self.count = self.begun = 0
+        self.count = self.ended = 0
         self.exceeded = 0
 
     def connect(self) -> int:
@@ -361,7 +362,7 @@ class Books(RuleBasedStateMachine):
         assert self.pool.give_back(call.place, reusable=reusable) == (None if kept else connection)
         if kept:
             self.idle.append(connection)
-        self.begun += 1
+        self.ended += 1
         self.serve()
         if again:  # its next try
             call.get_ready()
@@ -372,6 +373,7 @@ class Books(RuleBasedStateMachine):
     def leave(self, which: int) -> None:
         call = self.line.pop(which % len(self.line))
         assert self.pool.give_back(call.place, reusable=True) is None
+        self.ended += 1
         self.serve()
 
     @rule()
@@ -395,8 +397,8 @@ class Books(RuleBasedStateMachine):
             room = 3 - len(self.holders) > ahead
             assert self.pool.has_room(call.place) is room
             assert not room or call.place.wake is None or self.pool.closed, "it is not kept waiting"
-        assert self.pool.ended == self.begun
-        assert self.pool.begun == self.begun + len(self.holders) + len(self.line)
+        assert self.pool.ended == self.ended
+        assert self.pool.begun == self.ended + len(self.holders) + len(self.line)
 
 
 TestBooks = Books.TestCase

@@ -139,12 +139,15 @@ class Pool(Generic[C]):
                 return self.limit - len(self.holders) > ahead
         return place in self.holders
 
-    def leave_line(self, place: Place[C]) -> None:
-        """Take a place out of the line, if it is there; its call begins to use it, or has given up."""
+    def leave_line(self, place: Place[C]) -> bool:
+        """Take a place out of the line; its call begins to use it, or has given up. Return whether it was there."""
         if self._serving is place:
             self._serving = None
-        with contextlib.suppress(ValueError):
+        try:
             self.line.remove(place)
+        except ValueError:
+            return False
+        return True
 
     def is_nested(self, place: Place[C], owners: Collection[int]) -> bool:
         """Return whether a place would wait for another one of the same thread, as in a signal's handler."""
@@ -167,10 +170,9 @@ class Pool(Generic[C]):
         """
         connection, place.connection = place.connection, None
         held = place in self.holders
-        if place.wake is not None or not held:
-            self.leave_line(place)
+        waited = (place.wake is not None or not held) and self.leave_line(place)
+        self.ended += held or waited
         if held:
-            self.ended += 1
             self.holders.discard(place)
             if connection is not None and reusable and not self.closed:
                 self.idle.append(connection)
