@@ -19,6 +19,7 @@ import numpy as np
 import tritonhttp
 from tritonhttp import base, inferences
 from tritonhttp.testing import TritonServer
+from tritonhttp.transport.pool import Place
 
 ROUNDS, CALLS = 11, 700
 
@@ -61,7 +62,7 @@ def main() -> None:
         expected = answer.start, answer.head_size, answer.size
 
         def transport_only() -> None:
-            transport.repeater.repeat(transport, request, *expected, None)
+            transport.repeater.repeat(Place(), request, *expected, None)
 
         bare = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])))
         bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -90,7 +91,7 @@ def main() -> None:
                     call()
                 found[name].append((time.process_time() - before) / CALLS * 1e6)
                 base.recall, known.answer = recall, answer
-        body = transport.repeater.repeat(transport, request, *expected, None)
+        body = transport.repeater.repeat(Place(), request, *expected, None)
         bare.close()
         repeater = transport.repeater
         transport.repeater = SimpleNamespace(repeat=lambda *_: body)  # type: ignore[assignment]

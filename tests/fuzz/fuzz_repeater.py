@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 from mutations import mutated
@@ -36,7 +37,7 @@ _SHORT = 0.02
 class _Off:
     """In the extension's place."""
 
-    calls = 0
+    calls = ended = 0
 
     def repeat(self, *arguments: object) -> None:
         return None
@@ -126,11 +127,8 @@ def _call(transport: BlockingTransport, peer: _Peer, seed: str, data: bytes, alo
         left and time.monotonic() + left,
     )
     try:
-        answer: Any = transport.repeater.repeat(
-            transport, request, head + body[:-8], len(head), len(head) + len(body), end_of_call
-        )
-        if not isinstance(answer, bytes):
-            answer = transport.exchange("POST", "/v2", [request], deadline=end_of_call, begun=answer)
+        expected = SimpleNamespace(start=head + body[:-8], head_size=len(head), size=len(head) + len(body))
+        answer = transport.exchange("POST", "/v2", [request], deadline=end_of_call, answer=expected)
     except InferenceServerException as error:
         outcome: Any = type(error).__name__
     else:
@@ -157,11 +155,13 @@ def _run(seed: str, extension: bool) -> tuple[list[Any], int, bool]:
             outcomes = list(
                 executor.map(lambda data: _call(transport, peer, seed, data, threads == 1), calls)
             )
-        pool = transport._pool
-        assert pool.taken == len(pool.idle) == len(transport._connections), (pool.taken, pool.idle)
+        pool = transport.pool
+        assert not (pool.holders or pool.line), (pool.holders, pool.line)
+        assert set(pool.idle) == set(transport._connections), (pool.idle, transport._connections)
+        assert len(pool.idle) <= limit, pool.idle
         assert transport.counts.calls == len(calls), transport.counts
         transport.close()
-        assert pool.taken == 0, pool.taken
+        assert not (pool.holders or pool.line or pool.idle), pool
         assert transport.counts.opened == transport.counts.closed, transport.counts
     finally:
         transport.close()

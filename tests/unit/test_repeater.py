@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import importlib.util
 import math
 import os
 import signal
@@ -873,6 +874,248 @@ def test_wrong_attachments_are_refused() -> None:
         repeater.Track(1)
     with pytest.raises(TypeError, match="no arguments"):
         repeater.Track(fd=1)
+
+
+# -- receiving ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["pair", "tcp"])
+def line(request: pytest.FixtureRequest) -> Iterator[Line]:
+    bench = Bench(request.param)
+    yield bench.line()
+    bench.lines[0].close()
+
+
+def test_what_comes_is_received(line: Line) -> None:
+    buffer = bytearray(16)
+    line.peer.sendall(b"abcdef")
+    assert line.receive(memoryview(buffer)[:4], math.inf) == 4
+    assert line.receive(memoryview(buffer)[4:], time.monotonic() + 5) == 2
+    assert buffer == b"abcdef".ljust(16, b"\0")
+    line.peer.shutdown(socket.SHUT_WR)
+    assert line.receive(buffer, math.inf) == 0
+
+
+@pytest.mark.parametrize("armed", [0.0, -1.0, 0.15, 5.0, math.inf])
+@pytest.mark.parametrize("signals", [False, True])
+@pytest.mark.parametrize("left", [0.15, 0.1505])
+def test_it_stops_waiting_in_time(line: Line, armed: float, signals: bool, left: float) -> None:
+    """Whether the kernel's limit ends it or a poll, and whatever signals are handled meanwhile."""
+    if 0 < armed < math.inf:
+        seconds, fraction = divmod(armed, 1.0)
+        line.sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), int(fraction * 1e6))
+        )
+    line.armed = armed
+    seen: list[int] = []
+    quiet: Any = alarmed(lambda: seen.append(1), 0.02) if signals else contextlib.nullcontext()
+    with quiet:
+        began, used = time.monotonic(), time.process_time()
+        with pytest.raises(TimeoutError):
+            line.receive(bytearray(8), began + left)
+        took = time.monotonic() - began
+    assert left - 0.002 <= took < left + 0.1
+    assert time.process_time() - used < 0.1, "it does not spin"
+    assert (len(seen) >= 4) is signals
+
+
+@pytest.mark.parametrize("armed", [0.1, math.inf])
+def test_what_comes_between_signals_is_received(line: Line, armed: float) -> None:
+    line.armed = armed
+    seen: list[int] = []
+
+    def handler() -> None:
+        seen.append(1)
+        if len(seen) == 4:
+            line.peer.sendall(b"late")
+
+    buffer = bytearray(8)
+    with alarmed(handler, 0.02):
+        assert line.receive(buffer, time.monotonic() + 5) == 4
+    assert buffer[:4] == b"late"
+
+
+@pytest.mark.parametrize("armed", [NETWORK, 5.0])
+def test_a_handler_s_error_ends_the_waiting(line: Line, armed: float) -> None:
+    line.armed = armed
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError), alarmed(raising(ZeroDivisionError)):
+        line.receive(bytearray(8), began + NETWORK)
+    assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize("left", [0.0, -1.0, -math.inf])
+def test_where_the_time_is_over_what_has_come_is_received(line: Line, left: float) -> None:
+    with pytest.raises(TimeoutError):
+        line.receive(bytearray(8), time.monotonic() + left)
+    line.peer.sendall(b"here")
+    assert line.receive(bytearray(8), time.monotonic() + left) == 4
+
+
+@pytest.mark.parametrize("line", ["tcp"], indirect=True)
+@pytest.mark.parametrize("armed", [NETWORK, -1.0])
+def test_a_reset_is_its_error(line: Line, armed: float) -> None:
+    line.armed = armed
+    line.sock.sendall(b"unread")
+    reset(line.peer)
+    with pytest.raises(ConnectionResetError) as caught:
+        line.receive(bytearray(8), time.monotonic() + NETWORK)
+    assert caught.value.errno == errno.ECONNRESET
+
+
+@pytest.mark.parametrize("until", [0.0, math.inf])
+@pytest.mark.parametrize("armed", [-1.0, NETWORK, math.inf])
+def test_a_detached_connection_receives_nothing(line: Line, armed: float, until: float) -> None:
+    line.peer.sendall(b"abc")
+    for _ in range(2):
+        line.detach()
+        line.armed = armed
+        with pytest.raises(OSError, match="descriptor") as caught:
+            line.receive(bytearray(8), until)
+        assert caught.value.errno == errno.EBADF
+    with pytest.raises(OSError, match="descriptor"):
+        repeater.Track().receive(bytearray(8), until)
+    assert line.sock.recv(8) == b"abc"
+
+
+def test_a_handler_may_detach_the_connection_that_waits(line: Line) -> None:
+    began = time.monotonic()
+    with pytest.raises(OSError, match="descriptor"), alarmed(line.detach):
+        line.receive(bytearray(8), began + 5)
+    assert time.monotonic() - began < 4
+
+
+def test_wrong_receptions_are_refused(line: Line) -> None:
+    receive: Any = line.receive
+    line.peer.sendall(b"abc")
+    for arguments in ((), (bytearray(8),), (bytearray(8), 1.0, 1)):
+        with pytest.raises(TypeError, match="a buffer and a time"):
+            receive(*arguments)
+    for buffer in (b"read-only", memoryview(b"read-only"), memoryview(bytearray(8))[::2]):
+        with pytest.raises((BufferError, TypeError)):
+            receive(buffer, math.inf)
+    for buffer, until in ((None, 1.0), ("text", 1.0), (bytearray(8), None), (bytearray(8), "soon")):
+        with pytest.raises(TypeError):
+            receive(buffer, until)
+    with pytest.raises(TypeError):
+        receive(buffer=bytearray(8), until=1.0)
+    assert line.sock.recv(8) == b"abc"
+
+
+def test_receiving_holds_nothing_afterwards(line: Line) -> None:
+    buffer, until = bytearray(8), time.monotonic() + 0.01
+
+    def run() -> None:
+        line.peer.sendall(b"abc")
+        assert line.receive(buffer, until) == 3
+        with pytest.raises(TimeoutError):
+            line.receive(buffer, until)
+        with pytest.raises(TypeError):
+            line.receive(buffer, "soon")  # type: ignore[arg-type]
+
+    run()
+    gc.collect()
+    objects: list[Any] = [buffer, until, line, Line, TimeoutError]
+    counts = [sys.getrefcount(each) for each in objects]
+    for _ in range(50):
+        run()
+    gc.collect()
+    assert [sys.getrefcount(each) for each in objects] == counts
+    buffer.append(1)
+
+
+# -- places ------------------------------------------------------------------------------------------
+
+
+def without_the_extension() -> Any:
+    """Return the module as it is where the extension was not built."""
+    name = "tritonhttp.transport._repeater"
+    spec = importlib.util.spec_from_file_location("tritonhttp.transport.repeater", repeater.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules[name]
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.modules[name] = before
+    assert not module.REPEATS
+    return module
+
+
+PYTHON = without_the_extension()
+
+
+@pytest.mark.parametrize("kind", [repeater.Place, PYTHON.Place])
+def test_a_place_begins_empty_and_takes_what_it_is_given(kind: Any) -> None:
+    place = kind()
+    names = ("connection", "transport", "wake", "sent", "owner", "served")
+    assert [getattr(place, name) for name in names] == [None, None, None, None, 0, False]
+    assert place.served is False
+    values = [object(), object(), print, print, 2**64 - 1, True]
+    for name, value in zip(names, values, strict=True):
+        setattr(place, name, value)
+    assert [getattr(place, name) for name in names] == values
+    assert place.served is True
+    place.connection = None
+    assert place.connection is None
+    with pytest.raises(AttributeError):
+        place.other = 1
+    assert len({place, kind(), kind()}) == 3
+    assert place != kind()
+    assert weakref.ref(place)() is place
+    for arguments, options in (((1,), {}), ((), {"connection": 1})):
+        with pytest.raises(TypeError):
+            kind(*arguments, **options)
+
+
+@pytest.mark.parametrize("kind", [repeater.Place, PYTHON.Place])
+def test_a_place_in_a_cycle_is_collected(kind: Any) -> None:
+    class Held:
+        pass
+
+    for name in ("connection", "transport", "wake", "sent"):
+        place, held = kind(), Held()
+        held.place = place  # type: ignore[attr-defined]
+        setattr(place, name, held)
+        gone = weakref.ref(place), weakref.ref(held)
+        del place, held
+        gc.collect()
+        assert [each() for each in gone] == [None, None]
+
+
+def test_places_come_and_go() -> None:
+    held: Any = Line(*socket.socketpair())
+    counts = sys.getrefcount(Place), sys.getrefcount(held)
+    for _ in range(100):
+        place = Place()
+        for _ in range(2):
+            place.connection = place.transport = place.wake = place.sent = held
+        Place.__new__(Place).connection = held
+    del place
+    assert counts == (sys.getrefcount(Place), sys.getrefcount(held))
+    held.close()
+
+
+def test_both_kinds_of_track_begin_alike() -> None:
+    tracks: list[Any] = [repeater.Track(), PYTHON.Track()]
+    names = ("dies", "expires", "armed", "requests", "sent", "received", "ahead", "came", "problem")
+    first, second = ([getattr(track, name) for name in names] for track in tracks)
+    assert first == second
+    for track in tracks:
+        track.attach(-1, bytearray(1))
+        track.detach()
+    with pytest.raises(NotImplementedError):
+        PYTHON.Track().receive(bytearray(1), 0.0)
+
+
+def test_without_the_extension_nothing_is_sent() -> None:
+    pool: Pool[Any] = Pool(1)
+    place = PYTHON.Place()
+    assert PYTHON.Repeater(pool, NETWORK, MAX_IDLE).repeat(place, REQUEST, START, 4, SIZE, None) is None
+    assert PYTHON.Repeater(pool, NETWORK, MAX_IDLE).calls == 0
+    assert (place.connection, pool.holders) == (None, set())
 
 
 # -- under a transport ------------------------------------------------------------------------------
