@@ -156,12 +156,12 @@ def _run(seed: str, extension: bool) -> tuple[list[Any], int, bool]:
                 executor.map(lambda data: _call(transport, peer, seed, data, threads == 1), calls)
             )
         pool = transport.pool
-        assert not (pool.holders or pool.line), (pool.holders, pool.line)
+        assert not [*pool.holders, *pool.line], (pool.holders, pool.line)
         assert set(pool.idle) == set(transport._connections), (pool.idle, transport._connections)
         assert len(pool.idle) <= limit, pool.idle
         assert transport.counts.calls == len(calls), transport.counts
         transport.close()
-        assert not (pool.holders or pool.line or pool.idle), pool
+        assert not [*pool.holders, *pool.line, *pool.idle], (pool.holders, pool.line, pool.idle)
         assert transport.counts.opened == transport.counts.closed, transport.counts
     finally:
         transport.close()

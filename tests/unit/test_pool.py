@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -20,8 +20,6 @@ from tritonhttp.errors import InferenceServerException
 from tritonhttp.transport import blocking, pool
 from tritonhttp.transport.blocking import BlockingPool
 from tritonhttp.transport.pool import Place, Pool, release
-
-from ..clients import wait_until
 
 
 class Call:
@@ -81,7 +79,9 @@ def test_the_connection_used_last_comes_first() -> None:
 
 
 @pytest.mark.parametrize(("now", "dropped"), [(1.0, None), (2.0, "a"), (9.0, "a")])
-def test_the_connection_idle_longest_is_dropped_when_its_time_is_over(now: float, dropped: str | None) -> None:
+def test_the_connection_idle_longest_is_dropped_when_its_time_is_over(
+    now: float, dropped: str | None
+) -> None:
     class Connection(str):
         expires = 2.0
 
@@ -207,7 +207,9 @@ def test_a_nested_call_exceeds_the_limit_and_keeps_no_connection() -> None:
     place.owner = 7
     waiting, nested = joined(pool, Call(), Call())
     waiting.place.owner = 8
-    assert [pool.is_nested(nested.place, owners) for owners in ((7, 1), (1, 8), (1, 2))] == [True, True, False]
+    assert pool.is_nested(nested.place, (7, 1))
+    assert pool.is_nested(nested.place, (1, 8))
+    assert not pool.is_nested(nested.place, (1, 2))
     assert not pool.is_nested(place, (7,)), "a place does not wait for itself"
     pool.exceed(nested.place)
     assert pool.holders == {place, nested.place}
@@ -243,8 +245,8 @@ def test_behind_an_interrupted_close_the_next_one_to_give_back_turns_away_who_wa
     pool: Pool[str] = Pool(2)
     first, second = taken(pool, "a", "b")
     calls = joined(pool, Call(), Call())
+    calls[0].place.wake = raising
     with pytest.raises(KeyboardInterrupt):
-        calls[0].place.wake = raising
         pool.close()
     calls[0].get_ready()
     assert pool.give_back(first, reusable=True) == "a"
@@ -413,16 +415,19 @@ class Interrupt(BaseException):
 
 
 @contextlib.contextmanager
-def at_step(number: int, act: Callable[[], None]) -> Iterator[list[bool]]:
-    """Act once in the middle of the pool's methods: behind so many of the interpreter's instructions."""
+def at_step(
+    number: int, act: Callable[[], object], step: str = "opcode", modules: tuple[ModuleType, ...] = (pool,)
+) -> Iterator[list[bool]]:
+    """Act once in the middle of modules' code: behind so many of the interpreter's instructions, or lines."""
     left, done = number, [False]
+    files = [module.__file__ for module in modules]
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
         nonlocal left
-        if frame.f_code.co_filename != pool.__file__ or done[0]:
+        if frame.f_code.co_filename not in files or done[0]:
             return None
         frame.f_trace_opcodes = True
-        if event == "opcode":
+        if event == step:
             left -= 1
             if left < 0 and not done[0]:
                 done[0] = True
@@ -452,6 +457,7 @@ class Counting(BlockingPool[int]):
 
 
 INSIDE = [None, "raise", "call", "reserve", "repeat", "put back", "give back", "serve", "close"]
+STORM: Any = {"at": st.integers(0, 170), "inside": st.sampled_from(INSIDE)}
 
 
 class Storm(RuleBasedStateMachine):
@@ -557,9 +563,7 @@ class Storm(RuleBasedStateMachine):
         places = [each for each in self.places if (each in self.pool.holders) is held]
         return places[which % len(places)] if places else None
 
-    storm: Any = {"at": st.integers(0, 170), "inside": st.sampled_from(INSIDE)}
-
-    @rule(**storm)
+    @rule(**STORM)
     def call(self, at: int, inside: str | None) -> None:
         place = self.begin()
         assert place is not None
@@ -572,7 +576,7 @@ class Storm(RuleBasedStateMachine):
         assert place is not None
         self.pool.reserve(place)
 
-    @rule(which=st.integers(0, 5), **storm)
+    @rule(which=st.integers(0, 5), **STORM)
     def come_to_wait(self, which: int, at: int, inside: str | None) -> None:
         place = self.pick(which, False)
         if place is not None and self.disturbed(at, inside, place, lambda: self.hold(place)):
@@ -590,7 +594,7 @@ class Storm(RuleBasedStateMachine):
         if place is not None:
             self.go_on(place)
 
-    @rule(which=st.integers(0, 5), held=st.booleans(), reusable=st.booleans(), **storm)
+    @rule(which=st.integers(0, 5), held=st.booleans(), reusable=st.booleans(), **STORM)
     def give_back(self, which: int, held: bool, reusable: bool, at: int, inside: str | None) -> None:
         place = self.pick(which, held)
         if place is not None:
@@ -648,42 +652,12 @@ class Storm(RuleBasedStateMachine):
 
 
 TestStorm = Storm.TestCase
-TestStorm.settings = settings(max_examples=300, stateful_step_count=30, deadline=None, report_multiple_bugs=False)
+TestStorm.settings = settings(
+    max_examples=300, stateful_step_count=30, deadline=None, report_multiple_bugs=False
+)
 
 
 # -- threads ---------------------------------------------------------------------------------------
-
-
-
-
-def lines_inside(
-    filename: str, prepare: Callable[[], tuple[Callable[[], object], Callable[[], object]]]
-) -> int:
-    """Run an operation again and again, each time with an action behind one line more of a file."""
-    for number in itertools.count():
-        operation, act = prepare()
-        left, done = number, False
-
-        def trace(frame: FrameType, event: str, arg: object, act: Callable[[], object] = act) -> Any:
-            nonlocal left, done
-            if frame.f_code.co_filename not in (filename, pool.__file__) or done:
-                return None
-            if event == "line":
-                left -= 1
-                if left < 0:
-                    done = True
-                    act()
-            return trace
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            operation()
-        finally:
-            sys.settrace(before)
-        if not done:
-            return number
-    raise AssertionError
 
 
 def test_a_call_in_a_handler_waits_for_no_thread_that_waits_for_the_lock() -> None:
@@ -728,4 +702,10 @@ def test_a_call_in_a_handler_waits_for_no_thread_that_waits_for_the_lock() -> No
 
         return operation, act
 
-    assert lines_inside(blocking.__file__, prepare) > 20
+    for number in itertools.count():
+        operation, act = prepare()
+        with at_step(number, act, "line", (blocking, pool)) as done:
+            operation()
+        if not done[0]:
+            break
+    assert number > 20

@@ -511,7 +511,9 @@ def test_the_limit_counts_the_place_itself(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("left", [None, 5.0])
-def test_it_goes_on_behind_a_signal_with_its_place_among_those_in_use(bench: Bench, left: float | None) -> None:
+def test_it_goes_on_behind_a_signal_with_its_place_among_those_in_use(
+    bench: Bench, left: float | None
+) -> None:
     idle, line = bench.line(), bench.line()
     seen: list[tuple[Any, ...]] = []
     go_on = threading.Event()
@@ -1495,7 +1497,7 @@ def test_many_threads_on_one_transport(serve: Any, connect: Any, limit: int) -> 
     assert books(transport)[0] == threads * calls
     assert limit < threads or transport.repeater.calls > 0  # who waits in line is handed a connection
     transport.close()
-    assert not (transport.pool.holders or transport.pool.idle)
+    assert not [*transport.pool.holders, *transport.pool.idle]
 
 
 def test_a_client_is_closed_under_many_threads(serve: Any, connect: Any) -> None:
@@ -1521,7 +1523,7 @@ def test_a_client_is_closed_under_many_threads(serve: Any, connect: Any) -> None
             time.sleep(0.02 + 0.001 * turn)
             transport.close()
             done = sum(each.result(10) for each in calling)
-        assert not (transport.pool.holders or transport.pool.idle or transport.pool.line)
+        assert not [*transport.pool.holders, *transport.pool.idle, *transport.pool.line]
         assert books(transport)[0] >= done
         assert not transport._connections
 

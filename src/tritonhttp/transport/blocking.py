@@ -68,7 +68,7 @@ class BlockingPool(Pool[C]):
         super().__init__(limit)
         #: Re-entrant: a signal's handler may use the pool while its thread holds this. Nothing that may block runs
         #: under it, since gevent's greenlets of one thread would all have it.
-        self.lock = lock or threading.RLock()
+        self.lock: Any = lock or threading.RLock()
 
     @property
     def is_interrupted(self) -> bool:

@@ -140,7 +140,7 @@ class Pool(Generic[C]):
         return place in self.holders
 
     def leave_line(self, place: Place[C]) -> bool:
-        """Take a place out of the line; its call begins to use it, or has given up. Return whether it was there."""
+        """Take a place out of the line, and return whether it was there: its call goes on, or has given up."""
         if self._serving is place:
             self._serving = None
         try:
