@@ -574,7 +574,8 @@ class Storm(RuleBasedStateMachine):
     def reserve(self) -> None:
         place = self.begin()
         assert place is not None
-        self.pool.reserve(place)
+        with self.pool.lock:
+            self.pool.join(place)
 
     @rule(which=st.integers(0, 5), **STORM)
     def come_to_wait(self, which: int, at: int, inside: str | None) -> None:

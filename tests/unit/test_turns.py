@@ -14,23 +14,25 @@ from tritonhttp.transport.turns import Turn, Turns
 from .test_pool import at_step
 
 
-def turn_of(all_turns: Turns[Any], key: str = "a", *, ready: bool = True) -> Turn[Any]:
+def turn_of(all_turns: Turns[Any], key: str = "a") -> Turn[Any]:
     turn: Turn[Any] = Turn(all_turns, key)
-    turn.join()
-    if ready:
-        turn.place.wake = lambda: None
+    turn.join(lambda: None)
     return turn
+
+
+def has_come(turn: Turn[Any]) -> bool:
+    return turn.pool is not None and turn.place in turn.pool.holders
 
 
 def test_turns_come_in_the_order_of_joining_and_leave_nothing_behind() -> None:
     all_turns: Turns[Any] = Turns(BlockingPool)
     first, second, third = (turn_of(all_turns) for _ in range(3))
     other = turn_of(all_turns, "b")
-    assert [turn.has_come for turn in (first, second, third, other)] == [True, False, False, True]
+    assert [has_come(turn) for turn in (first, second, third, other)] == [True, False, False, True]
     second.leave()
     with first, first:
         pass
-    assert third.has_come
+    assert has_come(third)
     for turn in (third, third, other):
         turn.leave()
     assert all_turns._pools == {}
@@ -39,7 +41,7 @@ def test_turns_come_in_the_order_of_joining_and_leave_nothing_behind() -> None:
 def test_a_turn_that_never_joined_leaves_at_once() -> None:
     all_turns: Turns[Any] = Turns(BlockingPool)
     turn: Turn[Any] = Turn(all_turns, "a")
-    assert not turn.has_come
+    assert not has_come(turn)
     with turn, turn:
         pass
     assert all_turns._pools == {}
@@ -60,10 +62,10 @@ def test_a_handler_in_the_middle_of_leaving_keeps_its_turn(stays: bool) -> None:
         with at_step(number, act, modules=(pool, turns)) as done:
             turn.leave()
         behind = turn_of(all_turns)
-        assert behind.has_come is not bool(inside), "two have it"
+        assert has_come(behind) is not bool(inside), "two have it"
         for each in inside:
             each.leave()
-        assert behind.has_come
+        assert has_come(behind)
         behind.leave()
         assert all_turns._pools == {}
         if not done[0]:
