@@ -629,3 +629,20 @@ def test_only_status_100_asks_for_the_body() -> None:
     assert reader.answering
     reader.start()
     assert (reader.continued, reader.answering) == (False, False)
+
+
+def test_what_interrupts_the_parser_comes_out_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    interrupt = Interrupt()
+    interrupt.__cause__ = cause = ValueError()
+
+    def on_header(parser: object, name: bytes, value: bytes) -> None:
+        raise interrupt
+
+    monkeypatch.setattr("tritonhttp.wire.http1._HeadParser.on_header", on_header)
+    with pytest.raises(Interrupt) as caught:
+        parse_head(b"HTTP/1.1 200 OK\r\nX-Interrupted: yes\r\n\r\n")
+    assert caught.value is interrupt
+    assert interrupt.__cause__ is cause

@@ -197,8 +197,9 @@ class _HeadParser:
         except httptools.HttpParserUpgrade as error:
             raise ProtocolError(_SWITCHED) from error
         except httptools.HttpParserCallbackError as error:
-            if isinstance(error.__context__, ProtocolError):
-                raise error.__context__ from None
+            # What a callback raised: an error of ours, or whatever interrupted the caller meanwhile.
+            if error.__context__ is not None:
+                raise error.__context__ from error.__context__.__cause__
             raise
         except httptools.HttpParserError as error:
             if self.message_complete:
