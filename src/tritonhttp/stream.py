@@ -35,8 +35,7 @@ class GenerateStream(StreamBase):
         self._begin = begin
 
     def __enter__(self) -> Self:
-        if self._answers is None:
-            self._ask(self._open)
+        self._ask(self._begun)
         return self
 
     def __exit__(
@@ -87,8 +86,11 @@ class GenerateStream(StreamBase):
                 self.close()
         return found
 
+    def _begun(self) -> Answers:
+        return self._answers or self._open()
+
     def _next(self) -> dict[str, Any]:
-        answers = self._answers or self._open()
+        answers = self._begun()
         while (answer := self._take(answers)) is None:
             if answers.ended:
                 raise StopIteration

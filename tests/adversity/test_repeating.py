@@ -544,9 +544,9 @@ def test_a_request_that_the_kernel_takes_in_parts(serve, open_client):
     server = serve(reads)
     client = open_client(server.url, network_timeout=5)
     transport = client._transport
-    exchange, parts = transport.exchange, []
-    transport.exchange = lambda *given, begun=None, **options: (
-        parts.append(begun and begun.ahead) or exchange(*given, begun=begun, **options)
+    take, parts = transport._take, []
+    transport._take = lambda place, *given: (
+        parts.append(place.connection and place.connection.ahead) or take(place, *given)
     )
     large = [tensor("INPUT0", np.arange(60_000).astype(np.uint8))]
     for times in range(4):
@@ -639,7 +639,7 @@ def test_threads_get_their_own_answers(serve, open_client, concurrency, count, m
     assert (sum(failures) > 0) == (model == "moody")
     pool = client._transport.pool
     assert pool.taken == len(pool.idle) == len(client._transport._connections) <= concurrency
-    assert not pool.waiters
+    assert not pool.line
 
 
 def test_inferences_in_turn_over_one_connection(serve, open_client):
@@ -672,7 +672,7 @@ def test_one_waits_while_another_is_repeated(warm):
         first = threads.submit(infer, client)
         wait_until(lambda: len(server.requests) == 4)
         second = threads.submit(infer, client, deadline=5)
-        wait_until(lambda: client._transport.pool.waiters)
+        wait_until(lambda: client._transport.pool.line)
         go_on.set()
         assert values_of(first.result()) == values_of(second.result()) == VALUES
     assert server.connections == 1

@@ -282,10 +282,8 @@ def waiting(stream):
     found = []
     thread = threading.Thread(target=lambda: found.append(take(stream)))
     thread.start()
-    wait_until(
-        getattr(stream, "_stream", stream)._turn.locked if hasattr(stream, "_loop") else stream._turn.locked,
-        5,
-    )
+    stream_of_ours = getattr(stream, "_stream", stream) if hasattr(stream, "_loop") else stream
+    wait_until(lambda: stream_of_ours._askers, 5)
     return thread, found
 
 
@@ -393,20 +391,16 @@ def test_another_may_close_a_stream_that_is_waited_for(open_client, how, answers
 def test_a_close_that_comes_as_an_answer_is_given_is_carried_out(serve):
     """By who gives its turn back, when it was closed since it had looked for the last time."""
 
-    class Turn:
-        def __init__(self, stream):
-            self._lock, self._stream = threading.Lock(), stream
-            self.acquire = self._lock.acquire
-
-        def release(self):
-            if not self._stream._left:
-                self._stream.close()
-            self._lock.release()
+    class Askers(list):
+        def remove(self, asker):
+            if not stream._left:
+                stream.close()
+            super().remove(asker)
 
     ended = Told()
     client = tritonhttp.InferenceServerClient(serve(Sends(BEGUN, "hold")).url, on_response=ended)
     stream = client.generate_stream("m", {})
-    stream._turn = Turn(stream)
+    stream._askers = Askers()
     assert next(stream) == SEEN[0]
     assert ended.call.error is None
     assert client.stats().connections_open == 0

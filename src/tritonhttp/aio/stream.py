@@ -38,8 +38,7 @@ class GenerateStream(StreamBase):
         self._begin = begin
 
     async def __aenter__(self) -> Self:
-        if self._answers is None:
-            await self._ask(self._open)
+        await self._ask(self._begun)
         return self
 
     async def __aexit__(
@@ -82,8 +81,11 @@ class GenerateStream(StreamBase):
             raise
         return found
 
+    async def _begun(self) -> Answers:
+        return self._answers or await self._open()
+
     async def _next(self) -> dict[str, Any]:
-        answers = self._answers or await self._open()
+        answers = await self._begun()
         while (answer := self._take(answers)) is None:
             if answers.ended:
                 raise StopAsyncIteration

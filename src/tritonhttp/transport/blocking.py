@@ -240,11 +240,12 @@ class BlockingTransport:
         try:
             try:
                 if answer is not None and socket.socket is self._kind:
-                    if reserved:
-                        self._hold(place, deadline, reserved=True)
-                    body = self.repeater.repeat(
-                        place, buffers[0], answer.start, answer.head_size, answer.size, deadline
-                    )
+                    expected = buffers[0], answer.start, answer.head_size, answer.size, deadline
+                    body = None if reserved else self.repeater.repeat(place, *expected)
+                    if body is None and place.connection is None:
+                        self._hold(place, deadline, reserved=reserved)
+                        if place.connection is not None:
+                            body = self.repeater.repeat(place, *expected)
                     if body is not None:
                         if place.connection is not None:
                             self._put_by(place)
@@ -255,7 +256,7 @@ class BlockingTransport:
                 network = idle_timeout if streamed else self._timeouts.network
                 if self._prepare is not None:
                     buffers, expects = self._prepare(buffers)
-                if place.connection is None:
+                if place not in self.pool.holders:
                     self._hold(place, deadline, reserved=reserved, trace=trace)
                 fresh = False
                 while True:
