@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -195,7 +196,7 @@ class Blocking:
         return self._way(partial(infer, headers={"x-one": "1"}, request_id="one"))
 
     def hooked(self) -> Way:
-        seen: list[Any] = []
+        seen: deque[Any] = deque(maxlen=1)
         return self._way(infer, client={"on_request": seen.append, "on_response": seen.append})
 
     def retried(self) -> Way:
@@ -274,7 +275,7 @@ class Blocking:
         return self._way(read, held=True)
 
     def stream_watched(self) -> Way:
-        seen: list[Any] = []
+        seen: deque[Any] = deque(maxlen=1)
         way = self.stream_dropped()
         way.open = partial(self._open, on_response=seen.append)
         return way
@@ -392,7 +393,7 @@ class Asyncio:
         return self._way(partial(ainfer, headers={"x-one": "1"}, request_id="one"))
 
     def hooked(self) -> Way:
-        seen: list[Any] = []
+        seen: deque[Any] = deque(maxlen=1)
         return self._way(ainfer, client={"on_request": seen.append, "on_response": seen.append})
 
     def retried(self) -> Way:

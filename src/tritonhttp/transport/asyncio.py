@@ -39,7 +39,7 @@ from .policy import Connections, earliest, may_resend, moment
 from .pool import Place, Pool
 from .protocol import Connection
 from .race import Race
-from .racing import run
+from .racing import drop, run
 from .route import MAX_REFUSAL, Proxy, Route
 from .trace import Counts, Trace
 
@@ -230,63 +230,16 @@ class AsyncioTransport:
         # Twice: an interrupt in the first giving back leaves it to the second.
         try:
             try:
-                if len(buffers) > 1:
-                    buffers = coalesce(buffers)
-                expects = False
-                if self._prepare is not None:
-                    buffers, expects = self._prepare(buffers)
-                loop = self._enter_loop()
-                place.transport = self
-                if trace is not None:
-                    trace.start()
-                began = loop.time()
-                if not await self.pool.hold(place, deadline):
-                    assert deadline is not None
-                    raise wait_timeout(self._limit, loop.time() - began, deadline)
-                if trace is not None:
-                    trace.mark("wait")
-                fresh = False
-                while True:
-                    connection = place.connection
-                    reused = (
-                        connection is not None
-                        and not fresh
-                        and loop.time() < connection.expires
-                        and not connection.is_stale()
-                    )
-                    if connection is None or not reused:
-                        connection = await self._renew(place, loop, deadline, trace)
-                    if trace is not None:
-                        trace.take(connection, reused=reused)
-                    try:
-                        response = await connection.exchange(buffers, deadline, expects, trace, streamed)
-                        break
-                    except ConnectionLost as error:
-                        answered, handed_over = not connection.reader.blank, connection.handed_over
-                        fresh = reused and may_resend(
-                            repeatable=repeatable, answered=answered, handed_over=handed_over
-                        )
-                        if not fresh:
-                            error.resendable = reused and may_resend(
-                                repeatable=True, answered=answered, handed_over=handed_over
-                            )
-                            raise
-                        self._counts.resent += 1
-                    finally:
-                        if trace is not None:
-                            trace.end(connection)
-                    if trace is not None:
-                        trace.start()
-                        trace.resent += handed_over
-                response.asked = asked = method, self._origin, target
-                if connection.reader.open:
-                    head = StreamedResponse(response.head, b"")
-                    head.asked = asked
-                    head.stream = Stream(self, place, method, target)
-                    return head
-                connection.reader.response = None  # an idle connection should not keep a large body
-                self._put_by(place, connection.reader.reusable and connection.handed_over)
-                return response
+                return await self._exchange(
+                    method,
+                    target,
+                    buffers,
+                    place,
+                    repeatable=repeatable,
+                    deadline=deadline,
+                    trace=trace,
+                    streamed=streamed,
+                )
             except BaseException:
                 self.give_back(place)
                 raise
@@ -295,7 +248,79 @@ class AsyncioTransport:
             raise located(error, self._address, method, target) from error.__cause__
         except BaseException:
             self.give_back(place)
+            self._close_lost()
             raise
+
+    async def _exchange(
+        self,
+        method: str,
+        target: str,
+        buffers: Sequence[Buffer],
+        place: Place[Connection],
+        *,
+        repeatable: bool,
+        deadline: float | None,
+        trace: Trace | None,
+        streamed: bool,
+    ) -> Response:
+        """Carry an exchange out for a place that :meth:`exchange` gives back where this raises."""
+        if len(buffers) > 1:
+            buffers = coalesce(buffers)
+        expects = False
+        if self._prepare is not None:
+            buffers, expects = self._prepare(buffers)
+        loop = self._enter_loop()
+        place.transport = self
+        if trace is not None:
+            trace.start()
+        began = loop.time()
+        if not await self.pool.hold(place, deadline):
+            assert deadline is not None
+            raise wait_timeout(self._limit, loop.time() - began, deadline)
+        if trace is not None:
+            trace.mark("wait")
+        fresh = False
+        while True:
+            connection = place.connection
+            reused = (
+                connection is not None
+                and not fresh
+                and loop.time() < connection.expires
+                and not connection.is_stale()
+            )
+            if connection is None or not reused:
+                connection = await self._renew(place, loop, deadline, trace)
+            if trace is not None:
+                trace.take(connection, reused=reused)
+            try:
+                response = await connection.exchange(buffers, deadline, expects, trace, streamed)
+                break
+            except ConnectionLost as error:
+                answered, handed_over = not connection.reader.blank, connection.handed_over
+                fresh = reused and may_resend(
+                    repeatable=repeatable, answered=answered, handed_over=handed_over
+                )
+                if not fresh:
+                    error.resendable = reused and may_resend(
+                        repeatable=True, answered=answered, handed_over=handed_over
+                    )
+                    raise
+                self._counts.resent += 1
+            finally:
+                if trace is not None:
+                    trace.end(connection)
+            if trace is not None:
+                trace.start()
+                trace.resent += handed_over
+        response.asked = asked = method, self._origin, target
+        if connection.reader.open:
+            head = StreamedResponse(response.head, b"")
+            head.asked = asked
+            head.stream = Stream(self, place, method, target)
+            return head
+        connection.reader.response = None  # an idle connection should not keep a large body
+        self._put_by(place, connection.reader.reusable and connection.handed_over)
+        return response
 
     @property
     def is_closed(self) -> bool:
@@ -395,11 +420,14 @@ class AsyncioTransport:
     def give_back(self, place: Place[Connection], *, reusable: bool = False) -> None:
         """Give up a place, or the wish for one; its connection is closed, unless it is reusable."""
         connection = place.connection
-        spent = self.pool.give_back(
-            place, reusable=reusable and connection is not None and not connection.stale
-        )
-        if spent is not None:
-            self._forget(spent)
+        fit = reusable and connection is not None and not connection.stale
+        try:
+            spent = self.pool.give_back(place, reusable=fit)
+            if spent is not None:
+                self._forget(spent)
+        except BaseException:
+            self._close_lost()
+            raise
         place.transport = None
 
     def _end(self, place: Place[Connection]) -> None:
@@ -418,6 +446,10 @@ class AsyncioTransport:
         expired = self.pool.drop_expired(now)
         if expired is not None:
             self._forget(expired)
+
+    def _close_lost(self) -> None:
+        for connection in self.pool.lost(self._connections):
+            self._forget(connection)
 
     def _forget(self, connection: Connection) -> None:
         if connection in self._connections:  # or it is of a loop that the transport has left
@@ -461,14 +493,15 @@ class AsyncioTransport:
                 if context is None:
                     raise set_up_failure(route.peer, error, loop.time() - connecting, deadline) from error
                 raise tls_failure(address, error, loop.time() - handshake, deadline) from error
+            if trace is not None and context is not None:
+                trace.mark("tls")
+            self._connections.add(connection)
+            self._counts.opened += 1
+            return connection
         except BaseException:
             connection.discard()
+            self._connections.discard(connection)
             raise
-        if trace is not None and context is not None:
-            trace.mark("tls")
-        self._connections.add(connection)
-        self._counts.opened += 1
-        return connection
 
     async def _dig(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: Proxy, deadline: float | None
@@ -530,7 +563,7 @@ class AsyncioTransport:
                     async with timeout_at(deadline):
                         await loop.sock_connect(sock, address)
                 except BaseException:
-                    sock.close()
+                    drop(loop, sock)
                     raise
                 return sock
             except OSError as error:  # TimeoutError too

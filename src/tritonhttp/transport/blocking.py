@@ -19,7 +19,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConnectionLost, ProtocolError, TransportError
-from ..wire.http1 import ResponseReader, StreamedResponse
+from ..wire.http1 import Response, ResponseReader, StreamedResponse
 from ..wire.requests import Buffer, coalesce
 from .address import Address, SocketAddress, resolve
 from .connecting import connect
@@ -250,52 +250,18 @@ class BlockingTransport:
                         if place.connection is not None:
                             self._put_by(place)
                         return body
-                if len(buffers) > 1:
-                    buffers = coalesce(buffers)
-                expects = False
-                network = idle_timeout if streamed else self._timeouts.network
-                if self._prepare is not None:
-                    buffers, expects = self._prepare(buffers)
-                if place not in self.pool.holders:
-                    self._hold(place, deadline, reserved=reserved, trace=trace)
-                fresh = False
-                while True:
-                    reused = self._take(place, fresh, deadline, trace)
-                    connection = place.connection
-                    assert connection is not None
-                    try:
-                        response = connection.exchange(
-                            buffers, network, deadline, expects, trace, streamed, place.sent
-                        )
-                        break
-                    except ConnectionLost as error:
-                        answered, handed_over = not connection.reader.blank, connection.handed_over
-                        fresh = reused and may_resend(
-                            repeatable=repeatable, answered=answered, handed_over=handed_over
-                        )
-                        if not fresh:
-                            error.resendable = reused and may_resend(
-                                repeatable=True, answered=answered, handed_over=handed_over
-                            )
-                            raise
-                        with self.pool.lock:
-                            self._counts.resent += 1
-                    finally:
-                        if trace is not None:
-                            trace.end(connection)
-                    if trace is not None:
-                        trace.start()
-                        trace.resent += handed_over
-                response.asked = asked = method, self._origin, target
-                if connection.reader.open:
-                    head = StreamedResponse(response.head, b"")
-                    head.asked = asked
-                    head.stream = Stream(self, place, method, target)
-                    place.owner = 0
-                    return head
-                connection.reader.response = None  # an idle connection should not keep a large body
-                self._put_by(place, reusable=connection.reader.reusable)
-                return response
+                return self._exchange(
+                    method,
+                    target,
+                    buffers,
+                    place,
+                    repeatable=repeatable,
+                    deadline=deadline,
+                    trace=trace,
+                    streamed=streamed,
+                    network=idle_timeout if streamed else self._timeouts.network,
+                    reserved=reserved,
+                )
             except BaseException:
                 self.give_back(place)
                 raise
@@ -304,7 +270,69 @@ class BlockingTransport:
             raise located(error, self._address, method, target) from error.__cause__
         except BaseException:
             self.give_back(place)
+            self._close_lost()
             raise
+
+    def _exchange(
+        self,
+        method: str,
+        target: str,
+        buffers: Sequence[Buffer],
+        place: Place[Connection],
+        *,
+        repeatable: bool,
+        deadline: float | None,
+        trace: Trace | None,
+        streamed: bool,
+        network: float | None,
+        reserved: bool,
+    ) -> Response:
+        """Carry an exchange out for a place that :meth:`exchange` gives back where this raises."""
+        if len(buffers) > 1:
+            buffers = coalesce(buffers)
+        expects = False
+        if self._prepare is not None:
+            buffers, expects = self._prepare(buffers)
+        if place not in self.pool.holders:
+            self._hold(place, deadline, reserved=reserved, trace=trace)
+        fresh = False
+        while True:
+            reused = self._take(place, fresh, deadline, trace)
+            connection = place.connection
+            assert connection is not None
+            try:
+                response = connection.exchange(
+                    buffers, network, deadline, expects, trace, streamed, place.sent
+                )
+                break
+            except ConnectionLost as error:
+                answered, handed_over = not connection.reader.blank, connection.handed_over
+                fresh = reused and may_resend(
+                    repeatable=repeatable, answered=answered, handed_over=handed_over
+                )
+                if not fresh:
+                    error.resendable = reused and may_resend(
+                        repeatable=True, answered=answered, handed_over=handed_over
+                    )
+                    raise
+                with self.pool.lock:
+                    self._counts.resent += 1
+            finally:
+                if trace is not None:
+                    trace.end(connection)
+            if trace is not None:
+                trace.start()
+                trace.resent += handed_over
+        response.asked = asked = method, self._origin, target
+        if connection.reader.open:
+            head = StreamedResponse(response.head, b"")
+            head.asked = asked
+            head.stream = Stream(self, place, method, target)
+            place.owner = 0
+            return head
+        connection.reader.response = None  # an idle connection should not keep a large body
+        self._put_by(place, reusable=connection.reader.reusable)
+        return response
 
     def has_room(self, place: Place[Connection]) -> bool:
         """Return whether a place has a connection, or can have one at once."""
@@ -321,10 +349,14 @@ class BlockingTransport:
     def give_back(self, place: Place[Connection], *, reusable: bool = False) -> None:
         """Give up a place, or the wish for one; its connection is closed, unless it is reusable."""
         nested = self.pool.is_interrupted
-        with self.pool.lock:
-            spent = self.pool.give_back(place, reusable=reusable, serve=not nested)
-        if spent is not None:
-            self._forget(spent)
+        try:
+            with self.pool.lock:
+                spent = self.pool.give_back(place, reusable=reusable, serve=not nested)
+            if spent is not None:
+                self._forget(spent)
+        except BaseException:
+            self._close_lost()
+            raise
         place.transport = None
         if place.sent is not None:
             place.sent()
@@ -408,10 +440,16 @@ class BlockingTransport:
             if connection is not None:
                 self._forget(connection)
                 place.connection = None
-            place.connection = self._open(deadline, trace)
+            self._open(place, deadline, trace)
         if trace is not None and place.connection is not None:
             trace.take(place.connection, reused=reused)
         return reused
+
+    def _close_lost(self) -> None:
+        with self.pool.lock:
+            lost = self.pool.lost(self._connections)
+        for connection in lost:
+            self._forget(connection)
 
     def _forget(self, connection: Connection) -> None:
         connection.close()
@@ -420,7 +458,8 @@ class BlockingTransport:
                 self._connections.discard(connection)
                 self._counts.end(connection)
 
-    def _open(self, deadline: float | None, trace: Trace | None) -> Connection:
+    def _open(self, place: Place[Connection], deadline: float | None, trace: Trace | None) -> None:
+        """Open a connection for a place."""
         began = monotonic()
         limit = self._timeouts.connection
         deadline = earliest(deadline, None if limit is None else began + limit)
@@ -452,9 +491,9 @@ class BlockingTransport:
         connection.dies = began + self._options.age_limit
         connection.reader.reusable = self._options.keep_alive
         with self.pool.lock:
+            place.connection = connection
             self._connections.add(connection)
             self._counts.opened += 1
-        return connection
 
     def _connect(self, addresses: Sequence[SocketAddress], deadline: float | None) -> socket.socket:
         return connect(addresses, deadline, self._route.peer)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, Generic, TypeVar
 
 from .repeater import Place
@@ -188,6 +188,11 @@ class Pool(Generic[C]):
             with contextlib.suppress(IndexError):  # a call has taken it
                 return self.idle.pop()
         return None
+
+    def lost(self, connections: Iterable[C]) -> list[C]:
+        """Return those of the open connections that an exception took out of the books between two steps."""
+        known = {*self.idle, *(place.connection for place in self.holders)}
+        return [connection for connection in connections if connection not in known]
 
     def drop_expired(self, now: float) -> C | None:
         """Take the connection that has been idle longest out, if its time is over; the caller closes it."""

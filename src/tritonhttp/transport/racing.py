@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .race import Race
 
-__all__ = ["run"]
+__all__ = ["drop", "run"]
 
 
 async def run(loop: asyncio.AbstractEventLoop, race: Race) -> socket.socket | None:
@@ -34,7 +34,14 @@ async def run(loop: asyncio.AbstractEventLoop, race: Race) -> socket.socket | No
         return None if winner is None else socks.pop(winner)
     finally:
         for sock in socks.values():
-            sock.close()
+            drop(loop, sock)
+
+
+def drop(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    """Close a socket that may still be connecting, in a coroutine that was closed; the loop must not watch it."""
+    with contextlib.suppress(Exception):  # it does not, or it runs no more
+        loop.remove_writer(sock.fileno())
+    sock.close()
 
 
 async def _first(
