@@ -813,6 +813,9 @@ async def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Awaitable
     except StopIteration as end:
         found: T = end.value
         return found
+    except BaseException:  # an interrupt here, between two steps
+        flow.close()
+        raise
 
 
 InferenceServerClient._originals = {"_get": InferenceServerClient._get, "_post": InferenceServerClient._post}
