@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # An Open Inference Protocol server that runs already, host:port; empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test lint types unit adversity live programs interop gpu matrix fuzz bench clean
+.PHONY: help demo test lint types unit adversity interrupts live programs interop gpu matrix fuzz bench clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -45,6 +45,9 @@ unit: $(VENV)/.developed ## the tests that need no server
 
 adversity: $(VENV)/.developed ## the tests against servers that misbehave
 	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/adversity
+
+interrupts: $(VENV)/.developed ## an exception at every instruction of a call; make test takes a sample of them
+	EVERY_PLACE=1 $(BIN)/pytest tests/adversity/test_interrupts.py
 
 live: $(VENV)/.developed ## the tests against a real Triton (TRITON_URL=host:port: on yours)
 	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/live

@@ -1,5 +1,7 @@
 """Interrupts calls at every place of the library where CPython lets that happen, one place a run.
 
+The tests take a sample of the places; `make interrupts` takes all of them.
+
 The promise: whatever a signal's handler raises, or `PyThreadState_SetAsyncExc`, or whoever closes or cancels a
 coroutine, wherever in the library it comes:
 
@@ -35,6 +37,7 @@ import dis
 import gc
 import operator
 import os
+import random
 import signal
 import sys
 import threading
@@ -52,6 +55,9 @@ LIBRARY = str(Path(tritonhttp.__file__).parent) + os.sep
 RULERS = ["instructions", "lines"] if sys.version_info < (3, 13) else ["lines"]
 #: How long a call may take that should be served at once, in seconds.
 AT_ONCE = 3.0
+#: Behind the first places of a call, one in so many is interrupted, chosen by chance.
+FIRST, STRIDE = 40, 8
+EVERY_PLACE = bool(os.environ.get("EVERY_PLACE"))
 #: A sweep ends with so many places where the promise was broken.
 ENOUGH = 5
 
@@ -354,7 +360,7 @@ def sweep(way: Way, interruption: Callable[[int], Interruption], watch: Watch, *
                 broken.append(f"a new client is not served: {error!r}")
                 break
             kept = open_now()
-        number += 1
+        number += 1 if EVERY_PLACE or number < FIRST else random.randrange(1, 2 * STRIDE)
         found = _interrupted(way, client, interruption(number), watch)
         if found is None:
             break
