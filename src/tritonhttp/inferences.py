@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ._implementation import check_c_is_wanted, fall_back
 from .errors import InvalidRequest
 from .operations import BINARY, JSON, Headers, Operation, model_path
 from .result import InferResult
@@ -98,8 +99,10 @@ class Known:
 
 
 try:
+    check_c_is_wanted()
     from ._recall import recall
-except ImportError:  # installed without a compiler
+except ImportError as error:
+    fall_back("tritonhttp._recall", error)
     #: Finds what is known of an inference: in a table, by model, version and the form that :func:`infer_form`
     #: returns. Returns that, and the request in one piece; None where nothing is known, or more than a look is
     #: needed: other types than those two, more than `limit` bytes, an array that was changed.

@@ -494,11 +494,6 @@ noise = st.lists(st.one_of(st.binary(max_size=9), lengths, st.binary(max_size=9)
 # The extension by itself
 
 
-def test_the_extension_is_built() -> None:
-    if _BUILT is None:
-        pytest.skip("the C extension is not built; its tests are left out")
-
-
 @pytest.mark.parametrize("implementation", ["c"], indirect=True)
 class TestExtension:
     __test__ = _BUILT is not None

@@ -19,6 +19,7 @@ SOURCES = sorted(path for path in ROOT.rglob("*.py") if "testing/models/" not in
 ROOMS = {
     "tritonhttp": 5,
     "tritonhttp._version": 0,
+    "tritonhttp._implementation": 0,
     "tritonhttp.errors": 0,
     "tritonhttp.log": 0,
     "tritonhttp.quantities": 0,

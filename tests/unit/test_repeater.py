@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritonhttp import InferenceServerClient, InferInput
+from tritonhttp import InferenceServerClient, InferInput, _implementation
 from tritonhttp.errors import ConnectionLost, DeadlineExceeded, InferenceServerException
 from tritonhttp.transport import repeater
 from tritonhttp.transport.address import Address
@@ -1030,18 +1030,15 @@ def test_receiving_holds_nothing_afterwards(line: Line) -> None:
 
 
 def without_the_extension() -> Any:
-    """Return the module as it is where the extension was not built."""
-    name = "tritonhttp.transport._repeater"
+    """Return the module as it is where the extension is not used."""
     spec = importlib.util.spec_from_file_location("tritonhttp.transport.repeater", repeater.__file__)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    before = sys.modules[name]
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_implementation, "_wanted", "python")
+        patch.setattr(_implementation, "in_python", {})
         spec.loader.exec_module(module)
-    finally:
-        sys.modules[name] = before
     assert not module.REPEATS
     return module
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from .._implementation import check_c_is_wanted, fall_back
 
 if TYPE_CHECKING:
     from ..wire.requests import Buffer
@@ -162,7 +163,10 @@ class Repeater(Generic[T]):
 
 REPEATS = False
 if not TYPE_CHECKING:
-    with suppress(ImportError):
+    try:
+        check_c_is_wanted()
         from ._repeater import Place, Repeater, Track
 
         REPEATS = True
+    except ImportError as error:
+        fall_back("tritonhttp.transport._repeater", error)

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from tritonhttp._implementation import check_c_is_wanted, fall_back
 from tritonhttp.errors import InvalidRequest, ProtocolError
 
 try:
+    check_c_is_wanted()
     from tritonhttp.wire import _bytes_tensor as _speedups
-except ImportError:  # installed without a compiler: the same in Python, five to ten times slower
+except ImportError as error:  # the same in Python, five to ten times slower
+    fall_back("tritonhttp.wire._bytes_tensor", error)
     _speedups = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
