@@ -28,6 +28,8 @@ demo: $(VENV)/.installed ## classify handwritten digits on a real Triton (TRITON
 # The tests against servers that misbehave mostly wait: all but the tests against a real Triton run beside them, one after
 # the other. Those have the machine for themselves.
 BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=2 --output-sync=target)
+# Where there is a compiler the C extensions must be there: without them their tests would be skipped, and all be green.
+test: export TRITONHTTP_IMPL ?= $(shell command -v cc >/dev/null && echo c)
 test: $(VENV)/.developed ## all that must hold: lint, types, and every test below
 	$(MAKE) --no-print-directory $(BESIDE) adversity lint types unit programs
 	$(MAKE) --no-print-directory live
@@ -40,11 +42,15 @@ types: $(VENV)/.developed ## mypy --strict and pyright
 	$(BIN)/mypy src tests/typing
 	$(BIN)/basedpyright
 
+# What runs again without the C extensions: the tests of those who use them.
+unit: IN_PYTHON = $(patsubst %,tests/unit/test_%.py,base bytes_tensor clients inference transport)
 unit: $(VENV)/.developed ## the tests that need no server
 	$(BIN)/pytest tests/unit
+	TRITONHTTP_IMPL=python $(BIN)/pytest $(IN_PYTHON)
 
 adversity: $(VENV)/.developed ## the tests against servers that misbehave
 	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/adversity
+	TRITONHTTP_IMPL=python $(BIN)/pytest tests/adversity/test_faults.py -k 'blocking and not behind_equal'
 
 interrupts: $(VENV)/.developed ## an exception at every instruction of a call; make test takes a sample of them
 	EVERY_PLACE=1 $(BIN)/pytest tests/adversity/test_interrupts.py
