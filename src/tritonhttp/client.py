@@ -246,15 +246,16 @@ class InferenceServerClient(ClientBase):
 
     def close(self) -> None:
         """Close the client, after the inferences that `async_infer` began; every later call fails. Idempotent."""
+        nested = is_owned(self._lock)  # in a signal's handler: what it interrupted cannot be waited for
         with self._lock:
             self._closed = True
-            executor, self._executor = self._executor, None
-            sharing, self._sharing = self._sharing, None
+        executor, sharing = self._executor, self._sharing
         try:
             if executor is not None:
-                executor.shutdown(wait=True)
+                executor.shutdown(wait=not nested)
             if sharing is not None:
                 self._drive(sharing.close(), None, None, self._until(CLOSING))
+                self._sharing = None
         finally:
             for server in (*self._servers.values(), *self._leaving.values()):
                 server.close()

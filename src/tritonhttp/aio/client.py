@@ -186,10 +186,11 @@ class InferenceServerClient(ClientBase):
 
     async def close(self) -> None:
         """Close the client; calls under way end first, every later call fails. Idempotent."""
-        sharing, self._sharing = self._sharing, None
+        sharing = self._sharing
         try:
             if sharing is not None:
                 await self._drive(sharing.close(), None, None, self._until(CLOSING))
+                self._sharing = None
         finally:
             for server in (*self._servers.values(), *self._leaving.values()):
                 await server.close()

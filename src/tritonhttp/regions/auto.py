@@ -103,6 +103,8 @@ class Sharing:
         #: Refusals in a row.
         self._refusals = 0
         self._lost = 0
+        #: What the server has yet to forget while the client closes.
+        self._left: list[Block] = []
         self._expected: dict[tuple[Any, ...], _Expected] = {}
         self._declared: dict[Model, Declared] = {}
         #: Models whose outputs are large, as far as is known.
@@ -170,8 +172,9 @@ class Sharing:
             self._large.add(model)
 
     def close(self) -> Generator[Operation[Any], Any, None]:
-        """Have the server forget the regions."""
-        yield from _unregister(self.pool.close(), closing=True)
+        """Have the server forget the regions; when it is called again, those that are left."""
+        self._left += self.pool.close()
+        yield from _unregister(self._left, closing=True)
 
     def tidy(self) -> Generator[Operation[Any], Any, None]:
         """Have the server forget the blocks that are of no more use."""

@@ -141,7 +141,7 @@ receive(Track *track, void *room, Py_ssize_t size, double until, int *problem)
             if (PyErr_CheckSignals() < 0) {
                 return -2;
             }
-        } else if (*problem != EAGAIN || waits || until <= monotonic()) {
+        } else if (*problem != EAGAIN || until <= monotonic() + (waits ? 1e-3 : 0)) { /* a stream may wait longer */
             return -1;
         }
     }

@@ -328,7 +328,6 @@ class BlockingTransport:
             head = StreamedResponse(response.head, b"")
             head.asked = asked
             head.stream = Stream(self, place, method, target)
-            place.owner = 0
             return head
         connection.reader.response = None  # an idle connection should not keep a large body
         self._put_by(place, reusable=connection.reader.reusable)
@@ -575,7 +574,6 @@ class Stream:
                     break
                 place.owner = this_thread()[0]
                 connection._receive(idle, deadline)
-                place.owner = 0
         except (TransportError, ProtocolError) as error:
             self.close()
             raise located(error, self._transport._address, *self._request) from error.__cause__
