@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 import threading
@@ -101,12 +100,15 @@ class Pending:
         Returns the result, or raises.
     until : float or None
         When the task must end, on the monotonic clock.
-    late : callable
+    late : callable, optional
         Is called if that time passes before the task was begun; returns the error.
     """
 
     def __init__(
-        self, task: Callable[[], InferResult], until: float | None, late: Callable[[Pending], BaseException]
+        self,
+        task: Callable[[], InferResult],
+        until: float | None = None,
+        late: Callable[[Pending], BaseException] | None = None,
     ) -> None:
         self._until, self._late = until, late
         #: None once it has ended.
@@ -134,8 +136,10 @@ class Pending:
             del self, task  # the error's traceback holds this frame
 
     def _end(self) -> None:
-        with contextlib.suppress(RuntimeError):  # whoever waited has let go of it
+        try:  # noqa: SIM105  contextlib's suppress would take three frames of each call
             self._running.release()
+        except RuntimeError:  # whoever waited has let go of it
+            pass
 
     def withdraw(self) -> bool:
         """See to it that the task is not carried out; return False where that has begun."""
@@ -177,7 +181,7 @@ class Pending:
         if self._until is not None and self._until <= end:
             if self._acquire(max(0.0, self._until - monotonic())):
                 return True
-            if self.withdraw():
+            if self._late is not None and self.withdraw():
                 self._error = self._late(self)
                 self._task = None
                 self._end()

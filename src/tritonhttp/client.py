@@ -215,6 +215,8 @@ class InferenceServerClient(ClientBase):
             expect_continue=expect_continue,
         )
         self._transport = BlockingTransport(address, limit, timeouts, context, connections)
+        #: Whether all calls stand in one line: with one server, and as many threads as connections.
+        self._has_line = len(urls) == 1 and resolve_every is None and self._workers == limit
         self._deadline = seconds(deadline, "deadline")
         self._idle_timeout = timeouts.network
         #: Re-entrant, and nothing that may block runs under it: see BlockingPool.
@@ -824,16 +826,12 @@ class InferenceServerClient(ClientBase):
         if self._is_watched():
             # The hooks, the plugin and the log see the caller's context, not that of a thread of ours.
             task = partial(copy_context().run, task)
-        pending = Pending(task, until, partial(self._too_late, time.monotonic(), until, place, turn))
+        late = None if until is None else partial(self._too_late, time.monotonic(), until, place, turn)
+        pending = Pending(task, until, late)
         self._submit(pending, place, turn)
         if self._verbose:
             self._log.debug("Sent request%s", f" '{request_id}'" if request_id else "")
         return InferAsyncRequest(pending, self._verbose)
-
-    @property
-    def _has_line(self) -> bool:
-        """Whether all calls stand in one line: with one server, and as many threads as connections."""
-        return not self._servers and self._resolve_every is None and self._workers == self._limit
 
     def _submit(self, pending: Pending, place: Place[Any], turn: Turn[BlockingPool[None]] | None) -> None:
         """Let a thread carry out an inference that takes its place in the line now."""
@@ -853,11 +851,13 @@ class InferenceServerClient(ClientBase):
                         executor = None
                     if executor is None:
                         executor = self._executor = Executor(self._workers)
-                    executor.accept(pending.run)
-                    place.owner, place.exceeds = this_thread()[0], nested
+                    place.owner, place.exceeds = threading.get_ident(), nested
                     if turn is None:
-                        self._begin(executor, pending, place)
+                        if self._has_line and not nested:
+                            self._transport.reserve(place)
+                        executor.submit(pending.run)
                     else:
+                        executor.accept(pending.run)
                         turn.place.owner = place.owner
                         turn.join(partial(self._begin, executor, pending, place), first=nested)
                         turn.place.owner = 0
@@ -891,14 +891,13 @@ class InferenceServerClient(ClientBase):
     def _too_late(
         self,
         began: float,
-        until: Moment | None,
+        until: Moment,
         place: Place[Any],
         turn: Turn[BlockingPool[None]] | None,
         pending: Pending,
     ) -> InferenceServerException:
         """Take an inference back whose time was over before it was begun."""
         self._withdraw(pending, place, turn)
-        assert until is not None
         return wait_timeout(self._limit, time.monotonic() - began, until)
 
     def _hire(self) -> None:

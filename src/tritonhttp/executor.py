@@ -8,7 +8,6 @@ put them in.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import socket
 import threading
@@ -84,6 +83,24 @@ class Executor:
                 raise InferenceServerException("the client is closed")
             self._accepted.add(task)
 
+    def submit(self, task: Task) -> None:
+        """Accept a task, and put it in the line.
+
+        Raises
+        ------
+        InferenceServerException
+            After :meth:`shutdown`.
+        """
+        with self._lock:
+            if self._closed:
+                raise InferenceServerException("the client is closed")
+            self._tasks.put(task)
+            try:
+                self._free.pop()
+            except IndexError:
+                if len(self._threads) < self._limit:
+                    self._started.append(None)
+
     def put(self, task: Task) -> None:
         """Put a task in the line; :meth:`hire` has to follow."""
         with self._lock:
@@ -109,9 +126,11 @@ class Executor:
             If the system has no first thread for it.
         """
         while self._started:
-            with contextlib.suppress(IndexError):
+            try:
                 self._started.pop()
-                self._hire()
+            except IndexError:  # another thread hires
+                return
+            self._hire()
 
     def _hire(self) -> None:
         with self._lock:

@@ -338,6 +338,7 @@ class Books(RuleBasedStateMachine):
     def get_ready(self, which: int) -> None:
         call = self.line[which % len(self.line)]
         call.get_ready()
+        self.pool.ready.add(call.place)
         self.pool.serve()
         self.serve()
 

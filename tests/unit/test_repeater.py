@@ -384,6 +384,7 @@ def test_a_place_s_own_connection_is_used(bench: Bench) -> None:
         bench.pool.holders.add(place)
         waiting: Any = Place()
         if in_line:  # who has its turn does not wait for others
+            waiting.wake = print
             bench.pool.join(waiting)
         with answering(line, START + DATA):
             assert bench.repeater.repeat(place, REQUEST, START, 4, SIZE, None) == b"{json}" + DATA
@@ -394,6 +395,27 @@ def test_a_place_s_own_connection_is_used(bench: Bench) -> None:
             bench.pool.idle.remove(line)
     assert place.connection is line
     assert bench.pool.holders == {place}
+
+
+@pytest.mark.parametrize("ahead", [0, 2, 8])
+def test_a_place_in_the_line_takes_a_connection_where_there_is_room_for_all_before_it(
+    bench: Bench, ahead: int
+) -> None:
+    line, others = bench.line(), [Place() for _ in range(ahead)]
+    place: Any = Place()
+    for each in (*others, place, Place()):
+        bench.pool.join(each)
+    waiting = list(bench.pool.line)
+    if ahead == bench.pool.limit:
+        assert bench.repeater.repeat(place, REQUEST, START, 4, SIZE, None) is None
+        assert (list(bench.pool.line), bench.pool.holders, place.connection) == (waiting, set(), None)
+        return
+    with answering(line, START + DATA):
+        assert bench.repeater.repeat(place, REQUEST, START, 4, SIZE, None) == b"{json}" + DATA
+    waiting.remove(place)
+    assert list(bench.pool.line) == waiting
+    # Nobody of these is ready: the connection is idle until somebody is.
+    assert (bench.pool.idle, bench.pool.holders, place.connection) == ([line], set(), None)
 
 
 @pytest.mark.parametrize("flaw", [detached, closed, spoken, expired, armed_otherwise, never_armed])
@@ -425,7 +447,9 @@ def test_a_place_s_own_connection_that_is_no_track_is_left_alone(bench: Bench) -
 
 
 def waiters_in_line(bench: Bench) -> None:
-    bench.pool.join(Place())
+    waiting: Any = Place()
+    waiting.wake = print
+    bench.pool.join(waiting)
 
 
 def closed_meanwhile(bench: Bench) -> None:
@@ -454,7 +478,7 @@ def too_old_itself(bench: Bench) -> None:
 
 
 def other_pool(bench: Bench) -> None:
-    del bench.pool.line
+    del bench.pool.ready
 
 
 def other_holders(bench: Bench) -> None:

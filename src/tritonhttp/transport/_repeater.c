@@ -54,7 +54,7 @@ typedef struct {
 } Repeater;
 
 /* Interned names, and the type of tracks; made once, for the life of the process. */
-static PyObject *idle_name, *holders_name, *line_name, *closed_name, *limit_name;
+static PyObject *idle_name, *holders_name, *line_name, *ready_name, *closed_name, *limit_name;
 static PyTypeObject *track_type, *place_type;
 
 static double
@@ -388,23 +388,52 @@ close_books(Books *books)
     Py_CLEAR(books->line);
 }
 
-/* Look into the pool's books; return 0, perhaps without an error, if nothing may be taken or put back now: somebody waits,
-   or they are not of the types that can be changed in one step. */
+/* Look into the pool's books; return 0, perhaps without an error, if they are not of the types that can be changed in one
+   step. */
 static int
-open_books(Repeater *self, Books *books)
+open_books(Repeater *self, Books *books, PyObject *line)
 {
     books->holders = books->line = NULL;
     if ((books->idle = PyObject_GetAttr(self->pool, idle_name)) != NULL &&
         (books->holders = PyObject_GetAttr(self->pool, holders_name)) != NULL &&
-        (books->line = PyObject_GetAttr(self->pool, line_name)) != NULL && PyList_CheckExact(books->idle) &&
-        PyAnySet_CheckExact(books->holders) && PyObject_Size(books->line) == 0) {
+        (books->line = PyObject_GetAttr(self->pool, line)) != NULL && PyList_CheckExact(books->idle) &&
+        PyAnySet_CheckExact(books->holders)) {
         return 1;
     }
     close_books(books);
     return 0;
 }
 
-/* Give the place a connection that is fit for use: its own, or the one that was used last. Return it, borrowed, or NULL,
+static Py_ssize_t
+limit_of(Repeater *self)
+{
+    PyObject *limit = PyObject_GetAttr(self->pool, limit_name);
+    Py_ssize_t most = limit != NULL ? PyLong_AsSsize_t(limit) : -1;
+    Py_XDECREF(limit);
+    return most;
+}
+
+/* Return where in the line a place stands that would be served if it were ready; 0 too if there is no line. -1, perhaps with
+   an error, if it has to wait. */
+static Py_ssize_t
+position(Repeater *self, const Books *books, const Place *place)
+{
+    Py_ssize_t length = PyObject_Size(books->line), room;
+    if (length <= 0) {
+        return length;
+    }
+    room = limit_of(self) - PySet_GET_SIZE(books->holders);
+    for (Py_ssize_t ahead = 0; ahead < room && ahead < length; ahead++) {
+        PyObject *other = PySequence_GetItem(books->line, ahead);
+        Py_XDECREF(other); /* the line has it */
+        if (other == NULL || other == (PyObject *)place) {
+            return other == NULL ? -1 : ahead;
+        }
+    }
+    return -1;
+}
+
+/* Give the place a connection that is fit for use: its own, or the one that was used last if it is its turn. Return it, borrowed, or NULL,
    perhaps without an error. */
 static Track *
 take(Repeater *self, Place *place, double until)
@@ -414,18 +443,20 @@ take(Repeater *self, Place *place, double until)
         return PyObject_TypeCheck(track, track_type) && is_fit(track, self->network, until) ? track : NULL;
     }
     Books books;
-    if (!open_books(self, &books)) {
+    if (!open_books(self, &books, line_name)) {
         return NULL;
     }
     track = NULL;
-    Py_ssize_t last = PyList_GET_SIZE(books.idle) - 1;
-    if (last >= 0 && PyObject_TypeCheck(PyList_GET_ITEM(books.idle, last), track_type)) {
+    Py_ssize_t last = PyList_GET_SIZE(books.idle) - 1, ahead = last < 0 ? -1 : position(self, &books, place);
+    int waited = ahead >= 0 && PyObject_Size(books.line) > 0;
+    if (ahead >= 0 && PyObject_TypeCheck(PyList_GET_ITEM(books.idle, last), track_type)) {
         track = (Track *)PyList_GET_ITEM(books.idle, last);
         if (!is_fit(track, self->network, until) || PySet_Add(books.holders, (PyObject *)place) < 0) {
             track = NULL;
         } else {
             Py_XSETREF(place->connection, Py_NewRef((PyObject *)track)); /* drops None at most */
-            if (PyList_SetSlice(books.idle, last, last + 1, NULL) < 0) {
+            if (PyList_SetSlice(books.idle, last, last + 1, NULL) < 0 ||
+                (waited && PySequence_DelItem(books.line, ahead) < 0)) {
                 track = NULL; /* the place has it, and gives it back */
             }
         }
@@ -440,11 +471,11 @@ put_back(Repeater *self, Place *place, Track *track, double now)
 {
     int done = 0;
     Books books;
-    if (open_books(self, &books)) {
-        PyObject *closed = PyObject_GetAttr(self->pool, closed_name), *limit = PyObject_GetAttr(self->pool, limit_name);
-        Py_ssize_t most = limit != NULL ? PyLong_AsSsize_t(limit) : -1;
+    if (open_books(self, &books, ready_name)) { /* who is in the line, but not ready, takes it later */
+        PyObject *closed = PyObject_GetAttr(self->pool, closed_name);
+        Py_ssize_t most = limit_of(self);
         PyObject *oldest = PyList_GET_SIZE(books.idle) ? PyList_GET_ITEM(books.idle, 0) : (PyObject *)track;
-        if (closed == Py_False && PyList_GET_SIZE(books.idle) + PySet_GET_SIZE(books.holders) <= most &&
+        if (closed == Py_False && PyObject_Size(books.line) == 0 && PyList_GET_SIZE(books.idle) + PySet_GET_SIZE(books.holders) <= most &&
             PyObject_TypeCheck(oldest, track_type) && now < ((Track *)oldest)->expires &&
             PySet_Discard(books.holders, (PyObject *)place) == 1) {
             done = PyList_Append(books.idle, (PyObject *)track) == 0;
@@ -452,7 +483,6 @@ put_back(Repeater *self, Place *place, Track *track, double now)
                 Py_CLEAR(place->connection); /* the list has it too */
             }
         }
-        Py_XDECREF(limit);
         Py_XDECREF(closed);
         close_books(&books);
     }
@@ -579,7 +609,7 @@ populate(PyObject *module)
     static const struct {
         PyObject **name;
         const char *text;
-    } names[] = {{&idle_name, "idle"}, {&holders_name, "holders"}, {&line_name, "line"}, {&closed_name, "closed"},
+    } names[] = {{&idle_name, "idle"}, {&holders_name, "holders"}, {&line_name, "line"}, {&ready_name, "ready"}, {&closed_name, "closed"},
                  {&limit_name, "limit"}};
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
         if (*names[i].name == NULL && (*names[i].name = PyUnicode_InternFromString(names[i].text)) == NULL) {

@@ -114,10 +114,10 @@ class AsyncioPool(Pool[C]):
         if place not in self.holders and not (not reserved and self.take(place)):
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
-            place.wake = ring = partial(_ring, waiter)
+            ring = partial(_ring, waiter)
             if not reserved:
                 self.join(place)
-            self.serve()
+            self.wait(place, ring)
             if place not in self.holders and not self.closed:
                 timer = None if deadline is None else loop.call_at(deadline, ring)
                 try:

@@ -97,10 +97,13 @@ class BlockingPool(Pool[C]):
             if place in self.holders or (not reserved and self.take(place)):
                 place.served = True
                 return True
-            place.wake = bell = Bell()
+            if reserved and self.take_first(place):
+                place.served = True
+                return True
             if not reserved:
                 self.join(place)
-            self.serve()
+            bell = Bell()
+            self.wait(place, bell)
             if place not in self.holders and self.is_nested(place, owners) and not self.closed:
                 self.exceed(place)
         while True:
@@ -241,7 +244,7 @@ class BlockingTransport:
             try:
                 if answer is not None and socket.socket is self._kind:
                     expected = buffers[0], answer.start, answer.head_size, answer.size, deadline
-                    body = None if reserved else self.repeater.repeat(place, *expected)
+                    body = self.repeater.repeat(place, *expected)
                     if body is None and place.connection is None:
                         self._hold(place, deadline, reserved=reserved)
                         if place.connection is not None:
@@ -345,14 +348,21 @@ class BlockingTransport:
             if not again or place not in self.pool.line:
                 self.pool.join(place)
 
-    def give_back(self, place: Place[Connection], *, reusable: bool = False) -> None:
-        """Give up a place, or the wish for one; its connection is closed, unless it is reusable."""
-        nested = self.pool.is_interrupted
+    def give_back(self, place: Place[Connection], *, reusable: bool = False, now: float = -math.inf) -> None:
+        """Give up a place, or the wish for one; its connection is closed, unless it is reusable.
+
+        An idle connection whose time is over `now` is closed as well.
+        """
+        pool = self.pool
+        nested = pool.is_interrupted
         try:
-            with self.pool.lock:
-                spent = self.pool.give_back(place, reusable=reusable, serve=not nested)
+            with pool.lock:
+                spent = pool.give_back(place, reusable=reusable, serve=not nested)
+                expired = pool.drop_expired(now) if pool.idle else None
             if spent is not None:
                 self._forget(spent)
+            if expired is not None:
+                self._forget(expired)
         except BaseException:
             self._close_lost()
             raise
@@ -366,11 +376,7 @@ class BlockingTransport:
         assert connection is not None
         now = monotonic()
         connection.expires = min(now + self._max_idle, connection.dies)
-        self.give_back(place, reusable=reusable)
-        with self.pool.lock:
-            expired = self.pool.drop_expired(now)
-        if expired is not None:
-            self._forget(expired)
+        self.give_back(place, reusable=reusable, now=now)
 
     def addresses(self, deadline: float | None) -> list[SocketAddress]:
         """Look up the addresses of the server's name."""

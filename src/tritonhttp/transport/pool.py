@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Generic, TypeVar
 
 from .repeater import Place
@@ -49,13 +49,15 @@ class Pool(Generic[C]):
         The places that may use a connection: theirs, or one that they open.
     line : deque of Place
         The places that wait, in order. One without a `wake` is not served yet: its call has not begun to wait.
+    ready : set of Place
+        Those in the line that are woken when they are served.
     ended : int
         How many places were given back.
 
     Notes
     -----
-    The extension uses `idle`, `holders`, `line`, `closed` and `limit`, without the lock: each of its steps is
-    one step of the interpreter.
+    The extension uses `idle`, `holders`, `line`, `ready`, `closed` and `limit` without the lock: each step of it
+    is one step of the interpreter.
     """
 
     def __init__(self, limit: int) -> None:
@@ -64,6 +66,7 @@ class Pool(Generic[C]):
         self.idle: list[C] = []
         self.holders: set[Place[C]] = set()
         self.line: deque[Place[C]] = deque()
+        self.ready: set[Place[C]] = set()
         self.ended = 0
         #: The place that is taken from the line to the holders just now.
         self._serving: Place[C] | None = None
@@ -97,6 +100,25 @@ class Pool(Generic[C]):
             self.line.appendleft(place)
         else:
             self.line.append(place)
+        if place.wake is not None:
+            self.ready.add(place)
+
+    def take_first(self, place: Place[C]) -> bool:
+        """Take what :meth:`serve` would give to a place in the line, if it were ready; return whether it would."""
+        for ahead in range(min(self.limit - len(self.holders), len(self.line))):
+            if self.line[ahead] is place:
+                self.leave_line(place)  # first, so that an exception leaves it nowhere
+                self.holders.add(place)
+                if self.idle:
+                    place.connection = self.idle.pop()
+                return True
+        return False
+
+    def wait(self, place: Place[C], wake: Callable[[], object]) -> None:
+        """Be ready to be served, in the line."""
+        place.wake = wake
+        self.ready.add(place)
+        self.serve()
 
     def serve(self) -> None:
         """Serve the line as far as there is room. A place that is not ready keeps room for itself."""
@@ -143,6 +165,7 @@ class Pool(Generic[C]):
         """Take a place out of the line, and return whether it was there: its call goes on, or has given up."""
         if self._serving is place:
             self._serving = None
+        self.ready.discard(place)
         try:
             self.line.remove(place)
         except ValueError:
@@ -178,7 +201,7 @@ class Pool(Generic[C]):
                 self.idle.append(connection)
                 # Looked at behind the step: a handler may have closed the pool, or used the room, just before.
                 connection = self._drop_excess()
-        if serve:
+        if serve and (self.ready or self._serving is not None or self.closed):
             self.serve()
         return connection
 

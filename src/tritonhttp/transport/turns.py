@@ -58,9 +58,10 @@ class Turn(Generic[P]):
         turns, place = self._turns, self.place
         with turns.lock:
             self.pool = pool = turns._pools.setdefault(self._key, turns._make(1, turns.lock))
-            place.served, place.wake = first, wake
+            place.served = first
             pool.join(place)
-            pool.serve()
+            if wake is not None:
+                pool.wait(place, wake)
 
     def __enter__(self) -> Turn[P]:
         return self
