@@ -711,3 +711,18 @@ def test_a_call_in_a_handler_waits_for_no_thread_that_waits_for_the_lock() -> No
         if not done[0]:
             break
     assert number > 20
+
+
+def test_what_is_lost_is_found_while_the_extension_stays_away() -> None:
+    pool: Pool[str] = Pool(3)
+    (place,) = taken(pool, "a")
+    give_back(pool, *taken(pool, "b"))
+    seen = []
+
+    def connections() -> Iterator[str]:
+        seen.append(type(pool.idle) is list)
+        yield from ("a", "b", "c")
+
+    assert pool.lost(connections()) == ["c"]
+    assert seen == [False], "it takes and puts back only where it finds a list"
+    assert (type(pool.idle), pool.idle, pool.holders) == (list, ["b"], {place})

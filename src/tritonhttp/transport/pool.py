@@ -33,6 +33,10 @@ class Signal:
         return self._name
 
 
+class _Kept(list[C]):
+    """Idle connections that the extension leaves alone, since it knows lists only: nothing moves meanwhile."""
+
+
 class Pool(Generic[C]):
     """The books over at most `limit` connections of the type C, and over the places of calls.
 
@@ -214,8 +218,12 @@ class Pool(Generic[C]):
 
     def lost(self, connections: Iterable[C]) -> list[C]:
         """Return those of the open connections that an exception took out of the books between two steps."""
-        known = {*self.idle, *(place.connection for place in self.holders)}
-        return [connection for connection in connections if connection not in known]
+        self.idle = _Kept(self.idle)
+        try:
+            known = {*self.idle, *(place.connection for place in self.holders)}
+            return [connection for connection in connections if connection not in known]
+        finally:
+            self.idle = list(self.idle)
 
     def drop_expired(self, now: float) -> C | None:
         """Take the connection that has been idle longest out, if its time is over; the caller closes it."""
