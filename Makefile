@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # An Open Inference Protocol server that runs already, host:port; empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test lint types unit adversity interrupts live programs interop gpu matrix fuzz bench clean
+.PHONY: help demo test lint types unit adversity signals interrupts live programs interop gpu matrix fuzz bench clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -27,11 +27,11 @@ demo: $(VENV)/.installed ## classify handwritten digits on a real Triton (TRITON
 
 # The tests against servers that misbehave mostly wait: all but the tests against a real Triton run beside them, one after
 # the other. Those have the machine for themselves.
-BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=2 --output-sync=target)
+BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=3 --output-sync=target)
 # Where there is a compiler the C extensions must be there: without them their tests would be skipped, and all be green.
 test: export TRITONHTTP_IMPL ?= $(shell command -v cc >/dev/null && echo c)
 test: $(VENV)/.developed ## all that must hold: lint, types, and every test below
-	$(MAKE) --no-print-directory $(BESIDE) adversity lint types unit programs
+	$(MAKE) --no-print-directory $(BESIDE) adversity signals lint types unit programs
 	$(MAKE) --no-print-directory live
 
 lint: $(VENV)/.developed ## ruff
@@ -48,9 +48,13 @@ unit: $(VENV)/.developed ## the tests that need no server
 	$(BIN)/pytest tests/unit
 	TRITONHTTP_IMPL=python $(BIN)/pytest $(IN_PYTHON)
 
+SIGNALS = $(addprefix tests/adversity/test_,signals.py order.py interrupts.py interrupted_starts.py)
 adversity: $(VENV)/.developed ## the tests against servers that misbehave
-	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/adversity
+	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/adversity $(addprefix --ignore=,$(SIGNALS))
 	TRITONHTTP_IMPL=python $(BIN)/pytest tests/adversity/test_faults.py -k 'blocking and not behind_equal'
+
+signals: $(VENV)/.developed ## the tests of order, and of calls that signals and other exceptions interrupt
+	$(BIN)/pytest $(SIGNALS)
 
 interrupts: $(VENV)/.developed ## an exception at every instruction of a call; make test takes a sample of them
 	EVERY_PLACE=1 $(BIN)/pytest tests/adversity/test_interrupts.py
