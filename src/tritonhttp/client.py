@@ -6,6 +6,7 @@ import math
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
@@ -221,7 +222,7 @@ class InferenceServerClient(ClientBase):
         self._idle_timeout = timeouts.network
         #: Re-entrant, and nothing that may block runs under it: see BlockingPool.
         self._lock = threading.RLock()
-        self._turns: Turns[BlockingPool[None]] = Turns(BlockingPool, self._hire)
+        self._turns: Turns[BlockingPool[None]] = Turns(BlockingPool, partial(_hire_for, weakref.ref(self)))
         self._closed = False
         servers = {
             each: InferenceServerClient(**{**configuration, **ALONE, "url": each}) for each in urls if others
@@ -256,8 +257,12 @@ class InferenceServerClient(ClientBase):
             if executor is not None:
                 executor.shutdown(wait=not nested)
             if sharing is not None:
-                self._drive(sharing.close(), None, None, self._until(CLOSING))
-                self._sharing = None
+                try:
+                    self._drive(sharing.close(), None, None, self._until(CLOSING))
+                except Exception:  # of a plugin: what is left is swept by the next client
+                    self._sharing = None
+                    raise
+                self._sharing = None  # not before: an interrupted close can be completed
         finally:
             for server in (*self._servers.values(), *self._leaving.values()):
                 server.close()
@@ -266,7 +271,7 @@ class InferenceServerClient(ClientBase):
     def _start_anew(self) -> None:
         super()._start_anew()
         self._lock = threading.RLock()
-        self._turns = Turns(BlockingPool, self._hire)
+        self._turns = Turns(BlockingPool, partial(_hire_for, weakref.ref(self)))
         self._executor = None
         self._transport.reset()
 
@@ -900,11 +905,6 @@ class InferenceServerClient(ClientBase):
         self._withdraw(pending, place, turn)
         return wait_timeout(self._limit, time.monotonic() - began, until)
 
-    def _hire(self) -> None:
-        executor = self._executor
-        if executor is not None:
-            executor.hire()
-
     def _drive_in_turn(
         self,
         turn: Turn[BlockingPool[None]] | None,
@@ -1276,6 +1276,13 @@ class InferenceServerClient(ClientBase):
         finally:
             if self._dispatch is not None:
                 self._dispatch.probed(url, time.monotonic(), ready)
+
+
+def _hire_for(known: weakref.ref[InferenceServerClient]) -> None:
+    """Start threads for a client's inferences whose turn has come; it is not kept alive for that."""
+    client = known()
+    if client is not None and client._executor is not None:
+        client._executor.hire()
 
 
 def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:

@@ -189,8 +189,12 @@ class InferenceServerClient(ClientBase):
         sharing = self._sharing
         try:
             if sharing is not None:
-                await self._drive(sharing.close(), None, None, self._until(CLOSING))
-                self._sharing = None
+                try:
+                    await self._drive(sharing.close(), None, None, self._until(CLOSING))
+                except Exception:  # of a plugin: what is left is swept by the next client
+                    self._sharing = None
+                    raise
+                self._sharing = None  # not before: an interrupted close can be completed
         finally:
             for server in (*self._servers.values(), *self._leaving.values()):
                 await server.close()

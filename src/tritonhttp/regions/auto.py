@@ -7,6 +7,7 @@ the same shapes. Whatever stands in the way, the tensors travel over HTTP.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -625,5 +626,6 @@ def _unregister(blocks: list[Block], *, closing: bool = False) -> Generator[Oper
             except InferenceServerException:
                 return
             else:
-                blocks.remove(block)
+                with contextlib.suppress(ValueError):  # another thread closes the client, too
+                    blocks.remove(block)
                 break

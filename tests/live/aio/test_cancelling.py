@@ -339,9 +339,8 @@ def test_cancelling_wins_over_a_deadline_in_the_same_moment(run, make_client):
             await asyncio.sleep(0.05)
             task = asyncio.create_task(check(client))
             await asyncio.sleep(0)
-            transport = client._transport
-            (waiter,) = transport.pool.waiters
-            transport._turn_away(waiter, 0.0, 0.0)
+            (place,) = client._transport.pool.line
+            place.wake()
             task.cancel()
             await asyncio.wait([task])
             assert task.cancelled()
