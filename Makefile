@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # An Open Inference Protocol server that runs already, host:port; empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test lint types unit adversity signals interrupts live programs interop gpu matrix fuzz bench clean
+.PHONY: help demo test lint generate types unit adversity signals interrupts live programs interop gpu matrix fuzz bench clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -34,9 +34,13 @@ test: $(VENV)/.developed ## all that must hold: lint, types, and every test belo
 	$(MAKE) --no-print-directory $(BESIDE) adversity signals lint types unit programs
 	$(MAKE) --no-print-directory live
 
-lint: $(VENV)/.developed ## ruff
+lint: $(VENV)/.developed ## ruff, and whether the generated files are up to date
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/python tools/async_to_sync.py --check
+
+generate: $(VENV)/.developed ## write the blocking client's files that are generated from the asyncio client's
+	$(BIN)/python tools/async_to_sync.py
 
 types: $(VENV)/.developed ## mypy --strict and pyright
 	$(BIN)/mypy src tests/typing

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy.typing as npt
 
+from ._calls import drive
 from .async_request import InferAsyncRequest
 from .base import CLOSING
-from .client import drive
 from .errors import InferenceServerException
 from .model_base import (
     CallOptions,

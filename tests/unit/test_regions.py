@@ -24,7 +24,7 @@ from tritonhttp import (
     memory,
     operations,
 )
-from tritonhttp.client import drive as perform_steps
+from tritonhttp._calls import drive as perform_steps
 from tritonhttp.dispatch import Dispatch
 from tritonhttp.events import Hooks
 from tritonhttp.inferences import Inference

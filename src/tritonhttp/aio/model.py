@@ -29,7 +29,7 @@ from ..model_base import (
 from ..operations import Operation
 from ..result import InferResult
 from ..transport.policy import UNSET, Deadline, Moment, call_limit
-from .client import drive
+from ._calls import drive
 
 if TYPE_CHECKING:
     from types import TracebackType

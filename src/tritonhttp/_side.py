@@ -1,0 +1,32 @@
+"""How the blocking client differs where `aio/_calls.py` serves both clients; the twin of `aio/_side.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import InvalidRequest, TransportError
+from .transport.policy import Moment
+from .wire.http1 import Response
+
+__all__ = ["as_answer", "finish_plugin", "mark", "plain"]
+
+
+def as_answer(response: Response) -> Response:
+    """Return a response for those who call `_get` or `_post`: as it is."""
+    return response
+
+
+def plain(response: Any) -> Any:
+    """Return what a replaced `_get` or `_post` gave: as it is."""
+    return response
+
+
+def mark(error: TransportError) -> None:
+    """Leave an error as it is: only the reference's asyncio client raises errors of another library."""
+
+
+def finish_plugin(outcome: Any, until: Moment | None) -> None:
+    """Refuse a plugin that is a coroutine."""
+    if hasattr(outcome, "close"):
+        outcome.close()
+    raise InvalidRequest("the plugin is a coroutine, which needs tritonhttp.aio: use a plain function here")

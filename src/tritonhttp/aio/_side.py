@@ -1,0 +1,31 @@
+"""How the asyncio client differs where `aio/_calls.py` serves both clients; the twin of `../_side.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from ..errors import DeadlineExceeded
+from ..transport.asyncio import timeout_at
+from ..transport.failures import over
+from ..transport.policy import Moment
+from .foreign import Answer, mark, plain
+
+__all__ = ["as_answer", "finish_plugin", "mark", "plain"]
+
+#: How a response looks to those who call `_get` or `_post`.
+as_answer = Answer.of
+
+
+async def finish_plugin(outcome: Awaitable[Any], until: Moment | None) -> None:
+    """Wait for a plugin that is a coroutine."""
+    limit = timeout_at(until)
+    try:
+        async with limit:
+            await outcome
+    except TimeoutError:
+        if until is None or not limit.expired():
+            raise  # the plugin's own
+        raise DeadlineExceeded(
+            f"timed out while waiting for the plugin: {over(until)}", phase="plugin"
+        ) from None

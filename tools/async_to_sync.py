@@ -1,0 +1,96 @@
+"""Generate modules of the blocking client from those in `aio/`: ``python tools/async_to_sync.py [--check]``.
+
+A line that ends with ``# asyncio only`` is left out, and a comment ``# blocking: code`` becomes the code. The
+patterns of `WORDS` are replaced everywhere, in docstrings too. Ruff drops unused imports and formats the result.
+With ``--check`` nothing is written; it fails if a file is not up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = ROOT / "src" / "tritonhttp"
+#: Modules that are generated, each from the module of the same name in `aio/`.
+MADE = ("_calls.py",)
+
+#: Patterns and their replacements, applied in this order; each occurs in some source.
+WORDS = (
+    (r"\ban ``async ", "a ``"),
+    (r"\basync (?=def |with\b|for\b)", ""),
+    (r"\bawait ", ""),
+    (r"\basynccontextmanager\b", "contextmanager"),
+    (r"\bAwaitable\[(\w+)\]", r"\1"),
+    (r"(: |-> )Awaitable\b", r"\1Any"),
+    (r"\bAsync(?=Iterator\b)", ""),
+    (r"\bAsyncio(?=Pool\b|Transport\b)", "Blocking"),
+    (r"\btransport\.asyncio\b", "transport.blocking"),
+    (r"\basyncio\.get_running_loop\(\)\.time\b", "time.monotonic"),
+    (r"\basyncio\.sleep\b", "time.sleep"),
+    (r"^import asyncio$", "import time"),
+    (r"^( *from )\.\.", r"\1."),
+    # In the docstring of `generate_stream`.
+    (r"conn_timeout;\n +the wait for a connection counts\.", "network_timeout."),
+)
+
+
+def blocking(source: str) -> str:
+    """Return the text of the blocking side, before it is formatted."""
+    lines = (line for line in source.splitlines(keepends=True) if not line.endswith("# asyncio only\n"))
+    text = re.sub(r"^( *)# blocking: ", r"\1", "".join(lines), flags=re.MULTILINE)
+    for pattern, replacement in WORDS:
+        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+    return text
+
+
+def tidied(text: str, path: Path) -> str:
+    """Return a module without imports that it does not need, in the form that ruff gives it."""
+    for command in (["check", "--fix", "--quiet", "--select=F401,I001"], ["format", "--quiet"]):
+        ran = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, f"--stdin-filename={path}", "-"],
+            input=text,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            cwd=ROOT,
+            check=True,
+        )
+        text = ran.stdout
+    return text
+
+
+def made(name: str, library: Path = LIBRARY) -> str:
+    """Return what a module of the blocking side has to be."""
+    source = (library / "aio" / name).read_text("utf-8")
+    head = (
+        f"# Generated from aio/{name} by tools/async_to_sync.py: edit that file, then run `make generate`.\n"
+    )
+    return tidied(head + blocking(source), LIBRARY / name)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write what has changed, or with --check say so."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail where a file is not up to date"
+    )
+    parser.add_argument("--library", type=Path, default=LIBRARY, help="the package's folder")
+    given = parser.parse_args(arguments)
+    changed = 0
+    for name in MADE:
+        path, text = given.library / name, made(name, given.library)
+        if not path.exists() or path.read_text("utf-8") != text:
+            changed += 1
+            if given.check:
+                print(f"{path} is out of date with aio/{name}: run `make generate`", file=sys.stderr)
+            else:
+                path.write_text(text, "utf-8")
+                print(f"wrote {path}")
+    return 1 if given.check and changed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
