@@ -16,13 +16,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "src" / "tritonhttp"
 #: Modules that are generated, each from the module of the same name in `aio/`.
-MADE = ("_calls.py",)
+MADE = ("_calls.py", "stream.py")
 
 #: Patterns and their replacements, applied in this order; each occurs in some source.
 WORDS = (
     (r"\ban ``async ", "a ``"),
     (r"\basync (?=def |with\b|for\b)", ""),
     (r"\bawait ", ""),
+    (r"\b__a(?=enter__|exit__|iter__|next__)", "__"),
+    (r"\bStopAsync(?=Iteration\b)", "Stop"),
     (r"\basynccontextmanager\b", "contextmanager"),
     (r"\bAwaitable\[(\w+)\]", r"\1"),
     (r"(: |-> )Awaitable\b", r"\1Any"),
@@ -33,7 +35,9 @@ WORDS = (
     (r"\basyncio\.sleep\b", "time.sleep"),
     (r"^import asyncio$", "import time"),
     (r"^( *from )\.\.", r"\1."),
-    # In the docstring of `generate_stream`.
+    # In docstrings.
+    (r"\b(One|Another|another|other) task\b", r"\1 thread"),
+    (r"\n +A task that is cancelled [\w\s]+\.\n", ""),
     (r"conn_timeout;\n +the wait for a connection counts\.", "network_timeout."),
 )
 

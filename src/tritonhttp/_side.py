@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidRequest, TransportError
 from .transport.policy import Moment
 from .wire.http1 import Response
 
-__all__ = ["as_answer", "finish_plugin", "mark", "plain"]
+if TYPE_CHECKING:
+    from .generation import StreamBase
+
+__all__ = ["as_answer", "finish_plugin", "leave", "mark", "plain"]
 
 
 def as_answer(response: Response) -> Response:
@@ -30,3 +33,18 @@ def finish_plugin(outcome: Any, until: Moment | None) -> None:
     if hasattr(outcome, "close"):
         outcome.close()
     raise InvalidRequest("the plugin is a coroutine, which needs tritonhttp.aio: use a plain function here")
+
+
+def leave(stream: StreamBase) -> None:
+    """End a stream: at once, or through the thread that has the turn."""
+    asker = object()
+    try:
+        stream._askers.append(asker)
+        if stream._askers[0] is asker:
+            stream._close()
+        elif stream._stream is not None:
+            stream._stream.interrupt()
+        stream._end_turn(asker)
+    except BaseException as error:
+        stream._failed(asker, error)
+        raise

@@ -1,3 +1,4 @@
+# Generated from aio/stream.py by tools/async_to_sync.py: edit that file, then run `make generate`.
 """The answers of `generate_stream`, one at a time as they come."""
 
 from __future__ import annotations
@@ -6,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._side import leave
 from .generation import Answers, StreamBase
 from .transport.policy import Moment, moment
 from .transport.pool import Place
@@ -22,14 +24,17 @@ T = TypeVar("T")
 
 
 class GenerateStream(StreamBase):
-    """Iterate over a model's answers, as dicts: `client.generate_stream` makes it.
+    """Iterate over a model's answers, as dicts, with ``for``: `client.generate_stream` makes it.
 
     One thread at a time may ask for an answer; any may close it. An error of the model is raised where it came in
     the order of the answers; a stream that is cut raises when all that came before has been given.
     """
 
     def __init__(
-        self, begin: Callable[[Moment | None, Place[Any]], Response], limit: float | None, idle: float | None
+        self,
+        begin: Callable[[Moment | None, Place[Any]], Response],
+        limit: float | None,
+        idle: float | None,
     ) -> None:
         super().__init__(limit, idle, Place())
         self._begin = begin
@@ -55,17 +60,7 @@ class GenerateStream(StreamBase):
         Another thread that waits for an answer meanwhile finds the stream ended: at once, or when it has begun.
         """
         self._left = True
-        asker = object()
-        try:
-            self._askers.append(asker)
-            if self._askers[0] is asker:
-                self._close()
-            elif self._stream is not None:
-                self._stream.interrupt()
-            self._end_turn(asker)
-        except BaseException as error:
-            self._failed(asker, error)
-            raise
+        leave(self)
 
     def _ask(self, step: Callable[[], T]) -> T:
         """Take a step while no other thread does."""
@@ -103,10 +98,13 @@ class GenerateStream(StreamBase):
         return answer
 
     def _open(self) -> Answers:
-        began = time.monotonic()
+        clock = time.monotonic
+        began = clock()
         self._until = moment(began, self._limit)
         try:
-            self._opened(self._begin(self._until, self._place), began, time.monotonic())
+            until = self._until
+            # No name holds the response: where an interrupt drops it here, its connection is free at once.
+            self._opened(self._begin(until, self._place), began, clock())
         except BaseException as error:
             self._close(error)  # what failed is not begun again
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DeadlineExceeded
 from ..transport.asyncio import timeout_at
@@ -11,7 +11,10 @@ from ..transport.failures import over
 from ..transport.policy import Moment
 from .foreign import Answer, mark, plain
 
-__all__ = ["as_answer", "finish_plugin", "mark", "plain"]
+if TYPE_CHECKING:
+    from ..generation import StreamBase
+
+__all__ = ["as_answer", "finish_plugin", "leave", "mark", "plain"]
 
 #: How a response looks to those who call `_get` or `_post`.
 as_answer = Answer.of
@@ -29,3 +32,13 @@ async def finish_plugin(outcome: Awaitable[Any], until: Moment | None) -> None:
         raise DeadlineExceeded(
             f"timed out while waiting for the plugin: {over(until)}", phase="plugin"
         ) from None
+
+
+def leave(stream: StreamBase) -> None:
+    """End a stream: at once, or when the task that opens it has got so far."""
+    if not stream._askers or stream._stream is not None:
+        try:
+            stream._close()
+        except BaseException as error:
+            stream._close(error)
+            raise

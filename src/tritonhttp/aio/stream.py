@@ -1,4 +1,4 @@
-"""The answers of `generate_stream`, awaited one at a time."""
+"""The answers of `generate_stream`, one at a time as they come."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..generation import Answers, StreamBase
 from ..transport.policy import IdleMoment, Moment, moment
 from ..transport.pool import Place
 from ..wire.http1 import Response
+from ._side import leave
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,10 +23,12 @@ T = TypeVar("T")
 
 
 class GenerateStream(StreamBase):
-    """Iterate over a model's answers, as dicts, with ``async for``; see `tritonhttp.stream`.
+    """Iterate over a model's answers, as dicts, with ``async for``: `client.generate_stream` makes it.
 
-    One task at a time may ask for an answer; any may close it. A task that is cancelled while it waits for an
-    answer ends the stream.
+    One task at a time may ask for an answer; any may close it. An error of the model is raised where it came in
+    the order of the answers; a stream that is cut raises when all that came before has been given.
+
+    A task that is cancelled while it waits for an answer ends the stream.
     """
 
     def __init__(
@@ -58,12 +61,7 @@ class GenerateStream(StreamBase):
         Another task that waits for an answer meanwhile finds the stream ended: at once, or when it has begun.
         """
         self._left = True
-        if not self._askers or self._stream is not None:
-            try:
-                self._close()
-            except BaseException as error:
-                self._close(error)
-                raise
+        leave(self)
 
     async def _ask(self, step: Callable[[], Awaitable[T]]) -> T:
         """Take a step while no other task does."""
@@ -79,6 +77,9 @@ class GenerateStream(StreamBase):
         except BaseException as error:
             self._failed(asker, error)
             raise
+        # blocking: finally:
+        # blocking:     if self._left and not self._askers:  # by a thread that found the turn taken
+        # blocking:         self.close()
         return found
 
     async def _begun(self) -> Answers:
@@ -102,9 +103,11 @@ class GenerateStream(StreamBase):
         began = clock()
         self._until = moment(began, self._limit)
         try:
-            limits = self._until, moment(began, self._idle, IdleMoment)
-            response = await self._begin(min(filter(None, limits), default=None), self._place)
-            self._opened(response, began, clock())
+            until = self._until
+            limits = until, moment(began, self._idle, IdleMoment)  # asyncio only
+            until = min(filter(None, limits), default=None)  # asyncio only
+            # No name holds the response: where an interrupt drops it here, its connection is free at once.
+            self._opened(await self._begin(until, self._place), began, clock())
         except BaseException as error:
             self._close(error)  # what failed is not begun again
             raise
