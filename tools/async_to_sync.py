@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "src" / "tritonhttp"
 #: Modules that are generated, each from the module of the same name in `aio/`.
-MADE = ("_calls.py", "stream.py")
+MADE = ("_calls.py", "stream.py", "model.py")
 
 #: Patterns and their replacements, applied in this order; each occurs in some source.
 WORDS = (
@@ -28,7 +28,9 @@ WORDS = (
     (r"\basynccontextmanager\b", "contextmanager"),
     (r"\bAwaitable\[(\w+)\]", r"\1"),
     (r"(: |-> )Awaitable\b", r"\1Any"),
-    (r"\bAsync(?=Iterator\b)", ""),
+    (r" \| AsyncIterable\[Mapping\[str, Any\]\]", ""),
+    (r"\bAsync(Generator)\[(.+), None\]", r"\1[\2, None, None]"),
+    (r"\bAsync(?=Iterator\b|Generator\b)", ""),
     (r"\bAsyncio(?=Pool\b|Transport\b)", "Blocking"),
     (r"\btransport\.asyncio\b", "transport.blocking"),
     (r"\basyncio\.get_running_loop\(\)\.time\b", "time.monotonic"),

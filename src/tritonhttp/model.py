@@ -1,48 +1,42 @@
-"""Models as functions of arrays: ``client.model("digits")(IMAGE=pixels)["SCORES"]``."""
+# Generated from aio/model.py by tools/async_to_sync.py: edit that file, then run `make generate`.
+"""Models as functions of arrays: ``client.model("digits")`` makes them."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy.typing as npt
 
 from ._calls import drive
-from .async_request import InferAsyncRequest
+from ._parallel import Parallel, iterated
 from .base import CLOSING
 from .errors import InferenceServerException
 from .model_base import (
     CallOptions,
     Flow,
     Inference,
-    ModelBase,
     Outputs,
     SequenceBase,
     SequenceOptions,
-    Several,
     Step,
     in_flight_or,
-    iterator,
     sort,
 )
 from .operations import Operation
-from .transport.policy import UNSET, Deadline, Moment, call_limit
+from .transport.policy import UNSET, Deadline, call_limit
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self, Unpack
 
-    from .client import InferenceServerClient
-
 __all__ = ["CallOptions", "Model", "Outputs", "Sequence", "SequenceOptions"]
 
 T = TypeVar("T")
 
 
-class Model(ModelBase):
+class Model(Parallel):
     """A model as a function of arrays, made by ``client.model(name)``.
 
     Calling it gives the outputs for inputs::
@@ -69,8 +63,6 @@ class Model(ModelBase):
     name, version : str
     signature : Signature or None
     """
-
-    _client: InferenceServerClient
 
     @overload
     def __call__(self, inputs: Mapping[str, Any], /, **options: Unpack[CallOptions]) -> Outputs: ...
@@ -209,55 +201,7 @@ class Model(ModelBase):
         _, kept = sort({}, options)
         call_limit(kept.get("deadline", UNSET), None)  # refused at once, and not item by item
         limit = in_flight_or(self._client._workers, in_flight)
-        return self._map(iterator(items), limit, copy, return_exceptions, kept)
-
-    def _map(
-        self, items: Iterator[Any], limit: int, copy: bool, return_exceptions: bool, options: CallOptions
-    ) -> Generator[Outputs | InferenceServerException, None, None]:
-        waiting: deque[InferAsyncRequest | Outputs | Exception] = deque()
-        more = True
-        try:
-            while True:
-                while more and len(waiting) < limit and not (waiting and _is_there(waiting[0])):
-                    found = self._begin(items, copy, options)
-                    if found is not None:
-                        waiting.append(found)
-                    more = found is not None and (return_exceptions or not isinstance(found, Exception))
-                if not waiting:
-                    return
-                yield self._outcome(waiting.popleft(), return_exceptions)
-        except Exception:
-            for each in waiting:
-                if isinstance(each, InferAsyncRequest):
-                    with suppress(Exception):
-                        each.get_result()
-            raise
-
-    def _begin(
-        self, items: Iterator[Any], copy: bool, options: CallOptions
-    ) -> InferAsyncRequest | Outputs | Exception | None:
-        """Start the next item's inference; return None behind the last one."""
-        client = self._client
-        try:
-            for item in items:
-                step = self._drive(self._item(item, copy, options), options)
-                if isinstance(step, Outputs):
-                    return step
-                until = client._until(options.get("deadline", UNSET))
-                return client.async_infer(**step.arguments, copy=False, deadline=until)
-        except Exception as error:
-            return error
-        return None
-
-    def _outcome(
-        self, found: InferAsyncRequest | Outputs | Exception, return_exceptions: bool
-    ) -> Outputs | InferenceServerException:
-        try:
-            if isinstance(found, Exception):
-                raise found
-            return found if isinstance(found, Outputs) else Outputs(found.get_result())
-        except Exception as error:
-            return self._failed(error, return_exceptions)
+        return self._map(iterated(items), limit, copy, return_exceptions, kept)
 
     def sequence(self, id: int | str | None = None) -> Sequence:
         """Return a sequence of inferences on a model that keeps state between them.
@@ -294,28 +238,6 @@ class Model(ModelBase):
             return self._carry_out(step, until)
 
         return drive(flow, perform)
-
-    def _carry_out(self, several: Several, until: Moment | None) -> None:
-        client = self._client
-        waiting: deque[tuple[int, Any]] = deque()
-        try:
-            for start, inference in several.inferences:
-                # More than there are threads, so that no thread waits for who waits for an older one.
-                if len(waiting) >= 2 * client._workers:
-                    first, handle = waiting.popleft()
-                    several.add(first, handle.get_result())
-                waiting.append((start, client.async_infer(**inference.arguments, copy=False, deadline=until)))
-            while waiting:
-                first, handle = waiting.popleft()
-                several.add(first, handle.get_result())
-        finally:
-            for _, handle in waiting:
-                with suppress(InferenceServerException):
-                    handle.get_result()
-
-
-def _is_there(found: InferAsyncRequest | Outputs | Exception) -> bool:
-    return not isinstance(found, InferAsyncRequest) or found.done()
 
 
 class Sequence(SequenceBase):

@@ -42,6 +42,7 @@ ROOMS = {
     "tritonhttp.utils._dlpack": 1,  # knows numpy only; the reference has it there
     "tritonhttp.regions": 3,
     "tritonhttp._calls": 4,
+    "tritonhttp._parallel": 4,
     "tritonhttp._side": 4,
     "tritonhttp.async_request": 4,
     "tritonhttp.base": 4,
@@ -200,7 +201,7 @@ def test_the_blocking_side_and_asyncio_are_apart() -> None:
         "tritonhttp.transport.racing",
     ):
         assert set(blocking).isdisjoint(own_imports(module))
-    clients = ("client", "base", "model", "stream", "_calls", "_side")
+    clients = ("client", "base", "model", "stream", "_calls", "_parallel", "_side")
     for module in (*blocking, *(f"tritonhttp.{name}" for name in clients)):
         assert [found for found, _ in imports(module) if found.split(".")[0] == "asyncio"] == []
 

@@ -135,7 +135,7 @@ class InferenceServerClient(Calls):
         context = None if ssl_context is None else as_context(ssl_context, "ssl_context")
         if address.tls and context is None:
             context = tls_context(None, None, False)
-        limit = configuration["conn_limit"] = positive(conn_limit, "conn_limit")
+        self._workers = limit = configuration["conn_limit"] = positive(conn_limit, "conn_limit")
         connections = Connections(
             max_idle=max_idle,
             max_age=max_age,

@@ -1,52 +1,67 @@
-"""Models as functions of arrays, awaited: the twin of :mod:`tritonhttp.model`."""
+"""Models as functions of arrays: ``client.model("digits")`` makes them."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy.typing as npt
 
-from .. import model
 from ..base import CLOSING
 from ..errors import InferenceServerException
 from ..model_base import (
     CallOptions,
     Flow,
     Inference,
-    ModelBase,
     Outputs,
     SequenceBase,
     SequenceOptions,
-    Several,
     Step,
     in_flight_or,
-    iterator,
     sort,
 )
 from ..operations import Operation
-from ..result import InferResult
-from ..transport.policy import UNSET, Deadline, Moment, call_limit
+from ..transport.policy import UNSET, Deadline, call_limit
 from ._calls import drive
+from ._parallel import Parallel, iterated
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self, Unpack
 
-    from .client import InferenceServerClient
-
-__all__ = ["Model", "Sequence"]
+__all__ = ["CallOptions", "Model", "Outputs", "Sequence", "SequenceOptions"]
 
 T = TypeVar("T")
 
 
-class Model(ModelBase):
-    """As :class:`tritonhttp.model.Model`, on the asyncio client: calls, `batched` and `refresh` are awaited."""
+class Model(Parallel):
+    """A model as a function of arrays, made by ``client.model(name)``.
 
-    _client: InferenceServerClient
+    Calling it gives the outputs for inputs::
+
+        model = client.model("add_sub")
+        outputs = await model(INPUT0=a, INPUT1=b)
+        outputs = await model({"INPUT0": a, "INPUT1": b}, outputs=["OUTPUT0"])
+        outputs["OUTPUT0"]
+
+    What the model takes and gives is read at the first call, and again by :meth:`refresh`, when a call does not
+    fit what was read, and when the server has refused one or answered with another version.
+
+    Inputs are numpy arrays, numbers, text, lists of these, and whatever has ``__array__`` or speaks DLPack and is
+    not on a GPU. An array has the input's datatype, unless ``cast=True``; what has no dtype of its own takes the
+    input's, if the values fit. Shapes include the batch dimension; a single value serves where every dimension
+    may be 1.
+
+    Beside a mapping of inputs, keywords are options, those of :class:`CallOptions`. Otherwise keywords with the
+    names of options are options, and all others are inputs; an input that is named like an option needs the
+    mapping.
+
+    Attributes
+    ----------
+    name, version : str
+    signature : Signature or None
+    """
 
     @overload
     async def __call__(self, inputs: Mapping[str, Any], /, **options: Unpack[CallOptions]) -> Outputs: ...
@@ -55,6 +70,20 @@ class Model(ModelBase):
     async def __call__(self, /, **inputs_and_options: Any) -> Outputs: ...
 
     async def __call__(self, inputs: Mapping[str, Any] | None = None, /, **keywords: Any) -> Outputs:
+        """Run the model, and return its outputs.
+
+        Returns
+        -------
+        Outputs
+            A read-only mapping of arrays by the outputs' names; its `result` is the :class:`InferResult`.
+
+        Raises
+        ------
+        InvalidRequest
+            Before the inference is sent, for what does not fit the model; says what was expected.
+        InferenceServerException
+            As for the client's `infer`.
+        """
         given, options = sort(inputs, keywords)
         return await self._drive(self._call(given, options), options)
 
@@ -66,6 +95,33 @@ class Model(ModelBase):
         max_batch: int | None = None,
         **options: Unpack[CallOptions],
     ) -> dict[str, npt.NDArray[Any]]:
+        """Run the model on any number of rows, in parts, and return the joined outputs.
+
+        As many parts are in flight as the client has connections: its `concurrency`, on asyncio its `conn_limit`.
+
+        Parameters
+        ----------
+        inputs : mapping
+            As for a call; all have the same length along their first axis.
+        max_batch : int, optional
+            The most rows for one inference; None: the model's max_batch_size.
+        **options
+            As for a call; the deadline is that of all parts together.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            The outputs by name, their rows in the order of the inputs' rows.
+
+        Raises
+        ------
+        InvalidRequest
+            For what does not fit the model or cannot be split.
+        ProtocolError
+            Where outputs have not one row for each row of the inputs.
+        InferenceServerException
+            What a part failed with, when no other part is under way any more. Some may have run.
+        """
         given, kept = sort(inputs, options)
         return await self._drive(self._batched(given, max_batch, kept), kept)
 
@@ -103,65 +159,57 @@ class Model(ModelBase):
         return_exceptions: bool = False,
         **options: Unpack[CallOptions],
     ) -> AsyncGenerator[Outputs | InferenceServerException, None]:
+        """Run the model on each item of an iterable, and yield the outputs in the items' order::
+
+            async for outputs in model.map({"IMAGE": pixels} for pixels in batches):
+                outputs["SCORES"]
+
+        As many inferences are under way as the client has connections (its `concurrency`, on asyncio its
+        `conn_limit`), and no more than `in_flight`. Items are read one by one, as outputs are taken: the iterable
+        may be longer than memory, or without an end. It is read on the caller's thread; outputs that are there
+        wait while the next item is read.
+
+        Parameters
+        ----------
+        items : iterable of mapping
+            The inputs of one inference each, as for a call; on asyncio an asynchronous iterable too.
+        in_flight : int, optional
+            The most items read whose outputs are not taken yet. None: twice the connections, 32 at most.
+        copy : bool
+            True: an item's arrays may be changed when the next item is read. False: not before its outputs are
+            there.
+        return_exceptions : bool
+            True: where an inference fails, or an item does not fit the model, yield the error in the place of
+            the outputs, and go on. False: raise it there, when no other inference is under way any more; those
+            may have run.
+        **options
+            As for a call; the deadline is that of each item.
+
+        Yields
+        ------
+        Outputs
+            As a call returns them.
+
+        Raises
+        ------
+        InvalidRequest
+            For an item that does not fit the model, when the outputs before it are taken.
+        InferenceServerException
+            What an inference failed with, in its place. What the iterable itself raises comes in its place too.
+        """
         _, kept = sort({}, options)
         call_limit(kept.get("deadline", UNSET), None)  # refused at once, and not item by item
-        limit = in_flight_or(self._client._configuration["conn_limit"], in_flight)
-        given = _each(items if isinstance(items, AsyncIterable) else iterator(items))
-        return self._map(given, limit, copy, return_exceptions, kept)
-
-    async def _map(
-        self,
-        items: AsyncGenerator[Any, None],
-        limit: int,
-        copy: bool,
-        return_exceptions: bool,
-        options: CallOptions,
-    ) -> AsyncGenerator[Outputs | InferenceServerException, None]:
-        waiting: deque[asyncio.Future[InferResult] | Outputs | Exception] = deque()
-        more = True
-        try:
-            while True:
-                while more and len(waiting) < limit and not (waiting and _is_there(waiting[0])):
-                    found = await self._begin(items, copy, options)
-                    if found is not None:
-                        waiting.append(found)
-                    more = found is not None and (return_exceptions or not isinstance(found, Exception))
-                if not waiting:
-                    return
-                yield await self._outcome(waiting.popleft(), return_exceptions)
-        finally:
-            await items.aclose()
-            tasks = [each for each in waiting if isinstance(each, asyncio.Future)]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _begin(
-        self, items: AsyncGenerator[Any, None], copy: bool, options: CallOptions
-    ) -> asyncio.Future[InferResult] | Outputs | Exception | None:
-        client = self._client
-        try:
-            async for item in items:
-                step = await self._drive(self._item(item, copy, options), options)
-                if isinstance(step, Outputs):
-                    return step
-                until = client._until(options.get("deadline", UNSET))
-                return asyncio.ensure_future(client.infer(**step.arguments, deadline=until))
-        except Exception as error:
-            return error
-        return None
-
-    async def _outcome(
-        self, found: asyncio.Future[InferResult] | Outputs | Exception, return_exceptions: bool
-    ) -> Outputs | InferenceServerException:
-        try:
-            if isinstance(found, Exception):
-                raise found
-            return found if isinstance(found, Outputs) else Outputs(await found)
-        except Exception as error:
-            return self._failed(error, return_exceptions)
+        limit = in_flight_or(self._client._workers, in_flight)
+        return self._map(iterated(items), limit, copy, return_exceptions, kept)
 
     def sequence(self, id: int | str | None = None) -> Sequence:
+        """Return a sequence of inferences on a model that keeps state between them.
+
+        Parameters
+        ----------
+        id : int or str, optional
+            The number, above 0, or text that tells it from other sequences of the model; None: one at random.
+        """
         return Sequence(self, id)
 
     async def refresh(
@@ -171,6 +219,7 @@ class Model(ModelBase):
         query_params: Mapping[str, Any] | None = None,
         deadline: Deadline = UNSET,
     ) -> Self:
+        """Read again what the model takes and gives; return the model."""
         options: CallOptions = {"headers": headers, "query_params": query_params, "deadline": deadline}
         await self._drive(self._read(), options)
         return self
@@ -189,39 +238,26 @@ class Model(ModelBase):
 
         return await drive(flow, perform)
 
-    async def _carry_out(self, several: Several, until: Moment | None) -> None:
-        client = self._client
-        inferences = iter(several.inferences)
-
-        async def work() -> None:
-            for start, inference in inferences:
-                several.add(start, await client.infer(**inference.arguments, deadline=until))
-
-        workers = min(several.count, client._configuration["conn_limit"])
-        tasks = [asyncio.ensure_future(work()) for _ in range(workers)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item
-
-
-def _is_there(found: asyncio.Future[InferResult] | Outputs | Exception) -> bool:
-    return not isinstance(found, asyncio.Future) or found.done()
-
 
 class Sequence(SequenceBase):
-    """As :class:`tritonhttp.model.Sequence`, with ``async with`` and awaited calls."""
+    """Inferences on a model that keeps state between them, one after the other::
+
+        async with model.sequence() as sequence:
+            for chunk in chunks:
+                outputs = await sequence(INPUT=chunk)
+
+    The first call starts it. A call with ``end=True`` ends it. Where none did, leaving the block ends it, also
+    after an exception: a server ends a sequence with an inference only, so one more is sent, on zeros of the
+    shapes that the last call had (empty strings for BYTES), and what it gives is dropped. Say ``end=True`` where
+    the model would take that amiss. A block without a call that got to the server sends nothing.
+
+    An exception of the block is never replaced: where the sequence cannot be ended then, that is logged, and the
+    server forgets it after the model's max_sequence_idle_microseconds.
+
+    Attributes
+    ----------
+    id : int or str
+    """
 
     _model: Model
 
@@ -245,12 +281,6 @@ class Sequence(SequenceBase):
     async def __call__(self, /, **inputs_and_options: Any) -> Outputs: ...
 
     async def __call__(self, inputs: Mapping[str, Any] | None = None, /, **keywords: Any) -> Outputs:
+        """Run the sequence's next inference; as a call of the model, and ``end=True`` for the last one."""
         given, options = sort(inputs, keywords, SequenceOptions)
         return await self._model._drive(self._call(given, options), options)
-
-
-# What a method does is said once, in the blocking twins.
-for _here, _there in ((Model, model.Model), (Sequence, model.Sequence)):
-    for _name, _method in vars(_here).items():
-        if callable(_method) and not _method.__doc__:
-            _method.__doc__ = getattr(getattr(_there, _name, None), "__doc__", None)
