@@ -33,7 +33,7 @@ ARGUMENTS: dict[str, Any] = {
 }
 METHODS = sorted(
     name
-    for name, method in vars(tritonhttp.InferenceServerClient).items()
+    for name, method in inspect.getmembers(tritonhttp.InferenceServerClient)
     if not name.startswith("_") and callable(method) and "deadline" in inspect.signature(method).parameters
 )
 MODEL: dict[str, Callable[[Any, Any], Any]] = {
