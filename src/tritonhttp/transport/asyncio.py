@@ -134,8 +134,7 @@ class AsyncioPool(Pool[C]):
                 if self.closed:
                     raise closed()
                 return False
-            self.leave_line(place)
-            place.wake = None
+            self.begin(place)
         place.served = True
         return True
 
@@ -274,7 +273,9 @@ class AsyncioTransport:
         if trace is not None:
             trace.start()
         began = loop.time()
-        if not await self.pool.hold(place, deadline):
+        if self.pool.take(place):
+            place.served = True
+        elif not await self.pool.hold(place, deadline):
             assert deadline is not None
             raise wait_timeout(self._limit, loop.time() - began, deadline)
         if trace is not None:

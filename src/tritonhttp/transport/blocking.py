@@ -109,8 +109,7 @@ class BlockingPool(Pool[C]):
         while True:
             with self.lock:
                 if place in self.holders:
-                    self.leave_line(place)
-                    place.wake, place.served = None, True
+                    self.begin(place)
                     return True
                 if self.closed:
                     raise closed()

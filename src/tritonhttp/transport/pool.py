@@ -122,16 +122,22 @@ class Pool(Generic[C]):
         """Be ready to be served, in the line."""
         place.wake = wake
         self.ready.add(place)
-        self.serve()
+        if len(self.holders) < self.limit or self._serving is not None:
+            self.serve()
+
+    def begin(self, place: Place[C]) -> None:
+        """Take note that the call of a place that was served goes on."""
+        if self._serving is place:  # whoever served it was interrupted
+            self.leave_line(place)
+        place.wake, place.served = None, True
 
     def serve(self) -> None:
         """Serve the line as far as there is room. A place that is not ready keeps room for itself."""
         while (place := self._serving or self._next()) is not None:
             self._serving = place
             self.holders.add(place)
-            if place.connection is None:
-                with contextlib.suppress(IndexError):
-                    place.connection = self.idle.pop()
+            if place.connection is None and self.idle:
+                place.connection = self.idle.pop()
             if place.wake is not None:
                 place.wake()
             self.leave_line(place)
@@ -147,15 +153,17 @@ class Pool(Generic[C]):
     def _next(self) -> Place[C] | None:
         """Return the first place in the line that is ready and that there is room for."""
         kept = 0
-        with contextlib.suppress(IndexError):
+        try:
             while not self.closed:
                 # Looked up before the room is: a handler that uses the room in between has served it.
                 place = self.line[kept]
                 if self.limit - len(self.holders) <= kept:
-                    break
+                    return None
                 if place.wake is not None:
                     return place
                 kept += 1
+        except IndexError:  # the end of the line
+            pass
         return None
 
     def has_room(self, place: Place[C]) -> bool:
