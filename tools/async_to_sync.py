@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARY = ROOT / "src" / "tritonhttp"
+PACKAGE = ROOT / "src" / "tritonhttp"
 #: Modules that are generated, each from the module of the same name in `aio/`.
 MADE = ("_calls.py", "stream.py", "model.py")
 
@@ -68,13 +68,13 @@ def tidied(text: str, path: Path) -> str:
     return text
 
 
-def made(name: str, library: Path = LIBRARY) -> str:
+def made(name: str, package: Path = PACKAGE) -> str:
     """Return what a module of the blocking side has to be."""
-    source = (library / "aio" / name).read_text("utf-8")
+    source = (package / "aio" / name).read_text("utf-8")
     head = (
         f"# Generated from aio/{name} by tools/async_to_sync.py: edit that file, then run `make generate`.\n"
     )
-    return tidied(head + blocking(source), LIBRARY / name)
+    return tidied(head + blocking(source), PACKAGE / name)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,11 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail where a file is not up to date"
     )
-    parser.add_argument("--library", type=Path, default=LIBRARY, help="the package's folder")
+    parser.add_argument("--package", type=Path, default=PACKAGE, help="the package's folder")
     given = parser.parse_args(arguments)
     changed = 0
     for name in MADE:
-        path, text = given.library / name, made(name, given.library)
+        path, text = given.package / name, made(name, given.package)
         if not path.exists() or path.read_text("utf-8") != text:
             changed += 1
             if given.check:

@@ -56,12 +56,12 @@ def test_a_generated_file_says_what_it_is_generated_from(tool: dict[str, Any]) -
 
 def test_a_changed_source_is_noticed(tool: dict[str, Any], tmp_path: Path) -> None:
     names = copied(tool, tmp_path)
-    assert check(f"--library={tmp_path}").returncode == 0
+    assert check(f"--package={tmp_path}").returncode == 0
     source = tmp_path / "aio" / names[-1]
     source.write_text(
         source.read_text("utf-8") + "\n\nasync def more() -> None:\n    await more()\n", "utf-8"
     )
-    ran = check(f"--library={tmp_path}")
+    ran = check(f"--package={tmp_path}")
     assert ran.returncode == 1
     assert str(tmp_path / names[-1]) in ran.stderr
     assert "make generate" in ran.stderr
@@ -72,8 +72,8 @@ def test_a_changed_result_is_noticed_and_written_again(tool: dict[str, Any], tmp
     name = copied(tool, tmp_path)[0]
     changed = tmp_path / name
     changed.write_text(changed.read_text("utf-8") + "\n# by hand\n", "utf-8")
-    assert check(f"--library={tmp_path}").returncode == 1
-    assert tool["main"]([f"--library={tmp_path}"]) == 0
+    assert check(f"--package={tmp_path}").returncode == 1
+    assert tool["main"]([f"--package={tmp_path}"]) == 0
     assert changed.read_text("utf-8") == (LIBRARY / name).read_text("utf-8")
 
 
