@@ -16,12 +16,22 @@ from weakref import ref
 
 from ..errors import InvalidRequest
 from .policy import earliest
-from .pool import Signal
 from .retry import classify
 
 __all__ = ["NOT_STARTED", "SERVER_LOST", "Balancer", "Ticket", "server_failed"]
 
 S = TypeVar("S", bound=Hashable)
+
+
+class Signal:
+    """An answer of the balancer that is no server."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
 
 #: The sequence's server failed since its last request, or is no longer one of ours; its state may be gone.
 SERVER_LOST = Signal("SERVER_LOST")

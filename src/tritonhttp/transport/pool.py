@@ -18,19 +18,9 @@ from typing import Any, Generic, TypeVar
 
 from .repeater import Place
 
-__all__ = ["Place", "Pool", "Signal", "release"]
+__all__ = ["Place", "Pool", "release"]
 
 C = TypeVar("C")
-
-
-class Signal:
-    """An answer that is no connection and no server."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __repr__(self) -> str:
-        return self._name
 
 
 class _Kept(list[C]):
