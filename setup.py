@@ -10,9 +10,9 @@ import sysconfig
 
 from setuptools import Extension, setup
 
-names = ["wire/_bytes_tensor"]
+names = ["_wire/_bytes_tensor"]
 if sys.platform == "linux":
-    names += ["_recall", "transport/_repeater"]
+    names += ["_repetition/_recall", "_repetition/_repeater"]
 extensions = [
     Extension(f"tritonhttp.{name.replace('/', '.')}", [f"src/tritonhttp/{name}.c"], optional=True)
     for name in names

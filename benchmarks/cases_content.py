@@ -60,13 +60,13 @@ def _utils(name: str, speedups: bool) -> Any:
     """Return the module, ours without its extension where that is not wanted."""
     module = importlib.import_module(name)
     if not speedups:
-        importlib.import_module("tritonhttp.wire.bytes_tensor")._speedups = None  # type: ignore[attr-defined]
+        importlib.import_module("tritonhttp._wire.bytes_tensor")._speedups = None  # type: ignore[attr-defined]
     return module
 
 
 def _has_extension() -> bool:
     try:
-        importlib.import_module("tritonhttp.wire._bytes_tensor")
+        importlib.import_module("tritonhttp._wire._bytes_tensor")
     except ImportError:
         return False
     return True

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tritonhttp import ConnectRefused, DeadlineExceeded, Retry
-from tritonhttp.transport.balance import Balancer, Ticket, server_failed
+from tritonhttp._calls.balance import Balancer, Ticket, server_failed
 
 SERVICE, SLOWNESS = 0.05, 10
 NETWORK_TIMEOUT, PROBE_TIMEOUT = 2.0, 1.0

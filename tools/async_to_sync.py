@@ -1,4 +1,4 @@
-"""Generate modules of the blocking client from those in `aio/`: ``python tools/async_to_sync.py [--check]``.
+"""Generate modules of the blocking client from the asyncio client's: ``python tools/async_to_sync.py [--check]``.
 
 A line that ends with ``# asyncio only`` is left out, and a comment ``# blocking: code`` becomes the code. The
 patterns of `WORDS` are replaced everywhere, in docstrings too. Ruff drops unused imports and formats the result.
@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "src" / "tritonhttp"
-#: Modules that are generated, each from the module of the same name in `aio/`.
-MADE = ("_calls.py", "stream.py", "model.py")
+PACKAGE = ROOT / "src" / "tritonhttp" / "_clients"
+#: Modules in `blocking/` that are generated, each from the module of the same name in `awaited/`.
+MADE = ("calls.py", "stream.py", "model.py")
 
 #: Patterns and their replacements, applied in this order; each occurs in some source.
 WORDS = (
@@ -32,11 +32,10 @@ WORDS = (
     (r"\bAsync(Generator)\[(.+), None\]", r"\1[\2, None, None]"),
     (r"\bAsync(?=Iterator\b|Generator\b)", ""),
     (r"\bAsyncio(?=Pool\b|Transport\b)", "Blocking"),
-    (r"\btransport\.asyncio\b", "transport.blocking"),
+    (r"\b_transport\.asyncio\b", "_transport.blocking"),
     (r"\basyncio\.get_running_loop\(\)\.time\b", "time.monotonic"),
     (r"\basyncio\.sleep\b", "time.sleep"),
     (r"^import asyncio$", "import time"),
-    (r"^( *from )\.\.", r"\1."),
     # In docstrings.
     (r"\b(One|Another|another|other) task\b", r"\1 thread"),
     (r"\n +A task that is cancelled [\w\s]+\.\n", ""),
@@ -70,11 +69,11 @@ def tidied(text: str, path: Path) -> str:
 
 def made(name: str, package: Path = PACKAGE) -> str:
     """Return what a module of the blocking side has to be."""
-    source = (package / "aio" / name).read_text("utf-8")
+    source = (package / "awaited" / name).read_text("utf-8")
     head = (
-        f"# Generated from aio/{name} by tools/async_to_sync.py: edit that file, then run `make generate`.\n"
+        f"# Generated from awaited/{name} by tools/async_to_sync.py: edit that, then run `make generate`.\n"
     )
-    return tidied(head + blocking(source), PACKAGE / name)
+    return tidied(head + blocking(source), PACKAGE / "blocking" / name)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,15 +82,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail where a file is not up to date"
     )
-    parser.add_argument("--package", type=Path, default=PACKAGE, help="the package's folder")
+    parser.add_argument("--package", type=Path, default=PACKAGE, help="the folder of the two clients")
     given = parser.parse_args(arguments)
     changed = 0
     for name in MADE:
-        path, text = given.package / name, made(name, given.package)
+        path, text = given.package / "blocking" / name, made(name, given.package)
         if not path.exists() or path.read_text("utf-8") != text:
             changed += 1
             if given.check:
-                print(f"{path} is out of date with aio/{name}: run `make generate`", file=sys.stderr)
+                print(f"{path} is out of date with awaited/{name}: run `make generate`", file=sys.stderr)
             else:
                 path.write_text(text, "utf-8")
                 print(f"wrote {path}")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
-from tritonhttp.wire import bytes_tensor
+from tritonhttp._wire import bytes_tensor
 
 _SPEEDUPS = bytes_tensor._speedups
 

@@ -17,9 +17,10 @@ from types import SimpleNamespace
 import numpy as np
 
 import tritonhttp
-from tritonhttp import base, inferences
+from tritonhttp._clients import base
+from tritonhttp._protocol import inferences
+from tritonhttp._transport.pool import Place
 from tritonhttp.testing import TritonServer
-from tritonhttp.transport.pool import Place
 
 ROUNDS, CALLS = 11, 700
 

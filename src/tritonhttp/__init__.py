@@ -11,9 +11,11 @@ Its names are those of ``tritonclient.http``::
 
 from typing import TYPE_CHECKING
 
+from ._clients.blocking.async_request import InferAsyncRequest
+from ._clients.blocking.client import InferenceServerClient
+from ._protocol.result import InferResult
+from ._protocol.tensors import InferInput, InferRequestedOutput, TensorInfo
 from ._version import __version__
-from .async_request import InferAsyncRequest
-from .client import InferenceServerClient
 from .errors import (
     ConnectError,
     ConnectionLost,
@@ -28,8 +30,6 @@ from .errors import (
     TransportError,
 )
 from .plugins import InferenceServerClientPlugin, Request
-from .result import InferResult
-from .tensors import InferInput, InferRequestedOutput, TensorInfo
 from .utils import (
     TRITON_RESERVED_REQUEST_PARAMS,
     TRITON_RESERVED_REQUEST_PARAMS_PREFIX,
@@ -42,13 +42,13 @@ from .utils import (
 )
 
 if TYPE_CHECKING:
-    from .transport.retry import Retry
+    from ._calls.retry import Retry
 else:
 
     def __getattr__(name):
         # What few programs use does not make the import longer for all.
         if name == "Retry":
-            from .transport.retry import Retry
+            from ._calls.retry import Retry
 
             return globals().setdefault(name, Retry)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

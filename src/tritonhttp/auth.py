@@ -10,9 +10,9 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
+from ._wire.requests import header_line
 from .errors import InvalidRequest
 from .plugins import InferenceServerClientPlugin, Request
-from .wire.requests import header_line
 
 __all__ = ["ApiKeyAuth", "BasicAuth", "BearerAuth"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from ._basics.log import logger, without_secrets
 from .errors import InvalidRequest
-from .log import logger, without_secrets
 
 __all__ = ["Call", "CallHook", "Hooks", "RetryHook"]
 

@@ -11,11 +11,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ._basics.log import without_secrets
+from ._clients.base import ClientBase
 from ._version import __version__
-from .base import ClientBase
 from .errors import InvalidRequest
 from .events import Call
-from .log import without_secrets
 
 try:
     from opentelemetry import propagate, trace

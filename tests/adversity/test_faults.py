@@ -11,9 +11,9 @@ import tracemalloc
 import pytest
 
 from tritonhttp import InferenceServerException, Retry, TransportError
-from tritonhttp.transport.repeater import REPEATS
-from tritonhttp.wire import compression
-from tritonhttp.wire.http1 import ResponseReader
+from tritonhttp._repetition.repeater import REPEATS
+from tritonhttp._wire import compression
+from tritonhttp._wire.http1 import ResponseReader
 
 from ..clients import KINDS
 from . import faults

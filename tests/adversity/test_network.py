@@ -21,13 +21,13 @@ import numpy as np
 import pytest
 import trustme
 
-import tritonhttp.transport.connection
-import tritonhttp.transport.protocol
+import tritonhttp._transport.connection
+import tritonhttp._transport.protocol
 from tritonhttp import ConnectionLost, DeadlineExceeded, InvalidRequest, ProtocolError, Retry, ServerError
+from tritonhttp._transport import route
+from tritonhttp._transport.trace import Trace
+from tritonhttp._wire.requests import encode_head
 from tritonhttp.errors import ConnectError, ConnectRefused, ConnectTimeout, TLSError
-from tritonhttp.transport import route
-from tritonhttp.transport.trace import Trace
-from tritonhttp.wire.requests import encode_head
 
 from ..clients import tensor, wait_until
 from ..proxies import Proxy
@@ -519,7 +519,7 @@ def test_a_refusal_comes_before_the_body(serve, open_client, status, then):
 def short_wait(monkeypatch):
     """Let clients wait 0.3 s for the server's word, in place of a second."""
     assert route.CONTINUE_WAIT == 1
-    for transport in (tritonhttp.transport.connection, tritonhttp.transport.protocol):
+    for transport in (tritonhttp._transport.connection, tritonhttp._transport.protocol):
         monkeypatch.setattr(transport, "CONTINUE_WAIT", 0.3)
 
 

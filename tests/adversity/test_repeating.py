@@ -31,8 +31,8 @@ from tritonhttp import (
     ServerError,
     TransportError,
 )
+from tritonhttp._repetition.repeater import REPEATS
 from tritonhttp.errors import ConnectRefused
-from tritonhttp.transport.repeater import REPEATS
 
 from ..clients import tensor, wait_until
 from .faults import CHUNKED, SHORT, chunks

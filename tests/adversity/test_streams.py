@@ -10,7 +10,8 @@ import zlib
 
 import pytest
 
-from tritonhttp import ConnectionLost, DeadlineExceeded, ProtocolError, Retry, ServerError, generation
+from tritonhttp import ConnectionLost, DeadlineExceeded, ProtocolError, Retry, ServerError
+from tritonhttp._protocol import generation
 
 from ..clients import wait_until
 from . import faults

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from mutations import mutated
 
+from tritonhttp._wire import bytes_tensor
 from tritonhttp.errors import InvalidRequest, ProtocolError
-from tritonhttp.wire import bytes_tensor
 
 _SPEEDUPS = bytes_tensor._speedups
 _ALPHABETS = ("ab\0", "aäß€😀\0", "a\ud800\udfff")

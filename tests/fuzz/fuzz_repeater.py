@@ -23,12 +23,12 @@ from typing import Any
 
 from mutations import mutated
 
+from tritonhttp._repetition.repeater import REPEATS
+from tritonhttp._transport.address import Address
+from tritonhttp._transport.blocking import BlockingTransport
+from tritonhttp._transport.policy import Connections, Timeouts
+from tritonhttp._wire.requests import encode_head
 from tritonhttp.errors import ConnectionLost, InferenceServerException
-from tritonhttp.transport.address import Address
-from tritonhttp.transport.blocking import BlockingTransport
-from tritonhttp.transport.policy import Connections, Timeouts
-from tritonhttp.transport.repeater import REPEATS
-from tritonhttp.wire.requests import encode_head
 
 #: How long a call waits for a peer that has fallen silent, in seconds.
 _SHORT = 0.02

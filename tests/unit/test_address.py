@@ -16,8 +16,8 @@ import pytest
 import trustme
 
 from tritonhttp import DeadlineExceeded, InvalidRequest, NameResolutionError
-from tritonhttp.transport import address as address_module
-from tritonhttp.transport.address import Address, leave, look_up, parse_url, resolve, tls_context
+from tritonhttp._transport import address as address_module
+from tritonhttp._transport.address import Address, leave, look_up, parse_url, resolve, tls_context
 
 from ..clients import wait_until
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonhttp import InvalidRequest
-from tritonhttp.arrays import as_array, as_dlpack, as_torch, cast, decoded, is_typed
+from tritonhttp._protocol.arrays import as_array, as_dlpack, as_torch, cast, decoded, is_typed
 from tritonhttp.utils import _dlpack
 
 FLOATS = np.arange(6, dtype=np.float32).reshape(2, 3)

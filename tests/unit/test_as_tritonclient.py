@@ -237,7 +237,7 @@ def test_a_program_runs_as_if_python_ran_it(tmp_path: Path, real: Path) -> None:
     ran = run_as(program, "-m", "--flag", "x", path=real)
     assert ran.returncode == 7, ran.stderr
     assert ran.stdout.split(maxsplit=2) == [
-        "tritonhttp.client",
+        "tritonhttp",
         "__main__",
         f"['-m', '--flag', 'x'] {tmp_path} {program}\n",
     ]
@@ -270,14 +270,14 @@ def test_a_module_runs_as_if_python_ran_it(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(SHOW)
     ran = run_as("-m", "program", "x", path=tmp_path)
     assert ran.returncode == 7, ran.stderr
-    assert ran.stdout.startswith("tritonhttp.client __main__ ['x'] ")
+    assert ran.stdout.startswith("tritonhttp __main__ ['x'] ")
 
 
 def test_a_folder_runs_as_if_python_ran_it(tmp_path: Path) -> None:
     (tmp_path / "__main__.py").write_text(SHOW)
     ran = run_as(tmp_path, "x")
     assert ran.returncode == 7, ran.stderr
-    assert ran.stdout.startswith(f"tritonhttp.client __main__ ['x'] {tmp_path} ")
+    assert ran.stdout.startswith(f"tritonhttp __main__ ['x'] {tmp_path} ")
 
 
 def test_a_program_that_fails_exits_as_python_does(tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ if __name__ == "__main__":
     print(subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout)
 """)
     ran = run_as(program, path=real)
-    assert ran.stdout.split() == ["tritonhttp.client", "tritonhttp.errors"], ran.stderr
+    assert ran.stdout.split() == ["tritonhttp", "tritonhttp.errors"], ran.stderr
 
 
 def test_the_front_has_every_package_of_the_table() -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tritonhttp import InvalidRequest, errors
-from tritonhttp.transport import balance
-from tritonhttp.transport.balance import NOT_STARTED, SERVER_LOST, Ticket, server_failed
+from tritonhttp._calls import balance
+from tritonhttp._calls.balance import NOT_STARTED, SERVER_LOST, Ticket, server_failed
 
 POLICIES: Any = ["round_robin", "least_outstanding"]
 

@@ -25,10 +25,10 @@ from tritonhttp import (
     Request,
     ServerError,
 )
-from tritonhttp.inferences import NO_OPTIONS
-from tritonhttp.operations import Operation, check
-from tritonhttp.regions.auto import Sharing
-from tritonhttp.wire.http1 import Response, ResponseHead
+from tritonhttp._protocol.inferences import NO_OPTIONS
+from tritonhttp._protocol.operations import Operation, check
+from tritonhttp._regions.auto import Sharing
+from tritonhttp._wire.http1 import Response, ResponseHead
 
 Opener = Callable[..., InferenceServerClient]
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tritonhttp._wire import bytes_tensor
+from tritonhttp._wire.bytes_tensor import decode, encode
 from tritonhttp.errors import InvalidRequest, ProtocolError
-from tritonhttp.wire import bytes_tensor
-from tritonhttp.wire.bytes_tensor import decode, encode
 
 _BUILT = bytes_tensor._speedups
 _IMPLEMENTATIONS = ["python"] if _BUILT is None else ["c", "python"]

@@ -28,9 +28,9 @@ from tritonhttp import (
     Request,
     Retry,
 )
+from tritonhttp._protocol.operations import until_ready
 from tritonhttp.auth import BearerAuth
 from tritonhttp.events import Call
-from tritonhttp.operations import until_ready
 
 INFERRED = b'{"model_name":"m","outputs":[]}'
 BOTH = pytest.mark.parametrize("kind", [InferenceServerClient, tritonhttp.aio.InferenceServerClient])

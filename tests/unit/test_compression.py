@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tritonhttp._wire import compression
+from tritonhttp._wire.compression import ALGORITHMS, compress, decompress
 from tritonhttp.errors import InvalidRequest, ProtocolError
-from tritonhttp.wire import compression
-from tritonhttp.wire.compression import ALGORITHMS, compress, decompress
 
 TEXT = b"the quick brown fox jumps over the lazy dog. " * 20
 

@@ -23,13 +23,13 @@ from tritonhttp import (
     Retry,
     ServerError,
 )
-from tritonhttp import dispatch as dispatches
-from tritonhttp.dispatch import Dispatch
+from tritonhttp._calls import balance
+from tritonhttp._calls import dispatch as dispatches
+from tritonhttp._calls.dispatch import Dispatch
+from tritonhttp._protocol.operations import Operation, is_server_ready, purpose
+from tritonhttp._transport.policy import Moment, moment
+from tritonhttp._wire.http1 import Response, ResponseHead, StreamedResponse
 from tritonhttp.events import Call, Hooks
-from tritonhttp.operations import Operation, is_server_ready, purpose
-from tritonhttp.transport import balance
-from tritonhttp.transport.policy import Moment, moment
-from tritonhttp.wire.http1 import Response, ResponseHead, StreamedResponse
 
 from .conftest import interrupted_everywhere
 

@@ -9,13 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tritonhttp.wire.dtypes import (
-    BY_NAME,
-    NAMES,
-    as_little_endian,
-    np_to_triton_dtype,
-    triton_to_np_dtype,
-)
+from tritonhttp._wire.dtypes import BY_NAME, NAMES, as_little_endian, np_to_triton_dtype, triton_to_np_dtype
 
 TABLE = [
     ("BOOL", bool, 1),

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritonhttp.async_request import InferAsyncRequest, Pending
+from tritonhttp._clients.blocking.async_request import InferAsyncRequest, Pending
+from tritonhttp._clients.blocking.executor import Executor
 from tritonhttp.errors import InferenceServerException, InvalidRequest
-from tritonhttp.executor import Executor
 
 
 def submit(executor: Executor, task: Callable[[], object]) -> None:
@@ -393,7 +393,7 @@ def test_done_asks_a_greenlet_whether_it_is_ready(ready: bool) -> None:
 
 EXIT = """
 import time
-from tritonhttp.executor import Executor
+from tritonhttp._clients.blocking.executor import Executor
 executor, idle = Executor(1), Executor(2)
 def submit(executor, task):
     executor.accept(task)

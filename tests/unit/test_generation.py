@@ -12,11 +12,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tritonhttp import InvalidRequest, ProtocolError, ServerError, generation
-from tritonhttp.generation import Answers, StreamBase
-from tritonhttp.operations import generate, generate_stream
-from tritonhttp.wire.compression import Unfolder
-from tritonhttp.wire.http1 import Response, ResponseHead, ResponseReader
+from tritonhttp import InvalidRequest, ProtocolError, ServerError
+from tritonhttp._protocol import generation
+from tritonhttp._protocol.generation import Answers, StreamBase
+from tritonhttp._protocol.operations import generate, generate_stream
+from tritonhttp._wire.compression import Unfolder
+from tritonhttp._wire.http1 import Response, ResponseHead, ResponseReader
 
 EVENTS = "text/event-stream; charset=utf-8"
 

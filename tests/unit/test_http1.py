@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tritonhttp._wire.http1 import MAX_HEAD, Response, ResponseHead, ResponseReader, parse_head
+from tritonhttp._wire.requests import COALESCE, amended, coalesce, encode_head, header_line
 from tritonhttp.errors import InvalidRequest, ProtocolError
-from tritonhttp.wire.http1 import MAX_HEAD, Response, ResponseHead, ResponseReader, parse_head
-from tritonhttp.wire.requests import COALESCE, amended, coalesce, encode_head, header_line
 
 
 class Read(NamedTuple):
@@ -641,7 +641,7 @@ def test_what_interrupts_the_parser_comes_out_as_it_is(monkeypatch: pytest.Monke
     def on_header(parser: object, name: bytes, value: bytes) -> None:
         raise interrupt
 
-    monkeypatch.setattr("tritonhttp.wire.http1._HeadParser.on_header", on_header)
+    monkeypatch.setattr("tritonhttp._wire.http1._HeadParser.on_header", on_header)
     with pytest.raises(Interrupt) as caught:
         parse_head(b"HTTP/1.1 200 OK\r\nX-Interrupted: yes\r\n\r\n")
     assert caught.value is interrupt

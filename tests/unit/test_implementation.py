@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import tritonhttp
-from tritonhttp._implementation import EXTENSIONS
+from tritonhttp._basics.implementation import EXTENSIONS
 
-ALL = ["tritonhttp._recall", "tritonhttp.transport._repeater", "tritonhttp.wire._bytes_tensor"]
+ALL = ["tritonhttp._repetition._recall", "tritonhttp._repetition._repeater", "tritonhttp._wire._bytes_tensor"]
 
 built = pytest.mark.skipif(
     not all(find_spec(name) for name in EXTENSIONS), reason="the extensions are not built"
@@ -34,11 +34,12 @@ def run(program: str, wanted: str | None) -> subprocess.CompletedProcess[str]:
 #: Prints which extensions were imported, which Python stands in for, and whether the three users have theirs.
 TELL = f"""
 import sys
-from tritonhttp import _implementation, base
-from tritonhttp.transport import repeater
-from tritonhttp.wire import bytes_tensor
+from tritonhttp._basics import implementation
+from tritonhttp._clients import base
+from tritonhttp._repetition import repeater
+from tritonhttp._wire import bytes_tensor
 print([name for name in {ALL} if sys.modules.get(name)])
-print(sorted(_implementation.in_python))
+print(sorted(implementation.in_python))
 print([base.recall is not None, repeater.REPEATS, bytes_tensor._speedups is not None])
 """
 
@@ -92,7 +93,7 @@ def test_with_c_the_import_fails_where_an_extension_is_missing(name: str) -> Non
 
 
 @built
-@pytest.mark.parametrize("name", ["tritonhttp._recall", "tritonhttp.transport._repeater"])
+@pytest.mark.parametrize("name", ["tritonhttp._repetition._recall", "tritonhttp._repetition._repeater"])
 def test_with_c_the_import_fails_where_an_extension_is_another_one(name: str) -> None:
     """Such as one that an earlier version of the library left behind."""
     if name not in EXTENSIONS:

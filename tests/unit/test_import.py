@@ -49,7 +49,7 @@ def test_importing_the_library_loads_little(numpys: set[str]) -> None:
         # There asyncio has a TimeoutError of its own, which ours must be a subclass of; it brings the rest.
         forbidden -= {"asyncio", "ssl", "_ssl", "concurrent.futures", "queue", "zlib", "email"}
     assert loaded & forbidden == set()
-    assert "tritonhttp.client" in loaded
+    assert "tritonhttp._clients.blocking.client" in loaded
     assert {"tritonhttp.cli", "tritonhttp.testing", "tritonhttp.aio"}.isdisjoint(loaded)
 
 
@@ -71,7 +71,7 @@ with tritonhttp.InferenceServerClient("127.0.0.1:9") as client:
     "statement",
     [
         "import tritonhttp.errors",
-        "import tritonhttp.wire.http1",
+        "import tritonhttp._wire.http1",
         "from tritonhttp import *",
         "import tritonhttp.utils",
     ],

@@ -15,13 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonhttp import InferResult
+from tritonhttp._wire.inference import RESERVED_PARAMETERS, decode_response, encode_request, error_message
 from tritonhttp.errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
-from tritonhttp.wire.inference import (
-    RESERVED_PARAMETERS,
-    decode_response,
-    encode_request,
-    error_message,
-)
 
 INPUT = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}
 

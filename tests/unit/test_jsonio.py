@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tritonhttp._wire.jsonio import dump_array, dumps, loads, plain
 from tritonhttp.errors import InvalidRequest, ProtocolError
-from tritonhttp.wire.jsonio import dump_array, dumps, loads, plain
 
 
 def sent(value: Any) -> str:

@@ -12,8 +12,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import tritonhttp.aio.model
-import tritonhttp.model
+import tritonhttp._clients.awaited.model
+import tritonhttp._clients.blocking.model
 from tritonhttp import (
     ConnectRefused,
     InferAsyncRequest,
@@ -22,9 +22,9 @@ from tritonhttp import (
     InvalidRequest,
     ServerError,
 )
-from tritonhttp.model import Model, Outputs
-from tritonhttp.operations import Operation
-from tritonhttp.transport.policy import UNSET, moment
+from tritonhttp._clients.blocking.model import Model, Outputs
+from tritonhttp._protocol.operations import Operation
+from tritonhttp._transport.policy import UNSET, moment
 
 METADATA: dict[str, Any] = {
     "name": "m",
@@ -572,7 +572,9 @@ def test_a_map_refuses_what_is_no_number_of_items(in_flight: Any) -> None:
         model_of(Line(True)).map([], in_flight=in_flight)
 
 
-@pytest.mark.parametrize("kind", [tritonhttp.model.Model, tritonhttp.aio.model.Model])
+@pytest.mark.parametrize(
+    "kind", [tritonhttp._clients.blocking.model.Model, tritonhttp._clients.awaited.model.Model]
+)
 @pytest.mark.parametrize(
     ("items", "options", "words"),
     [
@@ -752,7 +754,10 @@ def test_a_notebook_shows_a_table_and_nothing_that_the_server_made_up() -> None:
 
 @pytest.mark.parametrize("kind", ["Model", "Sequence"])
 def test_the_asyncio_twin_reads_the_same(kind: str) -> None:
-    blocking, aio = getattr(tritonhttp.model, kind), getattr(tritonhttp.aio.model, kind)
+    blocking, aio = (
+        getattr(tritonhttp._clients.blocking.model, kind),
+        getattr(tritonhttp._clients.awaited.model, kind),
+    )
     names = {name for name in vars(blocking) if not name.startswith("_") or name == "__call__"}
     assert names == {name for name in vars(aio) if not name.startswith("_") or name == "__call__"}
     for name in names:

@@ -19,11 +19,10 @@ from tritonhttp import (
     InvalidRequest,
     ProtocolError,
     ServerError,
-    inferences,
-    operations,
 )
-from tritonhttp.operations import Operation, check, query_string
-from tritonhttp.wire.http1 import Response, ResponseHead
+from tritonhttp._protocol import inferences, operations
+from tritonhttp._protocol.operations import Operation, check, query_string
+from tritonhttp._wire.http1 import Response, ResponseHead
 
 JSON = "application/json"
 

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonhttp import InvalidRequest, Retry, errors
-from tritonhttp.transport.policy import (
+from tritonhttp._calls.retry import classify, parse_retry_after
+from tritonhttp._transport.policy import (
     UNSET,
     Connections,
     Timeouts,
@@ -26,7 +27,6 @@ from tritonhttp.transport.policy import (
     may_resend,
     step_timeout,
 )
-from tritonhttp.transport.retry import classify, parse_retry_after
 
 
 def test_the_defaults_are_the_references() -> None:

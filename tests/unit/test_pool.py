@@ -16,10 +16,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tritonhttp._transport import blocking, pool
+from tritonhttp._transport.blocking import BlockingPool
+from tritonhttp._transport.pool import Place, Pool, release
 from tritonhttp.errors import InferenceServerException
-from tritonhttp.transport import blocking, pool
-from tritonhttp.transport.blocking import BlockingPool
-from tritonhttp.transport.pool import Place, Pool, release
 
 
 class Call:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritonhttp.quantities import integer, real
+from tritonhttp._basics.quantities import integer, real
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from tritonhttp._transport.failures import connect_failure
+from tritonhttp._transport.race import Race, interleaved
 from tritonhttp.errors import ConnectError, ConnectRefused, ConnectTimeout
-from tritonhttp.transport.failures import connect_failure
-from tritonhttp.transport.race import Race, interleaved
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 

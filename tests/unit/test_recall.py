@@ -13,11 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tritonhttp import InferenceServerClient, InferInput, InferRequestedOutput, base, inferences
+from tritonhttp import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonhttp._clients import base
+from tritonhttp._protocol import inferences
+from tritonhttp._protocol.inferences import NO_OPTIONS
+from tritonhttp._protocol.tensors import datatype_of
+from tritonhttp._repetition.known import Known
+from tritonhttp._wire.requests import COALESCE
 from tritonhttp.errors import InferenceServerException, InvalidRequest
-from tritonhttp.inferences import NO_OPTIONS, Known
-from tritonhttp.tensors import datatype_of
-from tritonhttp.wire.requests import COALESCE
 
 try:
     import ml_dtypes

@@ -20,19 +20,18 @@ from tritonhttp import (
     Retry,
     ServerError,
     errors,
-    inferences,
-    memory,
-    operations,
 )
-from tritonhttp._calls import drive as perform_steps
-from tritonhttp.dispatch import Dispatch
+from tritonhttp._calls.dispatch import Dispatch
+from tritonhttp._clients.blocking.calls import drive as perform_steps
+from tritonhttp._protocol import inferences, operations
+from tritonhttp._protocol.inferences import Inference
+from tritonhttp._protocol.operations import Operation
+from tritonhttp._regions import auto, names, pool, region
+from tritonhttp._regions import posix_memory as memory
+from tritonhttp._regions.pool import Pool
+from tritonhttp._transport.policy import moment
+from tritonhttp._wire.http1 import Response, ResponseHead
 from tritonhttp.events import Hooks
-from tritonhttp.inferences import Inference
-from tritonhttp.operations import Operation
-from tritonhttp.regions import auto, names, pool, region
-from tritonhttp.regions.pool import Pool
-from tritonhttp.transport.policy import moment
-from tritonhttp.wire.http1 import Response, ResponseHead
 
 from ..clients import tensor
 from .conftest import interrupted_everywhere

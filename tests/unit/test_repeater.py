@@ -23,15 +23,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritonhttp import InferenceServerClient, InferInput, _implementation
+from tritonhttp import InferenceServerClient, InferInput
+from tritonhttp._basics import implementation as _implementation
+from tritonhttp._repetition import repeater
+from tritonhttp._transport.address import Address
+from tritonhttp._transport.blocking import BlockingTransport
+from tritonhttp._transport.policy import Connections, Timeouts, moment
+from tritonhttp._transport.pool import Pool
+from tritonhttp._wire.http1 import Response
+from tritonhttp._wire.requests import COALESCE, encode_head
 from tritonhttp.errors import ConnectionLost, DeadlineExceeded, InferenceServerException
-from tritonhttp.transport import repeater
-from tritonhttp.transport.address import Address
-from tritonhttp.transport.blocking import BlockingTransport
-from tritonhttp.transport.policy import Connections, Timeouts, moment
-from tritonhttp.transport.pool import Pool
-from tritonhttp.wire.http1 import Response
-from tritonhttp.wire.requests import COALESCE, encode_head
 
 pytestmark = pytest.mark.skipif(not repeater.REPEATS, reason="the extension is not built")
 
@@ -1055,7 +1056,7 @@ def test_receiving_holds_nothing_afterwards(line: Line) -> None:
 
 def without_the_extension() -> Any:
     """Return the module as it is where the extension is not used."""
-    spec = importlib.util.spec_from_file_location("tritonhttp.transport.repeater", repeater.__file__)
+    spec = importlib.util.spec_from_file_location("tritonhttp._repetition.repeater", repeater.__file__)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 import tritonhttp.utils.shared_memory as shm
-from tritonhttp import memory
+from tritonhttp._regions import posix_memory as memory
 from tritonhttp.utils import InferenceServerException, serialize_byte_tensor
 
 from .conftest import interrupted_everywhere
@@ -482,7 +482,7 @@ def test_bytes_that_do_not_add_up_are_refused(
     create: Create, speedups: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not speedups:
-        monkeypatch.setattr("tritonhttp.wire.bytes_tensor._speedups", None)
+        monkeypatch.setattr("tritonhttp._wire.bytes_tensor._speedups", None)
     handle = create(16)
     shm.set_shared_memory_region(handle, [np.array([3, 0, 0, 0, 97, 98, 99, 6], np.uint8)])
     assert shm.get_contents_as_numpy(handle, np.object_, [1]).tolist() == [b"abc"]

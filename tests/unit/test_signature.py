@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tritonhttp import InvalidRequest, ProtocolError, TensorInfo
-from tritonhttp.signature import Joined, Signature, requested, split, tensors
+from tritonhttp._protocol.signature import Joined, Signature, requested, split, tensors
 
 METADATA = {
     "name": "m",

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tritonhttp._wire.sse import Event, EventReader
 from tritonhttp.errors import ProtocolError
-from tritonhttp.wire.sse import Event, EventReader
 
 LIMIT = 1 << 20
 

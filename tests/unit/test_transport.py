@@ -32,12 +32,12 @@ from tritonhttp import (
     InferInput,
     ProtocolError,
 )
+from tritonhttp._transport.address import Address
+from tritonhttp._transport.blocking import BlockingTransport
+from tritonhttp._transport.policy import Timeouts
+from tritonhttp._wire.http1 import Response
+from tritonhttp._wire.requests import COALESCE, encode_head
 from tritonhttp.errors import TLSError
-from tritonhttp.transport.address import Address
-from tritonhttp.transport.blocking import BlockingTransport
-from tritonhttp.transport.policy import Timeouts
-from tritonhttp.wire.http1 import Response
-from tritonhttp.wire.requests import COALESCE, encode_head
 
 Serve = Callable[..., Any]
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tritonhttp.transport import pool, turns
-from tritonhttp.transport.blocking import BlockingPool
-from tritonhttp.transport.turns import Turn, Turns
+from tritonhttp._calls import turns
+from tritonhttp._calls.turns import Turn, Turns
+from tritonhttp._transport import pool
+from tritonhttp._transport.blocking import BlockingPool
 
 from .test_pool import at_step
 

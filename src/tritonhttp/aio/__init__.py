@@ -8,6 +8,10 @@
         result = await client.infer("digits", [image])
 """
 
+from .._calls.retry import Retry
+from .._clients.awaited.client import InferenceServerClient
+from .._protocol.result import InferResult
+from .._protocol.tensors import InferInput, InferRequestedOutput, TensorInfo
 from ..errors import (
     ConnectError,
     ConnectionLost,
@@ -22,9 +26,6 @@ from ..errors import (
     TransportError,
 )
 from ..plugins import InferenceServerClientPlugin, Request
-from ..result import InferResult
-from ..tensors import InferInput, InferRequestedOutput, TensorInfo
-from ..transport.retry import Retry
 from ..utils import (
     TRITON_RESERVED_REQUEST_PARAMS,
     TRITON_RESERVED_REQUEST_PARAMS_PREFIX,
@@ -35,7 +36,6 @@ from ..utils import (
     serialized_byte_size,
     triton_to_np_dtype,
 )
-from .client import InferenceServerClient
 
 __all__ = [
     "TRITON_RESERVED_REQUEST_PARAMS",

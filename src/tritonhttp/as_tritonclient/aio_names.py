@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from ..aio.client import InferenceServerClient
+from .._clients.awaited.client import InferenceServerClient
 from .names import (
     InferAsyncRequest,
     InferenceServerClientBase,

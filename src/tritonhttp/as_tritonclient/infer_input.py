@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from .. import tensors
+from .._protocol import tensors
+from .._wire import jsonio
+from .._wire.requests import Buffer
 from ..errors import InvalidRequest
-from ..wire import jsonio
-from ..wire.requests import Buffer
 
 if TYPE_CHECKING:
     from typing_extensions import Self

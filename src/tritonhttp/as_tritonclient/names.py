@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import operations
-from ..async_request import InferAsyncRequest
-from ..base import ClientBase
-from ..client import InferenceServerClient
+from .._clients.base import ClientBase
+from .._clients.blocking.async_request import InferAsyncRequest
+from .._clients.blocking.client import InferenceServerClient
+from .._protocol import operations
+from .._protocol.result import InferResult
+from .._protocol.tensors import InferRequestedOutput
 from ..errors import InferenceServerException, raise_error
 from ..plugins import InferenceServerClientPlugin, Request
-from ..result import InferResult
-from ..tensors import InferRequestedOutput
 from ..utils import (
     TRITON_RESERVED_REQUEST_PARAMS,
     TRITON_RESERVED_REQUEST_PARAMS_PREFIX,

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 import tritonhttp as httpclient
-from tritonhttp.testing import TritonFailed, TritonServer, TritonUnavailable, provision
+
+from ..testing import TritonFailed, TritonServer, TritonUnavailable, provision
 
 _MODEL = "digits"
 _DATA = Path(provision.__file__).parent / "data" / "digits.npz"

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 if TYPE_CHECKING:
-    from tritonhttp import InferenceServerClient
-
+    from .. import InferenceServerClient
     from .server import TritonServer
 
 __all__ = ["RunningServer", "triton_client", "triton_server"]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._wire import bytes_tensor
+from .._wire.dtypes import np_to_triton_dtype, triton_to_np_dtype
+from .._wire.inference import RESERVED_PARAMETERS, RESERVED_PREFIX
 from ..errors import InferenceServerException, raise_error
-from ..wire import bytes_tensor
-from ..wire.dtypes import np_to_triton_dtype, triton_to_np_dtype
-from ..wire.inference import RESERVED_PARAMETERS, RESERVED_PREFIX
 
 __all__ = [
     "TRITON_RESERVED_REQUEST_PARAMS",

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._wire import bytes_tensor
+from .._wire.dtypes import NAMES, triton_to_np_dtype
 from ..errors import InferenceServerException, ProtocolError
-from ..wire import bytes_tensor
-from ..wire.dtypes import NAMES, triton_to_np_dtype
 
 __all__ = ["Failure", "Wanted", "arrays", "integer", "size", "start", "wanted"]
 

@@ -20,8 +20,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._regions.posix_memory import Identity, Memory, attach, create, object_name, unlink
 from ..errors import InferenceServerException
-from ..memory import Identity, Memory, attach, create, object_name, unlink
 from . import _contents
 from ._contents import Failure
 

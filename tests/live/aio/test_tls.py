@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import trustme
 
+from tritonhttp._transport.protocol import Connection
 from tritonhttp.aio import InferenceServerClient
 from tritonhttp.errors import TLSError
-from tritonhttp.transport.protocol import Connection
 
 from ...clients import tensor
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tritonhttp import InferenceServerException, InvalidRequest, ServerError, TensorInfo
-from tritonhttp.model import Outputs
+from tritonhttp._clients.blocking.model import Outputs
 
 from .test_infer_tensors import SAMPLES
 

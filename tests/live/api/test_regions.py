@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_refused(client):
         region.reset()
         words = region.write(np.array([b"abcdefgh"], object))
         with pytest.raises(SharedMemoryException, match="a tensor of 12 bytes"):
-            tritonhttp.regions.RegionSlice(region, words.offset, 8).view("BYTES", [1])
+            tritonhttp._regions.RegionSlice(region, words.offset, 8).view("BYTES", [1])
 
 
 def test_what_cannot_be_used_is_refused(client):

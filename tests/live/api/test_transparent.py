@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tritonhttp
-import tritonhttp.regions.pool as pools
+import tritonhttp._regions.pool as pools
 from tritonhttp import InferRequestedOutput
 from tritonhttp.utils import triton_to_np_dtype
 

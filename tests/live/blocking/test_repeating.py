@@ -9,7 +9,7 @@ import pytest
 
 import tritonhttp
 from tritonhttp import InferRequestedOutput, ServerError
-from tritonhttp.transport.repeater import REPEATS
+from tritonhttp._repetition.repeater import REPEATS
 
 from ...clients import tensor
 

@@ -122,7 +122,7 @@ def test_a_client_on_the_transparent_path_removes_what_others_left_too(triton_se
 def test_a_file_that_was_left_before_the_server_had_it_is_removed(triton_server, make_client):
     work = """
 import os
-from tritonhttp.regions.pool import Pool
+from tritonhttp._regions.pool import Pool
 lease = Pool(1 << 20).take(1000)
 print(lease.block.name, flush=True)
 os.kill(os.getpid(), 9)
@@ -373,7 +373,7 @@ with tritonhttp.InferenceServerClient({triton_server.url!r}) as client:
     given = tritonhttp.InferInput("INPUT0", [1000], "FP32").set_data_from_numpy(np.zeros(1000, np.float32))
     client.infer("identity_fp32", [given])
     client.async_infer("identity_fp32", [given]).get_result()
-print([name for name in sys.modules if "regions" in name or name == "tritonhttp.memory"])
+print([name for name in sys.modules if "regions" in name or name == "tritonhttp._regions.posix_memory"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

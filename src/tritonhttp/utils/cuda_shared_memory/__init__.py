@@ -21,9 +21,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from ..._basics.log import logger
+from ..._wire.dtypes import as_little_endian, np_to_triton_dtype
 from ...errors import InferenceServerException
-from ...log import logger
-from ...wire.dtypes import as_little_endian, np_to_triton_dtype
 from .. import _contents, _dlpack
 from .._contents import Failure
 from ._cuda import LEGACY_STREAM, Cuda, CudaError, load

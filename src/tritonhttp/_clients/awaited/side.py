@@ -1,0 +1,44 @@
+"""How the asyncio client differs where `awaited/calls.py` serves both clients; the twin of `blocking/side.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from ..._transport.asyncio import timeout_at
+from ..._transport.failures import over
+from ..._transport.policy import Moment
+from ...errors import DeadlineExceeded
+from .aiohttp_forms import Answer, mark, plain
+
+if TYPE_CHECKING:
+    from ..._protocol.generation import StreamBase
+
+__all__ = ["as_answer", "finish_plugin", "leave", "mark", "plain"]
+
+#: How a response looks to those who call `_get` or `_post`.
+as_answer = Answer.of
+
+
+async def finish_plugin(outcome: Awaitable[Any], until: Moment | None) -> None:
+    """Wait for a plugin that is a coroutine."""
+    limit = timeout_at(until)
+    try:
+        async with limit:
+            await outcome
+    except TimeoutError:
+        if until is None or not limit.expired():
+            raise  # the plugin's own
+        raise DeadlineExceeded(
+            f"timed out while waiting for the plugin: {over(until)}", phase="plugin"
+        ) from None
+
+
+def leave(stream: StreamBase) -> None:
+    """End a stream: at once, or when the task that opens it has got so far."""
+    if not stream._askers or stream._stream is not None:
+        try:
+            stream._close()
+        except BaseException as error:
+            stream._close(error)
+            raise

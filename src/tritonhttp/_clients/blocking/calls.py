@@ -1,0 +1,878 @@
+# Generated from awaited/calls.py by tools/async_to_sync.py: edit that, then run `make generate`.
+"""The methods that are one text for both clients but for ``await``, written in `awaited/calls.py`.
+
+An endpoint is one line over :mod:`tritonhttp._protocol.operations`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..._basics.log import logger
+from ..._calls.turns import Turn, Turns
+from ..._protocol import operations
+from ..._protocol.operations import Operation
+from ..._protocol.result import InferResult
+from ..._protocol.tensors import InferInput, InferRequestedOutput
+from ..._repetition.encoder import call_headers
+from ..._transport.blocking import BlockingPool, BlockingTransport
+from ..._transport.policy import UNSET, Deadline, Moment, call_limit, moment, seconds
+from ..._transport.trace import Trace
+from ..._wire.http1 import Response, StreamedResponse
+from ..._wire.requests import Buffer
+from ...errors import InferenceServerException, TransportError
+from ...plugins import Request
+from ..base import DEBUG, PROBING, ClientBase, undecoded
+from .side import as_answer, finish_plugin, mark, plain
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ... import types
+    from ..._regions.region import Region
+    from ..._repetition.known import Known
+    from ..._transport.pool import Place
+    from ...events import Call
+    from .model import Model
+    from .stream import GenerateStream
+
+__all__ = ["Calls", "Headers", "QueryParams", "drive"]
+
+T = TypeVar("T")
+
+Headers = Mapping[str, Any] | None
+QueryParams = Mapping[str, Any] | None
+
+
+class Calls(ClientBase):
+    """The methods of a client; `InferenceServerClient` adds what differs between the two."""
+
+    _transport: BlockingTransport
+    _turns: Turns[BlockingPool[None]]
+    #: Limits of a call that gives none of its own, in seconds.
+    _deadline: float | None
+    #: For streams: from one answer to the next, and as a whole.
+    _idle_timeout: float | None
+    _stream_deadline: float | None
+
+    if TYPE_CHECKING:  # each client defines these
+
+        def _infer_plain(
+            self, model: tuple[str, str], plain: tuple[Known, list[Buffer]], until: Moment | None
+        ) -> InferResult: ...
+
+        def _drive_in_turn(
+            self,
+            turn: Turn[BlockingPool[None]],
+            flow: Generator[Operation[Any] | float, Any, T],
+            headers: Headers,
+            query_params: QueryParams,
+            until: Moment | None,
+        ) -> T: ...
+
+        def _look_up(self, every: float, until: Moment | None) -> None: ...
+
+        def _look_up_now(self, until: Moment | None) -> None: ...
+
+        def _probe(self, url: str) -> None: ...
+
+    def on_each(self, action: Callable[[Self], T]) -> dict[str, T]:
+        """Do something with the client of each server in turn: ``on_each(lambda one: one.load_model("m"))``.
+
+        Returns
+        -------
+        dict
+            What came of it, by the server's URL. What fails ends it, and later servers are not reached.
+        """
+        return {url: action(self.server(url)) for url in self.servers}
+
+    # -- health and metadata --
+
+    def is_server_live(
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
+    ) -> bool:
+        """Return whether the server is alive."""
+        return self._run(operations.is_server_live(), headers, query_params, deadline)
+
+    def is_server_ready(
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
+    ) -> bool:
+        """Return whether the server is ready to infer."""
+        return self._run(operations.is_server_ready(), headers, query_params, deadline)
+
+    def is_model_ready(
+        self,
+        model_name: str,
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> bool:
+        """Return whether a model is ready; without a version, one that the server chooses."""
+        return self._run(
+            operations.is_model_ready(model_name, model_version), headers, query_params, deadline
+        )
+
+    def wait_until_ready(
+        self,
+        timeout: float | None = 60.0,
+        model: str | None = None,
+        *,
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+    ) -> None:
+        """Wait until the server, or a model on it, is ready to infer, however often it has to be asked.
+
+        A server that cannot be connected to, and one that answers with an error, is not ready yet.
+
+        Parameters
+        ----------
+        timeout : float or None
+            The most seconds to wait; None: for ever; 0 or less: it raises without asking.
+        model : str, optional
+            The model to wait for.
+        model_version : str
+            Its version; empty: one that the server chooses.
+        headers, query_params
+            See the class.
+
+        Raises
+        ------
+        DeadlineExceeded
+            When it is not ready in time; with the answer that came last.
+        """
+        until = self._until(call_limit(timeout, None, "timeout"))
+        clock = time.monotonic
+
+        def time_left() -> float:
+            return math.inf if until is None else until - clock()
+
+        self._drive(operations.until_ready(model, model_version, time_left), headers, query_params, until)
+
+    def get_server_metadata(
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
+    ) -> types.ServerMetadata:
+        """Return the server's name, version and extensions."""
+        return self._run(operations.get_server_metadata(), headers, query_params, deadline)
+
+    def get_model_metadata(
+        self,
+        model_name: str,
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> types.ModelMetadata:
+        """Return a model's versions, platform, inputs and outputs."""
+        return self._run(
+            operations.get_model_metadata(model_name, model_version), headers, query_params, deadline
+        )
+
+    def get_model_config(
+        self,
+        model_name: str,
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> types.ModelConfig:
+        """Return a model's configuration."""
+        return self._run(
+            operations.get_model_config(model_name, model_version), headers, query_params, deadline
+        )
+
+    def get_inference_statistics(
+        self,
+        model_name: str = "",
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> types.Statistics:
+        """Return the statistics of a model, or of all models where no name is given."""
+        operation = operations.get_inference_statistics(model_name, model_version)
+        return self._run(operation, headers, query_params, deadline)
+
+    # -- model repository --
+
+    def get_model_repository_index(
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
+    ) -> list[types.ModelIndexEntry]:
+        """Return the models of the repository: a list of name, version, state and reason."""
+        return self._run(operations.get_model_repository_index(), headers, query_params, deadline)
+
+    def load_model(
+        self,
+        model_name: str,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        config: str | None = None,
+        files: Mapping[str, bytes] | None = None,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> None:
+        """Load or reload a model.
+
+        Parameters
+        ----------
+        model_name : str
+            The model.
+        headers, query_params, deadline
+            See the class.
+        config : str, optional
+            A configuration as JSON, in place of the one in the repository.
+        files : mapping of str to bytes, optional
+            Files in place of the model's directory: paths with ``file:`` before them, for example
+            ``"file:1/model.onnx"``, and their contents. Needs `config`.
+        """
+        self._run(operations.load_model(model_name, config, files), headers, query_params, deadline)
+
+    def unload_model(
+        self,
+        model_name: str,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        unload_dependents: bool = False,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> None:
+        """Unload a model; with `unload_dependents` also the models that only it needed."""
+        self._run(operations.unload_model(model_name, unload_dependents), headers, query_params, deadline)
+
+    # -- trace and log settings --
+
+    def get_trace_settings(
+        self,
+        model_name: str | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> types.TraceSettings:
+        """Return the trace settings of a model, or the global ones."""
+        return self._run(operations.get_trace_settings(model_name), headers, query_params, deadline)
+
+    def update_trace_settings(
+        self,
+        model_name: str | None = None,
+        settings: Mapping[str, Any] = {},
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> types.TraceSettings:
+        """Change trace settings of a model, or global ones; None clears a setting. Return all of them."""
+        return self._run(
+            operations.update_trace_settings(model_name, settings), headers, query_params, deadline
+        )
+
+    def get_log_settings(
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
+    ) -> types.LogSettings:
+        """Return the server's log settings."""
+        return self._run(operations.get_log_settings(), headers, query_params, deadline)
+
+    def update_log_settings(
+        self,
+        settings: Mapping[str, Any],
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> types.LogSettings:
+        """Change log settings of the server; return all of them."""
+        return self._run(operations.update_log_settings(settings), headers, query_params, deadline)
+
+    # -- shared memory --
+
+    def get_system_shared_memory_status(
+        self,
+        region_name: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> list[types.SystemRegionStatus]:
+        """Return the registered system shared memory regions, or the one of that name."""
+        return self._run(
+            operations.get_shared_memory_status("system", region_name), headers, query_params, deadline
+        )
+
+    def register_system_shared_memory(
+        self,
+        name: str,
+        key: str,
+        byte_size: int,
+        offset: int = 0,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> None:
+        """Make a system shared memory region known to the server.
+
+        Parameters
+        ----------
+        name : str
+            The name for it in requests.
+        key : str
+            The key of the memory object that holds it.
+        byte_size : int
+            Its size in bytes.
+        offset : int
+            Where in the memory object it starts, in bytes.
+        headers, query_params, deadline
+            See the class.
+        """
+        operation = operations.register_system_shared_memory(name, key, byte_size, offset)
+        self._run(operation, headers, query_params, deadline)
+
+    def unregister_system_shared_memory(
+        self,
+        name: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> None:
+        """Make the server forget a system shared memory region, or all of them where no name is given."""
+        self._run(operations.unregister_shared_memory("system", name), headers, query_params, deadline)
+
+    def get_cuda_shared_memory_status(
+        self,
+        region_name: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> list[types.CudaRegionStatus]:
+        """Return the registered CUDA shared memory regions, or the one of that name."""
+        return self._run(
+            operations.get_shared_memory_status("cuda", region_name), headers, query_params, deadline
+        )
+
+    def register_cuda_shared_memory(
+        self,
+        name: str,
+        raw_handle: bytes,
+        device_id: int,
+        byte_size: int,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> None:
+        """Make a CUDA shared memory region known to the server.
+
+        Parameters
+        ----------
+        name : str
+            The name for it in requests.
+        raw_handle : bytes
+            The serialized cudaIPC handle as base64.
+        device_id : int
+            The GPU on which the handle was made.
+        byte_size : int
+            Its size in bytes.
+        headers, query_params, deadline
+            See the class.
+        """
+        operation = operations.register_cuda_shared_memory(name, raw_handle, device_id, byte_size)
+        self._run(operation, headers, query_params, deadline)
+
+    def unregister_cuda_shared_memory(
+        self,
+        name: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        deadline: Deadline = UNSET,
+    ) -> None:
+        """Make the server forget a CUDA shared memory region, or all of them where no name is given."""
+        self._run(operations.unregister_shared_memory("cuda", name), headers, query_params, deadline)
+
+    @contextmanager
+    def shared_memory(
+        self,
+        byte_size: int | None = None,
+        *,
+        key: str | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        deadline: Deadline = UNSET,
+    ) -> Iterator[Region]:
+        """Make a shared memory region, known to the server for the length of a ``with`` block.
+
+        Whatever ends the block, the server forgets the region and its memory is given back; arrays over it stay
+        valid. A process that is killed leaves nothing of it behind, unless others may attach to it.
+
+        Parameters
+        ----------
+        byte_size : int, optional
+            Its size in bytes; None: attach to the one that has the key.
+        key : str, optional
+            A key for other processes to attach to it by. Without one nobody can, and the key that it needs for a
+            moment is removed as soon as the server has the region.
+        headers, query_params, deadline
+            See the class; the deadline holds for each of the two requests.
+
+        Returns
+        -------
+        context manager of Region
+
+        Raises
+        ------
+        SharedMemoryException
+            When the region cannot be made or found.
+        ServerError
+            When the server does not take it, for example because it runs on another machine.
+        """
+        from ..._regions.region import Region
+
+        call_limit(deadline, None)  # a spent one makes no region
+        region = Region(byte_size, key)
+        try:
+            self._drive(region._open(), headers, query_params, self._until(deadline))
+            yield region
+        finally:
+            self._drive(region._close(), headers, query_params, self._until(deadline))
+
+    # -- inference --
+
+    def model(self, name: str, version: str = "") -> Model:
+        """Return a model as a function of arrays; nothing is asked of the server yet.
+
+        Parameters
+        ----------
+        name : str
+            The model.
+        version : str
+            Its version; empty: the server chooses.
+
+        Raises
+        ------
+        InvalidRequest
+            For what can be no name or version.
+        """
+        from .model import Model
+
+        return Model(self, name, version)
+
+    def infer(
+        self,
+        model_name: str,
+        inputs: Sequence[InferInput],
+        model_version: str = "",
+        outputs: Sequence[InferRequestedOutput] | None = None,
+        request_id: str = "",
+        sequence_id: int | str = 0,
+        sequence_start: bool = False,
+        sequence_end: bool = False,
+        priority: int = 0,
+        timeout: int | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        request_compression_algorithm: str | None = None,
+        response_compression_algorithm: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        idempotent: bool | None = None,
+        deadline: Deadline = UNSET,
+    ) -> InferResult:
+        """Run an inference and return its result.
+
+        Parameters
+        ----------
+        model_name : str
+            The model.
+        inputs : sequence of InferInput
+            Its inputs. Numeric arrays are read here, when they are sent, not when they were set.
+        model_version : str
+            The version; empty: the server chooses.
+        outputs : sequence of InferRequestedOutput, optional
+            The outputs to return, and how; None: all, as binary.
+        request_id : str
+            An identifier that comes back in the response.
+        sequence_id : int or str
+            The sequence that the request belongs to; 0 or "": none.
+        sequence_start, sequence_end : bool
+            Whether it is the sequence's first, and its last; without meaning where there is none.
+        priority : int
+            1 is the highest; 0: the model's default.
+        timeout : int, optional
+            How long the request may wait in the server's queue, in microseconds; only for models with dynamic
+            batching. It says nothing of how long this call may take.
+        headers, query_params
+            See the class.
+        request_compression_algorithm, response_compression_algorithm : str, optional
+            ``"gzip"`` or ``"deflate"``: how to compress the request; what the server may use for the
+            response.
+        parameters : mapping, optional
+            Further parameters of the request, for the model.
+        idempotent : bool, optional
+            Whether running it twice does no more than running it once, so that the client may send it again. None:
+            it may where the server has refused to take it or its result, not where nobody knows whether it ran.
+            An inference with outputs in a shared memory region of yours is not sent again where it may still run:
+            it could write there when this has returned.
+
+        Raises
+        ------
+        InferenceServerException
+            See `tritonhttp.errors` for which.
+        """
+        asked = (
+            model_name,
+            inputs,
+            model_version,
+            outputs,
+            request_id,
+            sequence_id,
+            sequence_start,
+            sequence_end,
+            priority,
+            timeout,
+            request_compression_algorithm,
+            response_compression_algorithm,
+            parameters,
+            idempotent,
+        )
+        plain = self._encode_plain_infer(asked, headers, query_params)
+        until = self._until(deadline)
+        if plain is not None:
+            return self._infer_plain((model_name, model_version), plain, until)
+        flow = self._infer_flow(asked)
+        if sequence_id in (0, ""):
+            return self._drive(flow, headers, query_params, until)
+        return self._drive_in_turn(
+            Turn(self._turns, (model_name, sequence_id)), flow, headers, query_params, until
+        )
+
+    def generate(
+        self,
+        model_name: str,
+        inputs: Mapping[str, Any],
+        model_version: str = "",
+        parameters: Mapping[str, Any] | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        request_id: str = "",
+        idempotent: bool | None = None,
+        deadline: Deadline = UNSET,
+    ) -> dict[str, Any]:
+        """Run a model on JSON inputs and return its one answer: Triton's generate extension.
+
+        Parameters
+        ----------
+        model_name : str
+            The model.
+        inputs : mapping of str to value
+            Values by the names of inputs: numbers, strings, lists, numpy scalars and arrays; bytes go as UTF-8.
+        model_version : str
+            The version; empty: the server chooses.
+        parameters : mapping, optional
+            Further parameters of the request, for the model.
+        headers, query_params, deadline
+            See the class.
+        request_id : str
+            An identifier of the request.
+        idempotent : bool, optional
+            Whether running it twice does no more than running it once, so that the client may send it again.
+
+        Returns
+        -------
+        dict
+            The answer: outputs by name, and model_name and model_version.
+
+        Raises
+        ------
+        ServerError
+            Also for a model that gives more than one answer: :meth:`generate_stream` is for those.
+        """
+        operation = operations.generate(model_name, inputs, model_version, parameters, request_id, idempotent)
+        return self._run(operation, headers, query_params, deadline)
+
+    def generate_stream(
+        self,
+        model_name: str,
+        inputs: Mapping[str, Any],
+        model_version: str = "",
+        parameters: Mapping[str, Any] | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        request_id: str = "",
+        idempotent: bool | None = None,
+        idle_timeout: Deadline = UNSET,
+        deadline: Deadline = UNSET,
+    ) -> GenerateStream:
+        """Run a model on JSON inputs and iterate over its answers as they come.
+
+        The request goes out at the first step of the iteration, or where a ``with`` block begins. Leaving
+        the block, or closing the stream early, closes its connection; a model that looks for that ends its work.
+
+        Parameters
+        ----------
+        model_name, inputs, model_version, parameters, headers, query_params, request_id, idempotent
+            As for :meth:`generate`. Nothing is sent again once the answer has begun.
+        idle_timeout : float or None
+            Seconds to wait for the answer to begin, and then each time until more of it comes, be it a comment
+            that only says that the server is there; None: any time. Not given: the client's network_timeout.
+        deadline : float or None
+            Seconds for the whole stream. Not given: the client's own deadline.
+
+        Returns
+        -------
+        GenerateStream
+            An iterator of dicts, and a context manager.
+        """
+        from .stream import GenerateStream
+
+        idle = self._idle_timeout if idle_timeout is UNSET else seconds(idle_timeout, "idle_timeout")
+        operation = operations.generate_stream(
+            model_name, inputs, model_version, parameters, request_id, idempotent, idle
+        )
+        limit = call_limit(deadline, self._stream_deadline)
+
+        def begin(until: Moment | None, place: Place[Any]) -> StreamedResponse | Response:
+            return self._carry_out(operation, headers, query_params, until, place)
+
+        return GenerateStream(begin, limit, idle)
+
+    # -- requests --
+
+    def _get(self, request_uri: str, headers: Headers, query_params: QueryParams) -> Response:
+        """Send a GET request and return its response.
+
+        Calls go through this method where a subclass or the instance has its own.
+
+        Parameters
+        ----------
+        request_uri : str
+            The path below the server's base path.
+        headers, query_params
+            See the class.
+
+        Returns
+        -------
+        Response
+            With ``status_code``, ``get(header)`` and ``read()``.
+        """
+        handed = Operation("GET", request_uri, undecoded)
+        operation, until, place = self._resumed(handed, self._until(UNSET))
+        return as_answer(self._exchange(operation, headers, query_params, until, place))
+
+    def _post(
+        self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
+    ) -> Response:
+        """Send a POST request and return its response; as :meth:`_get`.
+
+        Parameters
+        ----------
+        request_uri : str
+            The path below the server's base path.
+        request_body : bytes or str
+            The whole body.
+        headers, query_params
+            See the class.
+        """
+        handed = self._posted(request_uri, request_body, headers)
+        operation, until, place = self._resumed(handed, self._until(UNSET))
+        return as_answer(self._exchange(operation, headers, query_params, until, place))
+
+    def _run(
+        self, operation: Operation[T], headers: Headers, query_params: QueryParams, deadline: Deadline
+    ) -> T:
+        """Carry an operation out: what every public method comes down to."""
+        return self._carry_out(operation, headers, query_params, self._until(deadline))
+
+    def _carry_out(
+        self,
+        operation: Operation[T],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
+        place: Place[Any] | None = None,
+    ) -> T:
+        try:
+            if headers or query_params or self._is_watched():
+                replaced = self._replaced(operation, headers, query_params)
+                if replaced is not None:
+                    with self._replacing(operation, until, place):
+                        return operation.decode(plain(replaced()))
+                return operation.decode(self._exchange(operation, headers, query_params, until, place))
+            target, buffers = self._encoder.plain(operation)
+            repeatable = operation.repeatable and operation.renew is None
+            trace = Trace() if repeatable else None
+            try:
+                response = self._transport.exchange(
+                    operation.method,
+                    target,
+                    buffers,
+                    repeatable=repeatable,
+                    deadline=until,
+                    trace=trace,
+                    place=place,
+                    streamed=operation.streamed,
+                    idle_timeout=operation.idle,
+                )
+            except InferenceServerException as error:
+                if trace is not None:
+                    error.attempts += trace.resent
+                raise
+        except TransportError as error:
+            mark(error)
+            raise
+        if trace is not None and trace.resent:
+            from ..._calls.dispatch import counted
+
+            response = counted(response, 1 + trace.resent)
+        return operation.decode(response)
+
+    def _until(self, deadline: Deadline) -> Moment | None:
+        """Return when a call must end that begins now, unless that is known already."""
+        if isinstance(deadline, Moment):
+            return deadline
+        limit = call_limit(deadline, self._deadline)
+        return None if limit is None else moment(time.monotonic(), limit)
+
+    def _drive(
+        self,
+        flow: Generator[Operation[Any] | float, Any, T],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
+        place: Place[Any] | None = None,
+    ) -> T:
+        """Carry out the operations of a flow, and return what they come to."""
+        return drive(flow, lambda operation: self._carry_out(operation, headers, query_params, until, place))
+
+    def _exchange(
+        self,
+        operation: Operation[Any],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
+        place: Place[Any] | None = None,
+    ) -> Response:
+        """Send a request that somebody watches: the plugin, the log."""
+        request = Request(call_headers(operation, headers))
+        outcome = self._call_plugin(request)
+        if hasattr(outcome, "__await__"):
+            finish_plugin(outcome, until)
+        if self._resolve_every is not None:
+            self._look_up(self._resolve_every, until)
+        dispatch = self._dispatch
+        if dispatch is None:
+            if not logger.isEnabledFor(DEBUG):
+                return self._send(operation, request.headers, query_params, until, None, place)
+            dispatch = self._new_dispatch()
+        clock = time.monotonic
+        flow = dispatch.tries(
+            operation,
+            request.headers,
+            until,
+            clock,
+            self._probe,
+            self._url_of(operation),
+        )
+
+        def perform(step: Any) -> Any:
+            if isinstance(step, Operation):
+                return self._carry_out(step, headers, query_params, until)
+            name, call, tried = step
+            given = request.headers
+            if tried.headers is not operation.headers:
+                given = call_headers(tried, given)
+            sent: Any = self.server(name)._send(tried, given, query_params, until, call, place)
+            return sent
+
+        return drive(flow, perform)
+
+    def _send(
+        self,
+        operation: Operation[Any],
+        headers: Mapping[str, Any],
+        query_params: QueryParams,
+        until: Moment | None,
+        call: Call | None = None,
+        place: Place[Any] | None = None,
+    ) -> Response:
+        """Send a request to this client's own server."""
+        target, buffers = self._encode(operation, headers, query_params)
+        repeatable = operation.repeatable and operation.renew is None
+        trace = Trace() if repeatable or call is not None else None
+        try:
+            response = self._transport.exchange(
+                operation.method,
+                target,
+                buffers,
+                repeatable=repeatable,
+                deadline=until,
+                trace=trace,
+                place=place,
+                streamed=operation.streamed,
+                idle_timeout=operation.idle,
+            )
+        except InferenceServerException as error:
+            if call is None and trace is not None:
+                error.attempts += trace.resent
+            raise
+        finally:
+            if call is not None and trace is not None:
+                call.attempts += trace.resent
+                call.url = f"{self._address.origin}{target}"
+                call.phases = {phase: spent * 1e3 for phase, spent in trace.phases.items()}
+        if call is None and trace is not None and trace.resent:
+            from ..._calls.dispatch import counted
+
+            response = counted(response, 1 + trace.resent)
+        return self._note(operation, response)
+
+    def _look_up_again(self) -> None:
+        try:
+            self._look_up_now(self._until(PROBING))
+        except InferenceServerException as error:
+            self._log.info("the server's addresses stay as they are: %s", error)
+
+    def _look_at(self, url: str) -> None:
+        ready = False
+        try:
+            ready = self.server(url).is_server_ready(deadline=PROBING)
+        except InferenceServerException:
+            pass
+        finally:
+            if self._dispatch is not None:
+                self._dispatch.probed(url, time.monotonic(), ready)
+
+
+def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
+    """Perform the steps of a flow, pause where a step is a number of seconds, and return what they come to."""
+    try:
+        step = next(flow)
+        while True:
+            try:
+                answer = None
+                if isinstance(step, float):
+                    time.sleep(step)
+                else:
+                    answer = perform(step)
+            except BaseException as error:
+                step = flow.throw(error)
+            else:
+                step = flow.send(answer)
+    except StopIteration as end:
+        found: T = end.value
+        return found
+    except BaseException:  # an interrupt here, between two steps
+        flow.close()
+        raise

@@ -1,0 +1,50 @@
+"""How the blocking client differs where `awaited/calls.py` serves both clients; the twin of `awaited/side.py`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..._transport.policy import Moment
+from ..._wire.http1 import Response
+from ...errors import InvalidRequest, TransportError
+
+if TYPE_CHECKING:
+    from ..._protocol.generation import StreamBase
+
+__all__ = ["as_answer", "finish_plugin", "leave", "mark", "plain"]
+
+
+def as_answer(response: Response) -> Response:
+    """Return a response for those who call `_get` or `_post`: as it is."""
+    return response
+
+
+def plain(response: Any) -> Any:
+    """Return what a replaced `_get` or `_post` gave: as it is."""
+    return response
+
+
+def mark(error: TransportError) -> None:
+    """Leave an error as it is: only the reference's asyncio client raises errors of another library."""
+
+
+def finish_plugin(outcome: Any, until: Moment | None) -> None:
+    """Refuse a plugin that is a coroutine."""
+    if hasattr(outcome, "close"):
+        outcome.close()
+    raise InvalidRequest("the plugin is a coroutine, which needs tritonhttp.aio: use a plain function here")
+
+
+def leave(stream: StreamBase) -> None:
+    """End a stream: at once, or through the thread that has the turn."""
+    asker = object()
+    try:
+        stream._askers.append(asker)
+        if stream._askers[0] is asker:
+            stream._close()
+        elif stream._stream is not None:
+            stream._stream.interrupt()
+        stream._end_turn(asker)
+    except BaseException as error:
+        stream._failed(asker, error)
+        raise

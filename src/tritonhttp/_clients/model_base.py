@@ -1,0 +1,462 @@
+"""What models as functions of arrays share on both clients: everything but the waiting.
+
+A call is a generator of steps: operations, inferences, and several inferences in flight. Who drives it sends their
+results, and throws their errors in.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from typing import Any, TypedDict, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .._basics.log import logger
+from .._basics.quantities import integer
+from .._protocol import operations
+from .._protocol.operations import Operation
+from .._protocol.result import InferResult
+from .._protocol.signature import Arrays, Joined, Signature, requested, split, tensors
+from .._transport.policy import Deadline
+from ..errors import ConnectError, InferenceServerException, InvalidRequest, ServerError
+from .base import positive
+
+__all__ = [
+    "CallOptions",
+    "Flow",
+    "Inference",
+    "ModelBase",
+    "Outputs",
+    "SequenceBase",
+    "SequenceOptions",
+    "Several",
+    "Step",
+    "in_flight_or",
+    "iterator",
+    "sort",
+]
+
+T = TypeVar("T")
+
+
+class CallOptions(TypedDict, total=False):
+    """The options of a call.
+
+    `outputs` are the names of those to return, all if None. `classes` is how many classes to return in place of
+    each output's numbers, best first, as BYTES ``"score:index:label"``. `cast` is whether to convert arrays of
+    another dtype where no value changes but by rounding to a float. The others are those of the client's `infer`.
+    """
+
+    outputs: Items[str] | None
+    classes: int
+    cast: bool
+    request_id: str
+    priority: int
+    timeout: int | None
+    headers: Mapping[str, Any] | None
+    query_params: Mapping[str, Any] | None
+    request_compression_algorithm: str | None
+    response_compression_algorithm: str | None
+    parameters: Mapping[str, Any] | None
+    idempotent: bool | None
+    deadline: Deadline
+
+
+class SequenceOptions(CallOptions, total=False):
+    """The options of a call in a sequence: also `end`, whether it is the last one."""
+
+    end: bool
+
+
+_OWN_OPTIONS = ("outputs", "classes", "cast", "deadline", "end")
+
+#: Answers to binary tensors of a server that does not know them: it has read nothing, so nothing ran.
+_NOT_UNDERSTOOD = ("400", "415", "422")
+#: And MLServer's, where the bytes are not UTF-8: its refusal repeats them, and breaks. An error of a model that
+#: ran has words of its own.
+_BROKEN = ("500", "Internal Server Error")
+#: Answers of a server without this endpoint.
+_NO_CONFIG = ("400", "404", "405", "501")
+#: The most items that are taken ahead unless somebody says how many: each holds its arrays.
+_MOST_AHEAD = 32
+# How Triton says that a sequence is not there, or not any more.
+_NO_SEQUENCE = "must specify the START flag"
+
+
+class Outputs(Mapping[str, npt.NDArray[Any]]):
+    """What a model gave: a read-only mapping of output names to arrays.
+
+    Attributes
+    ----------
+    result : InferResult
+        The response behind it.
+    """
+
+    __slots__ = ("result",)
+
+    def __init__(self, result: InferResult) -> None:
+        self.result = result
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return self.result[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.result
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.result)
+
+    def __len__(self) -> int:
+        return len(self.result)
+
+    def __repr__(self) -> str:
+        return f"<Outputs {', '.join(map(str, self.result.outputs))}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """One inference, as the arguments of a client's `infer`."""
+
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """Inferences to be in flight together, made one by one, and who takes their results."""
+
+    inferences: Iterable[tuple[int, Inference]]
+    count: int
+    add: Callable[[int, InferResult], None]
+
+
+Step = Operation[Any] | Inference | Several
+Flow = Generator[Step, Any, T]
+
+
+class ModelBase:
+    """A model on a server: what does not depend on how a client waits."""
+
+    _client: Any
+
+    def __init__(self, client: Any, name: str, version: str = "") -> None:
+        operations.get_model_metadata(name, version)  # refuses what can be no name
+        self._client = client
+        self.name = name
+        self.version = version
+        self._signature: Signature | None = None
+        #: Whether it may have changed.
+        self._doubtful = False
+        #: The version that answered, where the server chooses.
+        self._served: str | None = None
+
+    @property
+    def signature(self) -> Signature | None:
+        """What the model takes and gives; None until the first call or :meth:`refresh` has read it."""
+        return self._signature
+
+    def __repr__(self) -> str:
+        version = f" version {self.version}" if self.version else ""
+        return f"<Model {self.name!r}{version}: {self._signature or 'not read yet'}>"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        signature = self._signature
+        if signature is None:
+            return f"<p>{escape(repr(self))}</p>"
+        rows = [
+            "".join(
+                f"<td>{escape(cell)}</td>"
+                for cell in (
+                    kind,
+                    info.name,
+                    info.datatype,
+                    str(list(info.shape)),
+                    "optional" if info.optional else "",
+                )
+            )
+            for kind, infos in (("input", signature.inputs), ("output", signature.outputs))
+            for info in infos
+        ]
+        batches = f", batches of at most {signature.max_batch_size}" if signature.max_batch_size else ""
+        title = f"{self.name} {', '.join(signature.versions)} ({signature.platform}{batches})"
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><caption>{escape(title)}</caption><tbody>{body}</tbody></table>"
+
+    # -- what a call is made of --
+
+    def _read(self) -> Flow[Signature]:
+        """Read what the server says of the model, and whether it speaks binary tensors."""
+        metadata = yield operations.get_model_metadata(self.name, self.version)
+        try:
+            config = yield operations.get_model_config(self.name, self.version)
+        except ServerError as error:
+            if error.status() not in _NO_CONFIG:
+                raise
+            config = {}
+        found = Signature.read(metadata, config)
+        if self._client._binary is None:
+            try:
+                server = yield operations.get_server_metadata()
+            except ServerError:
+                server = {}
+            if "binary_tensor_data" in (server.get("extensions") or ()):
+                self._client._binary = True
+        self._signature, self._doubtful, self._served = found, False, None
+        return found
+
+    def _checked(
+        self, given: Mapping[str, Any], options: CallOptions, parts: bool = False
+    ) -> Flow[tuple[Signature, Arrays, tuple[str, ...]]]:
+        """Return the signature, the inputs as arrays, and the names of the outputs."""
+        signature = known = None if self._doubtful else self._signature
+        if signature is None:
+            signature = yield from self._read()
+        try:
+            return self._check(signature, given, options, parts)
+        except InvalidRequest:
+            if known is None:
+                raise
+            try:
+                signature = yield from self._read()  # perhaps it was another model then
+            except InferenceServerException:
+                signature = known
+            if signature == known:
+                raise
+        return self._check(signature, given, options, parts)
+
+    def _check(
+        self, signature: Signature, given: Mapping[str, Any], options: CallOptions, parts: bool
+    ) -> tuple[Signature, Arrays, tuple[str, ...]]:
+        for info in signature.inputs:
+            if info.name in options and info.name not in given:
+                raise InvalidRequest(
+                    f"model {self.name!r}: input {info.name!r} has the name of an option; give the inputs as a"
+                    f" mapping, {{{info.name!r}: …}}"
+                )
+        names = signature.wanted(options.get("outputs"))
+        return signature, signature.arrays(given, bool(options.get("cast")), parts), names
+
+    def _inference(
+        self,
+        arrays: Arrays,
+        names: tuple[str, ...],
+        options: CallOptions,
+        binary: bool,
+        place: Mapping[str, Any],
+        copy: bool = False,
+    ) -> Inference:
+        classes = integer(options.get("classes", 0))
+        if classes is None or classes < 0:
+            raise InvalidRequest(f"classes must be a whole number, got {options.get('classes')!r}")
+        outputs = None
+        if classes or not binary or options.get("outputs"):
+            if classes and not names:
+                raise InvalidRequest(f"model {self.name!r}: name the outputs that classes are wanted of")
+            outputs = requested(names, binary, classes) or None
+        arguments: dict[str, Any] = {key: value for key, value in options.items() if key not in _OWN_OPTIONS}
+        arguments.update(
+            place,
+            model_name=self.name,
+            model_version=self.version,
+            inputs=tensors(arrays, binary, copy),
+            outputs=outputs,
+        )
+        return Inference(arguments)
+
+    def _infer(
+        self,
+        arrays: Arrays,
+        names: tuple[str, ...],
+        options: CallOptions,
+        place: Mapping[str, Any] = {},
+    ) -> Flow[InferResult]:
+        """Run one inference; as JSON, where the server turns out to take nothing else."""
+        client = self._client
+        known = client._binary
+        # What must not run twice is not tried.
+        binary = known if known is not None else not place and options.get("idempotent") is not False
+        try:
+            result: InferResult = yield self._inference(arrays, names, options, binary, place)
+            if known is None and binary:
+                client._binary = True
+        except ServerError as error:
+            answer = error.status(), error.message()
+            understood = answer[0] not in _NOT_UNDERSTOOD and answer != _BROKEN
+            if known is not None or not binary or understood:
+                self._doubt(error)
+                raise
+            client._binary = False
+            try:
+                result = yield self._inference(arrays, names, options, False, place)
+            except BaseException as second:
+                client._binary = None
+                if isinstance(second, InvalidRequest):
+                    raise error from second  # what JSON has no form for
+                raise
+        version = result._layout.version
+        if version and version != self._served:
+            if self._served is not None and not self.version:
+                self._doubtful = True  # the server has changed to another version
+            self._served = version
+        return result
+
+    def _doubt(self, error: ServerError) -> None:
+        """Look at the model again at the next call, where a refusal may mean that it has changed."""
+        if error.status() in ("400", "404"):
+            self._doubtful = True
+
+    def _call(self, given: Mapping[str, Any], options: CallOptions) -> Flow[Outputs]:
+        _, arrays, names = yield from self._checked(given, options)
+        return Outputs((yield from self._infer(arrays, names, options)))
+
+    def _batched(
+        self, given: Mapping[str, Any], max_batch: int | None, options: CallOptions
+    ) -> Flow[dict[str, npt.NDArray[Any]]]:
+        signature, arrays, names = yield from self._checked(given, options, parts=True)
+        rows, limit = signature.rows(arrays, max_batch)
+        joined = Joined(rows, limit)
+        parts = split(arrays, rows, limit)
+        if self._client._binary is None:  # the first one finds out
+            start, part = next(parts)
+            joined.add(start, Outputs((yield from self._infer(part, names, options))))
+        binary = self._client._binary is not False
+        inferences = ((start, self._inference(part, names, options, binary, {})) for start, part in parts)
+        try:
+            yield Several(
+                inferences, -(-rows // limit), lambda start, result: joined.add(start, Outputs(result))
+            )
+        except ServerError as error:
+            self._doubt(error)
+            raise
+        return joined.arrays
+
+    def _item(self, item: Any, copy: bool, options: CallOptions) -> Flow[Inference | Outputs]:
+        """Return the inference of one item of many; its outputs, where that found out what the server speaks."""
+        if not isinstance(item, Mapping):
+            raise InvalidRequest(f"expected mappings of inputs' names to arrays, got {type(item).__name__}")
+        _, arrays, names = yield from self._checked(item, options)
+        binary = self._client._binary
+        if binary is None:
+            return Outputs((yield from self._infer(arrays, names, options)))
+        return self._inference(arrays, names, options, binary, {}, copy)
+
+    def _failed(self, error: Exception, wanted: bool) -> InferenceServerException:
+        """Return what an item failed with where the caller wants to have it, or raise it."""
+        if isinstance(error, ServerError):
+            self._doubt(error)
+        if wanted and isinstance(error, InferenceServerException):
+            return error
+        raise error
+
+
+def iterator(items: Iterable[T]) -> Iterator[T]:
+    """Return an iterator, or refuse what has none."""
+    try:
+        return iter(items)
+    except TypeError:
+        raise InvalidRequest(
+            f"expected an iterable of mappings of inputs' names to arrays, got {type(items).__name__}"
+        ) from None
+
+
+def in_flight_or(connections: int, in_flight: int | None) -> int:
+    """Return how many items are taken ahead, as it was given or to keep so many connections busy."""
+    return min(2 * connections, _MOST_AHEAD) if in_flight is None else positive(in_flight, "in_flight")
+
+
+def sort(
+    inputs: Mapping[str, Any] | None, keywords: Mapping[str, Any], known: type = CallOptions
+) -> tuple[Mapping[str, Any], Any]:
+    """Return the inputs and the options of a call.
+
+    Raises
+    ------
+    InvalidRequest
+        Where inputs are given in both ways.
+    """
+    options = {name: value for name, value in keywords.items() if name in known.__annotations__}
+    named = {name: value for name, value in keywords.items() if name not in options}
+    if inputs is None:
+        return named, options
+    if not isinstance(inputs, Mapping):
+        raise InvalidRequest(
+            f"expected a mapping of inputs' names to arrays, or each by its name as a keyword;"
+            f" got {type(inputs).__name__}"
+        )
+    if named:
+        raise InvalidRequest(
+            f"{', '.join(map(repr, named))}: no such option; beside a mapping of inputs only options are"
+            f" keywords: {', '.join(known.__annotations__)}"
+        )
+    return inputs, options
+
+
+class SequenceBase:
+    """A sequence of inferences, one after the other: what does not depend on how a client waits."""
+
+    _model: Any
+
+    def __init__(self, model: Any, id: int | str | None) -> None:
+        if id is None:
+            # Of the server's clients no two may have the same; `random` may be seeded alike in all of them.
+            id = int.from_bytes(os.urandom(8), "little") >> 1 or 1
+        known = id if isinstance(id, str) else integer(id)
+        if not known or (isinstance(known, int) and not 0 < known < 1 << 64):
+            raise InvalidRequest(
+                f"a sequence's id must be a number above 0 of 64 bits, or a text; got {id!r}"
+            )
+        self.id: int | str = known
+        self._model = model
+        #: Whether the server may have it; whether it has it; whether it was ended.
+        self._begun = self._started = self._ended = False
+        self._zeros: Arrays = {}
+        self._options: CallOptions = {}
+
+    def _place(self, end: bool) -> dict[str, Any]:
+        return {"sequence_id": self.id, "sequence_start": not self._started, "sequence_end": end}
+
+    def _call(self, given: Mapping[str, Any], options: SequenceOptions) -> Flow[Outputs]:
+        if self._ended:
+            raise InvalidRequest(f"sequence {self.id!r} of model {self._model.name!r} has ended")
+        end = bool(options.get("end"))
+        _, arrays, names = yield from self._model._checked(given, options)
+        before, self._begun = self._begun, True
+        self._options = options
+        self._zeros = {name: _zeros(array) for name, array in arrays.items()}
+        try:
+            result = yield from self._model._infer(arrays, names, options, self._place(end))
+        except (ConnectError, InvalidRequest):
+            self._begun = before  # nothing has got to the server
+            raise
+        self._started = True
+        self._ended = end
+        return Outputs(result)
+
+    def _end(self) -> Flow[None]:
+        """End it where that is not done, with an inference on zeros: there is no other way to."""
+        if self._ended or not self._begun:
+            return
+        self._ended = True
+        options: CallOptions = {
+            "headers": self._options.get("headers"),
+            "query_params": self._options.get("query_params"),
+        }
+        try:
+            yield from self._model._infer(self._zeros, (), options, self._place(True))
+        except ServerError as error:
+            if _NO_SEQUENCE not in str(error.message()):
+                raise
+
+    def _not_ended(self, error: Exception) -> None:
+        logger.warning("sequence %r of model %r could not be ended: %s", self.id, self._model.name, error)
+
+
+def _zeros(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if array.dtype.kind in "OSUT":
+        return np.full(array.shape, b"", dtype=object)
+    return np.zeros(array.shape, array.dtype)

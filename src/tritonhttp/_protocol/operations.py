@@ -1,0 +1,568 @@
+"""Every endpoint of the server, once: a pure function that returns what to send and how to read the answer.
+
+Sources: the Open Inference Protocol (health, metadata, infer) and Triton's extensions for the model
+repository, configuration, statistics, tracing, logging, shared memory and binary tensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from .._wire import compression, inference, jsonio
+from .._wire.http1 import Response
+from .._wire.requests import Buffer
+from ..errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerError, TransportError
+
+if TYPE_CHECKING:
+    from .. import types
+
+__all__ = [
+    "BINARY",
+    "JSON",
+    "Headers",
+    "Operation",
+    "check",
+    "mapping",
+    "model_path",
+    "placed",
+    "purpose",
+    "query_string",
+]
+
+T = TypeVar("T")
+
+JSON = "application/json"
+BINARY = "application/octet-stream"
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)  # never changed; but freezing it would cost five times what making it costs
+class Operation(Generic[T]):
+    """One request and the way to read its answer.
+
+    Attributes
+    ----------
+    method, path : str
+        The path is percent-encoded, relative to the server's base path, without a leading slash.
+    decode : callable
+        Turns the response into the call's result, or raises.
+    body : tuple of buffers
+        What is sent, in order; never joined unless a caller needs one body.
+    headers : tuple of (name, value)
+        Headers that belong to the body; a caller's own do not replace them.
+    content_type : str or None
+        The Content-Type unless the caller's headers have one.
+    repeatable : bool
+        Whether sending it twice does no more than sending it once.
+    done : str
+        What `verbose` shows once it succeeded, in the reference's words.
+    anywhere : bool
+        Whether any one of several servers will do.
+    sequence : tuple or None
+        Model, id, whether it starts and whether it ends, for a request of a sequence.
+    request_id : str
+        The id that the caller gave it.
+    streamed : bool
+        Whether the body of a success is taken as it comes.
+    idle : float or None
+        The seconds without progress that end a streamed one.
+    renew : callable or None
+        Where a try that the server may still be at work on leaves traces in memory of ours: takes the outcome of a
+        try (a status, or what was raised), and is a flow of operations to carry out, whose result is the operation
+        to send next. Only with it may this be sent again, so that the transport does not do that by itself.
+    """
+
+    method: str
+    path: str
+    decode: Callable[[Response], T]
+    body: tuple[Buffer, ...] = ()
+    headers: Headers = ()
+    content_type: str | None = None
+    repeatable: bool = False
+    done: str = ""
+    anywhere: bool = True
+    sequence: tuple[str, int | str, bool, bool] | None = None
+    request_id: str = ""
+    streamed: bool = False
+    idle: float | None = None
+    renew: Callable[[int | BaseException], Generator[Operation[Any], Any, Operation[T]]] | None = None
+
+
+# -- health and metadata ----------------------------------------------------------------------------
+
+
+def is_server_live() -> Operation[bool]:
+    return _get("v2/health/live", _is_ok)
+
+
+def is_server_ready() -> Operation[bool]:
+    return _get("v2/health/ready", _is_ok)
+
+
+def is_model_ready(model_name: str, model_version: str) -> Operation[bool]:
+    return _get(model_path(model_name, model_version, "/ready"), _is_ok)
+
+
+#: Seconds between two looks at whether something is ready: at first, and at most.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+
+
+def until_ready(
+    model_name: str | None, model_version: str, time_left: Callable[[], float]
+) -> Generator[Operation[bool] | float, Any, None]:
+    """Yield what is to be asked, and the seconds to wait before the next time, until the answer is yes.
+
+    Raises
+    ------
+    DeadlineExceeded
+        When no time is left; with what came last.
+    """
+    if model_name is None:
+        what, operation = "the server", is_server_ready()
+    else:
+        what, operation = f"model {model_name!r}", is_model_ready(model_name, model_version)
+    pause, asked, came = _FIRST_PAUSE, 0, "nothing"
+    while True:
+        asked += 1
+        try:
+            if (yield operation):
+                return
+            came = "not ready"
+        except (ProtocolError, ServerError, TransportError) as error:
+            came = str(error)
+        if time_left() <= pause:
+            raise DeadlineExceeded(
+                f"timed out waiting for {what} to be ready; asked {asked} times, the last answer: {came}",
+                phase="wait until ready",
+            )
+        yield pause
+        pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+
+def get_server_metadata() -> Operation[types.ServerMetadata]:
+    return _get("v2", _object)
+
+
+def get_model_metadata(model_name: str, model_version: str) -> Operation[types.ModelMetadata]:
+    return _get(model_path(model_name, model_version), _object)
+
+
+def get_model_config(model_name: str, model_version: str) -> Operation[types.ModelConfig]:
+    # The reference takes a number here, and here alone.
+    return _get(model_path(model_name, str(model_version), "/config"), _object)
+
+
+def get_inference_statistics(model_name: str, model_version: str) -> Operation[types.Statistics]:
+    path = model_path(model_name, model_version, "/stats") if model_name else "v2/models/stats"
+    return _get(path, _object)
+
+
+# -- model repository -------------------------------------------------------------------------------
+
+
+def get_model_repository_index() -> Operation[list[types.ModelIndexEntry]]:
+    return _post("v2/repository/index", {}, _list, repeatable=True)
+
+
+def load_model(model_name: str, config: str | None, files: Mapping[str, bytes] | None) -> Operation[None]:
+    parameters: dict[str, str] = {}
+    if config is not None:
+        if not isinstance(config, str):
+            raise InvalidRequest(f"config must be a str that holds JSON, got {type(config).__name__}")
+        parameters["config"] = config
+    if files:
+        from base64 import b64encode
+
+        if config is None:
+            raise InvalidRequest("files override the model's directory and need its config as well")
+        for path, content in files.items():
+            if not isinstance(path, str) or not path.startswith("file:"):
+                raise InvalidRequest(f"a path in files must begin with 'file:', got {path!r}")
+            if not isinstance(content, (bytes, bytearray, memoryview)):
+                raise InvalidRequest(f"files[{path!r}] must be bytes, got {type(content).__name__}")
+            parameters[path] = b64encode(content).decode("ascii")
+    body = {"parameters": parameters} if parameters else {}
+    path = f"v2/repository/models/{_quoted(model_name)}/load"
+    return _post(path, body, _nothing, anywhere=False, done=f"Loaded model '{model_name}'")
+
+
+def unload_model(model_name: str, unload_dependents: bool) -> Operation[None]:
+    body = {"parameters": {"unload_dependents": unload_dependents}}
+    path = f"v2/repository/models/{_quoted(model_name)}/unload"
+    return _post(
+        path, body, _nothing, anywhere=False, done=f"Loaded model '{model_name}'"
+    )  # the reference's word here too
+
+
+# -- trace and log settings -------------------------------------------------------------------------
+
+
+def get_trace_settings(model_name: str | None) -> Operation[types.TraceSettings]:
+    return _get(_trace(model_name), _object)
+
+
+def update_trace_settings(
+    model_name: str | None, settings: Mapping[str, Any]
+) -> Operation[types.TraceSettings]:
+    return _post(
+        _trace(model_name),
+        jsonio.plain(dict(mapping(settings, "settings")), "settings"),
+        _object,
+        anywhere=False,
+    )
+
+
+def get_log_settings() -> Operation[types.LogSettings]:
+    return _get("v2/logging", _object)
+
+
+def update_log_settings(settings: Mapping[str, Any]) -> Operation[types.LogSettings]:
+    return _post(
+        "v2/logging", jsonio.plain(dict(mapping(settings, "settings")), "settings"), _object, anywhere=False
+    )
+
+
+# -- shared memory; `kind` is "system" or "cuda" ----------------------------------------------------
+
+
+def get_shared_memory_status(kind: str, region_name: str) -> Operation[Any]:
+    return _get(f"{_regions(kind, region_name)}/status", _list, anywhere=False)
+
+
+def register_system_shared_memory(name: str, key: str, byte_size: int, offset: int) -> Operation[None]:
+    body = {
+        "key": key,
+        "offset": inference.whole(offset, "offset"),
+        "byte_size": inference.whole(byte_size, "byte_size"),
+    }
+    done = f"Registered system shared memory with name '{name}'"
+    return _post(f"{_regions('system', name)}/register", body, _nothing, anywhere=False, done=done)
+
+
+def register_cuda_shared_memory(
+    name: str, raw_handle: bytes, device_id: int, byte_size: int
+) -> Operation[None]:
+    handle = raw_handle.decode("ascii") if isinstance(raw_handle, bytes) else raw_handle
+    body = {
+        "raw_handle": {"b64": handle},
+        "device_id": inference.whole(device_id, "device_id"),
+        "byte_size": inference.whole(byte_size, "byte_size"),
+    }
+    done = f"Registered cuda shared memory with name '{name}'"
+    return _post(f"{_regions('cuda', name)}/register", body, _nothing, anywhere=False, done=done)
+
+
+def unregister_shared_memory(kind: str, name: str) -> Operation[None]:
+    done = (
+        f"Unregistered {kind} shared memory with name '{name}'"
+        if name
+        else f"Unregistered all {kind} shared memory regions"
+    )
+    return Operation("POST", f"{_regions(kind, name)}/unregister", _nothing, anywhere=False, done=done)
+
+
+_MODEL = re.compile(r"v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z_]+(?:/[a-z_]+)?))?")
+_LOADING = re.compile(r"v2/repository/models/([^/]+)/([a-z]+)")
+_REGION = re.compile(r"v2/([a-z]+sharedmemory)(?:/region/([^/]+))?/([a-z]+)")
+#: Paths in which nothing varies, and the action.
+_FIXED = {
+    "v2": "metadata",
+    "v2/health/live": "live",
+    "v2/health/ready": "ready",
+    "v2/models/stats": "stats",
+    "v2/repository/index": "repository/index",
+    "v2/trace/setting": "trace/setting",
+    "v2/logging": "logging",
+}
+
+
+@lru_cache(maxsize=1024)
+def purpose(path: str) -> tuple[str, str, str, str]:
+    """Return what a path is for, for observers.
+
+    Returns
+    -------
+    action, route, model_name, model_version : str
+        The route is the path with ``{model}``, ``{version}`` and ``{region}`` for what varies. Both are
+        empty for a path that is none of ours.
+    """
+    from urllib.parse import unquote
+
+    if path in _FIXED:
+        return _FIXED[path], f"/{path}", "", ""
+    if found := _MODEL.fullmatch(path):
+        name, version, action = found.groups()
+        versions = "/versions/{version}" if version else ""
+        route = f"/v2/models/{{model}}{versions}{f'/{action}' if action else ''}"
+        return action or "metadata", route, unquote(name), unquote(version or "")
+    if found := _LOADING.fullmatch(path):
+        return found[2], f"/v2/repository/models/{{model}}/{found[2]}", unquote(found[1]), ""
+    if found := _REGION.fullmatch(path):
+        kind, region, action = found.groups()
+        return f"{kind}/{action}", f"/v2/{kind}{'/region/{region}' if region else ''}/{action}", "", ""
+    return "", "", "", ""
+
+
+# -- generation -------------------------------------------------------------------------------------
+
+
+def generate(
+    model_name: str,
+    inputs: Mapping[str, Any],
+    model_version: str,
+    parameters: Mapping[str, Any] | None,
+    request_id: str,
+    idempotent: bool | None,
+) -> Operation[dict[str, Any]]:
+    path = model_path(model_name, model_version, "/generate")
+    body = _generation(inputs, parameters, request_id)
+    return Operation("POST", path, _object, body, (), JSON, idempotent is True, request_id=request_id)
+
+
+def generate_stream(
+    model_name: str,
+    inputs: Mapping[str, Any],
+    model_version: str,
+    parameters: Mapping[str, Any] | None,
+    request_id: str,
+    idempotent: bool | None,
+    idle: float | None,
+) -> Operation[Response]:
+    """Return the operation; its answer is a stream of events, and what :func:`check` refuses."""
+    path = model_path(model_name, model_version, "/generate_stream")
+    body = _generation(inputs, parameters, request_id)
+    accept = (("Accept", "text/event-stream"),)
+    return Operation(
+        "POST",
+        path,
+        _checked,
+        body,
+        accept,
+        JSON,
+        idempotent is True,
+        request_id=request_id,
+        streamed=True,
+        idle=idle,
+    )
+
+
+def _checked(response: Response) -> Response:
+    check(response)
+    return response
+
+
+def _generation(
+    inputs: Mapping[str, Any], parameters: Mapping[str, Any] | None, request_id: str
+) -> tuple[Buffer, ...]:
+    body: dict[str, Any] = {"id": request_id} if request_id else {}
+    for name, value in mapping(inputs, "inputs").items():
+        if not isinstance(name, str) or name in ("id", "parameters"):
+            raise InvalidRequest(
+                f"{name!r} cannot be the name of an input: expected a str beside 'id' and 'parameters'"
+            )
+        body[name] = jsonio.plain(value, f"input {name!r}", text=True)
+    if parameters:
+        body["parameters"] = jsonio.plain(dict(mapping(parameters, "parameters")), "parameters")
+    return (jsonio.dumps(body),)
+
+
+# -- what the endpoints share -----------------------------------------------------------------------
+
+
+def query_string(parameters: Mapping[str, Any]) -> str:
+    """Return query parameters encoded; a list gives its name once for each value.
+
+    Raises
+    ------
+    InvalidRequest
+        For a value with CR, LF or NUL.
+    """
+    from urllib.parse import quote_plus
+
+    pairs: list[str] = []
+    for name, value in mapping(parameters, "query_params").items():
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if re.search(r"[\r\n\0]", f"{name}{item}"):
+                raise InvalidRequest(f"query parameter {name!r} must be text without CR, LF or NUL")
+            pairs.append(f"{quote_plus(str(name))}={quote_plus(str(item))}")
+    return "&".join(pairs)
+
+
+def mapping(given: Any, name: str) -> Mapping[str, Any]:
+    """Return what a caller gave as a mapping, or refuse it."""
+    if not isinstance(given, Mapping):
+        raise InvalidRequest(f"{name} must be a mapping of names to values, got {type(given).__name__}")
+    return given
+
+
+def check(response: Response) -> None:
+    """Raise a :class:`ServerError` with a readable message where the response's status is no success."""
+    if 200 <= response.status_code < 300:
+        return
+    try:
+        raw = _unfolded(response, limit=1 << 24)
+    except ProtocolError:
+        raw = response.read()  # what cannot be unfolded is shown as it came
+    text = raw.decode("utf-8", "replace")
+    message = _error_text(text)
+    if 300 <= response.status_code < 400 and response.get("Location"):
+        message = f"redirect to {response.get('Location')}, which is not followed: {message}"
+    raise _server_error(message, response, text)
+
+
+_STREAM = "use generate_stream, which takes any number of answers"
+#: What helps where Triton's words alone do not.
+_ADVICE = {
+    "HTTP end point doesn't support models with decoupled": _STREAM,
+    "generate expects model to produce exactly 1": _STREAM,
+    "Request timeout expired": "timeout= is in microseconds, deadline= in seconds",
+}
+_NO_SUCH_PATH = (
+    "the server has no such path: is the URL's base path right, is the model's version a number, does this server"
+    " have the extension?"
+)
+
+
+def _server_error(message: str, response: Response, text: str) -> ServerError:
+    if message == "Not Found" and response.status_code == 404:  # an unknown model has words of its own
+        message = f"{message} ({_NO_SUCH_PATH})"
+    for words, advice in _ADVICE.items():
+        if words in message:
+            message = f"{message} ({advice})"
+    error = ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
+    return placed(error, response)
+
+
+def placed(error: ServerError, response: Any) -> ServerError:
+    """Return the error with the request in it that the response answers, and how often that was tried."""
+    error.attempts = getattr(response, "attempts", 1)  # it may be somebody else's response
+    error.method, origin, target = getattr(response, "asked", ("", "", ""))
+    error.url = f"{origin}{target}"
+    return error
+
+
+def _error_text(text: str) -> str:
+    """Find the words for a person in an error answer: of a server (JSON) or of a gateway (HTML, text, nothing)."""
+    try:
+        found = jsonio.loads(text.encode(), "error")
+    except ProtocolError:
+        found = None
+    if isinstance(found, dict):
+        for key in ("error", "detail", "message"):
+            if found.get(key):
+                words = inference.error_message({"error": found[key]}) or text
+                return f"{words}{_JSON_ONLY}" if _is_body_itself(found[key]) else words
+    if "<html" in text[:1024].lower() or "<!doctype" in text[:1024].lower():
+        # Only its beginning: on tags that are never closed the pattern takes time in the square of the length.
+        text = re.sub(r"(?is)<(script|style|head)\b.*?</\1>|<[^>]*>", " ", text[:8192])
+    words = " ".join(text.split())
+    if not words:
+        return "client received an empty response from the server."
+    return words if len(words) <= 500 else f"{words[:500]}…"
+
+
+_JSON_ONLY = " (the server seems to take JSON only: set_data_from_numpy(…, binary_data=False))"
+
+
+def _is_body_itself(detail: Any) -> bool:
+    """Whether FastAPI took the body for text or bytes, as it does with a JSON head that tensors follow."""
+    first = detail[0] if isinstance(detail, list) and len(detail) == 1 else None
+    return isinstance(first, dict) and first.get("loc") == ["body"] and isinstance(first.get("input"), str)
+
+
+def _get(path: str, decode: Callable[[Response], T], anywhere: bool = True) -> Operation[T]:
+    return Operation("GET", path, decode, repeatable=True, anywhere=anywhere)
+
+
+def _post(
+    path: str,
+    body: Mapping[str, Any],
+    decode: Callable[[Response], T],
+    repeatable: bool = False,
+    anywhere: bool = True,
+    done: str = "",
+) -> Operation[T]:
+    return Operation(
+        "POST", path, decode, (jsonio.dumps(body),), (), JSON, repeatable, done=done, anywhere=anywhere
+    )
+
+
+def _is_ok(response: Response) -> bool:
+    return response.status_code == 200
+
+
+def _nothing(response: Response) -> None:
+    check(response)
+
+
+def _object(response: Response) -> Any:
+    return _json(response, dict, "object")
+
+
+def _list(response: Response) -> Any:
+    return _json(response, list, "list")
+
+
+def _json(response: Response, kind: type[T], name: str) -> T:
+    check(response)
+    raw = _unfolded(response)
+    answer = jsonio.loads(raw, "the server's response")
+    message = inference.error_message(answer)
+    if message is not None:
+        text = raw.decode("utf-8", "replace")
+        raise _server_error(message, response, text)
+    if not isinstance(answer, kind):
+        raise ProtocolError(
+            f"the server's response: expected a JSON {name}, got {type(answer).__name__}", debug_details=raw
+        )
+    return answer
+
+
+def _unfolded(response: Response, limit: int | None = None) -> bytes:
+    """Return the body of an answer that is no inference, its content coding undone."""
+    encoding = response.get("Content-Encoding")
+    if isinstance(response, Response):
+        raw = response.body
+        limit = min((each for each in (limit, response.limit) if each is not None), default=None)
+    else:
+        raw = response.read()
+    return bytes(compression.decompress(raw, encoding, limit) if encoding else raw)
+
+
+def _quoted(name: str) -> str:
+    if not isinstance(name, str) or name in ("", ".", ".."):
+        raise InvalidRequest(f"expected a name that a path may hold, got {name!r}")
+    from urllib.parse import quote  # takes a good part of what importing this library takes
+
+    try:
+        return quote(name, safe="")
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"name {name!r} is not valid text: {error}") from error
+
+
+def model_path(name: str, version: str, tail: str = "") -> str:
+    try:
+        return _model_path(name, version, tail)
+    except TypeError:  # unhashable, so no str
+        raise InvalidRequest(f"expected a name and a version as str, got {name!r} and {version!r}") from None
+
+
+@lru_cache(maxsize=1024)
+def _model_path(name: str, version: str, tail: str) -> str:
+    if not isinstance(version, str):
+        raise InvalidRequest("model version must be a string")
+    versions = f"/versions/{_quoted(version)}" if version else ""
+    return f"v2/models/{_quoted(name)}{versions}{tail}"
+
+
+def _trace(model_name: str | None) -> str:
+    return model_path(model_name, "", "/trace/setting") if model_name else "v2/trace/setting"
+
+
+def _regions(kind: str, name: str) -> str:
+    return f"v2/{kind}sharedmemory/region/{_quoted(name)}" if name else f"v2/{kind}sharedmemory"

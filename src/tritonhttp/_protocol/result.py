@@ -1,0 +1,268 @@
+"""What came of an inference: the response's outputs as arrays, views of its body where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._basics.log import verbose_logger
+from .._wire import compression, inference, jsonio
+from .._wire.http1 import Response, ResponseHead
+from .._wire.requests import Buffer
+from ..errors import InvalidRequest, ProtocolError
+from .arrays import as_dlpack, as_torch, decoded
+from .tensors import TensorInfo
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["InferResult"]
+
+
+class InferResult:
+    """Hold the response of an inference.
+
+    Parameters
+    ----------
+    response
+        The response: of this library, or any object whose ``get(name)`` gives a header and ``read()`` the
+        body.
+    verbose : bool
+        Show the response's JSON on stdout.
+
+    Raises
+    ------
+    ProtocolError
+        If the response is no valid answer of the protocol.
+    """
+
+    #: How often the inference was tried.
+    attempts: int = 1
+    _headers: Mapping[str, str] = {}
+    #: Outputs that came through shared memory, by name.
+    _placed: Mapping[str, npt.NDArray[Any]] = {}
+
+    def __init__(self, response: Any, verbose: bool) -> None:
+        body: Buffer
+        limit = None
+        if isinstance(response, Response):
+            head = response.head
+            self._headers = head.headers
+            encoding, length, limit = head.encoding, head.json_size, response.limit
+            body = response.body
+        else:
+            encoding = response.get("Content-Encoding")
+            length = response.get("Inference-Header-Content-Length")
+            body = response.read()
+        if encoding:
+            body = compression.decompress(body, str(encoding), limit)
+        self._body = body
+        try:
+            self._head_size = None if length is None else int(length)
+        except (TypeError, ValueError):
+            raise ProtocolError(
+                f"Inference-Header-Content-Length: expected a number, got {length!r:.100}"
+            ) from None
+        self._layout, self._json = inference.decode_response(body, self._head_size)
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        if verbose:
+            verbose_logger().debug("%s", bytes(self._body[: self._head_size]))
+
+    def alike(self, body: bytes) -> InferResult:
+        """Return the result of a response that differs from this one's in the data of its tensors only."""
+        result = InferResult.__new__(InferResult)
+        result._headers = self._headers
+        result._body = body
+        result._head_size = self._head_size
+        result._layout = self._layout
+        result._json = None
+        result._arrays = {}
+        return result
+
+    @classmethod
+    def from_response_body(
+        cls,
+        response_body: Buffer,
+        verbose: bool = False,
+        header_length: int | None = None,
+        content_encoding: str | None = None,
+    ) -> Self:
+        """Make a result from a response's body that was received by other means.
+
+        Parameters
+        ----------
+        response_body : bytes
+            The body as received.
+        verbose : bool
+            Show the response's JSON on stdout.
+        header_length : int, optional
+            The value of Inference-Header-Content-Length; None where the whole body is JSON.
+        content_encoding : str, optional
+            The value of Content-Encoding where the body is compressed: ``"gzip"`` or ``"deflate"``.
+        """
+        headers = {"inference-header-content-length": header_length, "content-encoding": content_encoding}
+        present = {name: str(value) for name, value in headers.items() if value is not None}
+        return cls(Response(ResponseHead(200, present), response_body), verbose)
+
+    def as_numpy(
+        self, name: str, *, copy: bool = False, dtype: npt.DTypeLike | None = None
+    ) -> npt.NDArray[Any] | None:
+        """Return an output's data as an array, or None where the response holds none under that name.
+
+        Parameters
+        ----------
+        name : str
+            The output.
+        copy : bool
+            True: an array of its own each time, which does not keep the response's body.
+        dtype : optional
+            Convert to this dtype, as numpy's ``astype`` does; BYTES to a dtype of text are read as UTF-8.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            Writable, of the output's shape; the same array each time. BYTES give an object array: of bytes,
+            or of str where the output came as JSON. None also for an output that was placed in shared memory.
+
+        Raises
+        ------
+        ProtocolError
+            If the data do not fit the output's shape and datatype.
+        """
+        array = self._arrays.get(name)
+        if array is None:
+            array = self._layout.tensor(name, self._body)
+            if array is not None:
+                self._arrays[name] = array
+        if dtype is not None and array is not None:
+            target = np.dtype(dtype)
+            if array.dtype.kind == "O" and target.kind in "UT":
+                array = decoded(array, f"output {name!r}")
+            try:
+                return array.astype(target, copy=copy)
+            except (TypeError, ValueError) as error:
+                raise InvalidRequest(f"output {name!r} is no array of {target}: {error}") from error
+        return array.copy() if copy and array is not None else array
+
+    def as_dlpack(self, name: str) -> Any:
+        """Return an output, without a copy, as an object that every library with ``from_dlpack`` reads.
+
+        Raises
+        ------
+        InvalidRequest
+            For BYTES.
+        KeyError
+            As for ``result[name]``.
+        """
+        return as_dlpack(self[name], f"output {name!r}")
+
+    def as_torch(self, name: str) -> Any:
+        """Return an output, without a copy, as a ``torch.Tensor`` on the CPU; BF16 too.
+
+        Raises
+        ------
+        ImportError
+            Without torch.
+        InvalidRequest
+            For BYTES.
+        KeyError
+            As for ``result[name]``.
+        """
+        return as_torch(self[name], f"output {name!r}")
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """What the response's outputs are: name, datatype and shape of each."""
+        return tuple(
+            TensorInfo(name, str(output.get("datatype")), tuple(shape if isinstance(shape, list) else ()))
+            for name, output in self._layout.outputs.items()
+            for shape in [output.get("shape")]
+        )
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        """Return an output's array, as :meth:`as_numpy` does.
+
+        Raises
+        ------
+        KeyError
+            Where the response holds no data under that name.
+        """
+        array = self.as_numpy(name)
+        if array is None:
+            held = ", ".join(map(repr, self._layout.outputs)) or "none"
+            if name in self._layout.outputs:
+                raise KeyError(f"output {name!r} came without data: it is in shared memory")
+            raise KeyError(f"no output {name!r}; there are: {held}")
+        return array
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The response's headers, names in lower case; empty where it came from elsewhere or was pickled."""
+        return dict(self._headers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._layout.outputs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layout.outputs)
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the names of the outputs; with them ``dict(result)`` has the arrays by name."""
+        return tuple(self._layout.outputs)
+
+    def __len__(self) -> int:
+        return len(self._layout.outputs)
+
+    def __bool__(self) -> bool:
+        return True  # programs for the reference test whether there is a result
+
+    def get_output(self, name: str) -> dict[str, Any] | None:
+        """Return an output's JSON object, or None where there is none of that name."""
+        for output in self.get_response().get("outputs") or ():
+            if output["name"] == name:
+                found: dict[str, Any] = output
+                return found
+        return None
+
+    def get_response(self) -> dict[str, Any]:
+        """Return the response's JSON as a dict."""
+        if self._json is None:
+            head = bytes(self._body[: self._head_size])
+            self._json = self._with_placed(jsonio.loads(head, "the response of infer"))
+        return self._json
+
+    def _place(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take the data of these outputs, which are not in the body, from arrays."""
+        self._placed = arrays
+        self._arrays.update(arrays)
+        if self._json is not None:
+            self._json = self._with_placed(self._json)
+
+    def _with_placed(self, answer: Any) -> Any:
+        """Say of outputs that the server placed elsewhere what it says of those in the body."""
+        for output in answer["outputs"] if self._placed else ():
+            if output["name"] in self._placed:
+                output["parameters"] = {"binary_data_size": self._placed[output["name"]].nbytes}
+        return answer
+
+    @property
+    def _result(self) -> dict[str, Any]:
+        """The reference's attribute, which programs read."""
+        return self.get_response()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {"_body": bytes(self._body), "_head_size": self._head_size}
+        return {**state, "_placed": self._placed} if self._placed else state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _arrays={})
+        self._layout, self._json = inference.decode_response(self._body, self._head_size)
+        self._place(self._placed)
+
+    def __repr__(self) -> str:
+        outputs = self.get_response().get("outputs") or ()
+        shown = ", ".join(f"{each['name']}: {each.get('datatype')} {each.get('shape')}" for each in outputs)
+        return f"<InferResult of {self.get_response().get('model_name', '?')!r}: {shown}>"

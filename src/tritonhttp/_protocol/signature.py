@@ -1,0 +1,267 @@
+"""What a model takes and gives, and the check of a call against it before anything is sent. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._basics.quantities import integer
+from .._wire import dtypes
+from ..errors import InvalidRequest, ProtocolError
+from .arrays import as_array, cast, is_typed
+from .tensors import InferInput, InferRequestedOutput, TensorInfo, datatype_of
+
+__all__ = ["Joined", "Signature", "requested", "split", "tensors"]
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a server says of a model.
+
+    Attributes
+    ----------
+    name : str
+    inputs, outputs : tuple of TensorInfo
+        With the batch dimension, -1, where the model has one. Empty where the server does not say: then any are
+        sent as they come.
+    max_batch_size : int
+        How many rows a call may have along the first axis; 0: the model has no batch dimension.
+    versions : tuple of str
+        Those that the server has.
+    platform : str
+    """
+
+    name: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    max_batch_size: int = 0
+    versions: tuple[str, ...] = ()
+    platform: str = ""
+
+    @classmethod
+    def read(cls, metadata: Any, config: Any) -> Signature:
+        """Make it of a model's metadata and its configuration; `config` is empty where the server has none.
+
+        Raises
+        ------
+        ProtocolError
+            For what is no metadata of a model.
+        """
+        try:
+            optional = {item["name"] for item in config.get("input") or () if item.get("optional")}
+            inputs, outputs = (
+                tuple(
+                    TensorInfo(item["name"], item["datatype"], tuple(map(int, item["shape"])), is_optional)
+                    for item in metadata.get(kind) or ()
+                    for is_optional in [kind == "inputs" and item["name"] in optional]
+                )
+                for kind in ("inputs", "outputs")
+            )
+            return cls(
+                str(metadata["name"]),
+                inputs,
+                outputs,
+                int(config.get("max_batch_size") or 0),
+                tuple(map(str, metadata.get("versions") or ())),
+                str(metadata.get("platform") or ""),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ProtocolError(
+                f"expected metadata of a model, got {metadata!r:.500} and {config!r:.500}"
+            ) from error
+
+    def __str__(self) -> str:
+        batches = f", batches of at most {self.max_batch_size}" if self.max_batch_size else ""
+        inputs, outputs = (", ".join(map(str, each)) or "not said" for each in (self.inputs, self.outputs))
+        return f"{inputs} -> {outputs}{batches}"
+
+    # -- a call --
+
+    def arrays(self, given: Mapping[str, Any], casts: bool = False, parts: bool = False) -> Arrays:
+        """Return a call's inputs as arrays of the model's datatypes and shapes.
+
+        Parameters
+        ----------
+        given : mapping
+            What the caller has for each input.
+        casts : bool
+            Whether to convert arrays of another dtype where no value changes but by rounding.
+        parts : bool
+            Whether more rows than a call may have are fine.
+
+        Raises
+        ------
+        InvalidRequest
+            For inputs that the model does not have, lacks, or takes in another form; says what was expected.
+        """
+        if not self.inputs:
+            return {name: as_array(value, f"input {name!r}") for name, value in given.items()}
+        known = {info.name: info for info in self.inputs}
+        wrong = [f"it has no input {name!r}" for name in given if name not in known]
+        wrong += [
+            f"input {info.name!r} is missing"
+            for info in self.inputs
+            if not info.optional and info.name not in given
+        ]
+        if wrong:
+            raise InvalidRequest(f"model {self.name!r}: {'; '.join(wrong)}; expected {self._inputs()}")
+        found = {name: self._array(known[name], value, casts) for name, value in given.items()}
+        if self.max_batch_size:
+            rows = {name: len(array) for name, array in found.items() if known[name].shape[:1] == (-1,)}
+            if len(set(rows.values())) > 1:
+                raise InvalidRequest(
+                    f"model {self.name!r}: expected the same number of rows in every input, got {rows}"
+                )
+            for count in rows.values():
+                if count == 0 or (count > self.max_batch_size and not parts):
+                    more = "; batched() splits what is larger" if count else ""
+                    raise InvalidRequest(
+                        f"model {self.name!r}: expected 1 to {self.max_batch_size} rows, got {count}{more}"
+                    )
+        return found
+
+    def _array(self, info: TensorInfo, value: Any, casts: bool) -> npt.NDArray[Any]:
+        what = f"model {self.name!r}: input {info.name!r}"
+        array = as_array(value, what)
+        have = dtypes.np_to_triton_dtype(array.dtype)
+        if have != info.datatype:
+            typed, numbers = is_typed(value), "BYTES" not in (have, info.datatype)
+            if array.size == 0 and not typed:
+                array = np.empty(array.shape, dtypes.triton_to_np_dtype(info.datatype))
+            elif casts or (numbers and not typed):
+                array = cast(array, info.datatype, what)
+            else:
+                advice = "; cast=True converts where the values fit" if numbers and have else ""
+                raise InvalidRequest(f"{what}: expected {info.datatype}, got {have or array.dtype}{advice}")
+        if array.ndim == 0 and info.shape and all(length in (-1, 1) for length in info.shape):
+            array = array.reshape((1,) * len(info.shape))
+        if len(array.shape) != len(info.shape) or any(
+            expected not in (-1, length) for expected, length in zip(info.shape, array.shape, strict=True)
+        ):
+            first = ", the first of them for the batch" if self.max_batch_size else ""
+            raise InvalidRequest(
+                f"{what}: expected {info.datatype} of shape {list(info.shape)} (-1: any length{first}),"
+                f" got shape {list(array.shape)}"
+            )
+        return array
+
+    def _inputs(self) -> str:
+        return ", ".join(map(str, self.inputs))
+
+    def wanted(self, outputs: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the names of the outputs to ask for: those given, or all that are known.
+
+        Raises
+        ------
+        InvalidRequest
+            For an output that the model does not have.
+        """
+        known = tuple(info.name for info in self.outputs)
+        if outputs is None:
+            return known
+        if isinstance(outputs, str) or not all(isinstance(name, str) for name in outputs):
+            raise InvalidRequest(f"outputs must be a list of names, got {outputs!r:.200}")
+        for name in outputs:
+            if known and name not in known:
+                raise InvalidRequest(
+                    f"model {self.name!r} has no output {name!r}; there are {', '.join(map(repr, known))}"
+                )
+        return tuple(outputs)
+
+    # -- large batches --
+
+    def rows(self, arrays: Arrays, max_batch: int | None) -> tuple[int, int]:
+        """Return how many rows the arrays have along the batch axis, and how many a call takes.
+
+        Raises
+        ------
+        InvalidRequest
+            Where they cannot be split.
+        """
+        limit = self.max_batch_size if max_batch is None else integer(max_batch)
+        if max_batch is None and not limit:
+            raise InvalidRequest(
+                f"model {self.name!r} has no max_batch_size: give max_batch, the most rows for one inference"
+            )
+        if limit is None or limit < 1:
+            raise InvalidRequest(
+                f"model {self.name!r}: expected max_batch as a whole number above 0, got {max_batch!r}"
+            )
+        if self.max_batch_size and limit > self.max_batch_size:
+            raise InvalidRequest(
+                f"model {self.name!r}: expected max_batch of at most {self.max_batch_size}, got {limit}"
+            )
+        fixed = [info.name for info in self.inputs if info.name in arrays and info.shape[:1] != (-1,)]
+        fixed += [name for name, array in arrays.items() if array.ndim == 0]
+        if fixed:
+            raise InvalidRequest(
+                f"model {self.name!r}: input {fixed[0]!r} has no first axis of any length to split along"
+            )
+        counts = {name: len(array) for name, array in arrays.items()}
+        if len(set(counts.values())) != 1 or 0 in counts.values():
+            raise InvalidRequest(
+                f"model {self.name!r}: expected the same number of rows, 1 or more, in every input, got {counts}"
+            )
+        return next(iter(counts.values())), limit
+
+
+def split(arrays: Arrays, rows: int, limit: int) -> Iterator[tuple[int, Arrays]]:
+    """Yield the parts of a batch with their first rows' numbers; views of the arrays."""
+    for start in range(0, rows, limit):
+        yield start, {name: array[start : start + limit] for name, array in arrays.items()}
+
+
+class Joined:
+    """The outputs of a batch, put together from those of its parts as they come."""
+
+    def __init__(self, rows: int, limit: int) -> None:
+        self._rows, self._limit = rows, limit
+        self.arrays: Arrays = {}
+
+    def add(self, start: int, part: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take the outputs of the part that begins with that row.
+
+        Raises
+        ------
+        ProtocolError
+            Where they are not one row for each row of the inputs, or unlike those of other parts.
+        """
+        count = min(self._limit, self._rows - start)
+        if self.arrays and set(part) != set(self.arrays):
+            raise ProtocolError(f"parts of a batch have other outputs: {sorted(part)}, {sorted(self.arrays)}")
+        for name, array in part.items():
+            if array.shape[:1] != (count,):
+                raise ProtocolError(
+                    f"output {name!r}: expected {count} rows for {count} rows, got shape {list(array.shape)}:"
+                    " what the model gives cannot be joined"
+                )
+            whole = self.arrays.get(name)
+            if whole is None:
+                whole = self.arrays[name] = np.empty((self._rows, *array.shape[1:]), array.dtype)
+            if (array.shape[1:], array.dtype) != (whole.shape[1:], whole.dtype):
+                raise ProtocolError(
+                    f"output {name!r}: parts of a batch differ, {array.dtype} {list(array.shape[1:])} for each row"
+                    f" and {whole.dtype} {list(whole.shape[1:])}"
+                )
+            whole[start : start + count] = array
+
+
+def tensors(arrays: Arrays, binary: bool, copy: bool = False) -> list[InferInput]:
+    """Return checked arrays as the inputs of a request, with `copy` such that hold none of the arrays' memory."""
+    return [
+        InferInput(name, array.shape, datatype_of(array, f"input {name!r}")).set_data_from_numpy(
+            array, binary, copy=copy
+        )
+        for name, array in arrays.items()
+    ]
+
+
+def requested(names: Sequence[str], binary: bool, classes: int) -> list[InferRequestedOutput]:
+    """Return the outputs that a request asks for."""
+    return [InferRequestedOutput(name, binary, classes) for name in names]

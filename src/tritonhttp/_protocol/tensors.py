@@ -1,0 +1,441 @@
+"""The tensors of a call: what goes in, and what is asked for.
+
+An :class:`InferInput` set from a numeric array keeps a view of that array: `infer` reads it when the request
+is sent. JSON and BYTES data are encoded when they are set.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from numpy import ndarray
+
+from .._wire import bytes_tensor, dtypes, inference, jsonio
+from .._wire.requests import COALESCE, Buffer
+from ..errors import InvalidRequest
+from .arrays import as_array
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .._regions.region import RegionSlice
+
+__all__ = ["InferInput", "InferRequestedOutput", "TensorInfo", "datatype_of"]
+
+_LITTLE = sys.byteorder == "little"
+
+#: The parameters that place a tensor in a shared memory region.
+_Region = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Say what a tensor is.
+
+    Attributes
+    ----------
+    name : str
+    datatype : str
+        The protocol's name of it, for example ``"FP32"``.
+    shape : tuple of int
+        -1, in what a model declares, for a dimension of any size.
+    optional : bool
+        Whether it is an input that may be left out.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    optional: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.datatype}{list(self.shape)}{' (optional)' if self.optional else ''}"
+
+
+class InferInput:
+    """Describe one input tensor of an inference.
+
+    Parameters
+    ----------
+    name : str
+        The input's name in the model.
+    shape : sequence of int
+        Its shape, the batch dimension included.
+    datatype : str
+        The protocol's name of its datatype, for example ``"FP32"``.
+    """
+
+    # Where the data are, at most one of: a numeric array or encoded BYTES; JSON; a region's parameters.
+    _binary: npt.NDArray[Any] | bytes | bytearray | None = None
+    _json: bytes | None = None
+    _region: _Region | None = None
+    #: All that the JSON object depends on, the shape third; None where data stand in it, or the shape was changed.
+    _form: tuple[Any, ...] | None = None
+
+    def __init__(self, name: str, shape: Sequence[int], datatype: str) -> None:
+        self._name = name
+        self._shape = tuple(shape) if type(shape) is list else _as_tuple(shape)
+        self._datatype = datatype
+
+    @classmethod
+    def from_numpy(cls, name: str, array: Any, binary_data: bool = True, *, copy: bool = False) -> Self:
+        """Make an input with its data, of the array's shape and datatype.
+
+        Parameters
+        ----------
+        name : str
+            The input's name in the model.
+        array
+            A numpy array, what ``numpy.asarray`` makes one of, or a tensor on the host that speaks DLPack. Of
+            Python's numbers come INT64, FP64 and BOOL, as in numpy; of str and bytes BYTES.
+        binary_data, copy
+            As for :meth:`set_data_from_numpy`.
+
+        Raises
+        ------
+        InvalidRequest
+            For what is no array, and a dtype that the protocol has no name for.
+        """
+        what = f"input {name!r}"
+        found = as_array(array, what)
+        tensor = cls(name, found.shape, datatype_of(found, what))
+        return tensor.set_data_from_numpy(found, binary_data, copy=copy)
+
+    def name(self) -> str:
+        """Return the input's name."""
+        return self._name
+
+    def datatype(self) -> str:
+        """Return the name of the input's datatype."""
+        return self._datatype
+
+    def shape(self) -> list[int]:
+        """Return the input's shape."""
+        return [*self._shape]
+
+    def set_shape(self, shape: Sequence[int]) -> Self:
+        """Set the input's shape, and return the input."""
+        self._shape = _as_tuple(shape)
+        self._form = None
+        return self
+
+    def set_data_from_numpy(
+        self, input_tensor: npt.NDArray[Any], binary_data: bool = True, *, copy: bool = False
+    ) -> Self:
+        """Set the tensor's data, and return the input.
+
+        Parameters
+        ----------
+        input_tensor : numpy.ndarray
+            An array of the input's shape and datatype; any memory order and byte order. Elements of an object
+            array: bytes as they are, str as UTF-8, anything else as its ``str()``.
+        binary_data : bool
+            True: the data travel as binary behind the JSON head. False: as a list in the JSON.
+        copy : bool
+            True: copy a numeric array now. False: keep a view, which `infer` reads when it sends the request;
+            what is changed in the array until then is sent. BYTES and JSON data are always encoded now.
+
+        Raises
+        ------
+        InvalidRequest
+            If the array's dtype or shape are others than the input's, or its data have no form in JSON.
+        """
+        if type(input_tensor) is not ndarray:
+            if not isinstance(input_tensor, ndarray):
+                raise self._refusal(
+                    "input_tensor must be a numpy array",
+                    f", got {type(input_tensor).__name__} for input {self._name!r}",
+                )
+            # Subclasses have a `data` and a `reshape` of their own. A masked array goes out with its fill value.
+            filled = getattr(input_tensor, "filled", None)
+            input_tensor = np.asarray(input_tensor if filled is None else filled())
+        dtype, shape = input_tensor.dtype, input_tensor.shape
+        datatype = dtypes.BY_DTYPE.get(dtype) or dtypes.np_to_triton_dtype(dtype)
+        if datatype != self._datatype:
+            raise self._refusal(
+                f"got unexpected datatype {datatype} from numpy array, expected {self._datatype}."
+                f"{_BF16_ADVICE if self._datatype == 'BF16' else ''}",
+                f" The array for input {self._name!r} has dtype {dtype}.{_unknown(self._datatype)}",
+            )
+        if shape != tuple(self._shape):
+            raise self._refusal(
+                f"got unexpected numpy array shape [{str(shape)[1:-1]}],"
+                f" expected [{str(self.shape())[1:-1]}]",
+                f" for input {self._name!r}",
+            )
+        json = None
+        if not binary_data:
+            json = self._as_json(input_tensor)
+            self._binary = self._form = None
+        elif datatype == "BYTES":
+            data = self._binary = bytes_tensor.encode(input_tensor)
+            self._form = self._name, datatype, shape, len(data)
+        else:
+            self._binary = input_tensor.copy() if copy else input_tensor
+            self._form = self._name, dtype, shape
+        if self._json is not json or self._region is not None:
+            self._json, self._region = json, None
+        return self
+
+    def set_shared_memory(self, region_name: str, byte_size: int, offset: int = 0) -> Self:
+        """Take the tensor's data from a registered shared memory region, and return the input.
+
+        Parameters
+        ----------
+        region_name : str
+            The name under which the region is registered with the server.
+        byte_size : int
+            The tensor's size in bytes.
+        offset : int
+            Where in the region the tensor starts, in bytes.
+
+        Raises
+        ------
+        InvalidRequest
+            For a size or an offset that is no whole number.
+        """
+        self._binary = self._json = None
+        self._region = _region(region_name, byte_size, offset)
+        shape = tuple(self._shape)
+        # 8.0 is another head than 8, but the same key.
+        plain = all(type(size) is int for size in shape)
+        self._form = (self._name, self._datatype, shape, self._region) if plain else None
+        return self
+
+    def set_shared_memory_region(self, place: RegionSlice) -> Self:
+        """Take the tensor's data from a place in a region, as ``region.write()`` returned it; return the input.
+
+        Raises
+        ------
+        InvalidRequest
+            If a tensor of another datatype or shape was written there.
+        """
+        _check_place(place)
+        if place.datatype is not None and (place.datatype, place.shape) != (
+            self._datatype,
+            tuple(self._shape),
+        ):
+            raise InvalidRequest(
+                f"input {self._name!r} is {self._datatype} of shape {self.shape()}; what was written there is"
+                f" {place.datatype} of shape {list(place.shape or ())}"
+            )
+        return self.set_shared_memory(place.region.name, place.byte_size, place.offset)
+
+    @staticmethod
+    def _refusal(words: str, more: str) -> InvalidRequest:
+        """Return an error with the reference's words, for which programs look, and what is known beyond them."""
+        return InvalidRequest(f"{words}{more}")
+
+    def _as_json(self, array: npt.NDArray[Any]) -> bytes:
+        if self._datatype == "BF16":
+            raise self._refusal(
+                "BF16 inputs must be sent as binary data over HTTP. Please set binary_data=True",
+                f" for input {self._name!r}",
+            )
+        if self._datatype != "BYTES":
+            return jsonio.dump_array(array)
+        texts: list[str] = []
+        for element in array.ravel().tolist():
+            try:
+                texts.append(element.decode("utf-8") if isinstance(element, bytes) else str(element))
+            except UnicodeDecodeError as error:
+                raise self._refusal(
+                    f'Failed to encode "{element}" using UTF-8. Please use binary_data=True, if you want to'
+                    " pass a byte array.",
+                    f" It is in input {self._name!r}.",
+                ) from error
+        return jsonio.dumps(texts)
+
+    def _buffer(self, snapshot: bool = False) -> Buffer | None:
+        """Return the binary data as they go out, or None where there are none.
+
+        With `snapshot` nothing of them is the caller's memory.
+        """
+        data = self._binary
+        if not isinstance(data, ndarray):
+            return data
+        if (snapshot or data.nbytes <= COALESCE) and data.dtype.isnative and _LITTLE:
+            return data.tobytes()  # a small tensor leaves in one piece with the head anyway
+        array = dtypes.as_little_endian(data)
+        try:
+            return array.data.cast("B")
+        except (BufferError, TypeError, ValueError):
+            # Zero-size arrays, and bfloat16, which the buffer protocol has no letter for.
+            return array.reshape(-1).view(np.uint8).data
+
+    def _descriptor(self) -> dict[str, Any]:
+        """Return the input's JSON object, ready for orjson."""
+        shape = self._shape if self._form is None else self._form[2]
+        tensor: dict[str, Any] = {"name": self._name, "shape": shape, "datatype": self._datatype}
+        data = self._binary
+        if data is not None:
+            size = data.nbytes if isinstance(data, ndarray) else len(data)
+            tensor["parameters"] = {"binary_data_size": size}
+        elif self._region is not None:
+            tensor["parameters"] = dict(self._region)
+        elif self._json is not None:
+            tensor["data"] = orjson.Fragment(self._json)
+        return tensor
+
+    def _get_binary_data(self) -> bytes | None:
+        """Return the raw binary data, or None where the input has none."""
+        data = self._buffer()
+        return None if data is None else bytes(data)
+
+    def _get_tensor(self) -> dict[str, Any]:
+        """Return the input's JSON object as a dict of plain values."""
+        tensor = {**self._descriptor(), "shape": self.shape()}
+        if "data" in tensor:
+            tensor["data"] = jsonio.loads(self._json or b"", "the input's own data")
+        return tensor
+
+    def __repr__(self) -> str:
+        return f"InferInput({self._name!r}, {self.shape()}, {self._datatype!r})"
+
+
+def _unknown(datatype: Any) -> str:
+    """Say which datatypes there are where this is none of them."""
+    if datatype in dtypes.NAMES:
+        return ""
+    return f" The protocol has no datatype {datatype!r}, but {', '.join(dtypes.NAMES)}."
+
+
+_BF16_ADVICE = (
+    " Since r26.06, BF16 inputs must use ml_dtypes.bfloat16 instead of np.float32 truncation; create a numpy array"
+    " with `np.array(data, dtype=ml_dtypes.bfloat16)`."
+)
+
+
+class InferRequestedOutput:
+    """Describe one output that an inference shall return, and how.
+
+    Parameters
+    ----------
+    name : str
+        The output's name in the model.
+    binary_data : bool
+        True: its data come as binary behind the JSON. False: as a list in the JSON. Without effect while the
+        output is placed in shared memory.
+    class_count : int
+        How many classes to return in place of the tensor, best first, as BYTES ``"score:index:label"``; 0:
+        none.
+
+    Raises
+    ------
+    InvalidRequest
+        For a number of classes that is not whole.
+    """
+
+    def __init__(self, name: str, binary_data: bool = True, class_count: int = 0) -> None:
+        #: All that the JSON object depends on; where the output is placed in a region, that at the end.
+        self._form: tuple[str, bool, int, _Region | None] = (
+            name,
+            bool(binary_data),
+            inference.whole(class_count, "class_count") if class_count else 0,
+            None,
+        )
+
+    def name(self) -> str:
+        """Return the output's name."""
+        return self._form[0]
+
+    def set_shared_memory(self, region_name: str, byte_size: int, offset: int = 0) -> None:
+        """Place the output in a registered shared memory region.
+
+        Parameters
+        ----------
+        region_name : str
+            The name under which the region is registered with the server.
+        byte_size : int
+            The bytes that there are for the output.
+        offset : int
+            Where in the region they start, in bytes.
+
+        Raises
+        ------
+        InvalidRequest
+            If classes were asked for; for a size or an offset that is no whole number.
+        """
+        name, binary, class_count, _ = self._form
+        if class_count:
+            raise InvalidRequest("shared memory can't be set on classification output")
+        self._form = name, binary, 0, _region(region_name, byte_size, offset)
+
+    def set_shared_memory_region(self, place: RegionSlice) -> None:
+        """Place the output in a place of a region, as ``region.reserve()`` returned it.
+
+        Raises
+        ------
+        InvalidRequest
+            If classes were asked for.
+        """
+        _check_place(place)
+        self.set_shared_memory(place.region.name, place.byte_size, place.offset)
+
+    def unset_shared_memory(self) -> None:
+        """Return the output in the response again."""
+        self._form = *self._form[:3], None
+
+    def _get_tensor(self) -> dict[str, Any]:
+        """Return the output's JSON object as a dict."""
+        name, binary, class_count, region = self._form
+        # In the reference's order, so that bodies are the same byte for byte.
+        parameters: dict[str, Any] = {"classification": class_count} if class_count else {}
+        parameters["binary_data"] = binary and region is None
+        if region is not None:
+            parameters.update(region)
+        return {"name": name, "parameters": parameters}
+
+    def __repr__(self) -> str:
+        name, binary, class_count, _ = self._form
+        return f"InferRequestedOutput({name!r}, {binary}, {class_count})"
+
+
+def datatype_of(array: npt.NDArray[Any], what: str) -> str:
+    """Return the protocol's name for an array's dtype.
+
+    Raises
+    ------
+    InvalidRequest
+        Where it has none.
+    """
+    datatype = dtypes.np_to_triton_dtype(array.dtype)
+    if datatype is None:
+        raise InvalidRequest(
+            f"{what}: expected one of the protocol's datatypes, {', '.join(dtypes.NAMES)}; got {array.dtype}"
+        )
+    return datatype
+
+
+def _as_tuple(shape: Sequence[int]) -> tuple[int, ...]:
+    try:
+        if isinstance(shape, (str, bytes)):  # the datatype, in the shape's place
+            raise TypeError
+        return tuple(shape)
+    except TypeError as error:
+        raise InvalidRequest(f"a shape must be a sequence of whole numbers, got {shape!r}") from error
+
+
+def _check_place(place: Any) -> None:
+    if not hasattr(place, "region"):  # the class itself is imported by few programs
+        raise InvalidRequest(
+            f"expected a place in a region, as its write() and reserve() return it; got {place!r}"
+        )
+
+
+def _region(name: str, byte_size: int, offset: int) -> _Region:
+    if not isinstance(name, str):
+        raise InvalidRequest(
+            f"region_name must be the name that the region is registered under, got {name!r}"
+        )
+    region = (
+        ("shared_memory_region", name),
+        ("shared_memory_byte_size", inference.whole(byte_size, "byte_size")),
+    )
+    return (*region, ("shared_memory_offset", inference.whole(offset, "offset"))) if offset else region

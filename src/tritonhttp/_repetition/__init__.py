@@ -1,0 +1,1 @@
+"""What is remembered of requests and answers, and the fast way to repeat one; half of it in C."""

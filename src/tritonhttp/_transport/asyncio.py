@@ -1,0 +1,638 @@
+"""Exchanges on an asyncio event loop (uvloop's too), by any number of tasks.
+
+The transport belongs to the loop that uses it; when another loop comes, it starts anew there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import socket
+import sys
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .._wire.http1 import Response, ResponseReader, StreamedResponse
+from .._wire.requests import Buffer, coalesce
+from ..errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    InvalidRequest,
+    NameResolutionError,
+    ProtocolError,
+    TransportError,
+)
+from .address import Address, SocketAddress, leave, literal, look_up
+from .failures import (
+    closed,
+    connect_failure,
+    located,
+    resolve_timeout,
+    set_up_failure,
+    tls_failure,
+    wait_timeout,
+)
+from .policy import Connections, earliest, may_resend, moment
+from .pool import Place, Pool
+from .protocol import Connection
+from .race import Race
+from .racing import drop, run
+from .route import MAX_REFUSAL, Proxy, Route
+from .trace import Counts, Trace
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["AsyncioPool", "AsyncioTransport", "Stream", "timeout_at"]
+
+C = TypeVar("C")
+
+
+if sys.version_info >= (3, 11):
+    timeout_at = asyncio.timeout_at
+else:
+
+    class timeout_at:  # noqa: N801  stands for a function
+        """End the block with TimeoutError when the time has come."""
+
+        def __init__(self, when: float | None) -> None:
+            self._when = when
+            self._expired = False
+            self._timer: asyncio.TimerHandle | None = None
+
+        async def __aenter__(self) -> None:
+            if self._when is not None:
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_at(self._when, self._expire, asyncio.current_task())
+
+        def expired(self) -> bool:
+            return self._expired
+
+        def _expire(self, task: asyncio.Task[object] | None) -> None:
+            self._expired = True
+            if task is not None:
+                task.cancel()
+
+        async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._expired and kind is asyncio.CancelledError:
+                raise TimeoutError
+
+
+#: In a forked child: the connections of the parent.
+_inherited: list[Connection] = []
+
+
+def _abort_all(connections: Iterable[Connection]) -> None:
+    for connection in connections:
+        connection.abort()
+
+
+class AsyncioPool(Pool[C]):
+    """A pool for the tasks of one event loop."""
+
+    def __init__(self, limit: int, lock: Any = None) -> None:
+        super().__init__(limit)
+
+    async def hold(self, place: Place[C], deadline: float | None, *, reserved: bool = False) -> bool:
+        """Wait until a place is served; return False if the deadline passed before.
+
+        Parameters
+        ----------
+        reserved : bool
+            Whether the place is in the line already.
+
+        Raises
+        ------
+        InferenceServerException
+            If the pool is closed.
+        """
+        if place not in self.holders and not (not reserved and self.take(place)):
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            ring = partial(_ring, waiter)
+            if not reserved:
+                self.join(place)
+            self.wait(place, ring)
+            if place not in self.holders and not self.closed:
+                timer = None if deadline is None else loop.call_at(deadline, ring)
+                try:
+                    await waiter
+                except BaseException:
+                    # Its connection, if it came meanwhile, was not used.
+                    if place in self.holders:
+                        self.give_back(place, reusable=True)
+                    raise
+                finally:
+                    if timer is not None:
+                        timer.cancel()
+            if place not in self.holders:
+                if self.closed:
+                    raise closed()
+                return False
+            self.begin(place)
+        place.served = True
+        return True
+
+
+def _ring(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class AsyncioTransport:
+    """A pool of connections to one server, for use by any number of tasks of one event loop.
+
+    Parameters
+    ----------
+    address : Address
+        The server.
+    limit : int
+        The most connections.
+    context : ssl.SSLContext or None
+        For servers with TLS.
+    options : Connections, optional
+        How connections are made, used and kept.
+
+    Raises
+    ------
+    InvalidRequest
+        For a proxy that cannot be used.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        limit: int,
+        context: ssl.SSLContext | None,
+        options: Connections | None = None,
+    ) -> None:
+        self._address = address
+        self._origin = address.origin
+        self._limit = limit
+        self._context = context
+        options = options or Connections()
+        self._options = options
+        self._route = route = Route(address, options)
+        self._prepare = None if route.plain else route.prepare
+        self._max_idle = options.idle_limit
+        self._counts = Counts()
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connections: set[Connection] = set()
+        self.pool: AsyncioPool[Connection] = AsyncioPool(limit)
+
+    async def exchange(
+        self,
+        method: str,
+        target: str,
+        buffers: Sequence[Buffer],
+        *,
+        repeatable: bool = False,
+        deadline: float | None = None,
+        trace: Trace | None = None,
+        streamed: bool = False,
+        place: Place[Connection] | None = None,
+    ) -> Response:
+        """Send a request and return its response, whatever its status.
+
+        Parameters
+        ----------
+        method, target : str
+            The request, for messages.
+        buffers : sequence of buffers
+            The whole request, its head first.
+        repeatable : bool
+            Whether it may go out again when a reused connection turns out closed.
+        deadline : float or None
+            When the call must end, on the event loop's clock.
+        trace : Trace, optional
+            Is told how long each phase takes.
+        streamed : bool
+            Whether to return a success with its head: a StreamedResponse whose `stream` is a :class:`Stream`.
+        place : Place, optional
+            The call's; of a streamed success it holds the connection behind the return.
+
+        Raises
+        ------
+        TransportError
+            When no whole response came.
+        ProtocolError
+            When what came is no HTTP.
+        """
+        if place is None:
+            place = Place()
+        # Twice: an interrupt in the first giving back leaves it to the second.
+        try:
+            try:
+                return await self._exchange(
+                    method,
+                    target,
+                    buffers,
+                    place,
+                    repeatable=repeatable,
+                    deadline=deadline,
+                    trace=trace,
+                    streamed=streamed,
+                )
+            except BaseException:
+                self.give_back(place)
+                raise
+        except (TransportError, ProtocolError) as error:
+            self.give_back(place)
+            raise located(error, self._address, method, target) from error.__cause__
+        except BaseException:
+            self.give_back(place)
+            self._close_lost()
+            raise
+
+    async def _exchange(
+        self,
+        method: str,
+        target: str,
+        buffers: Sequence[Buffer],
+        place: Place[Connection],
+        *,
+        repeatable: bool,
+        deadline: float | None,
+        trace: Trace | None,
+        streamed: bool,
+    ) -> Response:
+        """Carry an exchange out for a place that :meth:`exchange` gives back where this raises."""
+        if len(buffers) > 1:
+            buffers = coalesce(buffers)
+        expects = False
+        if self._prepare is not None:
+            buffers, expects = self._prepare(buffers)
+        loop = self._enter_loop()
+        place.transport = self
+        if trace is not None:
+            trace.start()
+        began = loop.time()
+        if self.pool.take(place):
+            place.served = True
+        elif not await self.pool.hold(place, deadline):
+            assert deadline is not None
+            raise wait_timeout(self._limit, loop.time() - began, deadline)
+        if trace is not None:
+            trace.mark("wait")
+        fresh = False
+        while True:
+            connection = place.connection
+            reused = (
+                connection is not None
+                and not fresh
+                and loop.time() < connection.expires
+                and not connection.is_stale()
+            )
+            if connection is None or not reused:
+                connection = await self._renew(place, loop, deadline, trace)
+            if trace is not None:
+                trace.take(connection, reused=reused)
+            try:
+                response = await connection.exchange(buffers, deadline, expects, trace, streamed)
+                break
+            except ConnectionLost as error:
+                answered, handed_over = not connection.reader.blank, connection.handed_over
+                fresh = reused and may_resend(
+                    repeatable=repeatable, answered=answered, handed_over=handed_over
+                )
+                if not fresh:
+                    error.resendable = reused and may_resend(
+                        repeatable=True, answered=answered, handed_over=handed_over
+                    )
+                    raise
+                self._counts.resent += 1
+            finally:
+                if trace is not None:
+                    trace.end(connection)
+            if trace is not None:
+                trace.start()
+                trace.resent += handed_over
+        response.asked = asked = method, self._origin, target
+        if connection.reader.open:
+            head = StreamedResponse(response.head, b"")
+            head.asked = asked
+            head.stream = Stream(self, place, method, target)
+            return head
+        connection.reader.response = None  # an idle connection should not keep a large body
+        self._put_by(place, connection.reader.reusable and connection.handed_over)
+        return response
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    async def addresses(self, deadline: float | None) -> list[SocketAddress]:
+        """Look up the addresses of the server's name."""
+        try:
+            return literal(self._address) or await self._resolve(asyncio.get_running_loop(), deadline)
+        except TransportError as error:
+            raise located(error, self._address, "", "") from error.__cause__
+
+    def pin(self, literal: str) -> None:
+        """Connect to this one of the addresses of the server's name, from the first connection on."""
+        self._address = dataclasses.replace(self._address, at=literal)
+        self._route = Route(self._address, self._options)
+
+    @property
+    def counts(self) -> Counts:
+        """What the transport did since it was made; in a forked child, since the fork."""
+        counts = self._counts.with_open(self._connections)
+        counts.calls += self.pool.begun
+        return counts
+
+    async def close(self) -> None:
+        """Close the idle connections now, and the others when their requests end; turn away who waits."""
+        if self._loop is not asyncio.get_running_loop():
+            self._leave_loop()  # or refuse, before anything of the other loop is touched
+        self._closed = True
+        idle = self.pool.close()
+        for connection in idle:
+            self._forget(connection)
+        await asyncio.gather(*(connection.gone for connection in idle))
+
+    def forget_loop(self) -> None:
+        """In a forked child: close the inherited sockets, and leave the parent's event loop untouched."""
+        self._loop = None
+        for connection in self._connections:
+            number = connection.sock.detach()  # uvloop keeps a socket open that is only closed
+            if number >= 0:
+                os.close(number)
+        # The collector must not find them: uvloop would take them out of the epoll that the parent shares.
+        _inherited.extend(self._connections)
+        self._start_anew()
+        self._counts = Counts()
+
+    def abandon(self) -> None:
+        """Close the connections without waiting, from any thread: for a client that was not closed."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and its connections with it
+                self._loop.call_soon_threadsafe(_abort_all, self._connections)
+
+    # -- the loop --
+
+    def _enter_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._leave_loop()
+            self._loop = loop
+        return loop
+
+    def _leave_loop(self) -> None:
+        if self._loop is not None and self._loop.is_running():
+            raise InvalidRequest(
+                "this client is in use on another event loop, which is still running: make a client for each loop"
+            )
+        for connection in self._connections:
+            if self._loop is None or self._loop.is_closed():
+                connection.sock.close()
+            else:
+                connection.abort()
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._counts.calls += self.pool.begun
+        self._connections = set()
+        self.pool = AsyncioPool(self._limit)
+        self.pool.closed = self._closed
+
+    # -- the pool's decisions, carried out --
+
+    async def _renew(
+        self,
+        place: Place[Connection],
+        loop: asyncio.AbstractEventLoop,
+        deadline: float | None,
+        trace: Trace | None,
+    ) -> Connection:
+        """Give a place that is held a new connection."""
+        if place.connection is not None:
+            self._forget(place.connection)
+            place.connection = None
+        place.connection = connection = await self._open(loop, deadline, trace)
+        return connection
+
+    def give_back(self, place: Place[Connection], *, reusable: bool = False) -> None:
+        """Give up a place, or the wish for one; its connection is closed, unless it is reusable."""
+        connection = place.connection
+        fit = reusable and connection is not None and not connection.stale
+        try:
+            spent = self.pool.give_back(place, reusable=fit)
+            if spent is not None:
+                self._forget(spent)
+        except BaseException:
+            self._close_lost()
+            raise
+        place.transport = None
+
+    def _end(self, place: Place[Connection]) -> None:
+        """Give back the place of a stream, unless it is of another loop, or of the process that forked us."""
+        connection = place.connection
+        if connection is not None and connection in self._connections:
+            self._put_by(place, connection.reader.ended and connection.reader.reusable)
+
+    def _put_by(self, place: Place[Connection], reusable: bool) -> None:
+        """Give back a place whose exchange is over."""
+        connection = place.connection
+        assert connection is not None
+        now = connection.loop.time()
+        connection.expires = min(now + self._max_idle, connection.dies)
+        self.give_back(place, reusable=reusable)
+        expired = self.pool.drop_expired(now)
+        if expired is not None:
+            self._forget(expired)
+
+    def _close_lost(self) -> None:
+        for connection in self.pool.lost(self._connections):
+            self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        if connection in self._connections:  # or it is of a loop that the transport has left
+            connection.abort()
+            self._connections.discard(connection)
+            self._counts.end(connection)
+
+    async def _open(
+        self, loop: asyncio.AbstractEventLoop, deadline: float | None, trace: Trace | None
+    ) -> Connection:
+        address, route, context = self._address, self._route, self._context
+        began = loop.time()
+        found = literal(route.address) or await self._resolve(loop, deadline)
+        if trace is not None:
+            trace.mark("resolve")
+        connecting = loop.time()
+        sock = await self._connect(loop, found, deadline)
+        if trace is not None:
+            trace.mark("connect")
+        connection = Connection(loop, sock, context is not None, self._options.max_response_bytes)
+        connection.dies = began + self._options.age_limit
+        connection.reader.reusable = self._options.keep_alive
+        try:
+            if route.tunnel is not None:
+                await self._dig(loop, sock, route.tunnel, deadline)
+                if trace is not None:
+                    trace.mark("proxy")
+            handshake = loop.time()
+            try:
+                async with timeout_at(deadline):
+                    if address.socket_path:
+                        await loop.create_unix_connection(lambda: connection, sock=sock)
+                    else:
+                        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                        name = None if context is None else address.host
+                        await loop.create_connection(
+                            lambda: connection, sock=sock, ssl=context, server_hostname=name
+                        )
+            except (OSError, ValueError, TimeoutError) as error:
+                if context is None:
+                    raise set_up_failure(route.peer, error, loop.time() - connecting, deadline) from error
+                raise tls_failure(address, error, loop.time() - handshake, deadline) from error
+            if trace is not None and context is not None:
+                trace.mark("tls")
+            self._connections.add(connection)
+            self._counts.opened += 1
+            return connection
+        except BaseException:
+            connection.discard()
+            self._connections.discard(connection)
+            raise
+
+    async def _dig(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: Proxy, deadline: float | None
+    ) -> None:
+        """Have the proxy open a tunnel to the server."""
+        began = loop.time()
+        reader = ResponseReader(MAX_REFUSAL, tunnel=True)
+        try:
+            async with timeout_at(deadline):
+                await loop.sock_sendall(sock, proxy.connect_request(self._address))
+                while reader.response is None:
+                    count = await loop.sock_recv_into(sock, reader.get_buffer())
+                    if not (reader.received(count) if count else reader.received_eof()) and not count:
+                        raise ConnectionResetError(f"it closed the connection after {reader.progress()}")
+        except (OSError, ProtocolError, TimeoutError) as error:
+            raise proxy.failure(self._address, error, loop.time() - began, deadline) from error
+        proxy.check_tunnel(self._address, reader.response)
+
+    async def _resolve(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> list[SocketAddress]:
+        outcome: asyncio.Future[list[SocketAddress] | NameResolutionError] = loop.create_future()
+        address, began = self._route.address, loop.time()
+
+        def tell(answer: list[SocketAddress] | NameResolutionError) -> None:
+            if not outcome.done():
+                outcome.set_result(answer)
+
+        def done(answer: list[SocketAddress] | NameResolutionError) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(tell, answer)
+
+        look_up(address, done)
+        try:
+            async with timeout_at(deadline):
+                found = await outcome
+        except TimeoutError:
+            raise resolve_timeout(address, loop.time() - began, deadline) from None
+        finally:
+            leave(address, done)
+        if isinstance(found, NameResolutionError):
+            raise found
+        return found
+
+    async def _connect(
+        self, loop: asyncio.AbstractEventLoop, addresses: Sequence[SocketAddress], deadline: float | None
+    ) -> socket.socket:
+        began = loop.time()
+        if len(addresses) > 1:
+            race = Race(addresses, began, deadline)
+            winner = await run(loop, race)
+            if winner is not None:
+                return winner
+            failures = race.failures
+        else:
+            ((family, address),) = addresses
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+                try:
+                    sock.setblocking(False)
+                    async with timeout_at(deadline):
+                        await loop.sock_connect(sock, address)
+                except BaseException:
+                    drop(loop, sock)
+                    raise
+                return sock
+            except OSError as error:  # TimeoutError too
+                failures = [((family, address), error)]
+        raise connect_failure(self._route.peer, failures, loop.time() - began, deadline) from failures[0][1]
+
+
+class Stream:
+    """The body of a response, as it comes. It keeps its connection, until its end or until it is closed."""
+
+    def __init__(
+        self, transport: AsyncioTransport, place: Place[Connection], method: str, target: str
+    ) -> None:
+        self._transport = transport
+        self._place = place
+        self._request = method, target
+
+    async def more(self, idle: float | None, deadline: float | None) -> bytes:
+        """Return the next piece of the body, or b"" where it has ended.
+
+        Parameters
+        ----------
+        idle : float or None
+            How long to wait for it, in seconds.
+        deadline : float or None
+            When the call must end, on the event loop's clock.
+
+        Raises
+        ------
+        TransportError, ProtocolError
+            The connection is closed then.
+        """
+        connection = self._place.connection
+        if connection is None:
+            return b""
+        loop = asyncio.get_running_loop()
+        if connection.loop is not loop or connection not in self._transport._connections:
+            raise InvalidRequest(
+                "this stream was begun on another event loop, or before a fork: only there it can be read on"
+            )
+        limit = moment(loop.time(), idle)
+        try:
+            piece = await connection.more(earliest(limit, deadline))
+        except (TransportError, ProtocolError) as error:
+            self.close()
+            if (
+                isinstance(error, DeadlineExceeded)
+                and limit is not None
+                and (not deadline or limit < deadline)
+            ):
+                error = DeadlineExceeded(
+                    f"timed out while receiving: no progress for {limit.limit:g} s", phase="receive"
+                )
+            raise located(error, self._transport._address, *self._request) from error.__cause__
+        except BaseException:
+            self.close()
+            raise
+        if not piece:
+            self.close()
+        return piece
+
+    def close(self) -> None:
+        """Give the connection back where the body has ended, and close it otherwise. Idempotent."""
+        self._transport._end(self._place)
+
+    def __del__(self) -> None:
+        connection = self._place.connection
+        # In a forked child not even the loop may be touched: it is the parent's.
+        if connection is not None and connection in self._transport._connections:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and its connections with it
+                connection.loop.call_soon_threadsafe(self._transport._end, self._place)

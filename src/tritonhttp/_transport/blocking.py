@@ -1,0 +1,625 @@
+"""Exchanges over blocking sockets, by any number of threads.
+
+A request is a tuple of buffers that goes out without being joined; the response is received into the memory
+that the result will use. Functions of the socket module are looked up when they are called, so that gevent's
+replacements are used where a program has put them in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import socket
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .._repetition.repeater import REPEATS, Expected, Repeater
+from .._wire.http1 import Response, ResponseReader, StreamedResponse
+from .._wire.requests import Buffer, coalesce
+from ..errors import ConnectionLost, ProtocolError, TransportError
+from .address import Address, SocketAddress, resolve
+from .connecting import connect
+from .connection import Connection
+from .failures import closed, located, tls_failure, wait_timeout
+from .policy import Connections, Timeouts, earliest, may_resend, step_timeout
+from .pool import Place, Pool
+from .route import MAX_REFUSAL, Proxy, Route
+from .trace import Counts, Trace
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["Bell", "BlockingPool", "BlockingTransport", "Stream", "is_owned", "this_thread"]
+
+C = TypeVar("C")
+
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
+#: As it is now: gevent's tells greenlets apart, the extension threads.
+_get_ident = threading.get_ident
+
+
+class Bell:
+    """Wakes the one thread that waits for it. Ringing it is one step of C, and may be done again."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def __call__(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it has rung
+            self._lock.release()
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait until it has rung since the last time, for so many seconds at most; return whether it has."""
+        return self._lock.acquire(True, -1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+
+
+class BlockingPool(Pool[C]):
+    """A pool for threads."""
+
+    def __init__(self, limit: int, lock: Any = None) -> None:
+        super().__init__(limit)
+        #: Re-entrant: a signal's handler may use the pool while its thread holds this. Nothing that may block runs
+        #: under it, since gevent's greenlets of one thread would all have it.
+        self.lock: Any = lock or threading.RLock()
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether this code runs in the middle of a method of the pool, as a signal's handler does."""
+        return is_owned(self.lock)
+
+    def hold(self, place: Place[C], deadline: float | None, *, reserved: bool = False) -> bool:
+        """Wait until a place is served; return False if the deadline passed before.
+
+        Parameters
+        ----------
+        reserved : bool
+            Whether the place is in the line already.
+
+        Raises
+        ------
+        InferenceServerException
+            If the pool is closed.
+        """
+        owners = this_thread()
+        place.owner = owners[0]
+        nested = place.exceeds or self.is_interrupted
+        with self.lock:
+            if nested and not self.closed:
+                self.exceed(place)
+            if place in self.holders or (not reserved and self.take(place)):
+                place.served = True
+                return True
+            if reserved and self.take_first(place):
+                place.served = True
+                return True
+            if not reserved:
+                self.join(place)
+            bell = Bell()
+            self.wait(place, bell)
+            if place not in self.holders and self.is_nested(place, owners) and not self.closed:
+                self.exceed(place)
+        while True:
+            with self.lock:
+                if place in self.holders:
+                    self.begin(place)
+                    return True
+                if self.closed:
+                    raise closed()
+            left = step_timeout(None, deadline, monotonic())
+            if left == 0:
+                return False
+            bell.wait(left)
+
+
+def is_owned(lock: Any) -> bool:
+    """Whether this thread holds a re-entrant lock."""
+    return bool(lock._is_owned())
+
+
+def this_thread() -> tuple[int, int]:
+    """Return what tells this thread from others: its greenlet, where there are any, and the thread itself."""
+    greenlet, number = sys.modules.get("greenlet"), _get_ident()
+    return (id(greenlet.getcurrent()) if greenlet is not None else number), number
+
+
+class BlockingTransport:
+    """A pool of connections to one server, for use by any number of threads at a time.
+
+    Parameters
+    ----------
+    address : Address
+        The server.
+    limit : int
+        The most connections.
+    timeouts : Timeouts
+        Limits for connecting, and for each step without progress.
+    context : ssl.SSLContext or None
+        For servers with TLS.
+    options : Connections, optional
+        How connections are made, used and kept.
+
+    Raises
+    ------
+    InvalidRequest
+        For a proxy that cannot be used.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        limit: int,
+        timeouts: Timeouts,
+        context: ssl.SSLContext | None,
+        options: Connections | None = None,
+    ) -> None:
+        self._address = address
+        self._origin = address.origin
+        self._limit = limit
+        self._timeouts = timeouts
+        self._context = context
+        options = options or Connections()
+        self._options = options
+        self._route = route = Route(address, options)
+        self._prepare = None if route.plain else route.prepare
+        self._max_idle = options.idle_limit
+        #: Whose sockets there were then: the system's that the repeater uses would block greenlets.
+        self._kind = socket.socket
+        #: Whether the repeater is worth asking.
+        self.repeats = REPEATS and route.plain and context is None
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew with no connection: at first, and in a forked child, whose inherited sockets are closed."""
+        for connection in getattr(self, "_connections", ()):
+            connection.close()
+        closed_before = hasattr(self, "pool") and self.pool.closed
+        #: The open connections; one that a call lost to an exception is closed when it is dropped.
+        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self.pool: BlockingPool[Connection] = BlockingPool(self._limit)
+        self.pool.closed = closed_before
+        self._counts = Counts()
+        self.repeater: Repeater[Connection] = Repeater(
+            self.pool, self._timeouts.network or math.inf, self._max_idle
+        )
+
+    def exchange(
+        self,
+        method: str,
+        target: str,
+        buffers: Sequence[Buffer],
+        *,
+        repeatable: bool = False,
+        deadline: float | None = None,
+        trace: Trace | None = None,
+        streamed: bool = False,
+        idle_timeout: float | None = None,
+        place: Place[Connection] | None = None,
+        answer: Expected | None = None,
+    ) -> Any:
+        """Send a request and return its response, whatever its status.
+
+        Parameters
+        ----------
+        method, target : str
+            The request, for messages.
+        buffers : sequence of buffers
+            The whole request, its head first.
+        repeatable : bool
+            Whether it may go out again when a reused connection turns out closed.
+        deadline : float or None
+            When the call must end, on the monotonic clock.
+        trace : Trace, optional
+            Is told how long each phase takes.
+        streamed : bool
+            Whether to return a success with its head: a StreamedResponse whose `stream` is a :class:`Stream`.
+        idle_timeout : float or None
+            Seconds for each step without progress of a streamed one, in place of the network timeout.
+        place : Place, optional
+            The call's, in the line or new; of a streamed success it holds the connection behind the return.
+        answer : Expected, optional
+            An answer that is expected to come again; it is returned as the bytes of its body alone.
+
+        Raises
+        ------
+        TransportError
+            When no whole response came.
+        ProtocolError
+            When what came is no HTTP.
+        """
+        if place is None:
+            place = Place()
+        reserved = place.transport is self
+        place.transport = self
+        # Twice: an interrupt in the first giving back leaves it to the second.
+        try:
+            try:
+                if answer is not None and socket.socket is self._kind:
+                    expected = buffers[0], answer.start, answer.head_size, answer.size, deadline
+                    body = self.repeater.repeat(place, *expected)
+                    if body is None and place.connection is None:
+                        self._hold(place, deadline, reserved=reserved)
+                        if place.connection is not None:
+                            body = self.repeater.repeat(place, *expected)
+                    if body is not None:
+                        if place.connection is not None:
+                            self._put_by(place)
+                        return body
+                return self._exchange(
+                    method,
+                    target,
+                    buffers,
+                    place,
+                    repeatable=repeatable,
+                    deadline=deadline,
+                    trace=trace,
+                    streamed=streamed,
+                    network=idle_timeout if streamed else self._timeouts.network,
+                    reserved=reserved,
+                )
+            except BaseException:
+                self.give_back(place)
+                raise
+        except (TransportError, ProtocolError) as error:
+            self.give_back(place)
+            raise located(error, self._address, method, target) from error.__cause__
+        except BaseException:
+            self.give_back(place)
+            self._close_lost()
+            raise
+
+    def _exchange(
+        self,
+        method: str,
+        target: str,
+        buffers: Sequence[Buffer],
+        place: Place[Connection],
+        *,
+        repeatable: bool,
+        deadline: float | None,
+        trace: Trace | None,
+        streamed: bool,
+        network: float | None,
+        reserved: bool,
+    ) -> Response:
+        """Carry an exchange out for a place that :meth:`exchange` gives back where this raises."""
+        if len(buffers) > 1:
+            buffers = coalesce(buffers)
+        expects = False
+        if self._prepare is not None:
+            buffers, expects = self._prepare(buffers)
+        if place not in self.pool.holders:
+            self._hold(place, deadline, reserved=reserved, trace=trace)
+        fresh = False
+        while True:
+            reused = self._take(place, fresh, deadline, trace)
+            connection = place.connection
+            assert connection is not None
+            try:
+                response = connection.exchange(
+                    buffers, network, deadline, expects, trace, streamed, place.sent
+                )
+                break
+            except ConnectionLost as error:
+                answered, handed_over = not connection.reader.blank, connection.handed_over
+                fresh = reused and may_resend(
+                    repeatable=repeatable, answered=answered, handed_over=handed_over
+                )
+                if not fresh:
+                    error.resendable = reused and may_resend(
+                        repeatable=True, answered=answered, handed_over=handed_over
+                    )
+                    raise
+                with self.pool.lock:
+                    self._counts.resent += 1
+            finally:
+                if trace is not None:
+                    trace.end(connection)
+            if trace is not None:
+                trace.start()
+                trace.resent += handed_over
+        response.asked = asked = method, self._origin, target
+        if connection.reader.open:
+            head = StreamedResponse(response.head, b"")
+            head.asked = asked
+            head.stream = Stream(self, place, method, target)
+            return head
+        connection.reader.response = None  # an idle connection should not keep a large body
+        self._put_by(place, reusable=connection.reader.reusable)
+        return response
+
+    def has_room(self, place: Place[Connection]) -> bool:
+        """Return whether a place has a connection, or can have one at once."""
+        with self.pool.lock:
+            return self.pool.has_room(place)
+
+    def reserve(self, place: Place[Connection]) -> None:
+        """Let a place join the line for a call that another thread will make: it is served when that waits."""
+        again, place.transport = place.transport is self, self
+        with self.pool.lock:
+            if not again or place not in self.pool.line:
+                self.pool.join(place)
+
+    def give_back(self, place: Place[Connection], *, reusable: bool = False, now: float = -math.inf) -> None:
+        """Give up a place, or the wish for one; its connection is closed, unless it is reusable.
+
+        An idle connection whose time is over `now` is closed as well.
+        """
+        pool = self.pool
+        nested = pool.is_interrupted
+        try:
+            with pool.lock:
+                spent = pool.give_back(place, reusable=reusable, serve=not nested)
+                expired = pool.drop_expired(now) if pool.idle else None
+            if spent is not None:
+                self._forget(spent)
+            if expired is not None:
+                self._forget(expired)
+        except BaseException:
+            self._close_lost()
+            raise
+        place.transport = None
+        if place.sent is not None:
+            place.sent()
+
+    def _put_by(self, place: Place[Connection], *, reusable: bool = True) -> None:
+        """Give back a place whose exchange is over."""
+        connection = place.connection
+        assert connection is not None
+        now = monotonic()
+        connection.expires = min(now + self._max_idle, connection.dies)
+        self.give_back(place, reusable=reusable, now=now)
+
+    def addresses(self, deadline: float | None) -> list[SocketAddress]:
+        """Look up the addresses of the server's name."""
+        try:
+            return resolve(self._address, deadline)
+        except TransportError as error:
+            raise located(error, self._address, "", "") from error.__cause__
+
+    def pin(self, literal: str) -> None:
+        """Connect to this one of the addresses of the server's name, from the first connection on."""
+        self._address = dataclasses.replace(self._address, at=literal)
+        self._route = Route(self._address, self._options)
+
+    @property
+    def counts(self) -> Counts:
+        """What the transport did since it was made; in a forked child, since the fork."""
+        pool = self.pool
+        with pool.lock:
+            counts = self._counts.with_open(self._connections)
+            counts.calls = pool.begun + self.repeater.ended
+            counts.closed = counts.opened - len(self._connections)
+        return counts
+
+    def close(self) -> None:
+        """Close the idle connections now, and the others when their requests end; turn away who waits."""
+        with self.pool.lock:
+            idle = self.pool.close()
+        for connection in idle:
+            self._forget(connection)
+
+    # -- the pool's decisions, carried out --
+
+    def _hold(
+        self,
+        place: Place[Connection],
+        deadline: float | None,
+        *,
+        reserved: bool = False,
+        trace: Trace | None = None,
+    ) -> None:
+        """Wait in line for a place."""
+        began = monotonic()
+        if trace is not None:
+            trace.start()
+        if not self.pool.hold(place, deadline, reserved=reserved):
+            assert deadline is not None
+            raise wait_timeout(self._limit, monotonic() - began, deadline)
+        if trace is not None:
+            trace.mark("wait")
+
+    def _take(
+        self, place: Place[Connection], fresh: bool, deadline: float | None, trace: Trace | None
+    ) -> bool:
+        """Give a place that is held a connection, or a new one; return whether it had a request before."""
+        connection = place.connection
+        reused = connection is not None and (
+            bool(connection.ahead)
+            or (
+                not fresh
+                and monotonic() < connection.expires
+                and connection.kind is socket.socket
+                and not connection.is_stale(0)
+            )
+        )
+        if not reused:
+            if connection is not None:
+                self._forget(connection)
+                place.connection = None
+            self._open(place, deadline, trace)
+        if trace is not None and place.connection is not None:
+            trace.take(place.connection, reused=reused)
+        return reused
+
+    def _close_lost(self) -> None:
+        with self.pool.lock:
+            lost = self.pool.lost(self._connections)
+        for connection in lost:
+            self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        connection.close()
+        with self.pool.lock:
+            if connection in self._connections:
+                self._connections.discard(connection)
+                self._counts.end(connection)
+
+    def _open(self, place: Place[Connection], deadline: float | None, trace: Trace | None) -> None:
+        """Open a connection for a place."""
+        began = monotonic()
+        limit = self._timeouts.connection
+        deadline = earliest(deadline, None if limit is None else began + limit)
+        route = self._route
+        addresses = resolve(route.address, deadline)
+        if trace is not None:
+            trace.mark("resolve")
+        sock = self._connect(addresses, deadline)
+        if trace is not None:
+            trace.mark("connect")
+        try:
+            if sock.family in _INTERNET:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if route.tunnel is not None:
+                self._dig(sock, route.tunnel, deadline)
+                if trace is not None:
+                    trace.mark("proxy")
+            if self._context is not None:
+                sock = self._encrypt(sock, self._context, deadline)
+                if trace is not None:
+                    trace.mark("tls")
+            connection = Connection(
+                sock, self._context is not None, self._timeouts.network, self._options.max_response_bytes
+            )
+        except BaseException:
+            sock.close()
+            raise
+        connection.dies = began + self._options.age_limit
+        connection.reader.reusable = self._options.keep_alive
+        with self.pool.lock:
+            place.connection = connection
+            self._connections.add(connection)
+            self._counts.opened += 1
+
+    def _connect(self, addresses: Sequence[SocketAddress], deadline: float | None) -> socket.socket:
+        return connect(addresses, deadline, self._route.peer)
+
+    def _dig(self, sock: socket.socket, proxy: Proxy, deadline: float | None) -> None:
+        """Have the proxy open a tunnel to the server."""
+        began = monotonic()
+        reader = ResponseReader(MAX_REFUSAL, tunnel=True)
+        try:
+            _arm(sock, deadline)
+            sock.sendall(proxy.connect_request(self._address))
+            while reader.response is None:
+                _arm(sock, deadline)
+                count = sock.recv_into(reader.get_buffer())
+                if not (reader.received(count) if count else reader.received_eof()) and not count:
+                    raise ConnectionResetError(f"it closed the connection after {reader.progress()}")
+        except (OSError, ProtocolError) as error:
+            raise proxy.failure(self._address, error, monotonic() - began, deadline) from error
+        proxy.check_tunnel(self._address, reader.response)
+
+    def _encrypt(self, sock: socket.socket, context: ssl.SSLContext, deadline: float | None) -> socket.socket:
+        began = monotonic()
+        _arm(sock, deadline)
+        try:
+            # Where a body ends with the connection, only the server's word (close_notify) tells it from a cut one.
+            encrypted = context.wrap_socket(
+                sock,
+                server_hostname=self._address.host,
+                suppress_ragged_eofs=False,
+                do_handshake_on_connect=False,
+            )
+        except (OSError, ValueError) as error:
+            raise tls_failure(self._address, error, monotonic() - began, deadline) from error
+        try:
+            encrypted.do_handshake()
+        except (OSError, ValueError) as error:
+            encrypted.close()
+            raise tls_failure(self._address, error, monotonic() - began, deadline) from error
+        except BaseException:
+            encrypted.close()
+            raise
+        return encrypted
+
+
+class Stream:
+    """The body of a response, as it comes. It keeps its connection, until its end or until it is closed."""
+
+    def __init__(
+        self, transport: BlockingTransport, place: Place[Connection], method: str, target: str
+    ) -> None:
+        self._transport = transport
+        self._place = place
+        self._request = method, target
+
+    def more(self, idle: float | None, deadline: float | None) -> bytes:
+        """Return the next piece of the body, or b"" where it has ended.
+
+        Parameters
+        ----------
+        idle : float or None
+            How long to wait for it, in seconds.
+        deadline : float or None
+            When the call must end, on the monotonic clock.
+
+        Raises
+        ------
+        TransportError, ProtocolError
+            The connection is closed then.
+        """
+        place = self._place
+        connection = place.connection
+        if connection is None:
+            return b""
+        reader = connection.reader
+        try:
+            while not (piece := reader.take()):
+                if reader.ended:
+                    self.close()
+                    break
+                place.owner = this_thread()[0]
+                connection._receive(idle, deadline)
+        except (TransportError, ProtocolError) as error:
+            self.close()
+            raise located(error, self._transport._address, *self._request) from error.__cause__
+        except BaseException:
+            self.close()
+            raise
+        return piece
+
+    def close(self) -> None:
+        """Give the connection back where the body has ended, and close it otherwise. Idempotent."""
+        place, transport = self._place, self._transport
+        connection = place.connection
+        if connection is None:
+            return
+        # In a forked child the transport has started anew: the place is none of its own.
+        if place in transport.pool.holders:
+            transport._put_by(place, reusable=connection.reader.ended and connection.reader.reusable)
+
+    def interrupt(self) -> None:
+        """Wake a thread that waits in :meth:`more`, which then ends or fails; only that one may close it."""
+        connection = self._place.connection
+        if connection is not None and connection in self._transport._connections:
+            with contextlib.suppress(OSError):
+                # SSLSocket.shutdown would drop TLS under the reader.
+                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+
+    def __del__(self) -> None:
+        # The collector may run on any thread, in the middle of anything, so this must not wait for the lock.
+        if self._place.connection is not None:
+            lock = self._transport.pool.lock
+            if lock.acquire(blocking=False):
+                try:
+                    self.close()
+                finally:
+                    lock.release()
+            else:
+                with contextlib.suppress(RuntimeError):  # the interpreter ends
+                    threading.Thread(target=self.close, name="tritonhttp-close").start()
+
+
+def _arm(sock: socket.socket, deadline: float | None) -> None:
+    """Bound the next step on a socket; a handshake is one step, whatever it reads and writes."""
+    left = step_timeout(None, deadline, monotonic())
+    sock.settimeout(None if left is None else max(left, 0.001))

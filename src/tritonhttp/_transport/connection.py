@@ -1,0 +1,338 @@
+"""One blocking connection: a socket, the reader of its responses, and one exchange after the other.
+
+Each step is bounded by the network timeout and by the call's deadline, whichever comes first. Signals that are
+handled meanwhile do not stretch either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from .._repetition.repeater import REPEATS, Track
+from .._wire.http1 import Response, ResponseReader
+from ..errors import ConnectionLost, DeadlineExceeded, InferenceServerException, TransportError
+from .failures import over
+from .policy import FOREVER, earliest, step_timeout
+from .route import CONTINUE_WAIT
+
+if TYPE_CHECKING:
+    from .._wire.requests import Buffer
+    from .trace import Trace
+
+__all__ = ["Connection"]
+
+#: Linux takes at most 1,024 buffers in one sendmsg.
+_MAX_VECTOR = 1024
+#: TLS encrypts what it is given at once; slices keep that memory small.
+_TLS_SLICE = 1 << 18
+#: How long an answer may take that a server sent before it stopped reading.
+_EARLY_ANSWER = 1.0
+#: How often a send under TLS that makes no progress is interrupted, to look for an answer that came before its
+#: end.
+_LOOK = 0.1
+#: Take what fits, without waiting: what waits may also have to read.
+_AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)
+#: How a call ends that must not wait, and how a time limit of Python's socket ends one.
+_TIMED_OUT = (BlockingIOError, TimeoutError)
+_TIMEVAL = struct.Struct("ll")
+
+
+class Connection(Track):
+    """One socket, and the reader of its responses."""
+
+    __slots__ = (
+        "__weakref__",
+        "_kernel_waits",
+        "_polls",
+        "_vectored",
+        "handed_over",
+        "is_stale",
+        "kind",
+        "reader",
+        "sock",
+    )
+
+    def __init__(
+        self, sock: socket.socket, encrypted: bool, network: float | None, max_body: int | None = None
+    ) -> None:
+        super().__init__()
+        self.sock = sock
+        self.reader = ResponseReader(max_body)
+        #: Whose sockets there were then: gevent and eventlet may put theirs in place later.
+        self.kind = socket.socket
+        #: Whether the kernel has taken the whole request.
+        self.handed_over = False
+        self._vectored = not encrypted and hasattr(sock, "sendmsg")
+        # A socket with a timeout of Python's polls before every send and receive. Sockets of the system, not
+        # gevent's and not under TLS, are polled here only where a call has to wait; if there is the extension,
+        # the kernel's own limit (SO_RCVTIMEO) saves the poll before a receive.
+        self._polls = (
+            self._vectored
+            and type(sock).__module__ == "socket"
+            and hasattr(select, "poll")
+            and bool(_AT_ONCE)
+        )
+        self._kernel_waits = self._polls and REPEATS
+        if self._polls:
+            sock.settimeout(None)
+        if self._kernel_waits:
+            self.armed = math.inf if network is None else network
+            if network is not None:
+                seconds, fraction = divmod(network, 1.0)
+                limit = _TIMEVAL.pack(int(seconds), min(int(fraction * 1e6) + 1, 999_999))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self.attach(sock.fileno(), self.reader.view)
+        #: Says of an idle connection, when called with 0, whether it was closed, or something came on it
+        #: unasked.
+        self.is_stale: Callable[[int], Any]
+        if hasattr(select, "poll"):
+            poller = select.poll()
+            poller.register(sock, select.POLLIN)
+            self.is_stale = poller.poll
+        else:
+            self.is_stale = lambda seconds: select.select([sock], [], [], seconds)[0]
+        if encrypted:
+            # What TLS has deciphered already is seen on the socket no more.
+            look, pending = self.is_stale, sock.pending  # type: ignore[attr-defined]
+            self.is_stale = lambda seconds: pending() or look(seconds)
+
+    def __del__(self) -> None:
+        # Of a call that an exception ended between two instructions.
+        sock = getattr(self, "sock", None)
+        if sock is not None:
+            sock.close()
+
+    def close(self) -> None:
+        self.detach()
+        self.sock.close()
+
+    def exchange(
+        self,
+        buffers: Sequence[Buffer],
+        network: float | None,
+        deadline: float | None,
+        expects: bool = False,
+        trace: Trace | None = None,
+        streamed: bool = False,
+        handed: Callable[[], object] | None = None,
+    ) -> Response:
+        """Send the request and receive its response. A repetition that took another course is resumed.
+
+        With `expects`, the first buffer waits for the server's word before the others follow. `handed` is
+        called when the kernel has taken the whole request.
+
+        Raises
+        ------
+        TransportError, ProtocolError
+            The connection is of no use afterwards.
+        """
+        reader = self.reader
+        if not reader.blank:
+            reader.start()
+        if streamed:
+            reader.stream()
+        self.handed_over = False
+        self.requests += 1
+        sent, self.ahead = self.ahead, 0
+        try:
+            early = None
+            if expects:
+                early = self._send(buffers[:1], 0, network, deadline)
+                if early is None:
+                    early = self._early(CONTINUE_WAIT, network, deadline)
+                buffers = buffers[1:]
+            if early is None:
+                if not sent and len(buffers) == 1 and self._vectored:
+                    if not self._polls:
+                        self._arm(network, deadline)
+                    elif deadline is not None and deadline <= monotonic():
+                        raise TimeoutError
+                    try:
+                        self.sent += (sent := self.sock.send(buffers[0], _AT_ONCE))
+                    except BlockingIOError:
+                        sent = 0
+                if sent < len(buffers[0]):
+                    early = self._send(buffers, sent, network, deadline)
+            if early is not None:
+                reader.reusable = False  # the server may wait for the rest of the request
+                return early
+        except _TIMED_OUT:
+            raise DeadlineExceeded(
+                f"timed out while sending: {_limit(network, deadline)}", phase="send"
+            ) from None
+        except OSError as error:
+            if isinstance(error, TransportError):
+                raise
+            # A server that refuses a large request may answer at once and stop reading.
+            try:
+                reader.reusable = False
+                return self._receive(_EARLY_ANSWER, earliest(deadline, monotonic() + _EARLY_ANSWER))
+            except InferenceServerException:
+                raise ConnectionLost(f"the connection broke while sending: {error}", phase="send") from error
+        self.handed_over = True
+        if handed is not None:
+            handed()
+        if trace is not None:
+            trace.mark("send")
+        return self._receive(network, deadline, trace)
+
+    def _arm(self, limit: float | None, deadline: float | None) -> None:
+        """Limit the next step of a socket that does not poll here."""
+        timeout = step_timeout(limit, deadline, monotonic())
+        if timeout == 0:
+            raise TimeoutError
+        if timeout != self.armed:
+            self.sock.settimeout(timeout)
+            self.armed = math.inf if timeout is None else timeout
+
+    def _poll(self, events: int, until: float) -> int:
+        """Wait for the socket, and return what may be done; 0 where the time is over."""
+        poller = select.poll()
+        poller.register(self.sock, events)
+        left = until - monotonic()
+        found = poller.poll(None if left > FOREVER else max(0, math.ceil(left * 1e3)))
+        return found[0][1] if found else 0
+
+    def _read(self, buffer: memoryview, network: float | None, deadline: float | None) -> int:
+        """Receive once, within the time; TimeoutError where nothing came."""
+        if not self._polls:
+            self._arm(network, deadline)
+            return self.sock.recv_into(buffer)
+        until = _end(monotonic(), network, deadline)
+        if self._kernel_waits:
+            return self.receive(buffer, until)
+        while self._poll(select.POLLIN, until):
+            with contextlib.suppress(BlockingIOError):  # readable, and then not
+                return self.sock.recv_into(buffer, 0, _AT_ONCE)
+        raise TimeoutError
+
+    def _send(
+        self, buffers: Sequence[Buffer], sent: int, network: float | None, deadline: float | None
+    ) -> Response | None:
+        """Send what is left of the buffers behind the first `sent` bytes; return the answer if it comes before."""
+        pending = [memoryview(buffers[0])[sent:], *buffers[1:]]
+        first = 0
+        progress = monotonic()
+        while first < len(pending):
+            # What came before a write fails can't be read behind it under TLS: OpenSSL has given up then.
+            early = self._early(0.001, network, deadline) if not self._vectored and self.is_stale(0) else None
+            if early is not None:
+                return early
+            try:
+                sent = self._write(pending, first, network, deadline)
+            except _TIMED_OUT:
+                until = _end(progress, network, deadline)
+                if until <= monotonic():
+                    raise
+                may = self._poll(select.POLLIN | select.POLLOUT, until) if self._polls else None
+                # What can be read is an answer that comes before the request's end, or the connection's end.
+                if may is None or may & ~select.POLLOUT:
+                    early = self._early(0.001, network, deadline)
+                    if early is not None:
+                        return early
+                continue
+            self.sent += sent
+            progress = monotonic()
+            while first < len(pending) and sent >= len(pending[first]):
+                sent -= len(pending[first])
+                first += 1
+            if sent:
+                pending[first] = memoryview(pending[first])[sent:]
+        return None
+
+    def _write(
+        self, pending: Sequence[Buffer], first: int, network: float | None, deadline: float | None
+    ) -> int:
+        """Send once, as much as is taken; TimeoutError or BlockingIOError where nothing is."""
+        if self._polls:
+            if deadline is not None and deadline <= monotonic():
+                raise TimeoutError
+            return self.sock.sendmsg(pending[first : first + _MAX_VECTOR], (), _AT_ONCE)
+        look = _LOOK if network is None else min(_LOOK, network)
+        self._arm(look, deadline)
+        if self._vectored:
+            return self.sock.sendmsg(pending[first : first + _MAX_VECTOR])
+        return self.sock.send(memoryview(pending[first])[:_TLS_SLICE])
+
+    def _early(self, seconds: float, network: float | None, deadline: float | None) -> Response | None:
+        """Return the answer, received to its end, if it begins within so many seconds.
+
+        None, and the request goes on, where the time is over, or the server asks for the rest.
+        """
+        reader = self.reader
+        until = earliest(deadline, monotonic() + seconds)
+        try:
+            while not reader.answering:
+                count = self._read(reader.get_buffer(), None, until)
+                self.received += count
+                if reader.received(count) if count else reader.received_eof():
+                    return reader.response
+                if not count:
+                    raise self._closed_early("send")
+                if reader.continued and not reader.answering:
+                    return None
+        except _TIMED_OUT:
+            return None
+        return self._receive(network, deadline)
+
+    def _receive(self, network: float | None, deadline: float | None, trace: Trace | None = None) -> Response:
+        reader = self.reader
+        came, self.came, problem, self.problem = self.came, -1, self.problem, 0
+        try:
+            if problem:
+                raise OSError(problem, os.strerror(problem))
+            while True:
+                if came < 0:
+                    buffer = reader.view if reader.blank else reader.get_buffer()
+                    count = self._read(buffer, network, deadline)
+                else:
+                    count, came = came, -1
+                if trace is not None and "first_byte" not in trace.phases:
+                    trace.mark("first_byte")
+                self.received += count
+                if count:
+                    if reader.received(count):
+                        break
+                elif reader.received_eof():
+                    break
+                else:
+                    raise self._closed_early("receive")
+        except _TIMED_OUT:
+            raise DeadlineExceeded(
+                f"timed out while receiving: {_limit(network, deadline)}, after {reader.progress()}",
+                phase="receive",
+            ) from None
+        except OSError as error:
+            if isinstance(error, TransportError):
+                raise
+            raise ConnectionLost(
+                f"the connection broke after {reader.progress()}: {error}", phase="receive"
+            ) from error
+        if trace is not None:
+            trace.mark("receive")
+        response = reader.response
+        assert response is not None
+        return response
+
+    def _closed_early(self, phase: str) -> ConnectionLost:
+        return ConnectionLost(f"the server closed the connection after {self.reader.progress()}", phase=phase)
+
+
+def _end(now: float, network: float | None, deadline: float | None) -> float:
+    """Return when a step must end that begins now."""
+    until = math.inf if network is None else now + network
+    return until if deadline is None or until < deadline else deadline
+
+
+def _limit(network: float | None, deadline: float | None) -> str:
+    if deadline is not None and deadline <= monotonic():
+        return over(deadline)
+    return f"no progress for {network:g} s" if network is not None else "no progress"

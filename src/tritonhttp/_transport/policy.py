@@ -1,0 +1,214 @@
+"""Decisions of the transports, and the frozen options that they follow. No I/O, and the time is an argument."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from .._basics.quantities import integer, real
+from ..errors import DeadlineExceeded, InvalidRequest
+
+__all__ = [
+    "FOREVER",
+    "UNSET",
+    "Connections",
+    "Deadline",
+    "IdleMoment",
+    "Moment",
+    "Timeouts",
+    "Unset",
+    "call_limit",
+    "earliest",
+    "may_resend",
+    "moment",
+    "seconds",
+    "step_timeout",
+]
+
+
+class Unset(enum.Enum):
+    """Stands for an argument that was not given, where None means something."""
+
+    UNSET = "the client's default"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Literal[Unset.UNSET] = Unset.UNSET
+
+#: Seconds that a call may take; None: as long as it likes; UNSET: as the client says.
+Deadline: TypeAlias = float | Unset | None
+
+
+class Moment(float):
+    """When a call must end, on a monotonic clock; it remembers how many seconds the call had."""
+
+    __slots__ = ("limit",)
+
+    limit: float
+
+
+class IdleMoment(Moment):
+    """When a stream must have begun, by its idle_timeout."""
+
+    __slots__ = ()
+
+
+def moment(now: float, limit: float | None, kind: type[Moment] = Moment) -> Moment | None:
+    """Return the moment that is `limit` seconds from now; None where there is no limit."""
+    if limit is None:
+        return None
+    end = kind(now + limit)
+    end.limit = limit
+    return end
+
+
+#: More seconds than this are no limit: poll counts milliseconds in 31 bits, and refuses infinity.
+FOREVER = 1e6
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Timeouts:
+    """Time limits in seconds; None is no limit.
+
+    Attributes
+    ----------
+    connection : float or None
+        For making a connection: name, connect and TLS together.
+    network : float or None
+        For each send or receive without progress.
+    """
+
+    connection: float | None = 60.0
+    network: float | None = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("connection", "network"):
+            object.__setattr__(self, name, seconds(getattr(self, name), f"{name}_timeout"))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Connections:
+    """How connections are made, used and kept.
+
+    Attributes
+    ----------
+    max_idle, max_age : float or None
+        Seconds after which a connection is not used again: since its last request, since it was made.
+    keep_alive : bool
+        Whether a connection carries more than one request.
+    proxy : str or None
+        ``http://user:password@host:port``: a proxy to go through.
+    trust_env : bool
+        Whether, without `proxy`, the environment says which (http_proxy, https_proxy, all_proxy, no_proxy).
+    max_response_bytes : int or None
+        The most bytes of a response's body, packed and unpacked.
+    expect_continue : bool
+        Whether a request with a body of more than 1 MiB asks the server first.
+    """
+
+    max_idle: float | None = 45.0
+    max_age: float | None = None
+    keep_alive: bool = True
+    proxy: str | None = None
+    trust_env: bool = False
+    max_response_bytes: int | None = None
+    expect_continue: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_idle", "max_age"):
+            object.__setattr__(self, name, seconds(getattr(self, name), name))
+        for name in ("keep_alive", "trust_env", "expect_continue"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidRequest(f"{name} must be True or False, got {getattr(self, name)!r}")
+        given = self.max_response_bytes
+        if given is not None:
+            limit = integer(given)
+            if limit is None or limit < 1:
+                raise InvalidRequest(
+                    f"max_response_bytes must be a whole number above 0, or None; got {given!r}"
+                )
+            object.__setattr__(self, "max_response_bytes", limit)
+
+    @property
+    def idle_limit(self) -> float:
+        """Seconds that a connection may be idle, infinity without a limit: what clocks can be compared with."""
+        return math.inf if self.max_idle is None else self.max_idle
+
+    @property
+    def age_limit(self) -> float:
+        return math.inf if self.max_age is None else self.max_age
+
+
+def seconds(value: float | None, name: str) -> float | None:
+    """Return a time limit, None for none and for one beyond what clocks of a system take.
+
+    Raises
+    ------
+    InvalidRequest
+        For what is no number of seconds above 0.
+    """
+    if value is None:
+        return None
+    limit = real(value)
+    if limit is None or not limit > 0:  # NaN fails every comparison
+        raise InvalidRequest(f"{name} must be a number of seconds above 0, or None; got {value!r}")
+    return None if limit > FOREVER else limit
+
+
+def call_limit(value: Deadline, default: float | None, name: str = "deadline") -> float | None:
+    """Return how many seconds a call may take, None for any time; `default` where the call does not say.
+
+    Raises
+    ------
+    DeadlineExceeded
+        For 0 and below: a caller's budget may be spent before the call.
+    InvalidRequest
+        For what is no number of seconds.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Unset):
+        return default
+    limit = real(value)
+    if limit is None or math.isnan(limit):
+        raise InvalidRequest(f"{name} must be a number of seconds, or None; got {value!r}")
+    if limit <= 0:
+        error = DeadlineExceeded(
+            f"timed out at the start: the call's {limit + 0.0:g} s are over before it began", phase="start"
+        )
+        error.attempts = 0
+        raise error
+    return None if limit > FOREVER else limit
+
+
+def earliest(*deadlines: float | None) -> float | None:
+    """Return the first of the deadlines that there are."""
+    present = [deadline for deadline in deadlines if deadline is not None]
+    return min(present) if present else None
+
+
+def step_timeout(limit: float | None, deadline: float | None, now: float) -> float | None:
+    """Return how long one step may take: its own limit, or what is left until the deadline; never below 0."""
+    if deadline is None:
+        return limit
+    left = max(0.0, deadline - now)
+    return left if limit is None else min(limit, left)
+
+
+def may_resend(*, repeatable: bool, answered: bool, handed_over: bool) -> bool:
+    """Decide whether a request goes out again after a reused connection turned out closed.
+
+    Parameters
+    ----------
+    repeatable : bool
+        Whether sending it twice does no more than sending it once.
+    answered : bool
+        Whether any byte of an answer came.
+    handed_over : bool
+        Whether the kernel took the whole request, so that the server may have seen it.
+    """
+    return not answered and (repeatable or not handed_over)

@@ -1,0 +1,245 @@
+"""Which connection carries the next request: decided here, carried out by the transports.
+
+A call makes a :class:`Place`, claims a connection for it, and gives it back in a ``finally``. Places are served
+in the order in which they were asked for. The pool does no I/O; where several threads use it, a re-entrant lock
+is held around every method.
+
+An exception may end any method at any instruction, and a signal's handler may use the pool in the middle of
+one. So nothing is counted: what is in use is the places in `holders`, each step leaves the books whole, and
+:meth:`Pool.give_back` completes what an exception cut short when it is called again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Generic, TypeVar
+
+from .._repetition.repeater import Place
+
+__all__ = ["Place", "Pool", "release"]
+
+C = TypeVar("C")
+
+
+class _Kept(list[C]):
+    """Idle connections that the extension leaves alone, since it knows lists only: nothing moves meanwhile."""
+
+
+class Pool(Generic[C]):
+    """The books over at most `limit` connections of the type C, and over the places of calls.
+
+    Parameters
+    ----------
+    limit : int
+        The most connections at a time.
+
+    Attributes
+    ----------
+    idle : list of C
+        Connections without a request. The one used last is used first, so that the others may grow old.
+    holders : set of Place
+        The places that may use a connection: theirs, or one that they open.
+    line : deque of Place
+        The places that wait, in order. One without a `wake` is not served yet: its call has not begun to wait.
+    ready : set of Place
+        Those in the line that are woken when they are served.
+    ended : int
+        How many places were given back.
+
+    Notes
+    -----
+    The extension uses `idle`, `holders`, `line`, `ready`, `closed` and `limit` without the lock: each step of it
+    is one step of the interpreter.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.closed = False
+        self.idle: list[C] = []
+        self.holders: set[Place[C]] = set()
+        self.line: deque[Place[C]] = deque()
+        self.ready: set[Place[C]] = set()
+        self.ended = 0
+        #: The place that is taken from the line to the holders just now.
+        self._serving: Place[C] | None = None
+
+    @property
+    def taken(self) -> int:
+        """How many connections there are or will be: those that are idle, and one for each holder."""
+        return len(self.holders) + len(self.idle)
+
+    @property
+    def begun(self) -> int:
+        """How many places were asked for."""
+        return self.ended + len(self.holders) + len(self.line)
+
+    def take(self, place: Place[C]) -> bool:
+        """Take an idle connection, or the right to open one, if nobody waits; return whether there was one."""
+        if self.line or self.closed:
+            return False
+        self.holders.add(place)
+        try:
+            place.connection = self.idle.pop()
+        except IndexError:
+            if self.taken > self.limit:
+                self.holders.discard(place)
+                return False
+        return True
+
+    def join(self, place: Place[C]) -> None:
+        """Join the line at its end; a place that was served before joins at its front."""
+        if place.served:
+            self.line.appendleft(place)
+        else:
+            self.line.append(place)
+        if place.wake is not None:
+            self.ready.add(place)
+
+    def take_first(self, place: Place[C]) -> bool:
+        """Take what :meth:`serve` would give to a place in the line, if it were ready; return whether it would."""
+        for ahead in range(min(self.limit - len(self.holders), len(self.line))):
+            if self.line[ahead] is place:
+                self.leave_line(place)  # first, so that an exception leaves it nowhere
+                self.holders.add(place)
+                if self.idle:
+                    place.connection = self.idle.pop()
+                return True
+        return False
+
+    def wait(self, place: Place[C], wake: Callable[[], object]) -> None:
+        """Be ready to be served, in the line."""
+        place.wake = wake
+        self.ready.add(place)
+        if len(self.holders) < self.limit or self._serving is not None:
+            self.serve()
+
+    def begin(self, place: Place[C]) -> None:
+        """Take note that the call of a place that was served goes on."""
+        if self._serving is place:  # whoever served it was interrupted
+            self.leave_line(place)
+        place.wake, place.served = None, True
+
+    def serve(self) -> None:
+        """Serve the line as far as there is room. A place that is not ready keeps room for itself."""
+        while (place := self._serving or self._next()) is not None:
+            self._serving = place
+            self.holders.add(place)
+            if place.connection is None and self.idle:
+                place.connection = self.idle.pop()
+            if place.wake is not None:
+                place.wake()
+            self.leave_line(place)
+        if self.closed:
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        """Wake all that wait."""
+        for place in list(self.line):
+            if place.wake is not None:
+                place.wake()
+
+    def _next(self) -> Place[C] | None:
+        """Return the first place in the line that is ready and that there is room for."""
+        kept = 0
+        try:
+            while not self.closed:
+                # Looked up before the room is: a handler that uses the room in between has served it.
+                place = self.line[kept]
+                if self.limit - len(self.holders) <= kept:
+                    return None
+                if place.wake is not None:
+                    return place
+                kept += 1
+        except IndexError:  # the end of the line
+            pass
+        return None
+
+    def has_room(self, place: Place[C]) -> bool:
+        """Return whether a place in the line would be served if it were ready."""
+        for ahead, each in enumerate(list(self.line)):  # a handler may change the line
+            if each is place:
+                return self.limit - len(self.holders) > ahead
+        return place in self.holders
+
+    def leave_line(self, place: Place[C]) -> bool:
+        """Take a place out of the line, and return whether it was there: its call goes on, or has given up."""
+        if self._serving is place:
+            self._serving = None
+        self.ready.discard(place)
+        try:
+            self.line.remove(place)
+        except ValueError:
+            return False
+        return True
+
+    def is_nested(self, place: Place[C], owners: Collection[int]) -> bool:
+        """Return whether a place would wait for another one of the same thread, as in a signal's handler."""
+        return any(each.owner in owners for each in (*self.holders, *self.line) if each is not place)
+
+    def exceed(self, place: Place[C]) -> None:
+        """Let a place open a connection beyond the limit."""
+        self.holders.add(place)
+        self.leave_line(place)
+
+    def give_back(self, place: Place[C], *, reusable: bool, serve: bool = True) -> C | None:
+        """Give up a place, or the wish for one; return its connection if it has to be closed.
+
+        Parameters
+        ----------
+        reusable : bool
+            Whether the place's connection is fit for another request.
+        serve : bool
+            Whether to serve the line. A signal's handler leaves that to the method that it interrupted.
+        """
+        connection, place.connection = place.connection, None
+        held = place in self.holders
+        waited = (place.wake is not None or not held) and self.leave_line(place)
+        self.ended += held or waited
+        if held:
+            self.holders.discard(place)
+            if connection is not None and reusable and not self.closed:
+                self.idle.append(connection)
+                # Looked at behind the step: a handler may have closed the pool, or used the room, just before.
+                connection = self._drop_excess()
+        if serve and (self.ready or self._serving is not None or self.closed):
+            self.serve()
+        return connection
+
+    def _drop_excess(self) -> C | None:
+        """Take the connection that became idle last out, if it may not stay."""
+        if self.closed or self.taken > self.limit:
+            with contextlib.suppress(IndexError):  # a call has taken it
+                return self.idle.pop()
+        return None
+
+    def lost(self, connections: Iterable[C]) -> list[C]:
+        """Return those of the open connections that an exception took out of the books between two steps."""
+        self.idle = _Kept(self.idle)
+        try:
+            known = {*self.idle, *(place.connection for place in self.holders)}
+            return [connection for connection in connections if connection not in known]
+        finally:
+            self.idle = list(self.idle)
+
+    def drop_expired(self, now: float) -> C | None:
+        """Take the connection that has been idle longest out, if its time is over; the caller closes it."""
+        # The others are looked at in their turn.
+        with contextlib.suppress(IndexError):  # there is none, or a call has taken it
+            if self.idle[0].expires <= now:  # type: ignore[attr-defined]
+                return self.idle.pop(0)
+        return None
+
+    def close(self) -> list[C]:
+        """Close the books, and turn away who waits; return the connections to close."""
+        self.closed = True
+        idle, self.idle = self.idle, []
+        self._turn_away()
+        return idle
+
+
+def release(place: Place[Any] | None) -> None:
+    """Give a place back to wherever it is, if it is anywhere."""
+    if place is not None and place.transport is not None:
+        place.transport.give_back(place)

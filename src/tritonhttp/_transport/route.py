@@ -1,0 +1,171 @@
+"""How requests get to a server: straight or through a proxy, and what is added to their heads on the way.
+
+A proxy forwards what is for a server of http, and opens a tunnel (CONNECT) to one of https.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .._wire.http1 import Response
+from .._wire.requests import Buffer, amended
+from ..errors import ConnectError, ConnectTimeout, InferenceServerException, InvalidRequest, ProtocolError
+from .address import Address, parse_url, without_credentials
+from .failures import lasted
+from .policy import Connections
+
+__all__ = ["CONTINUE_WAIT", "MAX_REFUSAL", "Proxy", "Route", "choose", "parse"]
+
+#: Requests with more bytes than this may ask first, and how many seconds they wait for the server's word.
+_EXPECT_FROM = 1 << 20
+CONTINUE_WAIT = 1.0
+#: The most bytes of a proxy's refusal.
+MAX_REFUSAL = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy's place, and the header line that shows who asks (empty, or with its line end)."""
+
+    address: Address
+    authorization: bytes = field(repr=False)
+
+    @property
+    def peer(self) -> str:
+        """What is connected to, for messages."""
+        return f"the proxy {self.address.peer}"
+
+    def connect_request(self, server: Address) -> bytes:
+        """Return the request for a tunnel to a server."""
+        # Always with the port (RFC 9110, 9.3.6), which an authority may leave out.
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        place = f"{host}:{server.port}".encode()
+        return b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (place, place, self.authorization)
+
+    def check_tunnel(self, server: Address, response: Response) -> None:
+        """Refuse an answer that opens no tunnel, with the proxy's words."""
+        from .._protocol.operations import check
+
+        try:
+            check(response)
+        except InferenceServerException as refusal:
+            raise ConnectError(
+                f"{self.peer} opened no tunnel to {server.peer}: {refusal}", phase="proxy"
+            ) from None
+
+    def failure(
+        self, server: Address, error: Exception, seconds: float, deadline: float | None
+    ) -> ConnectError:
+        """What broke the request for a tunnel."""
+        if isinstance(error, TimeoutError):
+            return ConnectTimeout(
+                f"timed out while {self.peer} opened a tunnel to {server.peer}, after {lasted(seconds, deadline)}",
+                phase="proxy",
+            )
+        words = error.message() if isinstance(error, ProtocolError) else error
+        return ConnectError(f"{self.peer} opened no tunnel to {server.peer}: {words}", phase="proxy")
+
+
+def parse(url: str) -> Proxy:
+    """Take ``http://user:password@host:port`` apart; the scheme may be left out.
+
+    Raises
+    ------
+    InvalidRequest
+        For another form or scheme; the message shows no password.
+    """
+    shown = without_credentials(url)
+    if not isinstance(url, str):
+        raise InvalidRequest(f"expected a proxy as http://user:password@host:port, got {shown!r}")
+    scheme, mark, rest = url.strip().rpartition("://")
+    user, at, place = rest.rpartition("@")
+    if (mark and scheme.lower() != "http") or "://" in rest:
+        raise InvalidRequest(f"expected a proxy as http://user:password@host:port, got {shown!r}")
+    try:
+        address = parse_url(place, ssl=False)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"proxy {shown!r}: {error.message()}") from None
+    if address.base_path or address.socket_path:
+        raise InvalidRequest(f"expected a proxy as http://user:password@host:port, got {shown!r}")
+    if not at:
+        return Proxy(address, b"")
+    import base64
+    from urllib.parse import unquote_to_bytes  # takes longer to import than all of this
+
+    name, _, password = user.partition(":")
+    secret = base64.b64encode(unquote_to_bytes(name) + b":" + unquote_to_bytes(password))
+    return Proxy(address, b"Proxy-Authorization: Basic %b\r\n" % secret)
+
+
+def choose(server: Address, options: Connections) -> Proxy | None:
+    """Return the proxy to a server: the one that was given, or the environment's, or none.
+
+    Raises
+    ------
+    InvalidRequest
+        For a proxy that cannot be used, or one together with a unix domain socket.
+    """
+    if options.proxy is not None:
+        if server.socket_path:
+            raise InvalidRequest(f"no proxy leads to the unix domain socket {server.socket_path}")
+        return parse(options.proxy)
+    if not options.trust_env or server.socket_path:
+        return None
+    # Costs as much to import as the rest of this library. It knows what CGI makes of HTTP_PROXY.
+    from urllib.request import getproxies_environment, proxy_bypass
+
+    found = getproxies_environment()
+    url = found.get("https" if server.tls else "http") or found.get("all")
+    if not url or proxy_bypass(f"{server.host}:{server.port}"):
+        return None
+    try:
+        return parse(url)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"the environment's proxy (trust_env=True): {error.message()}") from None
+
+
+class Route:
+    """The way of a transport's requests to its server.
+
+    Parameters
+    ----------
+    server : Address
+        The server.
+    options : Connections
+        What the caller wants.
+
+    Raises
+    ------
+    InvalidRequest
+        For a proxy that cannot be used.
+    """
+
+    def __init__(self, server: Address, options: Connections) -> None:
+        proxy = choose(server, options)
+        #: The proxy that has to open a tunnel, or None.
+        self.tunnel = proxy if server.tls else None
+        #: What is connected to, and how it is called in messages.
+        self.address = server if proxy is None else proxy.address
+        self.peer = server.peer if proxy is None else proxy.peer
+        self._origin = ""
+        self._lines = b"" if options.keep_alive else b"Connection: close\r\n"
+        if proxy is not None and not server.tls:
+            self._origin = server.origin
+            self._lines += proxy.authorization
+        self._expects = options.expect_continue
+        #: Whether :meth:`prepare` changes nothing.
+        self.plain = not (self._origin or self._lines or self._expects)
+
+    def prepare(self, buffers: Sequence[Buffer]) -> tuple[Sequence[Buffer], bool]:
+        """Return the buffers as they go out, and whether the first of them waits for the server's word."""
+        expects = self._expects and sum(map(len, buffers)) > _EXPECT_FROM
+        lines = self._lines
+        if expects:
+            lines += b"Expect: 100-continue\r\n"
+        elif not (lines or self._origin):
+            return buffers, False
+        head, behind = amended(buffers[0], self._origin, lines)
+        if expects:
+            return [head, behind, *buffers[1:]] if behind else [head, *buffers[1:]], True
+        return [head + behind, *buffers[1:]], False

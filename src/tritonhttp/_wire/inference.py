@@ -1,0 +1,414 @@
+"""An inference on the wire: the JSON head of a request, and a response's tensors as views of its body.
+
+Sources: the Open Inference Protocol's "Inference Request/Response JSON Object", and Triton's extensions for
+binary tensors, sequences, scheduling policy and parameters. A body is the JSON head, then the binary tensors
+in the order that the head lists them, without padding; ``Inference-Header-Content-Length`` says where the
+head ends.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._basics.quantities import integer
+from ..errors import InvalidRequest, ProtocolError, ServerError
+from . import bytes_tensor, dtypes, jsonio
+from .requests import Buffer
+
+__all__ = [
+    "RESERVED_PARAMETERS",
+    "RESERVED_PREFIX",
+    "Layout",
+    "decode_response",
+    "encode_request",
+    "error_message",
+    "numeric_size",
+    "whole",
+]
+
+
+#: Parameters that arguments of `infer` stand for; a caller cannot set them by hand.
+RESERVED_PARAMETERS = (
+    "sequence_id",
+    "sequence_start",
+    "sequence_end",
+    "priority",
+    "timeout",
+    "headers",
+    "binary_data_output",
+)
+RESERVED_PREFIX = "triton_"
+
+
+def encode_request(
+    inputs: Sequence[Mapping[str, Any]],
+    outputs: Sequence[Mapping[str, Any]] | None,
+    request_id: str = "",
+    sequence_id: int | str = 0,
+    sequence_start: bool = False,
+    sequence_end: bool = False,
+    priority: int = 0,
+    timeout: int | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    binary_outputs: bool = True,
+) -> bytes:
+    """Return the JSON head of an inference request; `inputs` and `outputs` are their JSON objects.
+
+    Where no outputs are named, `binary_outputs` says whether all of them shall be binary.
+
+    Raises
+    ------
+    InvalidRequest
+        For a reserved parameter, or a value that JSON has no form for.
+    """
+    request: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    if request_id:
+        if not isinstance(request_id, str):
+            raise InvalidRequest(f"request_id must be a str, got {request_id!r}")
+        request["id"] = request_id
+    if sequence_id not in (0, ""):
+        number = sequence_id if isinstance(sequence_id, str) else whole(sequence_id, "sequence_id")
+        options["sequence_id"] = jsonio.plain(number, "sequence_id")
+        options["sequence_start"] = sequence_start
+        options["sequence_end"] = sequence_end
+    if priority:
+        options["priority"] = whole(priority, "priority")
+    if timeout is not None:
+        options["timeout"] = whole(timeout, "timeout", " of microseconds (deadline= is in seconds)")
+    request["inputs"] = inputs
+    if outputs:
+        request["outputs"] = outputs
+    elif binary_outputs:
+        # Without it the server answers every output as JSON, ten times the size.
+        options["binary_data_output"] = True
+    if parameters:
+        if not isinstance(parameters, Mapping):
+            raise InvalidRequest(f"parameters must be a mapping, got {type(parameters).__name__}")
+        for key, value in parameters.items():
+            if key in RESERVED_PARAMETERS or str(key).startswith(RESERVED_PREFIX):
+                raise InvalidRequest(f'Parameter "{key}" is a reserved parameter and cannot be specified.')
+            options[key] = jsonio.plain(value, f"parameter {key!r}")
+    if options:
+        request["parameters"] = options
+    return jsonio.dumps(request)
+
+
+def whole(value: Any, name: str, unit: str = "") -> int:
+    """Return a number that the server takes as unsigned as an int, or refuse it.
+
+    What equals it, but is another in JSON (1.0), must not share its head.
+    """
+    number = integer(value)
+    if number is None or number < 0:
+        raise InvalidRequest(f"{name} must be a whole number{unit}, 0 or more; got {value!r}")
+    return number
+
+
+class Layout:
+    """What the head of an inference response says of the body behind it.
+
+    A model answers requests of the same shapes with the same head, so one layout serves them all: nothing in it is
+    ever given to a caller.
+    """
+
+    __slots__ = ("_placed", "_views", "outputs", "size", "spans", "version")
+
+    def __init__(self, answer: dict[str, Any], head_size: int) -> None:
+        #: The version of the model that answered.
+        self.version: str | None = answer.get("model_version")
+        #: The JSON object of each output, by its name.
+        self.outputs: dict[str, dict[str, Any]] = {}
+        #: Offset and size of each binary tensor in the body, by its output's name.
+        self.spans: dict[str, tuple[int, int]] = {}
+        #: Shape, dtype, offset and size of the tensors that were asked for.
+        self._views: dict[str, tuple[tuple[int, ...], np.dtype[Any], int, int]] = {}
+        #: The same of those that were placed elsewhere.
+        self._placed: dict[str, tuple[tuple[int, ...], np.dtype[Any], int, int]] = {}
+        position = head_size
+        for output in _outputs(answer):
+            name = output["name"]
+            self.outputs.setdefault(name, output)
+            parameters = output.get("parameters")
+            if parameters is None:
+                continue
+            if not isinstance(parameters, dict):
+                raise ProtocolError(f"output {name!r}: expected parameters to be an object")
+            length = parameters.get("binary_data_size")
+            if length is not None:
+                if type(length) is not int or length < 0:
+                    raise ProtocolError(
+                        f"output {name!r}: expected binary_data_size as a size, got {length!r}"
+                    )
+                self.spans.setdefault(name, (position, length))
+                position += length
+        #: The bytes that head and tensors take.
+        self.size = position
+
+    def tensor(self, name: str, body: Buffer) -> npt.NDArray[Any] | None:
+        """Return one output as an array of its shape and dtype, or None where the response holds no data of it.
+
+        The array is writable and aligned: a view of `body` where that is so already, unless the tensor is so
+        small a part of it that it should not keep it alive. BYTES give an object array, of bytes from binary data,
+        of str from JSON.
+        """
+        view = self._views.get(name)
+        if view is None:
+            output = self.outputs.get(name)
+            span = self.spans.get(name)
+            if output is None or (span is None and "data" not in output):
+                return None
+            if span is None:
+                return _json_tensor(output, *_describe(output))
+            if output.get("datatype") == "BYTES":
+                return _bytes_tensor(output, memoryview(body)[span[0] : span[0] + span[1]])
+            view = self._views[name] = _view(output, span)
+        shape, dtype, offset, size = view
+        if type(body) is bytes:
+            # The copy of the bytes is the array's memory: cheaper than a copy that numpy makes of a view.
+            memory: Any = bytearray(body[offset : offset + size])
+            offset = 0
+        else:
+            memory = body
+        try:
+            array: npt.NDArray[Any] = np.ndarray(shape, dtype, memory, offset)
+        except (OverflowError, ValueError) as error:
+            raise _no_such_shape(name, shape, error) from error
+        if memory is body:
+            flags = array.flags
+            if not flags.writeable or not flags.aligned or size * 16 < len(body):
+                copy: npt.NDArray[Any] = array.copy()
+                return copy
+        return array
+
+    def placed_tensor(self, name: str, memory: Any, offset: int, limit: int) -> npt.NDArray[Any] | None:
+        """Return an output that lies in shared memory as a view, or None where it came in the response.
+
+        Raises
+        ------
+        ProtocolError
+            If it does not end within `limit` bytes, or is not numeric.
+        """
+        view = self._placed.get(name)
+        if view is None:
+            output = self.outputs.get(name)
+            if output is None or name in self.spans or "data" in output:
+                return None
+            view = self._placed[name] = _view(output, (0, numeric_size(output)))
+        shape, dtype, _, size = view
+        if size > limit:
+            raise ProtocolError(f"output {name!r}: {size} bytes do not fit into a place of {limit}")
+        try:
+            array: npt.NDArray[Any] = np.ndarray(shape, dtype, memory, offset)
+        except (OverflowError, ValueError) as error:
+            raise _no_such_shape(name, shape, error) from error
+        return array
+
+
+def _view(
+    output: Mapping[str, Any], span: tuple[int, int]
+) -> tuple[tuple[int, ...], np.dtype[Any], int, int]:
+    """Return shape, dtype, offset and size of a numeric tensor in the body."""
+    scalar, shape, count = _describe(output)
+    offset, size = span
+    dtype = np.dtype(scalar)
+    if sys.byteorder == "big":
+        dtype = dtype.newbyteorder("<")
+    if count * dtype.itemsize != size:
+        raise ProtocolError(
+            f"output {output['name']!r}: {output['datatype']} of shape {shape} takes"
+            f" {count * dtype.itemsize} bytes, got {size}"
+        )
+    return tuple(shape), dtype, offset, size
+
+
+def _bytes_tensor(output: Mapping[str, Any], data: memoryview) -> npt.NDArray[Any]:
+    _, shape, count = _describe(output)
+    try:
+        elements = bytes_tensor.decode(data, count)
+    except ProtocolError as error:
+        raise ProtocolError(f"output {output['name']!r}: {error.message()}") from error
+    return _reshape(elements, shape, output["name"])
+
+
+def numeric_size(output: Mapping[str, Any]) -> int:
+    """Return how many bytes a numeric output takes; 0 for one of strings, or as JSON."""
+    if output.get("datatype") == "BYTES" or "data" in output:
+        return 0
+    scalar, _, count = _describe(output)
+    return count * int(np.dtype(scalar).itemsize)
+
+
+_layouts: dict[bytes, Layout] = {}
+_MAX_LAYOUTS = 256
+_MAX_SHARED_HEAD = 1 << 12
+
+
+def decode_response(body: Buffer, header_length: int | None) -> tuple[Layout, dict[str, Any] | None]:
+    """Decode the head of an inference response.
+
+    Parameters
+    ----------
+    body
+        The whole body, no longer compressed.
+    header_length : int or None
+        The head's size in bytes; None where the whole body is JSON.
+
+    Returns
+    -------
+    layout : Layout
+    answer : dict or None
+        The JSON object, for the caller to keep; None where it was parsed before, for another response.
+
+    Raises
+    ------
+    ProtocolError
+        Where the body is no answer of the protocol: no JSON, the wrong types, sizes that do not add up.
+    ServerError
+        Where a body that came with a status of success holds an error.
+    """
+    size = len(body)
+    if header_length is None:
+        header_length = size
+    elif not 0 <= header_length <= size:
+        raise ProtocolError(
+            f"Inference-Header-Content-Length is {header_length}, the response's body has {size} bytes"
+        )
+    answer = None
+    if header_length > _MAX_SHARED_HEAD:
+        answer = _loads(body if header_length == size else memoryview(body)[:header_length])
+        layout = Layout(answer, header_length)
+    else:
+        head = bytes(body[:header_length])
+        found = _layouts.get(head)
+        if found is None:
+            found = Layout(_loads(head), header_length)
+            if len(_layouts) >= _MAX_LAYOUTS:
+                _layouts.clear()
+            _layouts[head] = found
+        layout = found
+    if layout.size != size:
+        raise ProtocolError(
+            f"the response's body has {size} bytes, its head and binary tensors take {layout.size}"
+        )
+    return layout, answer
+
+
+def _loads(head: Buffer) -> dict[str, Any]:
+    answer = jsonio.loads(head, "the response of infer")
+    if not isinstance(answer, dict):
+        raise ProtocolError(f"the response of infer: expected a JSON object, got {type(answer).__name__}")
+    message = error_message(answer)
+    if message is not None:
+        raise ServerError(message, status="200", debug_details=bytes(head).decode("utf-8", "replace"))
+    return answer
+
+
+def _outputs(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    outputs = answer.get("outputs")
+    if outputs is None:
+        if "outputs" not in answer and "model_name" not in answer:
+            raise ProtocolError(
+                f"the response of infer: expected outputs, got an object with {sorted(answer)!s:.200}"
+            )
+        return []
+    if not isinstance(outputs, list):
+        raise ProtocolError(
+            f"the response of infer: expected outputs to be a list, got {type(outputs).__name__}"
+        )
+    for output in outputs:
+        if not isinstance(output, dict) or not isinstance(output.get("name"), str):
+            raise ProtocolError(f"the response of infer: expected an output with a name, got {output!r:.200}")
+    return outputs
+
+
+def _describe(output: Mapping[str, Any]) -> tuple[Any, list[int], int]:
+    """Return an output's scalar type, its shape, and how many elements that is."""
+    name, shape, datatype = output["name"], output.get("shape"), output.get("datatype")
+    if not isinstance(shape, list) or not all(type(dim) is int and dim >= 0 for dim in shape):
+        raise ProtocolError(f"output {name!r}: expected a shape of whole numbers, got {shape!r:.200}")
+    scalar = dtypes.triton_to_np_dtype(datatype) if isinstance(datatype, str) else None
+    if scalar is None:
+        raise ProtocolError(f"output {name!r}: unknown datatype {datatype!r}")
+    return scalar, shape, math.prod(shape)
+
+
+def _json_tensor(output: Mapping[str, Any], scalar: Any, shape: list[int], count: int) -> npt.NDArray[Any]:
+    name = output["name"]
+    data = output.get("data")
+    if not isinstance(data, list):
+        raise ProtocolError(f"output {name!r}: expected its data as a list, got {type(data).__name__}")
+    try:
+        array = np.array(data, dtype=scalar)
+    except (TypeError, ValueError, OverflowError, DeprecationWarning) as error:
+        raise ProtocolError(f"output {name!r}: its data are not {output['datatype']}: {error}") from error
+    if array.size != count:
+        raise ProtocolError(f"output {name!r}: shape {shape} takes {count} elements, got {array.size}")
+    shaped = _reshape(array, shape, name)
+    if not _is_faithful(array, data):
+        raise ProtocolError(
+            f"output {name!r}: its data are not {output['datatype']}:"
+            " an element is of another type, or does not fit"
+        )
+    return shaped
+
+
+def _is_faithful(array: npt.NDArray[Any], data: list[Any]) -> bool:
+    """Return whether numpy made an array of JSON's values without bending them.
+
+    It cuts fractions and parses strings; before numpy 2 it wraps integers, with a warning.
+    """
+    kind = array.dtype.kind
+    if kind == "O":
+        return all(type(element) is str for element in array.flat)
+    if kind in "fV":  # V is BF16; null is what several servers write for NaN
+        return np.array(data).dtype.kind in "biufO"
+    return bool(array.tolist() == data)
+
+
+def _reshape(array: npt.NDArray[Any], shape: list[int], name: str) -> npt.NDArray[Any]:
+    try:
+        return array.reshape(shape)
+    except (OverflowError, ValueError) as error:
+        raise _no_such_shape(name, shape, error) from error
+
+
+def _no_such_shape(name: str, shape: Sequence[int], error: Exception) -> ProtocolError:
+    """Too many dimensions for numpy, or dimensions beside a 0 whose product is beyond all memory."""
+    return ProtocolError(f"output {name!r}: no array has the shape {shape!s:.200}: {error}")
+
+
+def error_message(answer: Any) -> str | None:
+    """Return the error that a JSON answer holds, or None.
+
+    Triton and most servers send ``{"error": "…"}``; those on FastAPI ``{"detail": …}``, which may be a list
+    of objects with a place and a message; gateways often ``{"message": "…"}``.
+    """
+    if not isinstance(answer, dict) or "outputs" in answer or "model_name" in answer:
+        return None
+    found = answer.get("error")
+    return None if found is None else _as_text(found)
+
+
+def _as_text(found: Any) -> str:
+    return "; ".join(map(_item_text, found)) if isinstance(found, list) and found else _item_text(found)
+
+
+def _item_text(item: Any) -> str:
+    if isinstance(item, str):
+        return item
+    if isinstance(item, dict):
+        text = item.get("msg", item.get("message", item.get("error")))
+        if isinstance(text, str):
+            place = item.get("loc")
+            return f"{'.'.join(map(str, place))}: {text}" if isinstance(place, list) and place else text
+    try:
+        return jsonio.dumps(item).decode()
+    except InvalidRequest:  # read by the standard module, and beyond what orjson writes
+        return f"an error without words, a JSON {type(item).__name__}"
