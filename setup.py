@@ -10,12 +10,17 @@ import sysconfig
 
 from setuptools import Extension, setup
 
-names = ["_wire/_bytes_tensor"]
+sources = {"_wire/_bytes_tensor": ["_wire/_bytes_tensor"]}
 if sys.platform == "linux":
-    names += ["_repetition/_recall", "_repetition/_repeater"]
+    sources["_repetition/_fast"] = ["_repetition/_fast", "_repetition/_fast_requests"]
 extensions = [
-    Extension(f"tritonhttp.{name.replace('/', '.')}", [f"src/tritonhttp/{name}.c"], optional=True)
-    for name in names
+    Extension(
+        f"tritonhttp.{name.replace('/', '.')}",
+        [f"src/tritonhttp/{each}.c" for each in parts],
+        depends=["src/tritonhttp/_repetition/_fast.h"],
+        optional=True,
+    )
+    for name, parts in sources.items()
 ]
 # They rely on the GIL, and importing them in a free-threaded interpreter would switch the GIL back on.
 if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):

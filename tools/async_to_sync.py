@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "tritonhttp" / "_clients"
 #: Modules in `blocking/` that are generated, each from the module of the same name in `awaited/`.
-MADE = ("calls.py", "stream.py", "model.py")
+MADE = ("calls.py", "drive.py", "model.py", "stream.py")
 
 #: Patterns and their replacements, applied in this order; each occurs in some source.
 WORDS = (
@@ -27,7 +27,6 @@ WORDS = (
     (r"\bStopAsync(?=Iteration\b)", "Stop"),
     (r"\basynccontextmanager\b", "contextmanager"),
     (r"\bAwaitable\[(\w+)\]", r"\1"),
-    (r"(: |-> )Awaitable\b", r"\1Any"),
     (r" \| AsyncIterable\[Mapping\[str, Any\]\]", ""),
     (r"\bAsync(Generator)\[(.+), None\]", r"\1[\2, None, None]"),
     (r"\bAsync(?=Iterator\b|Generator\b)", ""),

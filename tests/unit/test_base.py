@@ -25,10 +25,9 @@ from tritonhttp import (
     Request,
     ServerError,
 )
-from tritonhttp._protocol.inferences import NO_OPTIONS
-from tritonhttp._protocol.operations import Operation, check
+from tritonhttp._protocol.inference import Inference
+from tritonhttp._protocol.operations import Endpoint, check
 from tritonhttp._regions.auto import Sharing
-from tritonhttp._wire.http1 import Response, ResponseHead
 
 Opener = Callable[..., InferenceServerClient]
 
@@ -528,16 +527,10 @@ class ClosedMeanwhile(InferenceServerClient):
         self.__dict__["_sharing"] = sharing
 
 
-def test_a_client_may_be_closed_while_an_inference_is_encoded_and_decoded(client_of: Opener) -> None:
+def test_a_client_may_be_closed_while_an_inference_is_encoded(client_of: Opener) -> None:
     client = client_of(ClosedMeanwhile)
-    answer = Response(ResponseHead(200, {}), b'{"model_name":"m","outputs":[]}')
-    asked = ("m", [tensor()], "", None, *NO_OPTIONS)
-    for call in (
-        lambda: next(client._infer_flow(asked)),
-        lambda: client._decode_infer(("m", ""), answer),
-    ):
-        client._sharing = Sharing(1 << 20, 1 << 20)
-        assert call()
+    client._sharing = Sharing(1 << 20, 1 << 20)
+    assert next(client._flow(Inference("m", [tensor()])))
 
 
 def test_options_of_tls_mean_nothing_without_it() -> None:
@@ -660,7 +653,7 @@ def test_whether_a_server_speaks_binary_is_true_false_or_none(kind: Any, given: 
 def test_what_a_replaced_method_hands_over_is_not_renewed_and_so_not_repeated(renewed: bool) -> None:
     with tritonhttp.InferenceServerClient("localhost:8000") as client:
         renew: Any = (lambda outcome: iter(())) if renewed else None
-        meant = Operation("POST", "v2/models/m/infer", check, (b"{}",), repeatable=True, renew=renew)
+        meant = Endpoint("POST", "v2/models/m/infer", check, (b"{}",), idempotent=True, renew=renew)
         with client._replacing(meant, None, None):
             resumed, _, _ = client._resumed(client._posted(meant.path, b"{}", None), None)
-        assert (resumed.repeatable, resumed.renew) == (not renewed, None)
+        assert (resumed.idempotent, resumed.renew) == (not renewed, None)

@@ -26,7 +26,8 @@ from tritonhttp import (
 from tritonhttp._calls import balance
 from tritonhttp._calls import dispatch as dispatches
 from tritonhttp._calls.dispatch import Dispatch
-from tritonhttp._protocol.operations import Operation, is_server_ready, purpose
+from tritonhttp._calls.safety import may_run_twice
+from tritonhttp._protocol.operations import Endpoint, Operation, is_server_ready, purpose
 from tritonhttp._transport.policy import Moment, moment
 from tritonhttp._wire.http1 import Response, ResponseHead, StreamedResponse
 from tritonhttp.events import Call, Hooks
@@ -50,7 +51,7 @@ def streamed() -> StreamedResponse:
 
 
 def post(sequence: Any = None, **options: Any) -> Operation[Any]:
-    return Operation(
+    return Endpoint(
         "POST", "v2/models/m/infer", lambda response: response, (b"12", b"345"), sequence=sequence, **options
     )
 
@@ -77,13 +78,18 @@ class Driven:
         self.pauses: list[float] = []
         self.tried: list[str] = []
         self.sent: list[Operation[Any]] = []
+        #: Whether the transport may send each again by itself.
+        self.allowed: list[bool] = []
         #: The paths of what was carried out beside.
         self.beside: list[str] = []
         self.call: Call | None = None
 
     def begin(self, operation: Operation[Any], until: Moment | None = None) -> Any:
+        purposes = purpose(operation.path)
+        self.call = Call(operation.method, "http://one", *purposes, operation.request_id)
+        self.call.request_bytes = sum(map(len, operation.body))
         return self.dispatch.tries(
-            operation, {}, until, lambda: self.now, self.probes.append, "http://one", self.later.append
+            operation, self.call, until, lambda: self.now, self.probes.append, self.later.append
         )
 
     def run(
@@ -94,7 +100,7 @@ class Driven:
     ) -> Response:
         """Carry a call out; an outcome is a response, an error, or a function that returns one of these."""
         outcomes = iter(perform) if isinstance(perform, list) else None
-        self.tried, self.pauses, self.sent, self.beside = [], [], [], []
+        self.tried, self.pauses, self.sent, self.beside, self.allowed = [], [], [], [], []
         flow = self.begin(operation, until)
         try:
             now = next(flow)
@@ -108,7 +114,8 @@ class Driven:
                     self.beside.append(now.path)
                     now = flow.send(None)
                     continue
-                name, self.call, sent = now
+                name, sent, last = now
+                self.allowed.append(may_run_twice(sent) and not last)
                 self.tried.append(name)
                 self.sent.append(sent)
                 assert not callable(perform) or outcomes is None
@@ -153,14 +160,14 @@ def test_what_is_safe_is_sent_again_with_longer_and_longer_pauses(outcome: Any) 
 
 def test_a_stream_stays_one_after_several_tries() -> None:
     stream = streamed()
-    found = Driven(retry=STEADY).run(post(repeatable=True), [answer(503), stream])
+    found = Driven(retry=STEADY).run(post(idempotent=True), [answer(503), stream])
     assert found is stream
     assert found.attempts == 2
 
 
 def test_a_response_keeps_its_limit_after_several_tries() -> None:
     found = Driven(retry=STEADY).run(
-        post(repeatable=True), [answer(503), Response(ResponseHead(200, {}, "OK"), b"body", 77)]
+        post(idempotent=True), [answer(503), Response(ResponseHead(200, {}, "OK"), b"body", 77)]
     )
     assert (found.limit, found.attempts) == (77, 2)
 
@@ -176,7 +183,7 @@ def test_the_last_outcome_is_the_calls_when_all_tries_are_used() -> None:
 @pytest.mark.parametrize("outcome", [answer(503), LOST], ids=["503", "lost"])
 def test_an_inference_is_sent_again_only_where_the_caller_says_that_it_may_be(outcome: Any) -> None:
     driven = Driven(retry=STEADY)
-    assert driven.run(post(repeatable=True), [outcome, answer()]).attempts == 2
+    assert driven.run(post(idempotent=True), [outcome, answer()]).attempts == 2
     with suppress(ConnectionLost):
         driven.run(post(), [outcome])
     assert len(driven.tried) == 1
@@ -235,13 +242,13 @@ def resent(driven: Driven, outcome: Any) -> Callable[[], Any]:
 
 def test_what_the_transport_sends_again_is_a_try() -> None:
     driven = Driven(retry=STEADY)
-    response = driven.run(post(repeatable=True), [resent(driven, answer(503)), answer(503)])
+    response = driven.run(post(idempotent=True), [resent(driven, answer(503)), answer(503)])
     assert (response.status_code, response.attempts, len(driven.tried)) == (503, 3, 2)
     assert driven.pauses == [1.0]  # as before the third try
     assert driven.call is not None
     assert driven.call.attempts == 3
     with pytest.raises(ConnectionLost) as caught:
-        driven.run(post(repeatable=True), [resent(driven, LOST), ConnectionLost("again")])
+        driven.run(post(idempotent=True), [resent(driven, LOST), ConnectionLost("again")])
     assert caught.value.attempts == 3
 
 
@@ -259,10 +266,10 @@ def test_the_transport_sends_nothing_again_with_the_last_try(
     retry: Retry | None, allowed: list[bool]
 ) -> None:
     driven = Driven(retry=retry)
-    driven.run(post(repeatable=True), lambda _: answer(503))
-    assert [sent.repeatable for sent in driven.sent] == allowed
+    driven.run(post(idempotent=True), lambda _: answer(503))
+    assert driven.allowed == allowed
     driven.run(post(), lambda _: answer(503))
-    assert [sent.repeatable for sent in driven.sent] == [False]
+    assert driven.allowed == [False]
 
 
 # -- operations that are made anew for each try -----------------------------------------------------
@@ -271,14 +278,14 @@ def test_the_transport_sends_nothing_again_with_the_last_try(
 class Renewed:
     """An operation, and those that it is renewed to: the body is the number of the try."""
 
-    def __init__(self, repeatable: bool = True) -> None:
+    def __init__(self, idempotent: bool = True) -> None:
         self.outcomes: list[Any] = []
-        self.first = post(repeatable=repeatable, renew=self.renew)
+        self.first = post(idempotent=idempotent, renew=self.renew)
 
     def renew(self, outcome: Any) -> Any:
         self.outcomes.append(outcome)
         yield is_server_ready()
-        return post(repeatable=True, renew=self.renew, request_id=str(len(self.outcomes)))
+        return post(idempotent=True, renew=self.renew, request_id=str(len(self.outcomes)))
 
 
 def lost_before_an_answer() -> ConnectionLost:
@@ -294,7 +301,7 @@ def test_each_repetition_is_of_a_renewed_operation() -> None:
     assert [sent.request_id for sent in driven.sent] == ["", "1", "2"]
     assert driven.beside == ["v2/health/ready"] * 2
     assert renewed.outcomes == [REFUSED, 503]
-    assert [sent.repeatable for sent in driven.sent] == [True, True, False]
+    assert driven.allowed == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -311,7 +318,7 @@ def test_what_the_transport_may_not_send_again_is_renewed_and_sent_again_once(
     assert (len(driven.tried), caught.value.attempts) == (tries, tries)
     assert driven.pauses == []
     assert not caught.value.resendable, "nobody else sends it again"
-    renewed = Renewed(repeatable=False)
+    renewed = Renewed(idempotent=False)
     with pytest.raises(ConnectionLost):
         driven.run(renewed.first, lambda _: lost_before_an_answer())
     assert len(driven.tried) == 1
@@ -322,7 +329,7 @@ def test_what_the_transport_may_not_send_again_is_renewed_and_sent_again_once(
 
 def test_hooks_hear_of_the_beginning_the_retries_and_the_end() -> None:
     driven = Driven(retry=STEADY)
-    driven.run(post(repeatable=True), [answer(503), REFUSED, answer(X_One="1")])
+    driven.run(post(idempotent=True), [answer(503), REFUSED, answer(X_One="1")])
     assert driven.heard == [
         ("request", 0),
         ("retry", "status 503", 0.5),
@@ -416,7 +423,9 @@ def test_retries_are_in_the_log_without_secrets(caplog: pytest.LogCaptureFixture
     caplog.set_level(logging.INFO, "tritonhttp")
     driven = Driven(retry=STEADY)
     flow = driven.begin(is_server_ready())
-    _, call, _ = next(flow)
+    next(flow)
+    call = driven.call
+    assert call is not None
     call.url = "http://user:sesame@a:1/v2/health/ready?access_token=sesame&x=1"
     flow.throw(ConnectRefused("refused", method="GET", url=call.url))
     flow.close()
@@ -676,7 +685,7 @@ def begun(driven: Driven, **options: Any) -> Any:
 def test_a_streams_call_ends_with_the_stream() -> None:
     calls: list[Call] = []
     driven = Driven("ab", retry=STEADY, hooks=Hooks(on_response=calls.append))
-    stream = cast("StreamedResponse", driven.run(post(repeatable=True), [answer(503), streamed()]))
+    stream = cast("StreamedResponse", driven.run(post(idempotent=True), [answer(503), streamed()]))
     assert sum(driven.outstanding()) == 1
     assert not calls
     driven.now += 2
@@ -799,7 +808,7 @@ def test_whatever_is_interrupted_no_call_stays_under_way(outcome: str) -> None:
         elif outcome == "sequence":
             driven.run(step(7, start=True), [REFUSED, answer()])
         else:
-            driven.run(post(repeatable=True), [LOST, answer()])
+            driven.run(post(idempotent=True), [LOST, answer()])
 
     runs = 0
     for _ in interrupted_everywhere(run, dispatches, balance):
@@ -817,12 +826,12 @@ def test_whatever_is_interrupted_no_call_stays_under_way(outcome: str) -> None:
 
 def test_a_flow_that_is_dropped_or_closed_is_not_under_way() -> None:
     driven = Driven("ab", retry=STEADY)
-    flow = driven.begin(post(repeatable=True))
+    flow = driven.begin(post(idempotent=True))
     next(flow)
     assert sum(driven.outstanding()) == 1
     flow.close()
     assert driven.outstanding() == [0, 0]
-    flow = driven.begin(post(repeatable=True))
+    flow = driven.begin(post(idempotent=True))
     next(flow)
     del flow
     gc.collect()

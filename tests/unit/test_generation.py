@@ -320,9 +320,9 @@ def test_the_request() -> None:
     assert (operation.method, operation.path) == ("POST", "v2/models/m/versions/3/generate_stream")
     assert json.loads(bytes(operation.body[0])) == {"id": "id", "IN": 1, "parameters": {"top_k": 5}}
     assert dict(operation.headers) == {"Accept": "text/event-stream"}
-    assert (operation.streamed, operation.idle, operation.repeatable) == (True, 2.0, False)
+    assert (operation.streamed, operation.idle, operation.idempotent) == (True, 2.0, None)
     plain = generate("m", {}, "", {}, "", True)
-    assert (plain.path, plain.streamed, plain.repeatable) == ("v2/models/m/generate", False, True)
+    assert (plain.path, plain.streamed, plain.idempotent) == ("v2/models/m/generate", False, True)
     assert bytes(plain.body[0]) == b"{}"
 
 

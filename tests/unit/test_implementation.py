@@ -13,7 +13,7 @@ import pytest
 import tritonhttp
 from tritonhttp._basics.implementation import EXTENSIONS
 
-ALL = ["tritonhttp._repetition._recall", "tritonhttp._repetition._repeater", "tritonhttp._wire._bytes_tensor"]
+ALL = ["tritonhttp._repetition._fast", "tritonhttp._wire._bytes_tensor"]
 
 built = pytest.mark.skipif(
     not all(find_spec(name) for name in EXTENSIONS), reason="the extensions are not built"
@@ -31,16 +31,15 @@ def run(program: str, wanted: str | None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-#: Prints which extensions were imported, which Python stands in for, and whether the three users have theirs.
+#: Prints which extensions were imported, which Python stands in for, and whether the users have theirs.
 TELL = f"""
 import sys
 from tritonhttp._basics import implementation
-from tritonhttp._clients import base
-from tritonhttp._repetition import repeater
+from tritonhttp._repetition import repeater, template
 from tritonhttp._wire import bytes_tensor
 print([name for name in {ALL} if sys.modules.get(name)])
 print(sorted(implementation.in_python))
-print([base.recall is not None, repeater.REPEATS, bytes_tensor._speedups is not None])
+print([repeater.REPEATS and isinstance(template.find, type(len)), bytes_tensor._speedups is not None])
 """
 
 
@@ -56,15 +55,15 @@ def hide(name: str) -> str:
     return f"import sys; sys.modules[{name!r}] = None\n"
 
 
-def test_every_source_in_c_is_an_extension_of_this_platform() -> None:
+def test_every_source_in_c_is_part_of_an_extension() -> None:
     root = Path(tritonhttp.__file__).parent
     sources = {
         f"tritonhttp.{'.'.join(path.relative_to(root).with_suffix('').parts)}" for path in root.rglob("*.c")
     }
     if not sources:
         pytest.skip("installed without its sources")
-    assert sources == set(ALL)
-    assert sources == EXTENSIONS or sys.platform != "linux"
+    assert sources == {*ALL, "tritonhttp._repetition._fast_requests"}
+    assert set(ALL) == EXTENSIONS or sys.platform != "linux"
 
 
 @built
@@ -77,7 +76,7 @@ def test_the_extensions_are_used_where_they_are_built(wanted: str | None) -> Non
 
 
 def test_with_python_no_extension_is_imported() -> None:
-    assert told("python") == ([], ALL, [False, False, False])
+    assert told("python") == ([], ALL, [False, False])
 
 
 @built
@@ -93,7 +92,7 @@ def test_with_c_the_import_fails_where_an_extension_is_missing(name: str) -> Non
 
 
 @built
-@pytest.mark.parametrize("name", ["tritonhttp._repetition._recall", "tritonhttp._repetition._repeater"])
+@pytest.mark.parametrize("name", ["tritonhttp._repetition._fast"])
 def test_with_c_the_import_fails_where_an_extension_is_another_one(name: str) -> None:
     """Such as one that an earlier version of the library left behind."""
     if name not in EXTENSIONS:

@@ -6,6 +6,7 @@ import html.parser
 import inspect
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import ml_dtypes
@@ -23,6 +24,7 @@ from tritonhttp import (
     ServerError,
 )
 from tritonhttp._clients.blocking.model import Model, Outputs
+from tritonhttp._protocol.inference import Inference
 from tritonhttp._protocol.operations import Operation
 from tritonhttp._transport.policy import UNSET, moment
 
@@ -54,6 +56,7 @@ class Client:
     """A client whose answers are given, with what it was asked."""
 
     _workers = 2
+    _verbose = False
 
     def __init__(self, binary: bool | None = None, **paths: Any) -> None:
         self._binary = binary
@@ -67,7 +70,9 @@ class Client:
     def _until(self, deadline: Any) -> Any:
         return None if deadline is UNSET else moment(100.0, deadline)
 
-    def _carry_out(self, operation: Operation[Any], headers: Any, query_params: Any, until: Any) -> Any:
+    def _run(self, operation: Operation[Any], headers: Any, query_params: Any, until: Any) -> Any:
+        if isinstance(operation, Inference):
+            return self.infer(arguments_of(operation, headers, query_params, until))
         self.asked.append(operation.path)
         self.seen = headers, query_params, until
         found = self.paths[operation.path]
@@ -75,7 +80,7 @@ class Client:
             raise found
         return found
 
-    def infer(self, **arguments: Any) -> Any:
+    def infer(self, arguments: dict[str, Any]) -> Any:
         self.inferred.append(arguments)
         found = self.answers.pop(0) if self.answers else result()
         if callable(found):
@@ -84,16 +89,16 @@ class Client:
             raise found
         return found
 
-    def async_infer(self, *, copy: bool, **arguments: Any) -> Any:
+    def _start(self, inference: Inference, headers: Any, query_params: Any, until: Any, *, copy: bool) -> Any:
         assert copy is False
-        client = self
+        client, arguments = self, arguments_of(inference, headers, query_params, until)
         client.under_way += 1
         client.most = max(client.most, client.under_way)
 
         class Handle:
             def get_result(self) -> Any:
                 client.under_way -= 1
-                return client.infer(**arguments)
+                return client.infer(arguments)
 
         return Handle()
 
@@ -103,6 +108,18 @@ class Client:
         (tensor,) = arguments["inputs"]
         outputs = arguments["outputs"]
         return tensor._json is None, outputs and [output._form[:3] for output in outputs]
+
+
+def arguments_of(inference: Inference, headers: Any, query_params: Any, until: Any) -> dict[str, Any]:
+    """Return what an inference asks for, as the arguments of `infer`."""
+    plain = Inference("", ())
+    given = {each.name: getattr(inference, each.name) for each in fields(inference)}
+    always = ["model_name", "model_version", "inputs", "outputs"]
+    if inference.sequence_id:
+        always += ["sequence_start", "sequence_end"]
+    asked = {name: value for name, value in given.items() if name in always or value != getattr(plain, name)}
+    about = {"headers": headers, "query_params": query_params, "deadline": until}
+    return asked | {name: value for name, value in about.items() if value is not None}
 
 
 def model_of(client: Any, name: str = "m", version: str = "") -> Model:
@@ -412,9 +429,11 @@ def test_a_batch_needs_a_size(max_batch: Any) -> None:
 class Line(Client):
     """A client whose inferences end when the test says so."""
 
-    def async_infer(self, *, copy: bool, **arguments: Any) -> InferAsyncRequest:
+    def _start(
+        self, inference: Inference, headers: Any, query_params: Any, until: Any, *, copy: bool
+    ) -> InferAsyncRequest:
         assert copy is False
-        client = self
+        client, arguments = self, arguments_of(inference, headers, query_params, until)
 
         class Greenlet:
             def ready(self) -> bool:
@@ -422,7 +441,7 @@ class Line(Client):
 
             def get(self, block: bool = True, timeout: float | None = None) -> InferResult:
                 client.under_way -= 1
-                return client.infer(**arguments)  # type: ignore[no-any-return]
+                return client.infer(arguments)  # type: ignore[no-any-return]
 
         client.under_way += 1
         client.most = max(client.most, client.under_way)

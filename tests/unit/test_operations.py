@@ -20,7 +20,8 @@ from tritonhttp import (
     ProtocolError,
     ServerError,
 )
-from tritonhttp._protocol import inferences, operations
+from tritonhttp._protocol import operations
+from tritonhttp._protocol.inference import Inference, body_of
 from tritonhttp._protocol.operations import Operation, check, query_string
 from tritonhttp._wire.http1 import Response, ResponseHead
 
@@ -192,11 +193,11 @@ ENDPOINTS: dict[str, tuple[Operation[Any], str, Any, bool]] = {
 
 
 @pytest.mark.parametrize(
-    ("operation", "line", "body", "repeatable"), list(ENDPOINTS.values()), ids=list(ENDPOINTS)
+    ("operation", "line", "body", "idempotent"), list(ENDPOINTS.values()), ids=list(ENDPOINTS)
 )
-def test_an_endpoint_sends(operation: Operation[Any], line: str, body: Any, repeatable: bool) -> None:
+def test_an_endpoint_sends(operation: Operation[Any], line: str, body: Any, idempotent: bool) -> None:
     assert f"{operation.method} {operation.path}" == line
-    assert operation.repeatable == repeatable
+    assert (operation.idempotent is True) == idempotent
     assert operation.headers == ()
     if body is None:
         assert operation.body == ()
@@ -515,15 +516,15 @@ def test_a_query_with_line_ends_is_refused(given: dict[str, Any]) -> None:
 def infer(
     inputs: Any, *, packed: str | None = None, wanted: str | None = None, **more: Any
 ) -> Operation[InferResult]:
-    making = {name: more.pop(name) for name in ("binary_outputs", "snapshot") if name in more}
-    asked = inferences.Inference(
+    snapshot = more.pop("snapshot", False)
+    inference = Inference(
         more.pop("model_name", "m"),
         inputs,
         request_compression_algorithm=packed,
         response_compression_algorithm=wanted,
         **more,
     )
-    return inferences.infer(asked, lambda response: InferResult(response, False), **making)
+    return inference.written(snapshot)
 
 
 ARRAY = np.arange(4, dtype=np.int32)
@@ -536,7 +537,7 @@ def binary_input() -> InferInput:
 def test_a_binary_inference() -> None:
     operation = infer([binary_input()])
     head, tensor = operation.body
-    assert (operation.method, operation.path, operation.repeatable) == ("POST", "v2/models/m/infer", False)
+    assert (operation.method, operation.path, operation.idempotent) == ("POST", "v2/models/m/infer", None)
     assert operation.headers == (("Inference-Header-Content-Length", str(len(head))),)
     assert operation.content_type == "application/octet-stream"
     assert json.loads(head)["inputs"][0]["parameters"] == {"binary_data_size": 16}
@@ -623,7 +624,7 @@ def test_iterators_are_refused_and_leave_no_head_behind() -> None:
         return [InferInput("iterated", [1], "FP32").set_data_from_numpy(np.zeros(1, np.float32))]
 
     def body(inputs: Any, outputs: Any = None) -> bytes:
-        return bytes(inferences.infer_body(inferences.Inference("m", inputs, outputs=outputs))[0][0])
+        return bytes(body_of(Inference("m", inputs, outputs=outputs))[0][0])
 
     outputs = [InferRequestedOutput("OUT")]
     for given in ((iter(inputs()), None), (inputs(), iter(outputs)), (inputs(), (each for each in outputs))):

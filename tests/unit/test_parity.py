@@ -147,7 +147,7 @@ def modules() -> list[str]:
     found = ["tritonhttp"]
     for module in pkgutil.walk_packages(tritonhttp.__path__, "tritonhttp."):
         parts = module.name.split(".")
-        if "models" not in parts and parts[-1] not in ("_bytes_tensor", "_recall", "_repeater", "__main__"):
+        if "models" not in parts and parts[-1] not in ("_bytes_tensor", "_fast", "__main__"):
             found.append(module.name)
     return found
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -22,16 +23,17 @@ from tritonhttp import (
     errors,
 )
 from tritonhttp._calls.dispatch import Dispatch
-from tritonhttp._clients.blocking.calls import drive as perform_steps
-from tritonhttp._protocol import inferences, operations
-from tritonhttp._protocol.inferences import Inference
+from tritonhttp._calls.safety import may_run_twice
+from tritonhttp._clients.blocking.drive import drive as perform_steps
+from tritonhttp._protocol import operations
+from tritonhttp._protocol.inference import Inference
 from tritonhttp._protocol.operations import Operation
 from tritonhttp._regions import auto, names, pool, region
 from tritonhttp._regions import posix_memory as memory
 from tritonhttp._regions.pool import Pool
 from tritonhttp._transport.policy import moment
 from tritonhttp._wire.http1 import Response, ResponseHead
-from tritonhttp.events import Hooks
+from tritonhttp.events import Call, Hooks
 
 from ..clients import tensor
 from .conftest import interrupted_everywhere
@@ -408,7 +410,7 @@ def arguments(array, outputs=None, idempotent=None, sequence=0):
 
 
 def make(asked):
-    return inferences.infer(asked, InferResult)
+    return asked.written()
 
 
 def infer(sharing, server, array=None, **options):
@@ -733,7 +735,7 @@ def test_arguments_that_cannot_be_sent_take_no_memory(sharing):
 def test_a_snapshot_that_cannot_be_sent_is_refused_at_once(sharing):
     given = arguments(np.ones(50, np.float32))
     with pytest.raises(InvalidRequest, match="reserved"):
-        sharing.infer(given._replace(parameters={"timeout": 1}), make, snapshot=True)
+        sharing.infer(replace(given, parameters={"timeout": 1}), make, snapshot=True)
     assert sharing.pool.taken == 0
 
 
@@ -842,15 +844,16 @@ class Through:
         if self.dispatch is None:
             return operation.decode(self.triton.respond(operation))
         until = moment(time.monotonic(), 30.0)
-        steps = self.dispatch.tries(operation, {}, until, time.monotonic, print)
+        call = Call(operation.method, "")
+        steps = self.dispatch.tries(operation, call, until, time.monotonic, print)
         return operation.decode(perform_steps(steps, self.step))
 
     def step(self, step):
-        return self.perform(step) if isinstance(step, Operation) else self.triton.respond(step[2])
+        return self.perform(step) if isinstance(step, Operation) else self.triton.respond(step[1])
 
     def infer(self, value, idempotent=True, **options):
         given = arguments(np.full(50, value, np.float32), idempotent=idempotent, **options)
-        flow = self.sharing.infer(given, lambda asked: inferences.infer(asked, decoded))
+        flow = self.sharing.infer(given, lambda asked: replace(asked.written(), read=decoded))
         return perform_steps(flow, self.perform)
 
     def free(self):
@@ -995,8 +998,8 @@ def test_an_inference_into_a_region_of_the_callers_is_not_sent_again(first, cuda
     output = InferRequestedOutput("OTHER")
     output.set_shared_memory("gpu" if cuda else "own", 200)
     operation = make(arguments(np.ones(50, np.float32), [output], idempotent=True))
-    assert not operation.repeatable
-    assert make(arguments(np.ones(50, np.float32), [InferRequestedOutput("OUT")], idempotent=True)).repeatable
+    assert not may_run_twice(operation)
+    assert may_run_twice(arguments(np.ones(50, np.float32), [InferRequestedOutput("OUT")], idempotent=True))
     triton = Triton()
     triton.regions["own"] = triton.regions["gpu"] = memory.create(f"/{name_of(os.getpid())}", 200)
     memory.unlink(triton.regions["own"].identity)

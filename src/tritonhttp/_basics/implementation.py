@@ -16,11 +16,9 @@ _VARIABLE = "TRITONHTTP_IMPL"
 
 #: The extensions that are built on this platform; setup.py says the same.
 EXTENSIONS = frozenset(
-    {"tritonhttp._wire._bytes_tensor"}
-    | (
-        {"tritonhttp._repetition._recall", "tritonhttp._repetition._repeater"}
-        if sys.platform == "linux"
-        else set()
+    (
+        "tritonhttp._wire._bytes_tensor",
+        *(("tritonhttp._repetition._fast",) if sys.platform == "linux" else ()),
     )
 )
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["integer", "real"]
+from ..errors import InvalidRequest
+
+__all__ = ["integer", "positive", "real"]
 
 
 def real(value: Any) -> float | None:
@@ -48,3 +50,11 @@ def integer(value: Any) -> int | None:
         return int(index(value))
     except TypeError:
         return None
+
+
+def positive(value: int, name: str) -> int:
+    """Return a whole number above 0, or refuse it."""
+    number = integer(value)
+    if number is None or number < 1:
+        raise InvalidRequest(f"{name} must be a whole number above 0, got {value!r}")
+    return number

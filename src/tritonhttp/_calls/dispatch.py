@@ -17,11 +17,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from .._basics.log import logger, without_secrets
-from .._protocol.operations import Operation, purpose
+from .._protocol.operations import Operation
 from .._transport.failures import WAITING
 from .._transport.policy import Moment
 from .._wire.http1 import Response, StreamedResponse
@@ -29,6 +28,7 @@ from ..errors import ConnectionLost, DeadlineExceeded, InferenceServerException,
 from ..events import Call, Hooks, Observers
 from .balance import NOT_STARTED, SERVER_LOST, Balancer, Ticket, server_failed
 from .retry import Retry, parse_retry_after
+from .safety import may_run_twice
 
 __all__ = ["Balancing", "Dispatch", "Ending", "Step", "counted"]
 
@@ -36,8 +36,8 @@ __all__ = ["Balancing", "Dispatch", "Ending", "Step", "counted"]
 _TICK = 1e-3
 
 Balancing = Literal["least_outstanding", "round_robin"]
-#: A server's name, the record of the call and what to send; an operation to carry out beside; seconds to pause.
-Step: TypeAlias = "tuple[str, Call, Operation[Any]] | Operation[Any] | float"
+#: A server's name, what to send, and whether only once; an operation to carry out beside; seconds to pause.
+Step: TypeAlias = "tuple[str, Operation[Any], bool] | Operation[Any] | float"
 
 
 class Tried(Response):
@@ -145,44 +145,58 @@ class Dispatch:
         if len(self.servers) > 1:
             self._balancer = Balancer(self.servers, policy=self._balancing, first=random.randrange(1 << 16))
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is to be done before a first try has failed: nobody listens, there is one server."""
+        return self._balancer is None and not self.listens
+
+    @property
+    def sends_once(self) -> bool:
+        """Whether a call has one try only."""
+        return self._retry is not None and self._retry.attempts == 1
+
+    @property
+    def listens(self) -> bool:
+        """Whether anybody wants to know of calls that succeed: hooks, or the log."""
+        return bool(self.hooks) or logger.isEnabledFor(logging.DEBUG)
+
     def tries(
         self,
         operation: Operation[Any],
-        headers: dict[str, Any],
+        call: Call,
         until: Moment | None,
         clock: Callable[[], float],
         probe: Callable[[str], None],
-        url: str = "",
         later: Callable[[Callable[[], None]], object] = beside,
+        first: Response | InferenceServerException | None = None,
     ) -> Generator[Step, Any, Response]:
-        """Yield the steps of a call: servers to try, each with the record of the call and what to send, and more.
+        """Yield the steps of a call: servers to try, each with what to send, and more.
 
         Whoever sends it adds to the record's `attempts` how often the transport sent it once more.
 
         Parameters
         ----------
         operation : Operation
-        headers : dict
-            The request's headers, which hooks may change.
+        call : Call
+            The record of the call; hooks may change its headers.
         until : Moment or None
             When the call must end, on the clock.
         clock : callable
             Tells the time in seconds.
         probe : callable
             Begins to find out whether the server of that name is ready, and says so to :meth:`probed`.
-        url : str
-            Where the request will go, if that is known.
         later : callable
             Carries a function out soon, not from within the collector: the end of a stream that was dropped.
+        first : Response or InferenceServerException, optional
+            What came of a first try that was made unseen.
         """
         observers = self.hooks.observers
-        call = Call(operation.method, url, *purpose(operation.path), operation.request_id, headers)
-        call.request_bytes = sum(map(len, operation.body))
         begun, ticket = clock(), Ticket()
         try:
-            observers.begins(call)
+            if observers.request:
+                observers.begins(call)
             response, balancer = yield from self._tries(
-                operation, call, ticket, observers, until, clock, probe
+                operation, call, ticket, observers, until, clock, probe, first
             )
             call.status = response.status_code
             call.response_headers = dict(response.headers)
@@ -231,6 +245,7 @@ class Dispatch:
         until: Moment | None,
         clock: Callable[[], float],
         probe: Callable[[str], None],
+        first: Response | InferenceServerException | None,
     ) -> Generator[Step, Any, tuple[Response, Balancer[str] | None]]:
         """Return the response and, for a stream, whom its ticket is handed back to when that has ended."""
         tried: set[str] = set()
@@ -245,7 +260,10 @@ class Dispatch:
                 tried.add(name)
                 call.attempts += 1
                 try:
-                    answer: Response = yield name, call, self._allowed(operation, call)
+                    if first is None:
+                        answer: Response = yield name, operation, self._is_last(call)
+                    else:
+                        answer, first = _outcome(first), None
                     response = answer
                     outcome: int | BaseException = answer.status_code
                     failed = server_failed(outcome)
@@ -291,19 +309,16 @@ class Dispatch:
                 yield pause
             if operation.renew is not None:
                 operation = yield from operation.renew(outcome)
-                call.request_bytes = sum(map(len, operation.body))
 
-    def _allowed(self, operation: Operation[Any], call: Call) -> Operation[Any]:
-        """Return the operation as it may be sent: the transport's own repetition of it is a try as well."""
-        if self._retry is None or not operation.repeatable or call.attempts < self._retry.attempts:
-            return operation
-        return replace(operation, repeatable=False)
+    def _is_last(self, call: Call) -> bool:
+        """Return whether the transport must not send a try again by itself: that would be a try as well."""
+        return self._retry is not None and call.attempts >= self._retry.attempts
 
     def _may_resend(self, operation: Operation[Any], call: Call, outcome: int | BaseException) -> bool:
         """Say whether to do at once what a transport, which cannot renew the operation, has left undone."""
         return (
             operation.renew is not None
-            and operation.repeatable
+            and may_run_twice(operation)
             and isinstance(outcome, ConnectionLost)
             and outcome.resendable
             and (self._retry is None or call.attempts < self._retry.attempts)
@@ -323,7 +338,7 @@ class Dispatch:
         retry = self._retry
         if retry is None and self._balancer is not None:
             retry = Retry(attempts=len(self.servers), on=("connect",), backoff=0)
-        if retry is None or not retry.applies(outcome, operation.repeatable):
+        if retry is None or not retry.applies(outcome, may_run_twice(operation)):
             return None
         asked = None if response is None else parse_retry_after(response.get("Retry-After"), time.time())
         pause = retry.delay(call.attempts, random.random(), now=clock(), deadline=until, retry_after=asked)
@@ -397,6 +412,13 @@ class Dispatch:
         if self._balancer is not None:
             with self._lock:
                 self._balancer.end(key)
+
+
+def _outcome(first: Response | InferenceServerException) -> Response:
+    """Return the response of a first try, or raise what it ended with."""
+    if isinstance(first, InferenceServerException):
+        raise first
+    return first
 
 
 def _is_over(error: BaseException, until: Moment | None, now: float) -> bool:

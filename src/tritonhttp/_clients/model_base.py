@@ -16,19 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 from .._basics.log import logger
-from .._basics.quantities import integer
+from .._basics.quantities import integer, positive
+from .._calls.safety import may_be_asked_again
 from .._protocol import operations
+from .._protocol.inference import Inference
 from .._protocol.operations import Operation
 from .._protocol.result import InferResult
 from .._protocol.signature import Arrays, Joined, Signature, requested, split, tensors
 from .._transport.policy import Deadline
 from ..errors import ConnectError, InferenceServerException, InvalidRequest, ServerError
-from .base import positive
+from .base import CLOSING
 
 __all__ = [
     "CallOptions",
     "Flow",
-    "Inference",
     "ModelBase",
     "Outputs",
     "SequenceBase",
@@ -72,7 +73,7 @@ class SequenceOptions(CallOptions, total=False):
     end: bool
 
 
-_OWN_OPTIONS = ("outputs", "classes", "cast", "deadline", "end")
+_OWN_OPTIONS = ("outputs", "classes", "cast", "deadline", "end", "headers", "query_params")
 
 #: Answers to binary tensors of a server that does not know them: it has read nothing, so nothing ran.
 _NOT_UNDERSTOOD = ("400", "415", "422")
@@ -118,13 +119,6 @@ class Outputs(Mapping[str, npt.NDArray[Any]]):
 
 
 @dataclass(frozen=True, slots=True)
-class Inference:
-    """One inference, as the arguments of a client's `infer`."""
-
-    arguments: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Several:
     """Inferences to be in flight together, made one by one, and who takes their results."""
 
@@ -133,7 +127,7 @@ class Several:
     add: Callable[[int, InferResult], None]
 
 
-Step = Operation[Any] | Inference | Several
+Step = Operation[Any] | Several
 Flow = Generator[Step, Any, T]
 
 
@@ -258,15 +252,18 @@ class ModelBase:
             if classes and not names:
                 raise InvalidRequest(f"model {self.name!r}: name the outputs that classes are wanted of")
             outputs = requested(names, binary, classes) or None
-        arguments: dict[str, Any] = {key: value for key, value in options.items() if key not in _OWN_OPTIONS}
-        arguments.update(
-            place,
-            model_name=self.name,
-            model_version=self.version,
-            inputs=tensors(arrays, binary, copy),
-            outputs=outputs,
+        own: dict[str, Any] = {key: value for key, value in options.items() if key not in _OWN_OPTIONS}
+        inputs = tensors(arrays, binary, copy)
+        return Inference(
+            self.name,
+            inputs,
+            self.version,
+            outputs,
+            binary=binary,
+            verbose=self._client._verbose,
+            **place,
+            **own,
         )
-        return Inference(arguments)
 
     def _infer(
         self,
@@ -278,10 +275,12 @@ class ModelBase:
         """Run one inference; as JSON, where the server turns out to take nothing else."""
         client = self._client
         known = client._binary
-        # What must not run twice is not tried.
-        binary = known if known is not None else not place and options.get("idempotent") is not False
+        inference = self._inference(arrays, names, options, known is not False, place)
+        binary = may_be_asked_again(inference) if known is None else known
+        if not binary:
+            inference = self._inference(arrays, names, options, False, place)
         try:
-            result: InferResult = yield self._inference(arrays, names, options, binary, place)
+            result: InferResult = yield inference
             if known is None and binary:
                 client._binary = True
         except ServerError as error:
@@ -437,17 +436,23 @@ class SequenceBase:
         self._ended = end
         return Outputs(result)
 
+    def _end_options(self, error: BaseException | None) -> CallOptions:
+        """Return the options that ending it has: some of its last call's."""
+        options: CallOptions = {
+            "headers": self._options.get("headers"),
+            "query_params": self._options.get("query_params"),
+        }
+        if error is not None:
+            options["deadline"] = CLOSING
+        return options
+
     def _end(self) -> Flow[None]:
         """End it where that is not done, with an inference on zeros: there is no other way to."""
         if self._ended or not self._begun:
             return
         self._ended = True
-        options: CallOptions = {
-            "headers": self._options.get("headers"),
-            "query_params": self._options.get("query_params"),
-        }
         try:
-            yield from self._model._infer(self._zeros, (), options, self._place(True))
+            yield from self._model._infer(self._zeros, (), {}, self._place(True))
         except ServerError as error:
             if _NO_SEQUENCE not in str(error.message()):
                 raise

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from .._wire import compression, inference, jsonio
 from .._wire.http1 import Response
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BINARY",
     "JSON",
+    "Endpoint",
     "Headers",
     "Operation",
     "check",
@@ -39,26 +40,25 @@ JSON = "application/json"
 BINARY = "application/octet-stream"
 
 Headers = tuple[tuple[str, str], ...]
+#: See `Operation.renew`.
+Renew: TypeAlias = Callable[["int | BaseException"], "Generator[Operation[Any], Any, Operation[Any]]"]
 
 
-@dataclass(slots=True)  # never changed; but freezing it would cost five times what making it costs
 class Operation(Generic[T]):
-    """One request and the way to read its answer.
+    """One request and the way to read its answer: an :class:`Endpoint`, or an inference.
 
     Attributes
     ----------
     method, path : str
         The path is percent-encoded, relative to the server's base path, without a leading slash.
-    decode : callable
-        Turns the response into the call's result, or raises.
     body : tuple of buffers
         What is sent, in order; never joined unless a caller needs one body.
     headers : tuple of (name, value)
         Headers that belong to the body; a caller's own do not replace them.
     content_type : str or None
         The Content-Type unless the caller's headers have one.
-    repeatable : bool
-        Whether sending it twice does no more than sending it once.
+    idempotent : bool or None
+        Whether sending it twice does no more than sending it once; None: nobody has said so.
     done : str
         What `verbose` shows once it succeeded, in the reference's words.
     anywhere : bool
@@ -71,26 +71,58 @@ class Operation(Generic[T]):
         Whether the body of a success is taken as it comes.
     idle : float or None
         The seconds without progress that end a streamed one.
+    is_placed : bool
+        Whether the server writes results to shared memory.
     renew : callable or None
-        Where a try that the server may still be at work on leaves traces in memory of ours: takes the outcome of a
-        try (a status, or what was raised), and is a flow of operations to carry out, whose result is the operation
-        to send next. Only with it may this be sent again, so that the transport does not do that by itself.
+        Makes the operation for the next try, where a try that may still run on the server uses memory of ours. It
+        takes the outcome of a try (a status, or what was raised), and is a flow of operations to carry out, whose
+        result is the operation to send next. The transport does not send such a one again by itself.
     """
+
+    __slots__ = ()
 
     method: str
     path: str
-    decode: Callable[[Response], T]
+    body: tuple[Buffer, ...]
+    headers: Headers
+    content_type: str | None
+    idempotent: bool | None
+    sequence: tuple[str, int | str, bool, bool] | None
+    request_id: str
+    renew: Renew | None
+    is_placed: bool
+    done: str = ""
+    anywhere: bool = True
+    streamed: bool = False
+    idle: float | None = None
+
+    def decode(self, response: Response) -> T:
+        """Return the call's result, or raise."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True)  # never changed; but freezing it would cost five times what making it costs
+class Endpoint(Operation[T]):
+    """A request to one of the server's endpoints, written when it is made."""
+
+    method: str
+    path: str
+    read: Callable[[Response], T]
     body: tuple[Buffer, ...] = ()
     headers: Headers = ()
     content_type: str | None = None
-    repeatable: bool = False
+    idempotent: bool | None = None
     done: str = ""
     anywhere: bool = True
-    sequence: tuple[str, int | str, bool, bool] | None = None
     request_id: str = ""
     streamed: bool = False
     idle: float | None = None
-    renew: Callable[[int | BaseException], Generator[Operation[Any], Any, Operation[T]]] | None = None
+    sequence: tuple[str, int | str, bool, bool] | None = None
+    renew: Renew | None = None
+    is_placed: bool = False
+
+    def decode(self, response: Response) -> T:
+        return self.read(response)
 
 
 # -- health and metadata ----------------------------------------------------------------------------
@@ -166,7 +198,7 @@ def get_inference_statistics(model_name: str, model_version: str) -> Operation[t
 
 
 def get_model_repository_index() -> Operation[list[types.ModelIndexEntry]]:
-    return _post("v2/repository/index", {}, _list, repeatable=True)
+    return _post("v2/repository/index", {}, _list, idempotent=True)
 
 
 def load_model(model_name: str, config: str | None, files: Mapping[str, bytes] | None) -> Operation[None]:
@@ -263,7 +295,7 @@ def unregister_shared_memory(kind: str, name: str) -> Operation[None]:
         if name
         else f"Unregistered all {kind} shared memory regions"
     )
-    return Operation("POST", f"{_regions(kind, name)}/unregister", _nothing, anywhere=False, done=done)
+    return Endpoint("POST", f"{_regions(kind, name)}/unregister", _nothing, anywhere=False, done=done)
 
 
 _MODEL = re.compile(r"v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z_]+(?:/[a-z_]+)?))?")
@@ -321,7 +353,7 @@ def generate(
 ) -> Operation[dict[str, Any]]:
     path = model_path(model_name, model_version, "/generate")
     body = _generation(inputs, parameters, request_id)
-    return Operation("POST", path, _object, body, (), JSON, idempotent is True, request_id=request_id)
+    return Endpoint("POST", path, _object, body, (), JSON, idempotent, request_id=request_id)
 
 
 def generate_stream(
@@ -337,14 +369,14 @@ def generate_stream(
     path = model_path(model_name, model_version, "/generate_stream")
     body = _generation(inputs, parameters, request_id)
     accept = (("Accept", "text/event-stream"),)
-    return Operation(
+    return Endpoint(
         "POST",
         path,
         _checked,
         body,
         accept,
         JSON,
-        idempotent is True,
+        idempotent,
         request_id=request_id,
         streamed=True,
         idle=idle,
@@ -476,20 +508,18 @@ def _is_body_itself(detail: Any) -> bool:
 
 
 def _get(path: str, decode: Callable[[Response], T], anywhere: bool = True) -> Operation[T]:
-    return Operation("GET", path, decode, repeatable=True, anywhere=anywhere)
+    return Endpoint("GET", path, decode, idempotent=True, anywhere=anywhere)
 
 
 def _post(
     path: str,
     body: Mapping[str, Any],
     decode: Callable[[Response], T],
-    repeatable: bool = False,
+    idempotent: bool | None = None,
     anywhere: bool = True,
     done: str = "",
 ) -> Operation[T]:
-    return Operation(
-        "POST", path, decode, (jsonio.dumps(body),), (), JSON, repeatable, done=done, anywhere=anywhere
-    )
+    return Endpoint("POST", path, decode, (jsonio.dumps(body),), (), JSON, idempotent, done, anywhere)
 
 
 def _is_ok(response: Response) -> bool:

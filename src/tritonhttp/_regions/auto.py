@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .._basics.log import logger
+from .._calls.safety import may_be_asked_again, may_run_twice
 from .._protocol import operations
-from .._protocol.inferences import Inference, is_placed
+from .._protocol.inference import Inference
 from .._protocol.operations import Operation
 from .._protocol.result import InferResult
 from .._protocol.tensors import InferInput, InferRequestedOutput
@@ -297,11 +298,10 @@ class _Call:
         #: Tries of which nothing was heard, and which were repeated here.
         self._unheard = 0
         self._outputs: Sequence[InferRequestedOutput] | None = asked.outputs
-        alone = asked.sequence_id in (0, "")
-        #: Whether running twice is no worse than running once.
-        self.repeatable = asked.idempotent is not False and alone
-        #: Whether it may be sent again though it may have run, or run still. Not into the caller's own memory.
-        self._resendable = asked.idempotent is True and alone and not is_placed(asked.outputs)
+        #: Whether it may be asked for again, when the server has refused its result.
+        self.repeatable = may_be_asked_again(asked)
+        #: Whether it may be sent again though it may have run, or run still.
+        self._resendable = may_run_twice(asked)
         #: What the sizes of the outputs are expected to depend on.
         self.form = (
             self.model,
@@ -340,7 +340,7 @@ class _Call:
         if self._outputs is not None:
             self._outputs = [copy.copy(each) for each in self._outputs]
         parameters = copy.deepcopy(self._asked.parameters)
-        self._asked = self._asked._replace(inputs=(), outputs=None, parameters=parameters)
+        self._asked = replace(self._asked, inputs=(), outputs=None, parameters=parameters)
         offset = 0
         for index, tensor in enumerate(self._inputs):
             own = self._inputs[index] = copy.copy(tensor)
@@ -432,7 +432,7 @@ class _Call:
 
     def _plain(self) -> Operation[InferResult]:
         """Return the inference as it goes over HTTP."""
-        return self._make(self._asked._replace(inputs=self._inputs, outputs=self._outputs))
+        return self._make(replace(self._asked, inputs=self._inputs, outputs=self._outputs))
 
     def _placed(self) -> Operation[InferResult]:
         """Return the inference as it goes out now, its blocks spent: whatever interrupts it leaves them so."""
@@ -440,8 +440,10 @@ class _Call:
             block.spent = True
         inputs = self._sent if self._lease else self._inputs
         outputs = self._places.outputs if self._places else self._outputs
-        made = self._make(self._asked._replace(inputs=inputs, outputs=outputs))
-        self._operation = replace(made, repeatable=self._resendable, renew=self._renew)
+        inference = replace(
+            self._asked, inputs=inputs, outputs=outputs, idempotent=self._resendable, renew=self._renew
+        )
+        self._operation = self._make(inference)
         return self._operation
 
     def _settle(self) -> None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .._basics.implementation import check_c_is_wanted, fall_back
 
 if TYPE_CHECKING:
-    from .._transport.pool import Pool
     from .._wire.requests import Buffer
 
-__all__ = ["REPEATS", "Expected", "Place", "Repeater", "Track"]
+__all__ = ["REPEATS", "Place", "Repeater", "Track"]
 
 C = TypeVar("C")
 T = TypeVar("T", bound="Track")
@@ -42,30 +41,36 @@ class Place(Generic[C]):
         Whether the call must not wait, but may have a connection beyond the limit.
     served : bool
         Whether the call had a connection before: its next tries go to the front of the line.
+    resent : int
+        How often its request was sent again after it had been handed over whole.
+    taken, handed, answered : float
+        Times of a repetition on the monotonic clock: when it had a connection, when the kernel had the whole
+        request, when the answer came.
     """
 
-    __slots__ = ("__weakref__", "connection", "exceeds", "owner", "sent", "served", "transport", "wake")
+    __slots__ = (
+        "__weakref__",
+        "answered",
+        "connection",
+        "exceeds",
+        "handed",
+        "owner",
+        "resent",
+        "sent",
+        "served",
+        "taken",
+        "transport",
+        "wake",
+    )
 
     def __init__(self) -> None:
         self.connection: C | None = None
         self.transport: Any = None
         self.wake: Callable[[], object] | None = None
         self.sent: Callable[[], object] | None = None
-        self.owner = 0
+        self.owner = self.resent = 0
         self.exceeds = self.served = False
-
-
-class Expected(Protocol):
-    """An answer that is expected: how it begins, the bytes of that which are no body, and its whole size."""
-
-    @property
-    def start(self) -> bytes: ...
-
-    @property
-    def head_size(self) -> int: ...
-
-    @property
-    def size(self) -> int: ...
+        self.taken = self.handed = self.answered = 0.0
 
 
 class Track:
@@ -116,7 +121,7 @@ class Repeater(Generic[T]):
     Parameters
     ----------
     pool : Pool
-        Of connections that are tracks; others are left alone.
+        Of connections that are tracks; others are left alone. It says which of its attributes are used here.
     network : float
         How long each step may take, in seconds. Calls without an earlier deadline rely on SO_RCVTIMEO; connections
         armed with another limit are left alone then.
@@ -129,7 +134,7 @@ class Repeater(Generic[T]):
     #: How many of them ended as expected, their places given back.
     ended: int = 0
 
-    def __init__(self, pool: Pool[T], network: float, max_idle: float) -> None:
+    def __init__(self, pool: Any, network: float, max_idle: float) -> None:
         pass
 
     def repeat(
@@ -165,8 +170,8 @@ REPEATS = False
 if not TYPE_CHECKING:
     try:
         check_c_is_wanted()
-        from ._repeater import Place, Repeater, Track
+        from ._fast import Place, Repeater, Track
 
         REPEATS = True
     except ImportError as error:
-        fall_back("tritonhttp._repetition._repeater", error)
+        fall_back("tritonhttp._repetition._fast", error)

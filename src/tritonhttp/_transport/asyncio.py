@@ -191,12 +191,12 @@ class AsyncioTransport:
         method: str,
         target: str,
         buffers: Sequence[Buffer],
+        place: Place[Connection] | None = None,
         *,
         repeatable: bool = False,
         deadline: float | None = None,
         trace: Trace | None = None,
         streamed: bool = False,
-        place: Place[Connection] | None = None,
     ) -> Response:
         """Send a request and return its response, whatever its status.
 
@@ -206,6 +206,9 @@ class AsyncioTransport:
             The request, for messages.
         buffers : sequence of buffers
             The whole request, its head first.
+        place : Place, optional
+            The call's; of a streamed success it holds the connection behind the return. Counts how often the
+            request was sent again.
         repeatable : bool
             Whether it may go out again when a reused connection turns out closed.
         deadline : float or None
@@ -214,8 +217,6 @@ class AsyncioTransport:
             Is told how long each phase takes.
         streamed : bool
             Whether to return a success with its head: a StreamedResponse whose `stream` is a :class:`Stream`.
-        place : Place, optional
-            The call's; of a streamed success it holds the connection behind the return.
 
         Raises
         ------
@@ -310,9 +311,9 @@ class AsyncioTransport:
             finally:
                 if trace is not None:
                     trace.end(connection)
+            place.resent += handed_over
             if trace is not None:
                 trace.start()
-                trace.resent += handed_over
         response.asked = asked = method, self._origin, target
         if connection.reader.open:
             head = StreamedResponse(response.head, b"")

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .._repetition.repeater import REPEATS, Expected, Repeater
+from .._repetition.answer import Answer, Repeated
+from .._repetition.repeater import REPEATS, Repeater
 from .._wire.http1 import Response, ResponseReader, StreamedResponse
 from .._wire.requests import Buffer, coalesce
 from ..errors import ConnectionLost, ProtocolError, TransportError
@@ -195,15 +196,16 @@ class BlockingTransport:
         method: str,
         target: str,
         buffers: Sequence[Buffer],
+        place: Place[Connection] | None = None,
         *,
         repeatable: bool = False,
         deadline: float | None = None,
         trace: Trace | None = None,
         streamed: bool = False,
         idle_timeout: float | None = None,
-        place: Place[Connection] | None = None,
-        answer: Expected | None = None,
-    ) -> Any:
+        answer: Answer | None = None,
+        id_json: bytes = b"",
+    ) -> Response:
         """Send a request and return its response, whatever its status.
 
         Parameters
@@ -212,6 +214,9 @@ class BlockingTransport:
             The request, for messages.
         buffers : sequence of buffers
             The whole request, its head first.
+        place : Place, optional
+            The call's, in the line or new; of a streamed success it holds the connection behind the return. Counts
+            how often the request was sent again.
         repeatable : bool
             Whether it may go out again when a reused connection turns out closed.
         deadline : float or None
@@ -222,10 +227,10 @@ class BlockingTransport:
             Whether to return a success with its head: a StreamedResponse whose `stream` is a :class:`Stream`.
         idle_timeout : float or None
             Seconds for each step without progress of a streamed one, in place of the network timeout.
-        place : Place, optional
-            The call's, in the line or new; of a streamed success it holds the connection behind the return.
-        answer : Expected, optional
-            An answer that is expected to come again; it is returned as the bytes of its body alone.
+        answer : Answer, optional
+            An answer that is expected to come again.
+        id_json : bytes
+            The request's id, as the answer will have it.
 
         Raises
         ------
@@ -242,7 +247,14 @@ class BlockingTransport:
         try:
             try:
                 if answer is not None and socket.socket is self._kind:
-                    expected = buffers[0], answer.start, answer.head_size, answer.size, deadline
+                    began = monotonic()
+                    expected = (
+                        buffers[0],
+                        answer.start_with(id_json),
+                        answer.head_size,
+                        answer.size,
+                        deadline,
+                    )
                     body = self.repeater.repeat(place, *expected)
                     if body is None and place.connection is None:
                         self._hold(place, deadline, reserved=reserved)
@@ -251,7 +263,11 @@ class BlockingTransport:
                     if body is not None:
                         if place.connection is not None:
                             self._put_by(place)
-                        return body
+                        response = Repeated(answer, body)
+                        response.asked = method, self._origin, target
+                        if trace is not None:
+                            trace.repeated(began, place, len(buffers[0]), answer.size)
+                        return response
                 return self._exchange(
                     method,
                     target,
@@ -322,9 +338,9 @@ class BlockingTransport:
             finally:
                 if trace is not None:
                     trace.end(connection)
+            place.resent += handed_over
             if trace is not None:
                 trace.start()
-                trace.resent += handed_over
         response.asked = asked = method, self._origin, target
         if connection.reader.open:
             head = StreamedResponse(response.head, b"")

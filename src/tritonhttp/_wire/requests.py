@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..errors import InvalidRequest
 
-__all__ = ["COALESCE", "Buffer", "amended", "coalesce", "encode_head", "header_line"]
+__all__ = ["COALESCE", "Buffer", "amended", "coalesce", "encode_head", "header_line", "is_token"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -16,6 +16,11 @@ COALESCE = 1 << 16
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _FORBIDDEN = re.compile(r"[\r\n\0]")
+
+
+def is_token(name: object) -> bool:
+    """Return whether a header may have this name."""
+    return isinstance(name, str) and _TOKEN.fullmatch(name) is not None
 
 
 def header_line(name: str, value: object) -> str:
@@ -29,7 +34,7 @@ def header_line(name: str, value: object) -> str:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
     text = str(value)
-    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+    if not is_token(name):
         raise InvalidRequest(f"header name {name!r} is not a token of HTTP")
     if value is None or _FORBIDDEN.search(text):
         # The value stays out of the message: it may be a credential.

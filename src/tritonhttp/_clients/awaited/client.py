@@ -6,25 +6,22 @@ import asyncio
 from collections.abc import Coroutine, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from ..._basics.quantities import positive
 from ..._calls.turns import Turn, Turns
 from ..._protocol.operations import Operation
-from ..._protocol.result import InferResult
 from ..._transport.address import as_context, parse_url, tls_context
 from ..._transport.asyncio import AsyncioPool, AsyncioTransport
 from ..._transport.failures import closed, turn_timeout
 from ..._transport.policy import UNSET, Connections, Deadline, Moment, seconds
-from ..._wire.requests import Buffer
-from ...errors import InvalidRequest, TransportError
+from ...errors import InvalidRequest
 from ..base import (
-    ALONE,
     CLOSING,
     SHARED_MEMORY_LIMIT,
     SHARED_MEMORY_THRESHOLD,
     one_or_more,
-    positive,
     renew_after_fork,
 )
-from .aiohttp_forms import mark
+from ..fleet import ALONE
 from .calls import Calls, Headers, QueryParams
 
 if TYPE_CHECKING:
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
 
     from ..._calls.dispatch import Balancing
     from ..._calls.retry import Retry
-    from ..._repetition.known import Known
     from ...events import CallHook, RetryHook
 
 __all__ = ["InferenceServerClient"]
@@ -205,18 +201,6 @@ class InferenceServerClient(Calls):
             if not await turn.pool.hold(turn.place, until, reserved=True):
                 raise turn_timeout(clock() - began, until)
             return await self._drive(flow, headers, query_params, until)
-
-    async def _infer_plain(
-        self, model: tuple[str, str], plain: tuple[Known, list[Buffer]], until: Moment | None
-    ) -> InferResult:
-        """Run an inference that takes the short way."""
-        known, buffers = plain
-        try:
-            response = await self._transport.exchange("POST", known.target, buffers, deadline=until)
-        except TransportError as error:
-            mark(error)
-            raise
-        return self._decode_infer(model, response)
 
     async def _look_up(self, every: float, until: Moment | None) -> None:
         """See to it that the addresses of the server's name are known, and were looked up not long ago."""

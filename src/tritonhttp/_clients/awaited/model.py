@@ -10,11 +10,9 @@ import numpy.typing as npt
 from ..._protocol.operations import Operation
 from ..._transport.policy import UNSET, Deadline, call_limit
 from ...errors import InferenceServerException
-from ..base import CLOSING
 from ..model_base import (
     CallOptions,
     Flow,
-    Inference,
     Outputs,
     SequenceBase,
     SequenceOptions,
@@ -22,7 +20,7 @@ from ..model_base import (
     in_flight_or,
     sort,
 )
-from .calls import drive
+from .drive import drive
 from .parallel import Parallel, iterated
 
 if TYPE_CHECKING:
@@ -230,11 +228,9 @@ class Model(Parallel):
         headers, query_params = options.get("headers"), options.get("query_params")
 
         async def perform(step: Step) -> Any:
-            if isinstance(step, Inference):
-                return await client.infer(**step.arguments, deadline=until)
             if isinstance(step, Operation):
-                return await client._carry_out(step, headers, query_params, until)
-            return await self._carry_out(step, until)
+                return await client._run(step, headers, query_params, until)
+            return await self._carry_out(step, headers, query_params, until)
 
         return await drive(flow, perform)
 
@@ -268,7 +264,7 @@ class Sequence(SequenceBase):
         self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            await self._model._drive(self._end(), {} if value is None else {"deadline": CLOSING})
+            await self._model._drive(self._end(), self._end_options(value))
         except Exception as error:
             if value is None:
                 raise

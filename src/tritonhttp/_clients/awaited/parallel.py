@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..._protocol.result import InferResult
 from ..._transport.policy import UNSET, Moment
 from ...errors import InferenceServerException
 from ..model_base import CallOptions, Flow, ModelBase, Outputs, Several, iterator
-
-if TYPE_CHECKING:
-    from .client import InferenceServerClient
 
 __all__ = ["Parallel", "iterated"]
 
@@ -22,8 +19,6 @@ T = TypeVar("T")
 
 class Parallel(ModelBase):
     """The part of a model that has several inferences under way."""
-
-    _client: InferenceServerClient
 
     if TYPE_CHECKING:  # the model defines it
 
@@ -66,7 +61,11 @@ class Parallel(ModelBase):
                 if isinstance(step, Outputs):
                     return step
                 until = client._until(options.get("deadline", UNSET))
-                return asyncio.ensure_future(client.infer(**step.arguments, deadline=until))
+                headers, query_params = options.get("headers"), options.get("query_params")
+                running: asyncio.Future[InferResult] = asyncio.ensure_future(
+                    client._run(step, headers, query_params, until)
+                )
+                return running
         except Exception as error:
             return error
         return None
@@ -81,13 +80,19 @@ class Parallel(ModelBase):
         except Exception as error:
             return self._failed(error, return_exceptions)
 
-    async def _carry_out(self, several: Several, until: Moment | None) -> None:
+    async def _carry_out(
+        self,
+        several: Several,
+        headers: Mapping[str, Any] | None,
+        query_params: Mapping[str, Any] | None,
+        until: Moment | None,
+    ) -> None:
         client = self._client
         inferences = iter(several.inferences)
 
         async def work() -> None:
             for start, inference in inferences:
-                several.add(start, await client.infer(**inference.arguments, deadline=until))
+                several.add(start, await client._run(inference, headers, query_params, until))
 
         workers = min(several.count, client._workers)
         tasks = [asyncio.ensure_future(work()) for _ in range(workers)]

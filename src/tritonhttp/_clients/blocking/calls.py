@@ -10,23 +10,28 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..._basics.log import logger
+from ..._calls.safety import may_run_twice
 from ..._calls.turns import Turn, Turns
 from ..._protocol import operations
-from ..._protocol.operations import Operation
+from ..._protocol.encoder import Message
+from ..._protocol.inference import Inference
+from ..._protocol.operations import Endpoint, Operation
 from ..._protocol.result import InferResult
 from ..._protocol.tensors import InferInput, InferRequestedOutput
-from ..._repetition.encoder import call_headers
 from ..._transport.blocking import BlockingPool, BlockingTransport
 from ..._transport.policy import UNSET, Deadline, Moment, call_limit, moment, seconds
+from ..._transport.pool import Place
 from ..._transport.trace import Trace
 from ..._wire.http1 import Response, StreamedResponse
 from ..._wire.requests import Buffer
 from ...errors import InferenceServerException, TransportError
 from ...plugins import Request
-from ..base import DEBUG, PROBING, ClientBase, undecoded
+from ..base import PROBING, ClientBase
+from ..overrides import DEBUG, undecoded
+from .drive import drive
 from .side import as_answer, finish_plugin, mark, plain
 
 if TYPE_CHECKING:
@@ -34,13 +39,11 @@ if TYPE_CHECKING:
 
     from ... import types
     from ..._regions.region import Region
-    from ..._repetition.known import Known
-    from ..._transport.pool import Place
     from ...events import Call
     from .model import Model
     from .stream import GenerateStream
 
-__all__ = ["Calls", "Headers", "QueryParams", "drive"]
+__all__ = ["Calls", "Headers", "QueryParams"]
 
 T = TypeVar("T")
 
@@ -60,10 +63,6 @@ class Calls(ClientBase):
     _stream_deadline: float | None
 
     if TYPE_CHECKING:  # each client defines these
-
-        def _infer_plain(
-            self, model: tuple[str, str], plain: tuple[Known, list[Buffer]], until: Moment | None
-        ) -> InferResult: ...
 
         def _drive_in_turn(
             self,
@@ -529,7 +528,7 @@ class Calls(ClientBase):
         InferenceServerException
             See `tritonhttp.errors` for which.
         """
-        asked = (
+        inference = Inference(
             model_name,
             inputs,
             model_version,
@@ -544,17 +543,22 @@ class Calls(ClientBase):
             response_compression_algorithm,
             parameters,
             idempotent,
+            self._binary is not False,
+            self._verbose,
         )
-        plain = self._encode_plain_infer(asked, headers, query_params)
         until = self._until(deadline)
-        if plain is not None:
-            return self._infer_plain((model_name, model_version), plain, until)
-        flow = self._infer_flow(asked)
-        if sequence_id in (0, ""):
+        perform = self._branch if self._branches(inference) else self._carry_out
+        return perform(inference, headers, query_params, until)
+
+    def _branch(
+        self, inference: Inference, headers: Headers, query_params: QueryParams, until: Moment | None
+    ) -> InferResult:
+        """Run an inference that takes more than one request, or has to wait for another one."""
+        flow = self._flow(inference)
+        if inference.sequence is None:
             return self._drive(flow, headers, query_params, until)
-        return self._drive_in_turn(
-            Turn(self._turns, (model_name, sequence_id)), flow, headers, query_params, until
-        )
+        turn = Turn(self._turns, inference.sequence[:2])
+        return self._drive_in_turn(turn, flow, headers, query_params, until)
 
     def generate(
         self,
@@ -667,7 +671,7 @@ class Calls(ClientBase):
         Response
             With ``status_code``, ``get(header)`` and ``read()``.
         """
-        handed = Operation("GET", request_uri, undecoded)
+        handed = Endpoint("GET", request_uri, undecoded)
         operation, until, place = self._resumed(handed, self._until(UNSET))
         return as_answer(self._exchange(operation, headers, query_params, until, place))
 
@@ -692,8 +696,11 @@ class Calls(ClientBase):
     def _run(
         self, operation: Operation[T], headers: Headers, query_params: QueryParams, deadline: Deadline
     ) -> T:
-        """Carry an operation out: what every public method comes down to."""
-        return self._carry_out(operation, headers, query_params, self._until(deadline))
+        """Carry an operation out, whatever it is."""
+        until = self._until(deadline)
+        if isinstance(operation, Inference) and self._branches(operation):
+            return cast(T, self._branch(operation, headers, query_params, until))
+        return self._carry_out(operation, headers, query_params, until)
 
     def _carry_out(
         self,
@@ -703,46 +710,28 @@ class Calls(ClientBase):
         until: Moment | None,
         place: Place[Any] | None = None,
     ) -> T:
+        """Carry an operation out: every call comes down to this, and most go straight to `_send`."""
         try:
-            if headers or query_params or self._is_watched():
+            if self._is_watched():
                 replaced = self._replaced(operation, headers, query_params)
                 if replaced is not None:
                     with self._replacing(operation, until, place):
                         return operation.decode(plain(replaced()))
-                return operation.decode(self._exchange(operation, headers, query_params, until, place))
-            target, buffers = self._encoder.plain(operation)
-            repeatable = operation.repeatable and operation.renew is None
-            trace = Trace() if repeatable else None
-            try:
-                response = self._transport.exchange(
-                    operation.method,
-                    target,
-                    buffers,
-                    repeatable=repeatable,
-                    deadline=until,
-                    trace=trace,
-                    place=place,
-                    streamed=operation.streamed,
-                    idle_timeout=operation.idle,
-                )
-            except InferenceServerException as error:
-                if trace is not None:
-                    error.attempts += trace.resent
-                raise
+                response = self._exchange(operation, headers, query_params, until, place)
+            elif self._dispatch is None:
+                response = self._send(operation, headers, query_params, until, place)
+            else:
+                response = self._try(operation, headers, query_params, until, place)
         except TransportError as error:
             mark(error)
             raise
-        if trace is not None and trace.resent:
-            from ..._calls.dispatch import counted
-
-            response = counted(response, 1 + trace.resent)
         return operation.decode(response)
 
     def _until(self, deadline: Deadline) -> Moment | None:
         """Return when a call must end that begins now, unless that is known already."""
         if isinstance(deadline, Moment):
             return deadline
-        limit = call_limit(deadline, self._deadline)
+        limit = self._deadline if deadline is UNSET else call_limit(deadline, None)
         return None if limit is None else moment(time.monotonic(), limit)
 
     def _drive(
@@ -764,79 +753,127 @@ class Calls(ClientBase):
         until: Moment | None,
         place: Place[Any] | None = None,
     ) -> Response:
-        """Send a request that somebody watches: the plugin, the log."""
-        request = Request(call_headers(operation, headers))
+        """Send a request that somebody watches: the plugin, a subclass, the log."""
+        request = Request(self._encoder.call_headers(operation, headers))
         outcome = self._call_plugin(request)
         if hasattr(outcome, "__await__"):
             finish_plugin(outcome, until)
+        self._validate_headers(request.headers)
+        if self._dispatch is None and not logger.isEnabledFor(DEBUG):
+            return self._send(operation, request.headers, query_params, until, place)
+        return self._try(operation, request.headers, query_params, until, place)
+
+    def _try(
+        self,
+        operation: Operation[Any],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
+        place: Place[Any] | None = None,
+    ) -> Response:
+        """Send a request that may take several tries, to one of several servers, or that somebody is told of."""
         if self._resolve_every is not None:
             self._look_up(self._resolve_every, until)
-        dispatch = self._dispatch
-        if dispatch is None:
-            if not logger.isEnabledFor(DEBUG):
-                return self._send(operation, request.headers, query_params, until, None, place)
-            dispatch = self._new_dispatch()
+        dispatch = self._dispatch or self._new_dispatch()
+        first: Response | InferenceServerException | None = None
+        place = place or Place()
+        resent = 0
+        if dispatch.is_quiet:
+            try:
+                first = self._send(operation, headers, query_params, until, place, last=dispatch.sends_once)
+                if first.status_code < 400:
+                    return first
+            except InferenceServerException as error:
+                first = error
+            resent = place.resent
+        call = self._record(operation, headers)
+        call.attempts = resent
         clock = time.monotonic
         flow = dispatch.tries(
             operation,
-            request.headers,
+            call,
             until,
             clock,
             self._probe,
-            self._url_of(operation),
+            first=first,
         )
 
         def perform(step: Any) -> Any:
             if isinstance(step, Operation):
                 return self._carry_out(step, headers, query_params, until)
-            name, call, tried = step
-            given = request.headers
-            if tried.headers is not operation.headers:
-                given = call_headers(tried, given)
-            sent: Any = self.server(name)._send(tried, given, query_params, until, call, place)
-            return sent
+            name, tried, last = step
+            given: Headers = call.headers
+            if tried is not operation:
+                given = self._encoder.call_headers(tried, given)
+                call.request_bytes = self._encoder.size_of(tried)
+            trace = Trace() if dispatch.listens else None
+            server = self.server(name)
+            try:
+                return server._send(tried, given, query_params, until, place, call, trace, last)
+            finally:
+                call.attempts += place.resent
+                if trace is not None:
+                    call.phases = {phase: spent * 1e3 for phase, spent in trace.phases.items()}
 
         return drive(flow, perform)
 
     def _send(
         self,
         operation: Operation[Any],
-        headers: Mapping[str, Any],
+        headers: Headers,
         query_params: QueryParams,
         until: Moment | None,
-        call: Call | None = None,
         place: Place[Any] | None = None,
+        call: Call | None = None,
+        trace: Trace | None = None,
+        last: bool = False,
     ) -> Response:
         """Send a request to this client's own server."""
-        target, buffers = self._encode(operation, headers, query_params)
-        repeatable = operation.repeatable and operation.renew is None
-        trace = Trace() if repeatable or call is not None else None
+        message = self._encoder.encode(operation, headers, query_params)
+        if self._verbose:
+            self._show(operation, message, headers)
+        if call is not None:
+            call.url = f"{self._address.origin}{message.target}"
+        return self._deliver(operation, message, until, place or Place(), trace, last)
+
+    def _deliver(
+        self,
+        operation: Operation[Any],
+        message: Message,
+        until: Moment | None,
+        place: Place[Any],
+        trace: Trace | None = None,
+        last: bool = False,
+    ) -> Response:
+        """Send what is written already, and return the response."""
+        transport = self._transport
+        place.resent = 0
         try:
-            response = self._transport.exchange(
+            response = transport.exchange(
                 operation.method,
-                target,
-                buffers,
-                repeatable=repeatable,
+                message.target,
+                message.buffers,
+                place,
+                repeatable=not last and may_run_twice(operation) and operation.renew is None,
                 deadline=until,
                 trace=trace,
-                place=place,
                 streamed=operation.streamed,
                 idle_timeout=operation.idle,
+                answer=message.answer,
+                id_json=message.id_json,
             )
         except InferenceServerException as error:
-            if call is None and trace is not None:
-                error.attempts += trace.resent
+            error.attempts += place.resent
             raise
-        finally:
-            if call is not None and trace is not None:
-                call.attempts += trace.resent
-                call.url = f"{self._address.origin}{target}"
-                call.phases = {phase: spent * 1e3 for phase, spent in trace.phases.items()}
-        if call is None and trace is not None and trace.resent:
+        if transport.repeats and type(response) is Response:
+            message.learn(response)
+        if place.resent:
             from ..._calls.dispatch import counted
 
-            response = counted(response, 1 + trace.resent)
-        return self._note(operation, response)
+            response = counted(response, 1 + place.resent)
+        if self._verbose:
+            self._note(operation, response)
+        return response
 
     def _look_up_again(self) -> None:
         try:
@@ -853,26 +890,3 @@ class Calls(ClientBase):
         finally:
             if self._dispatch is not None:
                 self._dispatch.probed(url, time.monotonic(), ready)
-
-
-def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
-    """Perform the steps of a flow, pause where a step is a number of seconds, and return what they come to."""
-    try:
-        step = next(flow)
-        while True:
-            try:
-                answer = None
-                if isinstance(step, float):
-                    time.sleep(step)
-                else:
-                    answer = perform(step)
-            except BaseException as error:
-                step = flow.throw(error)
-            else:
-                step = flow.send(answer)
-    except StopIteration as end:
-        found: T = end.value
-        return found
-    except BaseException:  # an interrupt here, between two steps
-        flow.close()
-        raise

@@ -12,7 +12,10 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from ..._basics.quantities import positive
 from ..._calls.turns import Turn, Turns
+from ..._protocol.encoder import Message
+from ..._protocol.inference import Inference
 from ..._protocol.operations import Operation
 from ..._protocol.result import InferResult
 from ..._protocol.tensors import InferInput, InferRequestedOutput
@@ -21,18 +24,15 @@ from ..._transport.blocking import Bell, BlockingPool, BlockingTransport, is_own
 from ..._transport.failures import closed, turn_timeout, wait_timeout
 from ..._transport.policy import UNSET, Connections, Deadline, Moment, Timeouts, seconds
 from ..._transport.pool import Place, release
-from ..._wire.http1 import Response
-from ..._wire.requests import Buffer
 from ...errors import InferenceServerException, InvalidRequest
 from ..base import (
-    ALONE,
     CLOSING,
     SHARED_MEMORY_LIMIT,
     SHARED_MEMORY_THRESHOLD,
     one_or_more,
-    positive,
     renew_after_fork,
 )
+from ..fleet import ALONE
 from .async_request import InferAsyncRequest, Pending
 from .calls import Calls, Headers, QueryParams
 from .executor import Executor
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from ..._calls.dispatch import Balancing
     from ..._calls.retry import Retry
-    from ..._repetition.known import Known
     from ...events import CallHook, RetryHook
 
 __all__ = ["InferenceServerClient"]
@@ -308,7 +307,7 @@ class InferenceServerClient(Calls):
         InvalidRequest
             For arguments that cannot be sent.
         """
-        asked = (
+        inference = Inference(
             model_name,
             inputs,
             model_version,
@@ -323,30 +322,52 @@ class InferenceServerClient(Calls):
             response_compression_algorithm,
             parameters,
             idempotent,
+            self._binary is not False,
+            self._verbose,
         )
-        until = self._until(deadline)
-        plain = self._encode_plain_infer(asked, headers, query_params, snapshot=copy)
+        return self._start(inference, headers, query_params, self._until(deadline), copy=copy)
+
+    def _start(
+        self,
+        inference: Inference,
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
+        *,
+        copy: bool,
+    ) -> InferAsyncRequest:
+        """Start an inference, and return its handle."""
         task: Callable[[], InferResult]
         place: Place[Any] = Place()
         turn = None
-        if plain is not None:
-            task = partial(self._infer_plain, (model_name, model_version), plain, until, place)
-        else:
-            flow = self._infer_flow(asked, snapshot=copy)
-            if sequence_id not in (0, ""):
-                turn = Turn(self._turns, (model_name, sequence_id))
+        seen = self._verbose or self._dispatch is not None or self._is_watched()
+        if seen or self._branches(inference):
+            self._encoder.size_of(inference)  # refuses what cannot be sent
+            flow = self._flow(inference, snapshot=copy)
+            if inference.sequence is not None:
+                turn = Turn(self._turns, inference.sequence[:2])
             given = dict(headers) if headers else None
             query = dict(query_params) if query_params else None
             task = partial(self._drive_in_turn, turn, flow, given, query, until, place)
-        if self._is_watched():
+        else:
+            message = self._encoder.encode(inference, headers, query_params, snapshot=copy)
+            task = partial(self._finish, inference, message, until, place)
+        if seen:
             # The hooks, the plugin and the log see the caller's context, not that of a thread of ours.
             task = partial(copy_context().run, task)
         late = None if until is None else partial(self._too_late, time.monotonic(), until, place, turn)
         pending = Pending(task, until, late)
         self._submit(pending, place, turn)
         if self._verbose:
-            self._log.debug("Sent request%s", f" '{request_id}'" if request_id else "")
+            id = inference.request_id
+            self._log.debug("Sent request%s", f" '{id}'" if id else "")
         return InferAsyncRequest(pending, self._verbose)
+
+    def _finish(
+        self, inference: Inference, message: Message, until: Moment | None, place: Place[Any]
+    ) -> InferResult:
+        """Carry out an inference that is written already."""
+        return inference.decode(self._deliver(inference, message, until, place))
 
     def _submit(self, pending: Pending, place: Place[Any], turn: Turn[BlockingPool[None]] | None) -> None:
         """Let a thread carry out an inference that takes its place in the line now."""
@@ -441,27 +462,6 @@ class InferenceServerClient(Calls):
                 return self._drive(flow, headers, query_params, until, place)
         finally:
             release(place)
-
-    def _infer_plain(
-        self,
-        model: tuple[str, str],
-        plain: tuple[Known, list[Buffer]],
-        until: Moment | None,
-        place: Place[Any] | None = None,
-    ) -> InferResult:
-        """Run an inference that takes the short way."""
-        known, buffers = plain
-        transport, answer = self._transport, known.answer
-        response = transport.exchange(
-            "POST", known.target, buffers, deadline=until, place=place, answer=answer
-        )
-        if answer is not None and isinstance(response, bytes):
-            return answer.result.alike(response)
-        assert isinstance(response, Response)
-        result = self._decode_infer(model, response)
-        if transport.repeats:
-            known.learn(buffers, response, result)
-        return result
 
     def _look_up(self, every: float, until: Moment | None) -> None:
         """See to it that the addresses of the server's name are known, and were looked up not long ago."""

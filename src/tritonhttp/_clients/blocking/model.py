@@ -11,11 +11,9 @@ import numpy.typing as npt
 from ..._protocol.operations import Operation
 from ..._transport.policy import UNSET, Deadline, call_limit
 from ...errors import InferenceServerException
-from ..base import CLOSING
 from ..model_base import (
     CallOptions,
     Flow,
-    Inference,
     Outputs,
     SequenceBase,
     SequenceOptions,
@@ -23,7 +21,7 @@ from ..model_base import (
     in_flight_or,
     sort,
 )
-from .calls import drive
+from .drive import drive
 from .parallel import Parallel, iterated
 
 if TYPE_CHECKING:
@@ -231,11 +229,9 @@ class Model(Parallel):
         headers, query_params = options.get("headers"), options.get("query_params")
 
         def perform(step: Step) -> Any:
-            if isinstance(step, Inference):
-                return client.infer(**step.arguments, deadline=until)
             if isinstance(step, Operation):
-                return client._carry_out(step, headers, query_params, until)
-            return self._carry_out(step, until)
+                return client._run(step, headers, query_params, until)
+            return self._carry_out(step, headers, query_params, until)
 
         return drive(flow, perform)
 
@@ -269,7 +265,7 @@ class Sequence(SequenceBase):
         self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self._model._drive(self._end(), {} if value is None else {"deadline": CLOSING})
+            self._model._drive(self._end(), self._end_options(value))
         except Exception as error:
             if value is None:
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,9 +13,6 @@ from ..model_base import CallOptions, Flow, ModelBase, Outputs, Several
 from ..model_base import iterator as iterated
 from .async_request import InferAsyncRequest
 
-if TYPE_CHECKING:
-    from .client import InferenceServerClient
-
 __all__ = ["Parallel", "iterated"]
 
 T = TypeVar("T")
@@ -23,8 +20,6 @@ T = TypeVar("T")
 
 class Parallel(ModelBase):
     """The part of a model that has several inferences under way."""
-
-    _client: InferenceServerClient
 
     if TYPE_CHECKING:  # the model defines it
 
@@ -63,7 +58,9 @@ class Parallel(ModelBase):
                 if isinstance(step, Outputs):
                     return step
                 until = client._until(options.get("deadline", UNSET))
-                return client.async_infer(**step.arguments, copy=False, deadline=until)
+                headers, query_params = options.get("headers"), options.get("query_params")
+                started: InferAsyncRequest = client._start(step, headers, query_params, until, copy=False)
+                return started
         except Exception as error:
             return error
         return None
@@ -78,7 +75,13 @@ class Parallel(ModelBase):
         except Exception as error:
             return self._failed(error, return_exceptions)
 
-    def _carry_out(self, several: Several, until: Moment | None) -> None:
+    def _carry_out(
+        self,
+        several: Several,
+        headers: Mapping[str, Any] | None,
+        query_params: Mapping[str, Any] | None,
+        until: Moment | None,
+    ) -> None:
         client = self._client
         waiting: deque[tuple[int, Any]] = deque()
         try:
@@ -87,7 +90,8 @@ class Parallel(ModelBase):
                 if len(waiting) >= 2 * client._workers:
                     first, handle = waiting.popleft()
                     several.add(first, handle.get_result())
-                waiting.append((start, client.async_infer(**inference.arguments, copy=False, deadline=until)))
+                handle = client._start(inference, headers, query_params, until, copy=False)
+                waiting.append((start, handle))
             while waiting:
                 first, handle = waiting.popleft()
                 several.add(first, handle.get_result())

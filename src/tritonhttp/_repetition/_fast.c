@@ -1,4 +1,5 @@
-/* The exchange of repeater.py, which holds the contract; blocking.py resumes it if the answer takes another course.
+/* The exchange of repeater.py, which holds the contract; blocking.py resumes it if the answer takes another course. Requests
+   are made in _fast_requests.c.
 
    There is no HTTP here. A request that is one piece is sent, an answer is received at once, and its size and the bytes
    that it begins with are compared with those that were expected.
@@ -10,6 +11,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
+
+#include "_fast.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -40,6 +43,10 @@ typedef struct {
     PyObject *sent;
     PyObject *weakrefs;
     unsigned long long owner;
+    double taken;
+    double handed;
+    double answered;
+    Py_ssize_t resent;
     char served;
     char exceeds;
 } Place;
@@ -214,7 +221,7 @@ static PyType_Slot track_slots[] = {
 };
 
 static PyType_Spec track_spec = {
-    .name = "tritonhttp._repetition._repeater.Track",
+    .name = "tritonhttp._repetition._fast.Track",
     .basicsize = sizeof(Track),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
     .slots = track_slots,
@@ -272,6 +279,10 @@ static PyMemberDef place_members[] = {
     {"wake", T_OBJECT, offsetof(Place, wake), 0, NULL},
     {"sent", T_OBJECT, offsetof(Place, sent), 0, NULL},
     {"owner", T_ULONGLONG, offsetof(Place, owner), 0, NULL},
+    {"taken", T_DOUBLE, offsetof(Place, taken), READONLY, NULL},
+    {"handed", T_DOUBLE, offsetof(Place, handed), READONLY, NULL},
+    {"answered", T_DOUBLE, offsetof(Place, answered), READONLY, NULL},
+    {"resent", T_PYSSIZET, offsetof(Place, resent), 0, NULL},
     {"exceeds", T_BOOL, offsetof(Place, exceeds), 0, NULL},
     {"served", T_BOOL, offsetof(Place, served), 0, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(Place, weakrefs), READONLY, NULL},
@@ -289,7 +300,7 @@ static PyType_Slot place_slots[] = {
 };
 
 static PyType_Spec place_spec = {
-    .name = "tritonhttp._repetition._repeater.Place",
+    .name = "tritonhttp._repetition._fast.Place",
     .basicsize = sizeof(Place),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .slots = place_slots,
@@ -324,15 +335,16 @@ wait_until(const Track *track, double network, double until)
 /* Send the request and receive once. What came of it is in ahead, came and problem; return -1 with the exception of a
    signal's handler. */
 static int
-swap(Track *track, PyObject *request, double network, double until)
+swap(Track *track, Place *place, PyObject *request, double network, double until)
 {
     const char *data = PyBytes_AS_STRING(request);
     Py_ssize_t length = PyBytes_GET_SIZE(request), sent, came = -1;
     int problem = 0, fd = track->fd;
-    double began = monotonic();
+    double began = monotonic(), handed = 0;
     Py_BEGIN_ALLOW_THREADS
     sent = send(fd, data, (size_t)length, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent == length) {
+        handed = monotonic();
         int ready = wait_until(track, network, until);
         if (ready > 0) {
             came = recv(fd, track->room.buf, (size_t)track->room.len, 0);
@@ -340,6 +352,9 @@ swap(Track *track, PyObject *request, double network, double until)
         problem = ready == 0 ? EAGAIN : came < 0 ? errno : 0;
     }
     Py_END_ALLOW_THREADS
+    place->taken = began;
+    place->handed = handed;
+    place->answered = monotonic();
     track->ahead = sent < 0 ? 0 : sent; /* who sends the rest will meet the error again */
     track->sent += track->ahead;
     if (problem == EINTR) {
@@ -524,7 +539,7 @@ repeater_repeat(Repeater *self, PyObject *const *args, Py_ssize_t count)
     place->served = 1;
     self->calls++;
     PyObject *body = NULL;
-    if (swap(track, request, self->network, until) < 0) {
+    if (swap(track, place, request, self->network, until) < 0) {
         track->requests++; /* nobody resumes it */
         goto done;
     }
@@ -595,7 +610,7 @@ static PyType_Slot repeater_slots[] = {
 };
 
 static PyType_Spec repeater_spec = {
-    .name = "tritonhttp._repetition._repeater.Repeater",
+    .name = "tritonhttp._repetition._fast.Repeater",
     .basicsize = sizeof(Repeater),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .slots = repeater_slots,
@@ -616,6 +631,9 @@ populate(PyObject *module)
             return -1;
         }
     }
+    if (fast_requests_init() < 0) {
+        return -1;
+    }
     PyObject *track = PyType_FromModuleAndSpec(module, &track_spec, NULL);
     PyObject *place = PyType_FromModuleAndSpec(module, &place_spec, NULL);
     PyObject *repeater = PyType_FromModuleAndSpec(module, &repeater_spec, NULL);
@@ -633,6 +651,12 @@ populate(PyObject *module)
     return 0;
 }
 
+static PyMethodDef methods[] = {
+    {"find", (PyCFunction)(void (*)(void))fast_find, METH_FASTCALL, fast_find_doc},
+    {"write", (PyCFunction)(void (*)(void))fast_write, METH_FASTCALL, fast_write_doc},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, populate},
 #if PY_VERSION_HEX >= 0x030C0000
@@ -643,14 +667,15 @@ static PyModuleDef_Slot slots[] = {
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
-    .m_name = "tritonhttp._repetition._repeater",
-    .m_doc = "The exchange of tritonhttp._repetition.repeater.",
+    .m_name = "tritonhttp._repetition._fast",
+    .m_doc = "The fast half of tritonhttp._repetition.",
     .m_size = 0,
+    .m_methods = methods,
     .m_slots = slots,
 };
 
 PyMODINIT_FUNC
-PyInit__repeater(void)
+PyInit__fast(void)
 {
     return PyModuleDef_Init(&definition);
 }

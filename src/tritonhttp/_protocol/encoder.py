@@ -1,0 +1,280 @@
+"""The requests to one server: its header lines, the caller's, and what is remembered of others like them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._basics.table import Table
+from .._repetition.answer import Answer, learn
+from .._repetition.template import LARGEST, Template, find, write
+from .._version import __version__
+from .._wire.dtypes import as_little_endian
+from .._wire.http1 import Response
+from .._wire.requests import COALESCE, Buffer, encode_head, header_line, is_token
+from ..errors import InvalidRequest
+from . import operations
+from .inference import Inference, buffers_of, form_of, forms_json
+from .operations import BINARY, JSON, Headers, Operation
+from .tensors import InferInput, InferRequestedOutput
+
+__all__ = ["Encoder", "Message", "refuse_framing"]
+
+_JSON_SIZE = "inference-header-content-length"
+#: Headers that this library writes, or refuses to.
+_OURS = frozenset({"host", "user-agent", "content-type", "content-length", "transfer-encoding", _JSON_SIZE})
+
+
+class Message(NamedTuple):
+    """A request as it goes out.
+
+    Attributes
+    ----------
+    target : str
+        Path and query.
+    buffers : list of buffers
+        The whole request, its head first.
+    template : Template or None
+        What it was made of.
+    answer : Answer or None
+        The answer that is expected, if one is.
+    id_json : bytes
+        The id, as the request and the answer have it.
+    """
+
+    target: str
+    buffers: list[Buffer]
+    template: Template | None = None
+    answer: Answer | None = None
+    id_json: bytes = b""
+
+    def learn(self, response: Response) -> None:
+        """Expect this answer the next time, where it is worth that."""
+        if self.template is not None:
+            answer = learn(self.buffers, response, self.id_json)
+            if answer is not None:
+                self.template.answers.keep(len(self.id_json), answer)
+
+
+#: NamedTuple's own __new__ is a function of Python's.
+_tuple: Any = tuple.__new__
+
+
+class Encoder:
+    """Makes the requests to one server.
+
+    Parameters
+    ----------
+    authority, base_path : str
+        Of the server.
+    """
+
+    def __init__(self, authority: str, base_path: str) -> None:
+        self._base_path = base_path
+        #: Header lines of every request, by their names in lower case.
+        self._own_headers = {
+            "host": header_line("Host", authority),
+            "user-agent": header_line("User-Agent", f"tritonhttp/{__version__}"),
+        }
+        #: Targets and heads of requests without headers of the caller's, by all that they depend on.
+        self._heads: Table[tuple[Any, ...], tuple[str, bytes]] = Table()
+        #: By model, version and form.
+        self.templates: Table[tuple[Any, ...], Template] = Table()
+        #: Names of headers that may be sent, in lower case, by the names as they were given.
+        self._names: Table[str, str] = Table()
+
+    # -- inferences --
+
+    def draft(self, inference: Inference) -> tuple[Template, list[Any]]:
+        """Return the template of an inference, and its data as they were set."""
+        draft = inference.draft
+        if draft is not None and draft[0] is self:
+            return draft[1], draft[2]
+        found = find(
+            self.templates,
+            inference.model_name,
+            inference.model_version,
+            inference.inputs,
+            inference.outputs,
+            InferInput,
+            InferRequestedOutput,
+        )
+        template, data = found or self._search(inference)
+        inference.draft = self, template, data
+        return template, data
+
+    def _search(self, inference: Inference) -> tuple[Template, list[Any]]:
+        form, data = form_of(inference)
+        try:
+            return self.templates[inference.model_name, inference.model_version, form], data
+        except (KeyError, TypeError):  # not known, or no key
+            return self._learn(inference, form, data), data
+
+    def _learn(self, inference: Inference, form: tuple[Any, ...] | None, data: list[Any]) -> Template:
+        """Make a template, and remember it where another inference may use it."""
+        target = f"{self._base_path}/{inference.path}"
+        members, end = forms_json(inference)
+        size = sum(each.nbytes if isinstance(each, np.ndarray) else len(each) for each in data)
+        head = encode_head("POST", target, self._lines({}, BINARY if data else JSON, 0), 0)
+        lines = head[len(f"POST {target}".encode()) : -len(b"Content-Length: 0\r\n\r\n")]
+        template = Template(target, lines, members, end, size, bool(data))
+        if form is not None and all(map(_goes_out_as_it_is, data)):
+            self.templates.keep((inference.model_name, inference.model_version, form), template)
+        else:
+            data[:] = map(_little_endian, data)
+        return template
+
+    def _pieces(
+        self,
+        inference: Inference,
+        template: Template,
+        snapshot: bool,
+        own: tuple[bytes, bytes, bytes, bytes | None],
+    ) -> tuple[Template, list[Buffer]]:
+        """Return a request as Python makes it: in one piece where it is small, as buffers otherwise."""
+        tensors = buffers_of(inference.inputs, snapshot)
+        if sum(map(len, tensors)) != template.size:  # an array was resized behind the form's back
+            template = self._learn(inference, *form_of(inference))
+        opening = template.opening(*own)
+        if max(map(len, tensors), default=0) <= COALESCE and len(opening) + template.size <= LARGEST:
+            return template, [b"".join((opening, *tensors))]
+        return template, [opening, *tensors]
+
+    def _given_lines(
+        self, headers: Mapping[str, Any], template: Template, id_json: bytes, parameters: bytes | None
+    ) -> bytes | None:
+        """Return the caller's header lines; None where that takes more than writing them."""
+        text = ""
+        seen = set()
+        for name, value in headers.items():
+            lowered = self._names.get(name)
+            if lowered is None:
+                if not is_token(name):
+                    return None
+                lowered = self._names.keep(name, name.lower())
+            if lowered in _OURS:
+                if lowered == _JSON_SIZE and value == template.json_size(id_json, parameters):
+                    continue  # a plugin or a hook has left it as it was
+                return None
+            if type(value) is not str or not value.isprintable() or lowered in seen:
+                return None
+            seen.add(lowered)
+            text = f"{text}{name}: {value}\r\n"
+        return text.encode("utf-8", "surrogateescape")
+
+    # -- any operation --
+
+    def call_headers(self, operation: Operation[Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return a call's headers: the caller's, and over them those that belong to the operation's body."""
+        own = self.headers_of(operation)
+        names = {name.lower() for name, _ in own}
+        given = operations.mapping(given, "headers") if given else {}
+        headers = {name: value for name, value in given.items() if str(name).lower() not in names}
+        headers.update((name, int(value) if value.isdecimal() else value) for name, value in own)
+        return headers
+
+    def headers_of(self, operation: Operation[Any]) -> Headers:
+        """Return the headers that belong to an operation's body."""
+        if not isinstance(operation, Inference):
+            return operation.headers
+        template, _ = self.draft(operation)
+        if not template.binary:
+            return ()
+        size = template.json_size(operation.id_json(), operation.parameters_json())
+        return (("Inference-Header-Content-Length", str(size)),)
+
+    def size_of(self, operation: Operation[Any]) -> int:
+        """Return the size of an operation's body."""
+        if not isinstance(operation, Inference):
+            return sum(map(len, operation.body))
+        template, _ = self.draft(operation)
+        return template.json_size(operation.id_json(), operation.parameters_json()) + template.size
+
+    def encode(
+        self,
+        operation: Operation[Any],
+        headers: Mapping[str, Any] | None,
+        query_params: Mapping[str, Any] | None,
+        snapshot: bool = False,
+    ) -> Message:
+        """Return an operation's request; with `snapshot` it holds none of the caller's memory."""
+        if type(operation) is Inference:
+            template, data = self.draft(operation)
+            id_json = operation.id_json() if operation.request_id else b""
+            parameters = operation.parameters_json()
+            query = b""
+            if query_params:
+                query = b"?%b" % operations.query_string(query_params).encode()
+            given = self._given_lines(headers, template, id_json, parameters) if headers else b""
+            if given is not None:
+                own = query, given, id_json, parameters
+                request = write(template, data, COALESCE, LARGEST, *own)
+                if request is None:
+                    template, buffers = self._pieces(operation, template, snapshot, own)
+                else:
+                    buffers = [request]
+                target = f"{template.target}{query.decode()}" if query else template.target
+                answer = template.answers.get(len(id_json))
+                message: Message = _tuple(Message, (target, buffers, template, answer, id_json))
+                return message
+            # A header of the caller's takes the place of one of ours.
+            operation = operation.written(snapshot)
+        target, head, length = self._head(operation, headers, query_params)
+        body = operation.body
+        return Message(target, [b"".join((head, *body))] if length <= COALESCE else [head, *body])
+
+    def _head(
+        self,
+        operation: Operation[Any],
+        headers: Mapping[str, Any] | None,
+        query_params: Mapping[str, Any] | None,
+    ) -> tuple[str, bytes, int]:
+        """Return the target and the head of a request, and the size of its body."""
+        length = sum(map(len, operation.body))
+        method, content_type = operation.method, operation.content_type
+        form = (method, operation.path, operation.headers, content_type, length)
+        plain = not headers and not query_params
+        known = self._heads.get(form) if plain else None
+        if known is None:
+            target = f"{self._base_path}/{operation.path}"
+            if query_params:
+                target = f"{target}?{operations.query_string(query_params)}"
+            lines = self._lines(self.call_headers(operation, headers), content_type, length)
+            known = target, encode_head(method, target, lines, length)
+            if plain:
+                self._heads.keep(form, known)
+        return *known, length
+
+    def _lines(self, headers: Mapping[str, Any], content_type: str | None, length: int) -> str:
+        """Return the header lines; of names that differ in case only, the last one."""
+        lines = dict(self._own_headers)
+        if content_type is not None:
+            lines["content-type"] = header_line("Content-Type", content_type)
+        for name, value in headers.items():
+            line = header_line(name, value)
+            lowered = name.lower()
+            if lowered == "transfer-encoding":
+                raise refuse_framing()
+            if lowered != "content-length":
+                lines[lowered] = line
+            elif str(value) != str(length):
+                raise InvalidRequest(f"header Content-Length: {value!r}, but the body has {length} bytes")
+        return "".join(lines.values())
+
+
+def refuse_framing() -> InvalidRequest:
+    return InvalidRequest(
+        "Unsupported HTTP header: 'Transfer-Encoding' is not supported in the Python client library."
+        " Use raw HTTP request libraries or the C++ client instead for this header."
+    )
+
+
+def _little_endian(data: Any) -> Any:
+    return as_little_endian(data) if isinstance(data, np.ndarray) else data
+
+
+def _goes_out_as_it_is(data: Any) -> bool:
+    return not isinstance(data, np.ndarray) or (data.dtype.isnative and sys.byteorder == "little")

@@ -1,0 +1,285 @@
+"""An inference: one object from the arguments of `infer` to the JSON of the request and back to the result."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import orjson
+
+from .._repetition.answer import Repeated
+from .._wire import compression, jsonio
+from .._wire.http1 import Response
+from .._wire.inference import RESERVED_PARAMETERS, RESERVED_PREFIX, whole
+from .._wire.requests import Buffer
+from ..errors import InvalidRequest, ServerError
+from .operations import BINARY, JSON, Endpoint, Headers, Operation, Renew, check, model_path, placed
+from .result import InferResult
+from .tensors import InferInput, InferRequestedOutput
+
+if TYPE_CHECKING:
+    from .._repetition.template import Template
+
+__all__ = ["Inference", "body_of", "buffers_of", "form_of", "forms_json"]
+
+#: Fields that say nothing to the server.
+UNSENT = frozenset({"idempotent", "verbose", "renew", "draft"})
+
+
+@dataclass(slots=True, eq=False)  # never changed, as any operation
+class Inference(Operation[InferResult]):
+    """What is asked for with `infer`, in the order of its arguments, and what its client adds.
+
+    Its HTTP head and JSON are composed when it is sent, of what is remembered and of what these fields say; a new
+    field belongs to :meth:`id_json`, :meth:`parameters_json` or `UNSENT`.
+
+    Attributes
+    ----------
+    binary : bool
+        Whether outputs that are not named shall be binary.
+    verbose : bool
+        Whether to show the answer's JSON.
+    """
+
+    model_name: str
+    inputs: Sequence[InferInput]
+    model_version: str = ""
+    outputs: Sequence[InferRequestedOutput] | None = None
+    request_id: str = ""
+    sequence_id: int | str = 0
+    sequence_start: bool = False
+    sequence_end: bool = False
+    priority: int = 0
+    timeout: int | None = None
+    request_compression_algorithm: str | None = None
+    response_compression_algorithm: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    idempotent: bool | None = None
+    binary: bool = True
+    verbose: bool = False
+    renew: Renew | None = None
+    method: ClassVar[str] = "POST"  # type: ignore[misc]
+    #: Whose template was found for it, that, and the data to write.
+    draft: tuple[object, Template, list[Any]] | None = field(init=False, default=None)
+
+    @property
+    def path(self) -> str:  # type: ignore[override]
+        return model_path(self.model_name, self.model_version, "/infer")
+
+    @property
+    def sequence(self) -> tuple[str, int | str, bool, bool] | None:  # type: ignore[override]
+        if self.sequence_id in (0, ""):
+            return None
+        return self.model_name, self.sequence_id, bool(self.sequence_start), bool(self.sequence_end)
+
+    @property
+    def is_placed(self) -> bool:  # type: ignore[override]
+        # A sub-class may make the JSON object itself.
+        own = InferRequestedOutput._get_tensor
+        return any(
+            each._form[3] is not None
+            if type(each)._get_tensor is own
+            else "shared_memory_region" in each._get_tensor().get("parameters", ())
+            for each in self.outputs or ()
+        )
+
+    def id_json(self) -> bytes:
+        """Return the id as it begins the request's JSON, or nothing."""
+        if not self.request_id:
+            return b""
+        if not isinstance(self.request_id, str):
+            raise InvalidRequest(f"request_id must be a str, got {self.request_id!r}")
+        try:
+            return b'"id":%b,' % orjson.dumps(self.request_id)
+        except TypeError:
+            return jsonio.dumps(self.request_id)  # which refuses it
+
+    def parameters_json(self) -> bytes | None:
+        """Return the parameters as they end the request's JSON; None for those of an inference without options."""
+        timeout, given = self.timeout, self.parameters
+        numbered = self.sequence_id not in (0, "")
+        if not (numbered or self.priority or given or timeout is not None) and self.binary:
+            return None
+        options: dict[str, Any] = {}
+        if numbered:
+            number = self.sequence_id
+            options["sequence_id"] = jsonio.plain(
+                number if isinstance(number, str) else whole(number, "sequence_id"), "sequence_id"
+            )
+            options["sequence_start"] = self.sequence_start
+            options["sequence_end"] = self.sequence_end
+        if self.priority:
+            options["priority"] = whole(self.priority, "priority")
+        if timeout is not None:
+            options["timeout"] = whole(timeout, "timeout", " of microseconds (deadline= is in seconds)")
+        if self.binary and not self.outputs:
+            options["binary_data_output"] = True
+        if given:
+            if not isinstance(given, Mapping):
+                raise InvalidRequest(f"parameters must be a mapping, got {type(given).__name__}")
+            for key, value in given.items():
+                if key in RESERVED_PARAMETERS or str(key).startswith(RESERVED_PREFIX):
+                    raise InvalidRequest(
+                        f'Parameter "{key}" is a reserved parameter and cannot be specified.'
+                    )
+                options[key] = jsonio.plain(value, f"parameter {key!r}")
+        return b',"parameters":%b' % jsonio.dumps(options) if options else b""
+
+    def sendable(self, snapshot: bool = False) -> Operation[InferResult]:
+        """Return the operation to send: this, or where bodies are compressed one that is written already.
+
+        With `snapshot` nothing of it is the caller's memory.
+        """
+        if self.request_compression_algorithm or self.response_compression_algorithm:
+            return self.written(snapshot)
+        return self.snapshot() if snapshot else self
+
+    def written(self, snapshot: bool = False) -> Endpoint[InferResult]:
+        """Return the operation with its body written; with `snapshot` that holds none of the caller's memory."""
+        body, headers = body_of(self, snapshot)
+        content_type = BINARY if headers else JSON
+        codings: Headers = ()
+        coding, wanted = self.request_compression_algorithm, self.response_compression_algorithm
+        if coding:
+            body = compression.compress(body, coding)
+            codings = (("Content-Encoding", coding),)
+        if wanted:
+            if wanted not in compression.ALGORITHMS:
+                raise InvalidRequest(
+                    f"unsupported compression algorithm {wanted!r}: expected 'gzip', 'deflate' or None"
+                )
+            codings = (*codings, ("Accept-Encoding", wanted))
+        return Endpoint(
+            "POST",
+            self.path,
+            self.decode,
+            body,
+            (*codings, *headers),
+            content_type,
+            self.idempotent,
+            request_id=self.request_id,
+            sequence=self.sequence,
+            renew=self.renew,
+            is_placed=self.is_placed,
+        )
+
+    def snapshot(self) -> Inference:
+        """Return the same inference with copies of all that its caller may change."""
+        inputs = [copy.copy(each) for each in self.inputs]
+        for each in inputs:
+            if isinstance(each._binary, np.ndarray):
+                each._binary = each._binary.copy()
+        outputs = None if self.outputs is None else [copy.copy(each) for each in self.outputs]
+        return replace(self, inputs=inputs, outputs=outputs, parameters=copy.deepcopy(self.parameters))
+
+    def decode(self, response: Response) -> InferResult:
+        if type(response) is Repeated and not self.verbose:
+            answer = response.answer
+            if answer.pattern is not None:
+                repeated: InferResult = answer.pattern.alike(response.body)
+                return repeated
+        if response.status_code != 200:
+            check(response)
+        try:
+            result = InferResult(response, self.verbose)
+        except ServerError as error:
+            placed(error, response)
+            raise
+        if type(response) is Repeated:
+            response.answer.pattern = result.alike(b"")
+        elif type(response) is not Response:
+            result.attempts = getattr(response, "attempts", 1)
+        return result
+
+
+def forms_json(inference: Inference) -> tuple[bytes, bytes]:
+    """Return inputs and outputs as members of the JSON, and the parameters where there are no options."""
+    inputs, outputs = inference.inputs, inference.outputs
+    descriptors = [tensor._descriptor() for tensor in inputs]
+    for descriptor in descriptors:
+        if len(descriptor) == 3:
+            raise InvalidRequest(
+                f"input {descriptor['name']!r} has no data:"
+                " call set_data_from_numpy() or set_shared_memory() first"
+            )
+    members: dict[str, Any] = {"inputs": descriptors}
+    if outputs:
+        members["outputs"] = [output._get_tensor() for output in outputs]
+    # Without it the server answers every output as JSON, ten times the size.
+    end = b"" if outputs else b',"parameters":{"binary_data_output":true}'
+    return jsonio.dumps(members)[1:-1], end
+
+
+def buffers_of(inputs: Sequence[InferInput], snapshot: bool = False) -> list[Buffer]:
+    """Return the tensors that stand behind the JSON as they go out."""
+    return [buffer for each in inputs if (buffer := each._buffer(snapshot)) is not None]
+
+
+def body_of(inference: Inference, snapshot: bool = False) -> tuple[tuple[Buffer, ...], Headers]:
+    """Return an inference's body, its JSON first, and the header that says where that ends.
+
+    Where no binary tensors follow the JSON there is no such header.
+    """
+    form_of(inference)  # refuses what are no tensors
+    members, end = forms_json(inference)
+    own = inference.parameters_json()
+    json = b"{%b%b%b}" % (inference.id_json(), members, end if own is None else own)
+    tensors = buffers_of(inference.inputs, snapshot)
+    size = (("Inference-Header-Content-Length", str(len(json))),) if tensors else ()
+    return (json, *tensors), size
+
+
+def form_of(inference: Inference) -> tuple[tuple[Any, ...] | None, list[Any]]:
+    """Return what the JSON of an inference without options depends on, and the data behind it as they were set.
+
+    There is no such form where data are in the JSON itself.
+    """
+    inputs, outputs = inference.inputs, inference.outputs
+    form: list[Any] = []
+    data: list[Any] = []
+    try:
+        if type(inputs) is not list and _is_spent_by_use(inputs):
+            raise TypeError
+        for tensor in inputs:
+            form.append(tensor._form)
+            if tensor._binary is not None:
+                data.append(tensor._binary)
+        plain = None not in form
+        if outputs:
+            if type(outputs) is not list and _is_spent_by_use(outputs):
+                raise TypeError
+            form.append(None)
+            for output in outputs:
+                form.append(output._form)
+                if type(output) is not InferRequestedOutput:
+                    if not isinstance(output, InferRequestedOutput):
+                        raise TypeError  # an input has a form as well
+                    # A sub-class may make the JSON object itself.
+                    plain = plain and type(output)._get_tensor is InferRequestedOutput._get_tensor
+    except (AttributeError, TypeError):
+        check_tensors(inference)
+        raise
+    return tuple(form) if plain else None, data
+
+
+def _is_spent_by_use(given: Any) -> bool:
+    """Whether it is an iterator: they are gone through more than once."""
+    return iter(given) is given
+
+
+def check_tensors(inference: Inference) -> None:
+    """Raise an error that says so where inputs or outputs are something else."""
+    for given, name, wanted in (
+        (inference.inputs, "inputs", InferInput),
+        (inference.outputs or (), "outputs", InferRequestedOutput),
+    ):
+        if not isinstance(given, Sequence):
+            raise InvalidRequest(
+                f"{name} must be a sequence of {wanted.__name__}, got {type(given).__name__}"
+            )
+        for item in given:
+            if not isinstance(item, wanted):
+                raise InvalidRequest(f"{name} must hold {wanted.__name__} objects, got {type(item).__name__}")
