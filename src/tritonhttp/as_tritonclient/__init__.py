@@ -1,10 +1,10 @@
-"""Stand for ``tritonclient``, so that programs written for that library run unchanged on this one.
+"""Provide the modules of ``tritonclient``, so that programs written for it run unchanged on this library.
 
-:func:`install` puts a finder before Python's own. It makes the modules of the table below, each when it is first
-imported, out of our objects. What an installed ``tritonclient`` has beyond them, ``tritonclient.grpc`` above all,
-is still imported from there, and finds our ``tritonclient.utils`` beside it.
+:func:`install` puts a finder before Python's own. It makes the modules of the table below from our objects, each
+at its first import. Other modules of an installed ``tritonclient``, above all ``tritonclient.grpc``, are still
+imported from there, and use our ``tritonclient.utils``.
 
-``python -m tritonhttp.as_tritonclient program.py`` runs a program so.
+``python -m tritonhttp.as_tritonclient program.py`` runs a program this way.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from types import ModuleType
 
 __all__ = ["FRONT", "NAMES", "install", "provide"]
 
-#: A folder with a package ``tritonclient``, for the path of Python processes that a program starts.
+#: A folder with a package ``tritonclient``, put on the path of Python processes that a program starts.
 FRONT = Path(__file__).with_name("front")
 
 _UTILS = (
@@ -42,9 +42,9 @@ _SHARED_MEMORY = (
 )
 _CUDA = "* base64=base64 ctypes=ctypes np=numpy struct=struct"
 
-#: Module -> where its names come from, and the names; ``name=module`` is a module, left out where there is none;
-#: ``*`` is all that ours has.
-#: They are the names of tritonclient 2.73, and those that its own modules import, since programs use them too.
+#: Module -> the source of its names, and the names. ``name=module`` is a module, left out if it is not installed.
+#: ``*`` is all public names of ours.
+#: They are the names of tritonclient 2.73, and the names that its own modules import, since programs use them too.
 NAMES: dict[str, tuple[str, str]] = {
     "tritonclient": ("", ""),
     "tritonclient._auth": ("auth", "BasicAuth"),
@@ -92,10 +92,10 @@ NAMES: dict[str, tuple[str, str]] = {
 #: The modules of the reference that have an ``__all__``.
 _ALL = {"tritonclient.http": _HTTP, "tritonclient.http.auth": "BasicAuth"}
 
-#: The public modules of the reference that are no packages.
+#: The public modules of the reference that are not packages.
 _PLAIN = {"tritonshmutils.shared_memory", "tritonshmutils.cuda_shared_memory"}
 
-#: What the reference's module imports with it, so that it is an attribute afterwards.
+#: Modules that the reference's module imports, so that they are its attributes afterwards.
 _WITH = {
     "tritonclient.http": (
         "tritonclient.utils tritonclient.http._client tritonclient.http._infer_input"
@@ -134,7 +134,7 @@ class _Finder(MetaPathFinder, Loader):
                     spec.submodule_search_locations.append(str(folder))
             return spec
         if fullname == "tritonclient.grpc" and PathFinder.find_spec(fullname, path) is None:
-            # Another name than the module's: a failed `from tritonclient import grpc` would drop the words.
+            # With the module's full name, a failed `from tritonclient import grpc` would lose this message.
             raise ModuleNotFoundError(
                 "No module named 'tritonclient.grpc': tritonhttp speaks HTTP only, and stands here for"
                 " tritonclient. For gRPC, install tritonclient[grpc] beside it.",
@@ -181,14 +181,14 @@ def installed() -> Path | None:
 
 
 def install() -> None:
-    """Register this library as ``tritonclient`` in this process; again does nothing.
+    """Register this library as ``tritonclient`` in this process; a second call does nothing.
 
-    The names that programs import are those of the reference; ``tritonhttp.as_tritonclient.NAMES`` lists them.
+    Programs then import the reference's names; ``tritonhttp.as_tritonclient.NAMES`` lists them.
 
     Raises
     ------
     ImportError
-        If the real package was imported before: the program would use both.
+        If the real package was imported before, since the program would use both.
     """
     if _is_installed():
         return
@@ -197,19 +197,19 @@ def install() -> None:
 
 
 def provide(name: str, *, alone: bool = False) -> None:
-    """Put our module in the place of the one that is being imported under `name`, and :func:`install`.
+    """Replace the module that is being imported under `name` by ours, and :func:`install`.
 
     Parameters
     ----------
     name : str
         The caller's ``__name__``.
     alone : bool
-        Refuse where a real ``tritonclient`` is installed too.
+        Refuse if a real ``tritonclient`` is installed too.
 
     Raises
     ------
     ImportError
-        As :func:`install`; and with `alone`.
+        As :func:`install`; also because of `alone`.
     """
     found = installed() if alone else None
     if found is not None:
@@ -236,6 +236,6 @@ def _refuse(imported: object) -> None:
     if names:
         place = getattr(sys.modules[names[0]], "__file__", None)
         raise ImportError(
-            f"{names[0]} was imported before, from {place}: install_as_tritonclient() comes first, before anything"
-            " imports tritonclient"
+            f"{names[0]} was imported before, from {place}: call install_as_tritonclient() before anything imports"
+            " tritonclient"
         )

@@ -1,7 +1,7 @@
 """Run a program written for ``tritonclient`` on this library: ``python -m tritonhttp.as_tritonclient program.py``.
 
-The Python processes that it starts find this library under that name too, through PYTHONPATH and, where
-multiprocessing hands its own on, ``sys.path``.
+The Python processes that it starts also find this library under that name: through PYTHONPATH, and through
+``sys.path`` where multiprocessing passes its own on.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _run_script(path: str) -> None:
-    # Not runpy.run_path(): that takes the module away when the program's last line is done, from under its threads
-    # and exit handlers.
+    # Not runpy.run_path(): it removes the module after the program's last line, while threads and exit handlers
+    # still use it.
     place = os.path.join(os.getcwd(), path)
     try:
         with io.open_code(place) as file:

@@ -1,4 +1,4 @@
-"""What ``tritonclient.http.aio`` has: the asyncio client, and else the names of ``tritonclient.http``."""
+"""The names of ``tritonclient.http.aio``: the asyncio client, and otherwise those of ``tritonclient.http``."""
 
 from urllib.parse import quote
 

@@ -1,4 +1,4 @@
-"""The reference's InferInput: it copies its data, and keeps the caller's shape as it is."""
+"""The reference's InferInput: it copies its data, and keeps the caller's shape object."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class InferInput(tensors.InferInput):
     """Describe one input tensor of an inference, with the reference's semantics.
 
     Unlike :class:`tritonhttp.InferInput`, `set_data_from_numpy` copies the array, ``shape()`` returns the very
-    object that was given, and errors have the reference's words and no more. The reference's private attributes
-    can be read.
+    object that was given, and errors have the reference's exact words. The reference's private attributes can be
+    read.
     """
 
     def __init__(self, name: str, shape: Sequence[int], datatype: str) -> None:
@@ -50,7 +50,7 @@ class InferInput(tensors.InferInput):
     def _refusal(words: str, more: str) -> InvalidRequest:
         return InvalidRequest(words)
 
-    # A sub-class may make the JSON object or the data itself; what is sent is then what these two return.
+    # A sub-class may override these two; their results are sent then.
 
     def _get_binary_data(self) -> bytes | None:
         data = super()._buffer()
@@ -71,7 +71,7 @@ class InferInput(tensors.InferInput):
 
     @property
     def _form(self) -> tuple[Any, ...] | None:
-        """None also where the caller has changed the shape that is his."""
+        """None also if the caller has changed its own shape object."""
         form: tuple[Any, ...] | None = self.__dict__.get("_form")
         return None if form is None or form[2] != tuple(self._shape) or self._is_changed() else form
 

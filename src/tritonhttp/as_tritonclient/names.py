@@ -1,4 +1,4 @@
-"""What ``tritonclient.http`` has: our names, an InferInput that copies, and the helpers that programs borrow."""
+"""The names of ``tritonclient.http``: ours, an InferInput that copies, and private helpers that programs use."""
 
 from __future__ import annotations
 
