@@ -1,1 +1,1 @@
-"""The programs of the package: the only code of it that prints."""
+"""The programs of the package: its only code that prints."""

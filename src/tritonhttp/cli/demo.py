@@ -1,7 +1,7 @@
 """Classify handwritten digits on a real Triton: ``python -m tritonhttp.cli.demo [host:port]``.
 
-Without an address it provides and starts a server of its own and stops it again. The exit status is 0 when the
-answers are as accurate as the model is known to be; otherwise one line says why not.
+Without an address it installs, starts and stops its own server. The exit status is 0 if the answers are as
+accurate as the model is known to be; otherwise one line gives the reason.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _classify(client: httpclient.InferenceServerClient, address: str) -> int:
     metadata: Any = client.get_server_metadata()
     print(f"Talking to {metadata['name']} {metadata['version']} at {address}")
     if not client.is_model_ready(_MODEL):
-        print(f"demo: the server at {address} has no model {_MODEL!r} that is ready", file=sys.stderr)
+        print(f"demo: the server at {address} has no ready model {_MODEL!r}", file=sys.stderr)
         return 1
     with np.load(_DATA) as data:
         pixels, labels = data["images"], data["labels"]
@@ -90,7 +90,7 @@ def _classify(client: httpclient.InferenceServerClient, address: str) -> int:
         latencies.append(time.perf_counter() - started)
         differing += int(scores.argmax() != answer)
 
-    # The first images, and one that the model gets wrong, if there is any.
+    # The first images, and one that the model gets wrong, if any.
     wrong = np.flatnonzero(answers != labels)
     shown = [n for n in range(_SHOWN) if n not in wrong[:1]]
     shown = [*shown[: _SHOWN - 1], int(wrong[0])] if len(wrong) else shown
@@ -122,7 +122,7 @@ def _scores(client: httpclient.InferenceServerClient, images: Any) -> Any:
 
 
 def _top3(client: httpclient.InferenceServerClient, images: Any) -> Any:
-    """Let the server pick the three best classes: one ``b"score:index:label"`` per image and place."""
+    """Let the server pick the three best classes: one ``b"score:index:label"`` per image and rank."""
     image = httpclient.InferInput("IMAGE", list(images.shape), "FP32")
     image.set_data_from_numpy(images)
     outputs = [httpclient.InferRequestedOutput("SCORES", class_count=3)]
@@ -130,9 +130,9 @@ def _top3(client: httpclient.InferenceServerClient, images: Any) -> Any:
 
 
 def _gallery(pixels: Any, labels: Any, top3: Any) -> Iterator[str]:
-    """Draw the images side by side, what they are and what the server says below each."""
+    """Draw the images side by side, with the true digit and the server's answers below each."""
     for row in range(8):
-        # The leftmost column is paper in nearly every image, and its place is needed.
+        # The leftmost column is blank in nearly every image; dropping it makes room.
         columns = [
             "".join(_SHADES[int(v) * 9 // 16] * 2 for v in image.reshape(8, 8)[row, 1:]) for image in pixels
         ]
