@@ -12,7 +12,7 @@ __all__ = ["TritonFailed", "TritonServer", "TritonUnavailable", "packaged_models
 
 
 def __getattr__(name: str) -> Any:
-    # Every pytest session of an environment imports this package for its plugin: imports wait for their use.
+    # Every pytest session of an environment imports this package for its plugin, so imports are lazy.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import provision, server

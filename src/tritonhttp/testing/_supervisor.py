@@ -1,8 +1,8 @@
 """Run one server and end it with its owner; executed as a script, with the standard library only.
 
-The owner holds the write end of the pipe that is this process's standard input. ``stop`` in that pipe ends
-the server in order; the pipe's end, or the owner's death, ends it at once. Either way this process leaves
-only when every descendant of the server is gone, and its files in ``/dev/shm`` and ``/tmp`` are deleted.
+This process's standard input is a pipe, whose write end the owner holds. ``stop`` in the pipe shuts the server
+down in order; the pipe's end, or the owner's death, kills it. Either way this process exits only when every
+descendant of the server is gone, and its files in ``/dev/shm`` and ``/tmp`` are deleted.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import sys
 import time
 from pathlib import Path
 
-# A forked child of the owner may hold the pipe open after the owner's death, so this process also looks, this
-# often (in seconds), whether the owner is still its parent.
+# Seconds between checks whether the owner is still this process's parent: a forked child of the owner may hold
+# the pipe open after the owner's death.
 _LOOK = 0.25
-# The Python backend makes this folder in /tmp as it starts, TMPDIR or not, and leaves it there when killed.
+# The Python backend makes this folder in /tmp at its start, whatever TMPDIR says. A killed one leaves it there.
 _SCRATCH = "python_env_*"
-# It is there 0.2 s after the start; a server without a Python model makes none.
+# It appears 0.2 s after the start; a server without a Python model makes none.
 _SCRATCH_WAIT = 2.0
 _OVERRIDE = re.compile(r"/tmp/folder\w{6}(?=/)")
 _PR_SET_PDEATHSIG = 1
@@ -41,13 +41,13 @@ def remove_shared_memory(prefix: str) -> None:
 
 
 def _tell(line: str) -> None:
-    """Tell the owner: first the pid of the server, then its folder, in case this process dies before it."""
+    """Tell the owner the pid of the server, then its folder, which the owner deletes if this process is killed."""
     with contextlib.suppress(BrokenPipeError):
         os.write(1, f"{line}\n".encode())
 
 
 class _Scratch:
-    """Find the server's folder in ``/tmp``: the one that appears while no other server starts."""
+    """Find the server's folder in ``/tmp``: under the lock no other server starts, so the new folder is ours."""
 
     def __init__(self, cache: str) -> None:
         self._lock: int | None = os.open(cache, os.O_RDONLY)
@@ -57,7 +57,7 @@ class _Scratch:
         self._folder: Path | None = None
 
     def search(self) -> bool:
-        """Look for the folder; False once it is found or given up."""
+        """Look for the folder; return False once it is found or the search is over."""
         if self._lock is None:
             return False
         found = [path for path in Path("/tmp").glob(_SCRATCH) if path not in self._before and _is_ours(path)]
@@ -113,7 +113,7 @@ def _supervise(
             server.terminate()
             kill_at = time.monotonic() + grace
     overrides = _override_folders(server.pid)
-    # Before the server is reaped, so that the group's number cannot have gone to anybody else.
+    # Before the server is reaped: afterwards the group's number could belong to another process.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)
     _end_children()
@@ -124,7 +124,7 @@ def _supervise(
 
 
 def _end_children() -> None:
-    """End whatever became a child of this process, and return when none is left."""
+    """Kill all children of this process, adopted ones too, and return when none is left."""
     listed = Path(f"/proc/self/task/{os.getpid()}/children")
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -136,7 +136,7 @@ def _end_children() -> None:
 
 
 def _override_folders(group: int) -> set[str]:
-    """Return where the server put models that were sent to it as files: it leaves those folders, even in order.
+    """Return the folders of models that were sent as files: the server leaves them, even in an orderly stop.
 
     A model's process has the path of its model as an argument.
     """

@@ -1,9 +1,9 @@
 """Provide a real Triton: one private environment per Python version, in a cache folder.
 
-The environment holds the CPU server out of the wheel ``nvidia-pytriton`` and the numpy that its Python
-backend needs, both pinned by hash. It is made once, under a lock, and appears by one rename: two processes at
-once make one, and an interrupted installation leaves nothing that counts. What is missing is said in one line
-by :class:`TritonUnavailable`.
+The environment holds the CPU server from the wheel ``nvidia-pytriton`` and the numpy that its Python backend
+needs, both pinned by hash. It is made once, under a lock, and appears by one rename: two processes at the same
+time make only one, and an interrupted installation is never used. :class:`TritonUnavailable` says in one line
+what is missing.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _REQUIREMENTS = Path(__file__).parent / "requirements" / "triton.txt"
 _VERSIONS = ((3, 12), (3, 11), (3, 10))
 # The wheel is manylinux_2_35.
 _GLIBC = (2, 35)
-# Raised when the layout below changes, so that older environments are not taken for new ones.
+# Increase it when the layout below changes, so that older environments are not reused.
 _LAYOUT = 2
 _ELSEWHERE = "set TRITON_URL=host:port to use a server that runs elsewhere"
 
 
 class TritonUnavailable(RuntimeError):
-    """No Triton can run here; the message is one line that says what is missing and what to do.
+    """No Triton can run here; the message says in one line what is missing and what to do.
 
     Attributes
     ----------
     excused : bool
-        True where the machine is at fault, not the installation: another platform, an older C library, no
+        True if the machine is the cause, not the installation: another platform, an older C library, no
         libpython. Tests may be skipped then.
     """
 
@@ -53,7 +53,7 @@ class TritonUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class Installation:
-    """A provided server: the folder of its environment, and what starting it needs."""
+    """An installed server: the folder of its environment, and all that is needed to start it."""
 
     folder: Path
     version: str
@@ -74,14 +74,14 @@ class Installation:
 
     @property
     def libpython(self) -> Path:
-        """A folder that holds a link to libpython and nothing else, so that it hides no other library."""
+        """A folder that holds only a link to libpython, so that it hides no other library."""
         return self.folder / "libpython"
 
     def environ(self) -> dict[str, str]:
         """Return the environment variables to start the server with.
 
-        The backend takes the interpreter for its models from ``PATH``. The caller's own ``PYTHON*`` settings
-        are left out: they would lead the models to the caller's numpy.
+        The backend finds the interpreter for its models on ``PATH``. The caller's ``PYTHON*`` variables are
+        left out: with them the models would import the caller's numpy.
         """
         env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         env.pop("VIRTUAL_ENV", None)
@@ -93,7 +93,7 @@ class Installation:
         return env
 
     def complete(self) -> bool:
-        """Tell whether all is still there; links lead outside, to an interpreter that may have gone."""
+        """Tell whether all files exist; links point outside, to an interpreter that may be gone."""
         return (
             self.executable.exists()
             and (self.folder / "bin" / "python").exists()
@@ -103,7 +103,7 @@ class Installation:
 
 @dataclass(frozen=True)
 class _Interpreter:
-    """What an interpreter says about itself."""
+    """The answers of an interpreter about itself."""
 
     executable: str
     version: tuple[int, int]
@@ -161,7 +161,7 @@ print(json.dumps({
 
 
 def _ask(executable: str) -> _Interpreter | None:
-    """Let an interpreter describe itself; None where it does not run, as a version manager's dead shim."""
+    """Let an interpreter describe itself; None if it does not run, like a version manager's dead shim."""
     try:
         done = subprocess.run(
             [executable, "-I", "-c", _ASK],
@@ -202,7 +202,7 @@ def _choose(python: str | None) -> _Interpreter:
         trouble = interpreter.trouble()
         if trouble is None:
             return interpreter
-        # What is wrong with the running Python says more than what is wrong with one found on PATH.
+        # A problem of the running Python is more helpful than a problem of one found on PATH.
         first = first or trouble
     raise first or TritonUnavailable(f"{python or sys.executable} does not run as a Python interpreter")
 
@@ -220,7 +220,7 @@ def _check_platform() -> None:
 
 
 def cache_folder() -> Path:
-    """Return where servers are kept: ``$TRITONHTTP_CACHE``, or ``tritonhttp`` in the user's cache."""
+    """Return the folder of the servers: ``$TRITONHTTP_CACHE``, or ``tritonhttp`` in the user's cache."""
     if own := os.environ.get("TRITONHTTP_CACHE"):
         return Path(own).expanduser().absolute()
     shared = os.environ.get("XDG_CACHE_HOME")
@@ -229,7 +229,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    import fcntl  # not on Windows, where this is never reached
+    import fcntl  # missing on Windows, where this never runs
 
     with open(path, "w") as file:
         # The kernel drops the lock when its holder dies.
@@ -238,7 +238,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _plan(python: str | None) -> tuple[_Interpreter, Installation]:
-    """Decide which interpreter serves and where its environment is, or goes."""
+    """Choose the interpreter, and the place of its environment."""
     _check_platform()
     interpreter = _choose(python)
     identity = f"{_LAYOUT} {interpreter.executable} {_REQUIREMENTS.read_text()}"
@@ -247,18 +247,18 @@ def _plan(python: str | None) -> tuple[_Interpreter, Installation]:
 
 
 def installed(python: str | None = None) -> bool:
-    """Tell whether :func:`install` has nothing left to do; raises as it does."""
+    """Tell whether :func:`install` would have nothing to do; raises the same errors."""
     return _plan(python)[1].complete()
 
 
 def install(python: str | None = None) -> Installation:
-    """Return the environment of the server, made first where it is not there yet.
+    """Return the environment of the server; make it first if it is missing.
 
     Parameters
     ----------
     python : str, optional
-        The interpreter that the models run under: 3.10, 3.11 or 3.12. Without it the running one, or else the
-        first on ``PATH`` that is fit.
+        The interpreter that the models run under: 3.10, 3.11 or 3.12. None: the running one if it is suitable,
+        otherwise the first suitable one on ``PATH``.
 
     Raises
     ------
@@ -283,7 +283,7 @@ def install(python: str | None = None) -> Installation:
 
 
 def _build(interpreter: _Interpreter, installation: Installation) -> None:
-    """Make the environment beside its place and rename it there; the caller holds the lock."""
+    """Make the environment under another name and rename it when complete; the caller holds the lock."""
     started = time.monotonic()
     _log.info("installing Triton in %s", installation.folder)
     partial = Installation(installation.folder.with_suffix(".partial"), installation.version)
@@ -310,7 +310,7 @@ def _build(interpreter: _Interpreter, installation: Installation) -> None:
 
 
 def _link(interpreter: _Interpreter, installation: Installation) -> None:
-    """Put together what the wheel keeps apart; the links are relative, since the folder gets renamed."""
+    """Link the wheel's separate parts into one layout; links are relative, since the folder is renamed."""
     server = installation.executable.parents[1]
     server.joinpath("bin", "tritonserver").chmod(0o755)
     backend = installation.backends / "python"
@@ -320,8 +320,8 @@ def _link(interpreter: _Interpreter, installation: Installation) -> None:
     for source in [*server.joinpath("backends", "python").iterdir(), stub]:
         backend.joinpath(source.name).symlink_to(os.path.relpath(source, backend))
     library = interpreter.libpython()
-    assert library is not None  # or this interpreter would not have been chosen
-    # The stubs heed no variable like PYTHONDONTWRITEBYTECODE, and would write into the folders of the models.
+    assert library is not None  # _choose() takes only interpreters that have it
+    # The stubs ignore variables like PYTHONDONTWRITEBYTECODE and would write into the models' folders.
     packages = installation.executable.parents[3]
     packages.joinpath("no_bytecode.pth").write_text("import sys; sys.dont_write_bytecode = True\n")
     installation.libpython.mkdir()

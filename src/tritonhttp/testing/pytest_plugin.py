@@ -1,8 +1,8 @@
 """The pytest plugin: a real Triton for a session's tests, and a client for each test.
 
-``TRITON_URL=host:port`` or ``--triton-url`` names a server that runs already; the tests then use that one, and
-those that must stop or look into the server are skipped. Nothing of weight is imported before a fixture is used,
-since every pytest session of an environment with this package loads this module.
+``TRITON_URL=host:port`` or ``--triton-url`` names a running server; the tests then use that one, and tests that
+must stop or inspect the server are skipped. Heavy imports wait until a fixture is used, since every pytest session
+of an environment with this package loads this module.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["RunningServer", "triton_client", "triton_server"]
 
 
 class RunningServer:
-    """A server that runs elsewhere: its ``url``; whoever asks for more of :class:`TritonServer` is skipped."""
+    """A server that runs elsewhere: its ``url``. A test that uses more of :class:`TritonServer` is skipped."""
 
     def __init__(self, url: str) -> None:
         self.url = url

@@ -1,8 +1,8 @@
 """A real Triton for tests: started in seconds, ended with its owner.
 
 The server runs under a small supervisor process (``_supervisor.py``). Whatever happens to the owner, SIGKILL
-included, no process, no port, and no file of the server in ``/dev/shm`` stays behind; its log is an unlinked
-file. Several servers, of several processes, run side by side on ports of their own.
+included, no process, no port, and no file of the server in ``/dev/shm`` is left behind; its log is an unlinked
+file. Several servers of several processes can run side by side, each on its own ports.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from .provision import install
 __all__ = ["TritonFailed", "TritonServer", "packaged_models"]
 
 _HOST = "127.0.0.1"
-# How often a start is tried again after somebody else took one of its ports.
+# The most starts on new ports, if another program takes one of the chosen ports.
 _PORT_TRIES = 5
-# Seconds that stop() gives to requests under way. Triton waits as long for clients that stay connected.
+# Seconds that stop() gives to open requests. Triton waits as long for clients that stay connected.
 _EXIT_TIMEOUT = 3
 # Seconds after which a stopping server is killed.
 _GRACE = 10
 _LOG_HEAD = 5
 _LOG_TAIL = 40
-# Triton starts its endpoints after its models, so a taken port shows late, and an answer of another server on
-# that port must not be taken for ours: these lines are in our own log.
+# Triton starts its endpoints after its models, so a taken port shows late. These lines of our own log tell our
+# server from another one that answers on the port.
 _SERVING = re.compile(r"Started HTTPService at[\s\S]*Started Metrics Service at")
-# Errors in the log. Those of server.cc come where there is no GPU, and stand for nothing.
+# Errors in the log, except those of server.cc: they are harmless and appear on machines without a GPU.
 _COMPLAINT = re.compile(
     r"^(?:E\d{4} [\d:.]+ \d+ (?!server\.cc)\S+ |error: |\S*tritonserver: )(.+)", re.MULTILINE
 )
@@ -53,11 +53,11 @@ def packaged_models() -> Path:
 
 
 class TritonFailed(RuntimeError):
-    """The server did not become ready; the message ends with its log, shortened."""
+    """The server did not become ready; the message ends with its shortened log."""
 
 
 class TritonServer:
-    """Start a real Triton on free loopback ports; the end of the ``with`` block ends it at once.
+    """Start a real Triton on free loopback ports; the end of the ``with`` block kills it.
 
     The first start on a machine installs the server into a cache folder (``$TRITONHTTP_CACHE``, or
     ``tritonhttp`` in the user's cache folder); later ones take a few seconds. One thread at a time may use
@@ -66,23 +66,23 @@ class TritonServer:
     Parameters
     ----------
     model_repository : str or Path, optional
-        The folder of models; without it the models of this package.
+        The folder of models. None: the models of this package.
     models : iterable of str, optional
-        The names of the models to load; without it all. The others can be loaded by request.
+        The names of the models to load. None: all. The others can be loaded by request.
     args : iterable of str
         More flags for ``tritonserver``; HTTP and metrics must stay on.
     startup_timeout : float
         Seconds from the start of the process until it must be ready (installing does not count).
     python : str, optional
-        The interpreter that the models run under: Python 3.10, 3.11 or 3.12. Without it the running one if it
-        is fit, or else one on ``PATH``.
+        The interpreter that the models run under: Python 3.10, 3.11 or 3.12. None: the running one if it is
+        suitable, otherwise one on ``PATH``.
 
     Raises
     ------
     TritonUnavailable
-        From ``start``: no Triton can run here; one line.
+        From ``start``: no Triton can run here. The message is one line.
     TritonFailed
-        From ``start``: the server ended or was not ready in time; with its log, shortened.
+        From ``start``: the server ended or was not ready in time. The message ends with its shortened log.
 
     Examples
     --------
@@ -100,8 +100,8 @@ class TritonServer:
         python: str | None = None,
     ) -> None:
         self._repository = Path(model_repository or packaged_models())
-        # Completing a configuration starts each model's process one time more. The packaged models are complete:
-        # all of them are ready in 2.5 s without it, in 11 s with it.
+        # Auto-completion starts each model's process once more. The packaged configurations are complete: all
+        # models are ready in 2.5 s without it, in 11 s with it.
         self._complete = model_repository is not None
         self._models = ["*"] if models is None else list(models)
         self._args = list(args)
@@ -131,7 +131,7 @@ class TritonServer:
 
     @property
     def url(self) -> str:
-        """``"127.0.0.1:port"``, as a client takes it; the same through ``restart``."""
+        """``"127.0.0.1:port"``, as a client takes it; ``restart`` does not change it."""
         return f"{_HOST}:{self._known_ports()[0]}"
 
     @property
@@ -148,19 +148,19 @@ class TritonServer:
 
     @property
     def running(self) -> bool:
-        """Whether the server process is there."""
+        """Whether the server process runs."""
         return self._supervisor is not None and self._supervisor.poll() is None
 
     @property
     def log(self) -> str:
-        """What the server and its models wrote since its last start, as text; kept after its end."""
+        """The output of the server and its models since the last start, as text; kept after its end."""
         if self._log_file is not None:
             size = os.fstat(self._log_file.fileno()).st_size
             self._last_log = os.pread(self._log_file.fileno(), size, 0).decode("utf-8", "replace")
         return self._last_log
 
     def start(self) -> None:
-        """Start the server and return when it is ready; after a stop, on the same ports."""
+        """Start the server and return when it is ready; a later start uses the same ports."""
         if self._supervisor is not None:
             raise RuntimeError("the server is started already")
         choose_ports = self._ports is None
@@ -178,9 +178,9 @@ class TritonServer:
                     raise
 
     def stop(self) -> None:
-        """End the server in order; without effect where it is not running.
+        """Shut the server down in order; does nothing if it is not running.
 
-        Requests under way have 3 seconds to be answered, and models to finalize. It takes about that long.
+        Open requests have 3 seconds to be answered, and models to finalize. The call takes about that long.
         """
         if self._supervisor is not None and os.getpid() == self._owner:
             pipe = self._supervisor.stdin
@@ -189,14 +189,14 @@ class TritonServer:
                 os.write(pipe.fileno(), b"stop")
                 self._supervisor.wait(_GRACE + 5)
             except (BrokenPipeError, subprocess.TimeoutExpired):
-                pass  # it has gone already, or must go now
+                pass  # it has exited already, or is killed now
         self.kill()
 
     def kill(self) -> None:
-        """End the server with SIGKILL, the processes of its models included, and return when all are gone."""
+        """Kill the server and the processes of its models, and return when all are gone."""
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is None or os.getpid() != self._owner:
-            # A forked child has a copy of this object, and its parent's server is none of its business.
+            # A forked child has a copy of this object; the server belongs to its parent.
             return
         told, _ = supervisor.communicate()
         # In case the supervisor itself was killed.
@@ -209,7 +209,7 @@ class TritonServer:
             self._log_file = None
 
     def restart(self) -> None:
-        """End the server if it runs, at once, and start it again on the same ports."""
+        """Kill the server if it runs, and start it again on the same ports."""
         self.kill()
         self.start()
 
@@ -247,7 +247,7 @@ class TritonServer:
             "owner": self._owner,
             "grace": _GRACE,
         }
-        # Everything that writes shares one open file, so each write lands behind the last.
+        # All writers share one open file, so each write lands after the last.
         self._log_file = tempfile.TemporaryFile()  # noqa: SIM115 - kill() closes it
         self._last_log = ""
         self._supervisor = subprocess.Popen(
@@ -255,7 +255,7 @@ class TritonServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log_file,
-            # An interrupt at the keyboard is for the owner, who then stops the server.
+            # A keyboard interrupt is for the owner, which then stops the server.
             start_new_session=True,
         )
         assert self._supervisor.stdout is not None
@@ -269,7 +269,7 @@ class TritonServer:
                     f"tritonserver ended while starting: {self._complaint()}; its log:\n{self._excerpt()}"
                 )
             if _SERVING.search(self.log) and self._answers():
-                # Without its metrics the server would go on.
+                # Triton itself would run on without its metrics.
                 if "failed to start Metrics" not in self.log:
                     return
                 raise TritonFailed(f"another program has the metrics port; the log:\n{self._excerpt()}")
@@ -284,12 +284,12 @@ class TritonServer:
         return all(map(_get, self._known_ports(), ("/v2/health/ready", "/metrics")))
 
     def _complaint(self) -> str:
-        """Return the first error of the log, which is the reason of those behind it."""
+        """Return the first error of the log, which causes the later ones."""
         found = _COMPLAINT.search(self.log)
         return found[1].strip('"') if found else "it does not say why"
 
     def _excerpt(self) -> str:
-        """Return the beginning of the log, where a wrong flag shows, and its end, where a broken model shows."""
+        """Return the beginning of the log, which shows a wrong flag, and its end, which shows a broken model."""
         lines = self.log.splitlines()
         if len(lines) > _LOG_HEAD + _LOG_TAIL:
             lines[_LOG_HEAD:-_LOG_TAIL] = ["..."]
@@ -308,10 +308,10 @@ def _get(port: int, path: str) -> bool:
 
 
 def _free_ports() -> tuple[int, int]:
-    """Return two ports that nobody listens on now.
+    """Return two free ports.
 
-    They lie below the range that the system gives to outgoing connections: a client that tries to reconnect
-    to a stopped server could otherwise be given the server's own port, and connect to itself.
+    They lie below the range that the system uses for outgoing connections. Otherwise a client that tries to
+    reconnect to a stopped server could get the server's own port, and connect to itself.
     """
     try:
         lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])

@@ -1,4 +1,4 @@
-"""Fail with MESSAGE, or answer "fine" where it is empty.
+"""Fail with MESSAGE, or answer "fine" if it is empty.
 
 The request parameter ``code`` names the error's code, for example UNAVAILABLE, which HTTP shows as 503.
 """

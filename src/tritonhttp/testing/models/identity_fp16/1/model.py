@@ -1,4 +1,4 @@
-"""OUTPUT0 is INPUT0: its memory is handed on by DLPack, which also knows the types that numpy lacks."""
+"""OUTPUT0 is INPUT0: DLPack passes its memory on, and also supports types that numpy lacks."""
 
 import triton_python_backend_utils as pb_utils
 

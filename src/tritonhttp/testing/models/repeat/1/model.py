@@ -1,4 +1,4 @@
-"""Answer once per value of IN, DELAY seconds apart; the answer at FAIL_AT is an error, and the last."""
+"""Answer once per value of IN, DELAY seconds apart; the answer at FAIL_AT is an error and ends the response."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Several outputs of several types, and an input that may be left out: WEIGHTS for the mean."""
+"""Several outputs of several types, and an optional input: WEIGHTS for the mean."""
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
