@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from contenders import against_all
+from contenders import against_all, with_implementation
 from harness import OURS, REFERENCE, Block, Bound, Builder, Case, Site, one_by_one
 from peers import Task, Tensor
 
@@ -38,49 +38,33 @@ def byte_strings(kind: str) -> list[Tensor]:
 
 
 @contextlib.contextmanager
-def encode(utils: str, kind: str, speedups: bool, site: Site) -> Iterator[Block]:
+def encode(utils: str, kind: str, site: Site) -> Iterator[Block]:
     """Serialize a BYTES tensor."""
-    function: Callable[[np.ndarray], np.ndarray] = _utils(utils, speedups).serialize_byte_tensor
+    function: Callable[[np.ndarray], np.ndarray] = importlib.import_module(utils).serialize_byte_tensor
     [(_, _, values)] = byte_strings(kind)
     yield one_by_one(lambda: function(values))
 
 
 @contextlib.contextmanager
-def decode(utils: str, kind: str, speedups: bool, site: Site) -> Iterator[Block]:
+def decode(utils: str, kind: str, site: Site) -> Iterator[Block]:
     """Deserialize a BYTES tensor; the bytes are the reference's own."""
     [(_, _, values)] = byte_strings(kind)
     raw = importlib.import_module("tritonclient.utils").serialize_byte_tensor(values).item()
-    function: Callable[[bytes], np.ndarray] = _utils(utils, speedups).deserialize_bytes_tensor
+    function: Callable[[bytes], np.ndarray] = importlib.import_module(utils).deserialize_bytes_tensor
     if not np.array_equal(function(raw), values):
         raise RuntimeError(f"{utils} decoded something else")
     yield one_by_one(lambda: function(raw))
 
 
-def _utils(name: str, speedups: bool) -> Any:
-    """Return the module, ours without its extension where that is not wanted."""
-    module = importlib.import_module(name)
-    if not speedups:
-        importlib.import_module("tritonhttp._wire.bytes_tensor")._speedups = None  # type: ignore[attr-defined]
-    return module
-
-
-def _has_extension() -> bool:
-    try:
-        importlib.import_module("tritonhttp._wire._bytes_tensor")
-    except ImportError:
-        return False
-    return True
-
-
-def _both(build: Callable[..., object], kind: str, speedups: bool) -> dict[str, Builder]:
-    return {
-        name: functools.partial(build, utils, kind, speedups)  # type: ignore[misc]
-        for name, utils in UTILS.items()
+def _both(build: Callable[..., Any], kind: str, implementation: str) -> dict[str, Builder]:
+    builders: dict[str, Builder] = {
+        name: functools.partial(build, utils, kind) for name, utils in UTILS.items()
     }
+    return {**builders, OURS: functools.partial(with_implementation, implementation, builders[OURS])}
 
 
-#: With the extension, and without.
-BOUNDS = {encode: {True: 0.08, False: 0.3}, decode: {True: 0.15, False: 0.5}}
+BOUNDS = {encode: {"c": 0.08, "python": 0.3}, decode: {"c": 0.15, "python": 0.5}}
+WORDS = {"c": "with the extension", "python": "without the extension"}
 JSON = Task(model="identity_fp32", make=functools.partial(floats, 100_000), binary=False)
 
 CASES = [
@@ -97,16 +81,16 @@ CASES = [
     ),
     *(
         Case(
-            name=f"bytes-{build.__name__}-{kind}{'' if speedups else '-python'}",
-            title=f"BYTES {build.__name__}, {title}, {'with' if speedups else 'without'} the extension",
-            contenders=_both(build, kind, speedups),
+            name=f"bytes-{build.__name__}-{kind}{'' if implementation == 'c' else '-python'}",
+            title=f"BYTES {build.__name__}, {title}, {WORDS[implementation]}",
+            contenders=_both(build, kind, implementation),
             bounds=()
             if kind == "10k"
-            else (Bound(metric="cpu", against=REFERENCE, at_most=BOUNDS[build][speedups]),),
+            else (Bound(metric="cpu", against=REFERENCE, at_most=BOUNDS[build][implementation]),),
             seconds=0.1,
             blocks=9,  # of tenths of a second: a machine's slow moments take as long
         )
-        for speedups in ([True, False] if _has_extension() else [False])
+        for implementation in WORDS
         for kind, title in SHAPES.items()
         for build in (encode, decode)
     ),

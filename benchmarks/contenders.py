@@ -11,7 +11,9 @@ import asyncio
 import contextlib
 import functools
 import importlib
+import os
 import ssl
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
@@ -36,18 +38,18 @@ AIO_PACKAGES = {OURS: "tritonhttp.aio", REFERENCE: "tritonclient.http.aio"}
 
 
 class PublicPath:
-    """One task as a user of the package writes it."""
+    """One task as a user of the package writes it; subclasses do something beside it."""
 
     def __init__(self, package: str, task: Task, *, reuse: bool = False) -> None:
         self.module: Any = importlib.import_module(package)
-        self._task = task
-        self._tensors = task.make()
+        self.task = task
+        self.tensors = task.make()
         self._made = self._make() if reuse else None
 
     def _make(self) -> dict[str, Any]:
-        task = self._task
+        task = self.task
         inputs = []
-        for name, datatype, values in self._tensors:
+        for name, datatype, values in self.tensors:
             tensor = self.module.InferInput(name, [*values.shape], datatype)
             tensor.set_data_from_numpy(values, binary_data=task.binary)
             inputs.append(tensor)
@@ -61,14 +63,18 @@ class PublicPath:
         """Return what infer is called with."""
         return self._made or self._make()
 
+    def caller(self, client: Any) -> Callable[[], Any]:
+        """Return what infers, for one of those that do so at the same time."""
+        return lambda: client.infer(**self.arguments())
+
     def read(self, result: Any) -> list[np.ndarray]:
         """Return every output."""
-        return [result.as_numpy(name) for name in self._task.outputs]
+        return [result.as_numpy(name) for name in self.task.outputs]
 
     def check(self, outputs: list[np.ndarray]) -> None:
         """Refuse to measure what answers wrongly."""
-        if not self._task.check(self._tensors, outputs):
-            raise RuntimeError(f"{self.module.__name__} returned wrong outputs for {self._task.model}")
+        if not self.task.check(self.tensors, outputs):
+            raise RuntimeError(f"{self.module.__name__} returned wrong outputs for {self.task.model}")
 
     def client(self, site: Site, **options: Any) -> Any:
         """Return a client of the site."""
@@ -84,13 +90,16 @@ class PublicPath:
 
 
 @contextlib.contextmanager
-def blocking(package: str, task: Task, site: Site, *, reuse: bool = False) -> Iterator[Block]:
+def blocking(
+    package: str, task: Task, site: Site, *, reuse: bool = False, kind: type[PublicPath] = PublicPath
+) -> Iterator[Block]:
     """Infer, one request after the other."""
-    path = PublicPath(package, task, reuse=reuse)
+    path = kind(package, task, reuse=reuse)
     with path.client(site) as client:
+        infer = path.caller(client)
 
         def call() -> list[np.ndarray]:
-            return path.read(client.infer(**path.arguments()))
+            return path.read(infer())
 
         path.check(call())
         yield one_by_one(call)
@@ -184,21 +193,36 @@ def _in_flight(loop: asyncio.AbstractEventLoop, calls: list[Callable[[], Awaitab
 
 
 @contextlib.contextmanager
-def aio(package: str, task: Task, site: Site, *, in_flight: int, loop: str = "asyncio") -> Iterator[Block]:
+def aio(
+    package: str,
+    task: Task,
+    site: Site,
+    *,
+    in_flight: int,
+    loop: str = "asyncio",
+    kind: type[PublicPath] = PublicPath,
+    **options: Any,
+) -> Iterator[Block]:
     """Infer with the asyncio client."""
-    path = PublicPath(package, task)
+    path = kind(package, task)
     with _loop(loop) as running:
 
         async def connect() -> Any:
-            return path.client(site)
+            return path.client(site, **options)
 
         client = running.run_until_complete(connect())
 
-        async def call() -> list[np.ndarray]:
-            return path.read(await client.infer(**path.arguments()))
+        def lane() -> Callable[[], Awaitable[list[np.ndarray]]]:
+            infer = path.caller(client)
 
-        path.check(running.run_until_complete(call()))
-        yield _in_flight(running, [call] * in_flight)
+            async def call() -> list[np.ndarray]:
+                return path.read(await infer())
+
+            return call
+
+        lanes = [lane() for _ in range(in_flight)]
+        path.check(running.run_until_complete(lanes[0]()))
+        yield _in_flight(running, lanes)
         running.run_until_complete(client.close())
 
 
@@ -223,6 +247,16 @@ def bare_aio(task: Task, site: Site, *, in_flight: int, loop: str = "asyncio") -
 
 
 # What most cases compare
+
+
+@contextlib.contextmanager
+def with_implementation(implementation: str, build: Builder, site: Site) -> Iterator[Block]:
+    """Build a contender of ours with the C extension (``c``), or without it (``python``)."""
+    if "tritonhttp" in sys.modules:
+        raise RuntimeError("tritonhttp was imported before its implementation was chosen")
+    os.environ["TRITONHTTP_IMPL"] = implementation
+    with build(site) as block:
+        yield block
 
 
 def against_all(task: Task, *, curl: bool = False) -> Mapping[str, Builder]:

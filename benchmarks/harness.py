@@ -48,10 +48,14 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """What ours may be at most, or must be at least, of another contender's median (or: above it)."""
+    """What ours may be at most, or must be at least, of another contender's median (or: above it).
+
+    ``of`` is ours, or a contender that is another form of ours.
+    """
 
     metric: str
     against: str
+    of: str = OURS
     at_most: float | None = None
     at_least: float | None = None
     difference: bool = False
@@ -219,7 +223,7 @@ def _contend(pipe: multiprocessing.connection.Connection, build: Builder, site: 
                 pipe.send(("block", (time.perf_counter() - start, measured)))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         pipe.send(("missing", str(error)))
     except AttributeError as error:
         # A package of ours that is still empty, or a peer that is too old.

@@ -119,12 +119,13 @@ def _case(case: Case, measured: Mapping[str, Measured]) -> dict[str, Any]:
     for bound in case.bounds:
         pair = [
             measured[name].median(bound.metric) if name in measured else None
-            for name in (OURS, bound.against)
+            for name in (bound.of, bound.against)
         ]
         value = None if None in pair else bound.measure(*pair)  # type: ignore[arg-type]
         bounds.append(
             {
                 "metric": bound.metric,
+                "of": bound.of,
                 "against": bound.against,
                 "kind": "difference" if bound.difference else "ratio",
                 "at_most": bound.at_most,
@@ -184,11 +185,12 @@ def _bound_rows(cases: Iterable[Mapping[str, Any]]) -> Iterable[list[str]]:
                 ("≤", bound["at_most"]) if bound["at_most"] is not None else ("≥", bound["at_least"])
             )
             show = METRICS[metric][1] if bound["kind"] == "difference" else lambda ratio: f"{ratio:.3g}"
+            of = "" if bound["of"] == OURS else f"{bound['of']}: "
             prefix = "+" if bound["kind"] == "difference" else ""
             yield [
                 case["title"],
                 METRICS[metric][0],
-                _median(case, OURS, metric),
+                of + _median(case, bound["of"], metric),
                 f"{bound['against']}: {_median(case, bound['against'], metric)}",
                 "–" if value is None else prefix * (value > 0) + show(value),
                 f"{sign} {prefix}{show(limit)}",
