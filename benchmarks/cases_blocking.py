@@ -41,9 +41,9 @@ def fp32_tensor(mib: int) -> list[Tensor]:
     return [("INPUT0", "FP32", np.arange(mib * MIB // 4, dtype=np.float32))]
 
 
-def many_tensors(number: int) -> list[Tensor]:
+def many_tensors(number: int, *shape: int) -> list[Tensor]:
     """Make many small inputs."""
-    return [(f"INPUT{i}", "INT32", np.full((1, 16), i, np.int32)) for i in range(number)]
+    return [(f"INPUT{i}", "INT32", np.full(shape, i, np.int32)) for i in range(number)]
 
 
 def image() -> list[Tensor]:
@@ -70,16 +70,20 @@ def bf16_unchanged(inputs: list[Tensor], outputs: list[np.ndarray]) -> bool:
 
 
 SMALL = Task(model="add_sub", make=small_tensors, outputs=("OUTPUT0", "OUTPUT1"), check=added)
-MANY = Task(
-    model="identity_many",
-    make=functools.partial(many_tensors, 1000),
-    outputs=tuple(f"OUTPUT{i}" for i in range(1000)),
-)
 GZIP = Task(
     model="identity_fp32",
     make=functools.partial(fp32_tensor, 1),
     options={"request_compression_algorithm": "gzip", "response_compression_algorithm": "gzip"},
 )
+
+
+def many(number: int, *shape: int) -> Task:
+    """Return the task of sending and receiving so many small tensors."""
+    return Task(
+        model="identity_many",
+        make=functools.partial(many_tensors, number, *shape),
+        outputs=tuple(f"OUTPUT{i}" for i in range(number)),
+    )
 
 
 def identity(mib: int) -> Task:
@@ -130,12 +134,16 @@ CASES = [
         server="sink",
         contenders={**packages(blocking, SMALL, reuse=True), FLOOR: functools.partial(bare, SMALL)},
     ),
-    Case(
-        name="inputs-1000",
-        title="1,000 inputs in one request, sink",
-        server="sink",
-        contenders=against_all(MANY),
-        least=5,
+    *(
+        Case(
+            name=f"inputs-{number}",
+            title=f"{number:,} inputs of INT32{list(shape)} in one request, sink",
+            server="sink",
+            contenders=against_all(many(number, *shape)),
+            bounds=(Bound(metric="cpu", against=REFERENCE, at_most=at_most),),
+            least=5,
+        )
+        for number, shape, at_most in ((32, (1,), 0.25), (1000, (1, 16), 0.15))
     ),
     *(
         Case(
@@ -200,6 +208,7 @@ CASES = [
         title="1 MB FP32 identity, gzip both ways, Triton",
         server="triton",
         contenders=packages(blocking, GZIP),
+        bounds=(Bound(metric="cpu", against=REFERENCE, at_most=0.3),),
         seconds=0.4,
     ),
     Case(

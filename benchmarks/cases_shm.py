@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import os
@@ -81,10 +82,13 @@ def every_way(task: Task) -> dict[str, Builder]:
     }
 
 
-LARGE = (
-    Bound(metric="p50", against=REFERENCE, at_most=0.12),
-    Bound(metric="p50", against=BY_HAND, at_most=1.15),
-)
+AGAINST_HTTP = Bound(metric="p50", against=REFERENCE, at_most=0.12)
+AGAINST_BY_HAND = Bound(metric="p50", against=BY_HAND, at_most=1.1)
+BOUNDS = {
+    1: (AGAINST_BY_HAND,),
+    16: (AGAINST_HTTP, AGAINST_BY_HAND),
+    64: (AGAINST_HTTP, dataclasses.replace(AGAINST_BY_HAND, at_most=1.15)),
+}
 
 CASES = [
     Case(
@@ -103,8 +107,8 @@ CASES = [
             server="triton",
             contenders=every_way(identity(mib)),
             metrics=("p50", "cpu"),
-            bounds=LARGE if mib in (16, 64) else (),
-            blocks={16: 7, 64: 7, 256: 3}.get(mib, 5),
+            bounds=BOUNDS.get(mib, ()),
+            blocks={1: 9, 16: 9, 64: 7, 256: 3}.get(mib, 5),
             counts={PLAIN: 1, REFERENCE: 1} if mib >= 64 else {},  # they take up to seconds
         )
         for mib in (1, 4, 16, 64, 256)
