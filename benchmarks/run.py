@@ -50,7 +50,7 @@ def bootstrap() -> None:
         subprocess.run([*pip, "-r", str(HERE / "requirements.txt"), "--editable", str(ROOT)], check=True)
         stamp.write_text(state)
     if Path(sys.prefix).resolve() != ENVIRONMENT.resolve():
-        os.execv(binary, [str(binary), str(HERE / "run.py"), *sys.argv[1:]])
+        os.execv(binary, [str(binary), *sys.argv])
 
 
 class Progress:
@@ -151,14 +151,15 @@ def main() -> int:
     import cases_blocking
     import cases_content
     import cases_process
+    import cases_production
     import cases_shm
     import harness
     import report
 
-    modules = (cases_blocking, cases_shm, cases_content, cases_process, cases_aio)
+    modules = (cases_blocking, cases_shm, cases_content, cases_process, cases_aio, cases_production)
     cases = chosen([case for module in modules for case in module.CASES], options.only)
     if options.list:
-        print("\n".join(f"{case.name:22}{case.title}" for case in cases))
+        print("\n".join(f"{case.name:30}{case.title}" for case in cases))
         return 0
 
     start, where = time.monotonic(), report.machine()
