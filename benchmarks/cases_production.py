@@ -50,7 +50,10 @@ class Numbered(PublicPath):
 
 
 class InSequence(PublicPath):
-    """Requests that are under way at the same time belong to sequences of their own."""
+    """Requests that are under way at the same time belong to sequences of their own.
+
+    The model keeps no state: it answers what it answers the plain call.
+    """
 
     _sequences = itertools.count(1)
 

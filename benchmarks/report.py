@@ -23,6 +23,7 @@ PACKAGES = (
     "numpy",
     "orjson",
     "httptools",
+    "isal",
     "tritonclient",
     "geventhttpclient",
     "gevent",
@@ -277,8 +278,9 @@ def markdown(run: Mapping[str, Any]) -> str:
             "real server with Python models. The sink is a server that answers canned bytes, on a core of its "
             "own, so that the client's cost shows. tritonhttp and tritonclient run the whole public path, from "
             "numpy arrays to numpy arrays; libcurl and the bare socket get the request encoded beforehand, and "
-            "decode nothing; in the cases of shared memory tritonhttp has shared_memory='auto'. 1 MB is 2^20 "
-            "bytes.",
+            "decode nothing; in the cases of shared memory tritonhttp has shared_memory='auto'. The plain call is "
+            "tritonhttp without the feature that the case names; tritonhttp in Python is without the C extension. "
+            "1 MB is 2^20 bytes.",
             "",
             tables(run),
         ]
