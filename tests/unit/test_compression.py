@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import sys
 import tracemalloc
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonhttp._wire import compression
-from tritonhttp._wire.compression import ALGORITHMS, compress, decompress
+from tritonhttp._wire.compression import ALGORITHMS, Unfolder, compress, decompress
 from tritonhttp.errors import InvalidRequest, ProtocolError
+
+load_zlib = compression._zlib.__wrapped__  # not cached
+
+
+@pytest.fixture(scope="module", params=["zlib", "isal.isal_zlib"], autouse=True)
+def library(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run every test with the standard library, and with ISA-L where it is installed."""
+    module = pytest.importorskip(request.param, reason="needs the extra fast-gzip")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compression, "_zlib", lambda: module)
+        yield request.param
+
+
+def test_isal_is_used_where_it_is_installed(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if library == "zlib":
+        monkeypatch.setitem(sys.modules, "isal", None)  # importing it raises ImportError
+    assert load_zlib().__name__ == library
+
 
 TEXT = b"the quick brown fox jumps over the lazy dog. " * 20
 
@@ -67,6 +88,12 @@ def test_buffers_become_one_body(algorithm: str) -> None:
     buffers = [b"head", memoryview(b"tensor" * 1000), b"", bytearray(b"tail")]
     (body,) = compress(buffers, algorithm)
     assert bytes(decompress(body, algorithm)) == b"".join(buffers)
+
+
+def test_a_small_tensor_behind_a_head_is_compressed() -> None:
+    values = np.random.default_rng(0).standard_normal(100, np.float32).tobytes() * 60
+    (body,) = compress([b'{"inputs":[]}', values], "gzip")
+    assert len(body) < len(values) / 20
 
 
 @pytest.mark.parametrize("algorithm", ["br", "GZIP", "zstd", "identity"])
@@ -131,7 +158,7 @@ def test_a_bomb_takes_no_more_memory_than_the_limit(
     algorithm: str, limit: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compression, "MAX_UNFOLDED", 1 << 20)
-    (bomb,) = compress((bytes(1 << 20) for _ in range(64)), algorithm)
+    (bomb,) = compress([bytes(1 << 20)] * 64, algorithm)
     assert len(bomb) < 1 << 20
     tracemalloc.start()
     try:
@@ -140,6 +167,38 @@ def test_a_bomb_takes_no_more_memory_than_the_limit(
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+@pytest.mark.parametrize(
+    "name", ["gzip", "gzip by its old name", "gzip in capitals", "gzip with padding", "zlib"]
+)
+def test_a_stream_is_read_in_pieces_of_any_size(name: str, size: int) -> None:
+    body, encoding = FORMS[name]
+    stream = Unfolder(encoding)
+    pieces = []
+    for at in range(0, len(body), size):
+        assert stream.pending or not body[at:].strip(b"\0")
+        pieces += stream.feed(body[at : at + size])
+    assert b"".join(pieces) == TEXT
+    assert not stream.pending
+
+
+@pytest.mark.parametrize("kind", ["gzip", "deflate"])
+def test_a_stream_is_damaged_or_truncated(kind: str) -> None:
+    (body,) = compress([TEXT], kind)
+    stream = Unfolder(kind)
+    assert TEXT.startswith(b"".join(stream.feed(body[:-1])))
+    assert stream.pending
+    with pytest.raises(ProtocolError, match=f"not valid {kind}"):
+        list(stream.feed(bytes([body[-1] ^ 1])))
+
+
+def test_a_bomb_in_a_stream_unfolds_one_mib_at_a_time() -> None:
+    (bomb,) = compress([bytes(10 << 20)], "gzip")
+    stream = Unfolder("gzip")
+    assert [len(piece) for piece in stream.feed(bomb) if piece] == [1 << 20] * 10
+    assert not stream.pending
 
 
 @given(st.binary(max_size=2000), st.integers(0, 9))

@@ -16,6 +16,7 @@ HEAVY = {
     "gevent",
     "gzip",
     "http.client",
+    "isal",
     "ml_dtypes",
     "queue",
     "requests",

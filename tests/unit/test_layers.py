@@ -50,12 +50,13 @@ OTHERS = {
     "numpy": "tritonhttp",
     "orjson": "tritonhttp",
     "httptools": "tritonhttp._wire",
+    "isal": "tritonhttp._wire.compression",
     "ml_dtypes": "tritonhttp",
     "opentelemetry": "tritonhttp.otel",
     "torch": "tritonhttp._protocol.arrays",
     "cuda": "tritonhttp.utils.cuda_shared_memory._cuda",
 }
-LAZY = {"cuda", "ml_dtypes", "torch"}
+LAZY = {"cuda", "isal", "ml_dtypes", "torch"}
 
 NO_IO = {"socket", "ssl", "asyncio", "threading", "time", "select", "selectors", "concurrent", "datetime"}
 
