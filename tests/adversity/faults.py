@@ -1046,7 +1046,7 @@ TABLE: dict[str, list[Fault]] = {
         refused(
             "a gzip bomb",
             {"": bomb(1), "in gzip": bomb(2)},
-            "the gzip body unfolds to more than the limit of",
+            "the gzip body decompresses to more than the limit of",
         ),
         refused(
             "plain JSON that claims to be gzip", {"": encoded(JSON, "gzip")}, "the body is not valid gzip"

@@ -84,7 +84,7 @@ def options_of(fault):
 @pytest.fixture(autouse=True)
 def _low_limits(monkeypatch):
     """Let a bomb of a size that a test can afford be too large."""
-    monkeypatch.setattr(compression, "MAX_UNFOLDED", 1 << 22)
+    monkeypatch.setattr(compression, "MAX_DECOMPRESSED", 1 << 22)
 
 
 @pytest.mark.parametrize(("fault", "variant", "name"), list(cases()))

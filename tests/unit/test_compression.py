@@ -1,4 +1,4 @@
-"""gzip and deflate: both directions, what other servers send, damage, and bodies that unfold without end."""
+"""gzip and deflate: both directions, what other servers send, damage, and decompression bombs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonhttp._wire import compression
-from tritonhttp._wire.compression import ALGORITHMS, Unfolder, compress, decompress
+from tritonhttp._wire.compression import ALGORITHMS, Decompressor, compress, decompress
 from tritonhttp.errors import InvalidRequest, ProtocolError
 
 load_zlib = compression._zlib.__wrapped__  # not cached
@@ -157,7 +157,7 @@ def test_the_limit_is_the_most_that_comes_out(name: str) -> None:
 def test_a_bomb_takes_no_more_memory_than_the_limit(
     algorithm: str, limit: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compression, "MAX_UNFOLDED", 1 << 20)
+    monkeypatch.setattr(compression, "MAX_DECOMPRESSED", 1 << 20)
     (bomb,) = compress([bytes(1 << 20)] * 64, algorithm)
     assert len(bomb) < 1 << 20
     tracemalloc.start()
@@ -175,7 +175,7 @@ def test_a_bomb_takes_no_more_memory_than_the_limit(
 )
 def test_a_stream_is_read_in_pieces_of_any_size(name: str, size: int) -> None:
     body, encoding = FORMS[name]
-    stream = Unfolder(encoding)
+    stream = Decompressor(encoding)
     pieces = []
     for at in range(0, len(body), size):
         assert stream.pending or not body[at:].strip(b"\0")
@@ -187,16 +187,16 @@ def test_a_stream_is_read_in_pieces_of_any_size(name: str, size: int) -> None:
 @pytest.mark.parametrize("kind", ["gzip", "deflate"])
 def test_a_stream_is_damaged_or_truncated(kind: str) -> None:
     (body,) = compress([TEXT], kind)
-    stream = Unfolder(kind)
+    stream = Decompressor(kind)
     assert TEXT.startswith(b"".join(stream.feed(body[:-1])))
     assert stream.pending
     with pytest.raises(ProtocolError, match=f"not valid {kind}"):
         list(stream.feed(bytes([body[-1] ^ 1])))
 
 
-def test_a_bomb_in_a_stream_unfolds_one_mib_at_a_time() -> None:
+def test_a_bomb_in_a_stream_is_decompressed_one_mib_at_a_time() -> None:
     (bomb,) = compress([bytes(10 << 20)], "gzip")
-    stream = Unfolder("gzip")
+    stream = Decompressor("gzip")
     assert [len(piece) for piece in stream.feed(bomb) if piece] == [1 << 20] * 10
     assert not stream.pending
 

@@ -16,7 +16,7 @@ from tritonhttp import InvalidRequest, ProtocolError, ServerError
 from tritonhttp._protocol import generation
 from tritonhttp._protocol.generation import Answers, StreamBase
 from tritonhttp._protocol.operations import generate, generate_stream
-from tritonhttp._wire.compression import Unfolder
+from tritonhttp._wire.compression import Decompressor
 from tritonhttp._wire.http1 import Response, ResponseHead, ResponseReader
 
 EVENTS = "text/event-stream; charset=utf-8"
@@ -108,7 +108,7 @@ def test_an_answer_has_a_limit_and_those_before_it_are_given(
 
 @pytest.mark.parametrize("size", [1, 7, 10**6])
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP ", "deflate", "identity", ""])
-def test_compressed_streams_are_unfolded(encoding: str, size: int) -> None:
+def test_compressed_streams_are_read(encoding: str, size: int) -> None:
     data = b"".join(b'data: {"a": %d}\n\n' % number for number in range(500))
     sent = data
     if "gzip" in encoding.lower():
@@ -142,14 +142,14 @@ def test_what_is_compressed_wrongly_is_refused_behind_what_came() -> None:
             Answers(0.0, EVENTS, encoding)
 
 
-def test_a_bomb_unfolds_a_little_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_is_decompressed_a_little_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "_LIMIT", 5 << 20)
     bomb = gzip.compress(b"data: " + b"x" * (1 << 24))
-    unfolder = Unfolder("gzip")
-    sizes = [len(piece) for piece in unfolder.feed(bomb)]
+    stream = Decompressor("gzip")
+    sizes = [len(piece) for piece in stream.feed(bomb)]
     assert max(sizes) <= 1 << 20
     assert sum(sizes) == 6 + (1 << 24)
-    assert not unfolder.pending
+    assert not stream.pending
     answers, raised = read(bomb, encoding="gzip")
     assert answers == []
     assert "more than 5242880 bytes" in str(raised)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from .._wire import inference, jsonio
-from .._wire.compression import Unfolder
+from .._wire.compression import Decompressor
 from .._wire.http1 import Response, StreamedResponse
 from .._wire.requests import Buffer
 from .._wire.sse import EventReader
@@ -38,7 +38,9 @@ class Answers:
     def __init__(self, began: float, content_type: str = "", encoding: str | None = None) -> None:
         self.times: list[float] = []
         self._began = began
-        self._unfolder = Unfolder(encoding) if encoding and encoding.strip().lower() != "identity" else None
+        self._unfolder = (
+            Decompressor(encoding) if encoding and encoding.strip().lower() != "identity" else None
+        )
         self._events = EventReader(_LIMIT)
         # A server that has only one thing to say may say it as plain JSON.
         self._single: bytearray | None = None if _is_event_stream(content_type) else bytearray()

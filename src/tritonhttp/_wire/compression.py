@@ -12,15 +12,16 @@ from typing import Any
 from ..errors import InvalidRequest, ProtocolError
 from .requests import Buffer, coalesce
 
-__all__ = ["ALGORITHMS", "MAX_UNFOLDED", "Unfolder", "compress", "decompress"]
+__all__ = ["ALGORITHMS", "MAX_DECOMPRESSED", "Decompressor", "compress", "decompress"]
 
 
 #: Name of the coding -> zlib's wbits for writing it.
 ALGORITHMS = {"gzip": 31, "deflate": 15}
+_CODINGS = ("gzip", "x-gzip", "deflate")
 _EITHER_HEADER, _NO_HEADER = 47, -15
 
 #: The default limit of a decompressed body. It guards against bodies that grow a thousandfold.
-MAX_UNFOLDED = 1 << 30
+MAX_DECOMPRESSED = 1 << 30
 
 
 @cache
@@ -56,33 +57,33 @@ def compress(buffers: Sequence[Buffer], algorithm: str) -> tuple[bytes, ...]:
 
 
 def decompress(body: Buffer, encoding: str, limit: int | None = None) -> Buffer:
-    """Undo the codings of a Content-Encoding value.
+    """Undo the codings that a Content-Encoding value lists.
 
     Parameters
     ----------
     body
         The body as received.
     encoding : str
-        ``"gzip"``, ``"deflate"``, ``"identity"``, or a list of them in the order that they were applied.
+        ``"gzip"``, ``"deflate"``, ``"identity"``, or a list of them in the order in which they were applied.
     limit : int, optional
-        The most bytes to produce; without it :data:`MAX_UNFOLDED`.
+        The maximum size of the result in bytes, :data:`MAX_DECOMPRESSED` by default.
 
     Raises
     ------
     ProtocolError
-        For an unknown coding, a damaged or truncated stream, or more than `limit` bytes.
+        For an unknown coding, a damaged or truncated body, or a result of more than `limit` bytes.
     """
-    limit = MAX_UNFOLDED if limit is None else limit
+    limit = MAX_DECOMPRESSED if limit is None else limit
     for coding in reversed([token.strip().lower() for token in encoding.split(",")]):
-        if coding in ("gzip", "x-gzip", "deflate"):
-            body = _inflate(body, coding, limit)
+        if coding in _CODINGS:
+            body = _decompress_one(body, coding, limit)
         elif coding not in ("", "identity"):
             raise ProtocolError(f"Content-Encoding {encoding!r}: expected gzip, deflate or identity")
     return body
 
 
-class Unfolder:
-    """Undoes the one coding of a body that comes in pieces.
+class Decompressor:
+    """Decompresses a body that arrives in pieces and has one coding.
 
     Parameters
     ----------
@@ -92,22 +93,22 @@ class Unfolder:
     Raises
     ------
     ProtocolError
-        For anything else.
+        For any other encoding.
     """
 
     def __init__(self, encoding: str) -> None:
-        if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        if encoding.strip().lower() not in _CODINGS:
             raise ProtocolError(f"Content-Encoding {encoding!r} of a stream: expected gzip or deflate")
         self._encoding = encoding
         self._stream = _zlib().decompressobj(_EITHER_HEADER)
 
     @property
     def pending(self) -> bool:
-        """Whether more must come."""
+        """Whether the end of the compressed data is still to come."""
         return not self._stream.eof
 
     def feed(self, received: Buffer) -> Iterator[bytes]:
-        """Take what was received; return what it unfolds to, at most 1 MiB at a time.
+        """Decompress the received bytes, yielding at most 1 MiB at a time.
 
         Raises
         ------
@@ -125,30 +126,32 @@ class Unfolder:
             raise ProtocolError(f"the body is not valid {self._encoding}: {error}") from error
 
 
-def _inflate(body: Buffer, coding: str, limit: int) -> bytes:
+def _decompress_one(body: Buffer, coding: str, limit: int) -> bytes:
     zlib = _zlib()
     # A zlib header's first two bytes are a multiple of 31 with the method 8 in the low half (RFC 1950).
-    headless = coding == "deflate" and not (
+    raw = coding == "deflate" and not (
         len(body) >= 2 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
     )
     pieces: list[bytes] = []
-    rest: Buffer = body
+    rest: Any = body
     size = 0
     try:
-        while True:
-            stream = zlib.decompressobj(_NO_HEADER if headless else _EITHER_HEADER)
+        while True:  # once per gzip member
+            stream = zlib.decompressobj(_NO_HEADER if raw else _EITHER_HEADER)
             while not stream.eof:
-                # Each step is bounded, so that a small body cannot unfold into all of the memory.
+                # Each step is bounded, so that a small body cannot fill the memory.
                 piece = stream.decompress(rest, min(1 << 24, limit - size + 1))
                 rest = stream.unconsumed_tail
                 size += len(piece)
                 if size > limit:
-                    raise ProtocolError(f"the {coding} body unfolds to more than the limit of {limit} bytes")
+                    raise ProtocolError(
+                        f"the {coding} body decompresses to more than the limit of {limit} bytes"
+                    )
                 if not piece and not rest and not stream.eof:
                     raise ProtocolError(f"the {coding} body of {len(body)} bytes is truncated")
                 pieces.append(piece)
             rest = stream.unused_data
             if coding == "deflate" or not rest.strip(b"\0"):
-                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                return b"".join(pieces)
     except zlib.error as error:
         raise ProtocolError(f"the body is not valid {coding}: {error}") from error
