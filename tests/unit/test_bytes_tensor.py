@@ -309,20 +309,20 @@ def test_elements_do_not_share_memory_with_the_data() -> None:
 @pytest.mark.parametrize(
     ("data", "count", "message"),
     [
-        (b"\1", None, "element 0 at offset 0: expected a length of 4 bytes, came 1"),
-        (framed(b"ab") + b"\0", None, "element 1 at offset 6: expected a length of 4 bytes, came 1"),
-        (framed(b"ab") + b"\0\0\0", 1, "element 1 at offset 6: expected a length of 4 bytes, came 3"),
-        (framed(b"ab", b"cd")[:-1], None, "element 1 at offset 6: expected 2 bytes, came 1"),
-        (framed(b"ab", b"cd")[:-2], 2, "element 1 at offset 6: expected 2 bytes, came 0"),
-        (b"\xff\xff\xff\xff", None, "element 0 at offset 0: expected 4294967295 bytes, came 0"),
-        (b"\xff\xff\xff\xff", 1, "element 0 at offset 0: expected 4294967295 bytes, came 0"),
-        (b"\xff\xff\xff\x7fabcd", 2, "element 0 at offset 0: expected 2147483647 bytes, came 4"),
-        (b"\xfc\xff\xff\xff" * 2, 2, "element 0 at offset 0: expected 4294967292 bytes, came 4"),
-        (framed(b"abcd"), 2, "expected 2 elements, came 1"),
-        (framed(b"", b"", b""), 2, "expected 2 elements, came 3"),
-        (framed(b""), 0, "expected 0 elements, came 1"),
-        (b"", 1, "expected 1 elements of at least 4 bytes each, came 0 bytes"),
-        (framed(b"abc"), 2, "expected 2 elements of at least 4 bytes each, came 7 bytes"),
+        (b"\1", None, "element 0 at offset 0: expected a length of 4 bytes, got 1"),
+        (framed(b"ab") + b"\0", None, "element 1 at offset 6: expected a length of 4 bytes, got 1"),
+        (framed(b"ab") + b"\0\0\0", 1, "element 1 at offset 6: expected a length of 4 bytes, got 3"),
+        (framed(b"ab", b"cd")[:-1], None, "element 1 at offset 6: expected 2 bytes, got 1"),
+        (framed(b"ab", b"cd")[:-2], 2, "element 1 at offset 6: expected 2 bytes, got 0"),
+        (b"\xff\xff\xff\xff", None, "element 0 at offset 0: expected 4294967295 bytes, got 0"),
+        (b"\xff\xff\xff\xff", 1, "element 0 at offset 0: expected 4294967295 bytes, got 0"),
+        (b"\xff\xff\xff\x7fabcd", 2, "element 0 at offset 0: expected 2147483647 bytes, got 4"),
+        (b"\xfc\xff\xff\xff" * 2, 2, "element 0 at offset 0: expected 4294967292 bytes, got 4"),
+        (framed(b"abcd"), 2, "expected 2 elements, got 1"),
+        (framed(b"", b"", b""), 2, "expected 2 elements, got 3"),
+        (framed(b""), 0, "expected 0 elements, got 1"),
+        (b"", 1, "expected 1 elements of at least 4 bytes each, got 0 bytes"),
+        (framed(b"abc"), 2, "expected 2 elements of at least 4 bytes each, got 7 bytes"),
         (framed(b"abc"), 2**62, "came 7 bytes"),
         (framed(b"abc"), 2**80, "came 7 bytes"),
         (b"", -1, "expected -1 elements"),
@@ -351,7 +351,7 @@ def test_a_false_count_stops_before_the_elements_are_made() -> None:
     data = bytes(400_000)
     tracemalloc.start()
     try:
-        with pytest.raises(ProtocolError, match="expected 3 elements, came 100000"):
+        with pytest.raises(ProtocolError, match="expected 3 elements, got 100000"):
             decode(data, 3)
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:

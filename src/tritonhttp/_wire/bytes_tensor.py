@@ -1,8 +1,8 @@
 """The framing of BYTES tensors in the binary protocol.
 
-Each element is its length as four little-endian bytes and then its bytes; the elements follow each other in C
-order, without padding. :func:`encode` turns an array of strings into that, :func:`decode` turns that into an
-array of ``bytes``. Nothing here reads more than it was given, whatever the lengths say.
+Each element is its length as four little-endian bytes, followed by its bytes. The elements follow each other
+in C order, without padding. :func:`encode` frames an array of strings, and :func:`decode` returns an array of
+``bytes``. Lengths from the server are never trusted: nothing is read past the end of the data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..errors import InvalidRequest, ProtocolError
 try:
     check_c_is_wanted()
     from . import _bytes_tensor as _speedups
-except ImportError as error:  # the same in Python, five to ten times slower
+except ImportError as error:  # use the Python code below, which is five to ten times slower
     fall_back("tritonhttp._wire._bytes_tensor", error)
     _speedups = None  # type: ignore[assignment]
 
@@ -39,33 +39,32 @@ def encode(array: np.ndarray[Any, Any]) -> bytes | bytearray:
     Parameters
     ----------
     array : numpy.ndarray
-        Of any shape and memory order. What goes out for an element depends on the dtype:
+        An array of any shape and memory order. The dtype decides how elements are encoded:
 
-        - object: ``bytes`` (subclasses too), ``bytearray`` and ``memoryview`` as they are, ``str`` as UTF-8,
-          and the ``str()`` of everything else as UTF-8, ``None`` and subclasses of ``str`` included.
-        - ``S`` and ``U``: the element as numpy returns it, so without the NULs at its end; ``U`` as UTF-8.
-        - ``StringDType`` (numpy 2): as UTF-8. A missing value is an error, unless the dtype's ``na_object``
-          is itself a string, which then stands for it.
+        - object: ``bytes`` and its subclasses, ``bytearray`` and ``memoryview`` unchanged; ``str`` as UTF-8;
+          anything else, including ``None`` and subclasses of ``str``, as the UTF-8 of its ``str()``.
+        - ``S`` and ``U``: the element as numpy returns it, without trailing NULs; ``U`` as UTF-8.
+        - ``StringDType`` (numpy 2): UTF-8. A missing value is sent as the dtype's ``na_object`` if that is a
+          string, and is an error otherwise.
 
         An array without elements may have any dtype.
 
     Returns
     -------
     bytes or bytearray
-        The elements in C order.
+        The framed elements in C order.
 
     Raises
     ------
     InvalidRequest
-        For another dtype, and for an element that has no UTF-8 form (a lone surrogate) or has 2**32 bytes
-        or more.
+        For any other dtype, and for an element that has no UTF-8 form (a lone surrogate) or at least 2**32 bytes.
 
     Notes
     -----
     The reference sends the ``str()`` of subclasses of ``bytes``, of ``bytearray`` and of ``memoryview``
     (``b'…'`` with its quotes, for example), and refuses ``U`` and ``StringDType``.
     """
-    # Subclasses may change what an element is: numpy.char.chararray strips spaces from it.
+    # Subclasses may change elements: numpy.char.chararray strips spaces.
     array = np.asarray(array)
     if array.size == 0:
         return b""
@@ -77,7 +76,7 @@ def encode(array: np.ndarray[Any, Any]) -> bytes | bytearray:
             f"cannot serialize bytes tensor: invalid datatype {array.dtype}; "
             "expected object, S, U or StringDType"
         )
-    # A list of our own: str() of an element runs code that may change the array.
+    # A copy, because the str() of an element can run code that changes the array.
     items = array.ravel().tolist()
     if hasattr(array.dtype, "na_object"):
         _refuse_missing(items)
@@ -85,35 +84,35 @@ def encode(array: np.ndarray[Any, Any]) -> bytes | bytearray:
 
 
 def decode(data: Buffer, count: int | None = None) -> np.ndarray[Any, Any]:
-    """Split the binary form of a BYTES tensor into its elements.
+    """Split the binary form of a BYTES tensor into elements.
 
     Parameters
     ----------
     data : bytes, bytearray, memoryview or numpy.ndarray
         One contiguous buffer.
     count : int, optional
-        How many elements the tensor's shape promises; not compared when None.
+        The number of elements that the tensor's shape promises; not checked if None.
 
     Returns
     -------
     numpy.ndarray
-        One-dimensional, of dtype object; its elements are ``bytes``.
+        A one-dimensional array of ``bytes`` objects.
 
     Raises
     ------
     ProtocolError
-        When an element ends behind the data, one to three bytes are left over, or the number of elements is
-        not ``count``.
+        If an element extends past the data, one to three bytes are left over, or the number of elements is not
+        ``count``.
     """
     view = memoryview(data)
     if count is not None and (count < 0 or count * 4 > view.nbytes):
         raise ProtocolError(
-            f"BYTES tensor: expected {count} elements of at least 4 bytes each, came {view.nbytes} bytes"
+            f"BYTES tensor: expected {count} elements of at least 4 bytes each, got {view.nbytes} bytes"
         )
     if not view.c_contiguous:
         raise ValueError("expected a C-contiguous buffer")
     if _speedups is None:
-        # Slices of bytes are bytes: faster than tobytes() on slices of the view, even after this copy.
+        # Slicing bytes is faster than tobytes() on slices of the view, even after this copy.
         items = _decode_items(data if type(data) is bytes else view.tobytes(), count)
         if items is None:
             _refuse(view, count)
@@ -128,7 +127,7 @@ def decode(data: Buffer, count: int | None = None) -> np.ndarray[Any, Any]:
 
 
 class _Prefixes(dict[int, bytes]):
-    """Lengths as they are written; tensors of many elements have few different ones."""
+    """Length -> encoded length. Large tensors have few different lengths."""
 
     def __missing__(self, length: int) -> bytes:
         prefix = self[length] = _LENGTH.pack(length)
@@ -136,7 +135,7 @@ class _Prefixes(dict[int, bytes]):
 
 
 def _encode_items(items: list[Any]) -> bytes:
-    kinds = list(map(type, items))  # counted as a list: faster than a set of it
+    kinds = list(map(type, items))  # counting in a list is faster than making a set
     if kinds.count(str) == len(items):
         try:
             items = [item.encode() for item in items]
@@ -144,7 +143,7 @@ def _encode_items(items: list[Any]) -> bytes:
             items = [_as_bytes(item, index) for index, item in enumerate(items)]
     elif kinds.count(bytes) != len(items):
         items = [item if type(item) is bytes else _as_bytes(item, index) for index, item in enumerate(items)]
-    # One join over [prefix, item, prefix, item, …]: everything else takes a Python loop.
+    # One join over [prefix, item, prefix, item, …], because other ways need a Python loop.
     parts = [b""] * (2 * len(items))
     parts[1::2] = items
     try:
@@ -163,7 +162,7 @@ def _encode_fixed(array: np.ndarray[Any, Any]) -> bytes | bytearray:
         octets = flat.view(np.uint8).reshape(-1, width)
         if _speedups is not None:
             return _speedups.encode_fixed(octets.data, width)
-        if octets[:, -1].all():  # no element ends in a NUL, so all have the full width
+        if octets[:, -1].all():  # no element ends with a NUL, so all have the full width
             encoded = bytearray(flat.size * (4 + width))
             rows = np.frombuffer(encoded, dtype=[("length", "<u4"), ("octets", np.uint8, (width,))])
             rows["length"] = width
@@ -173,11 +172,11 @@ def _encode_fixed(array: np.ndarray[Any, Any]) -> bytes | bytearray:
 
 
 def _as_bytes(item: Any, index: int) -> bytes:
-    """Return one element as exactly ``bytes``; every rule about single elements is here."""
+    """Return one element as exactly ``bytes``. Every rule about single elements is here."""
     if type(item) is bytes:
         octets = item
     elif isinstance(item, _BYTES_LIKE):
-        octets = memoryview(item).tobytes()  # not bytes(item), which a subclass can override
+        octets = memoryview(item).tobytes()  # a subclass can override bytes(item)
     else:
         text = item if type(item) is str else str(item)
         try:
@@ -206,7 +205,7 @@ def _refuse_missing(items: list[Any]) -> None:
 
 
 def _decode_items(data: bytes, count: int | None) -> list[bytes] | None:
-    """Return the elements, or None when the data is not exactly ``count`` elements."""
+    """Return the elements, or None if the data is not exactly ``count`` elements."""
     items: list[bytes] = []
     append, read_length = items.append, _LENGTH.unpack_from
     position, end = 0, len(data)
@@ -214,15 +213,15 @@ def _decode_items(data: bytes, count: int | None) -> list[bytes] | None:
         for _ in repeat(None, end // 4 if count is None else count):
             start = position + 4
             position = start + read_length(data, position)[0]
-            # Slices stop at the end of the data, so a false length costs nothing; it shows below.
+            # Slices stop at the end of the data, so a false length is harmless. It is detected below.
             append(data[start:position])
-    except struct.error:  # behind the end, or too few bytes left for a length
+    except struct.error:  # past the end, or too few bytes for a length
         pass
     return items if position == end and count in (None, len(items)) else None
 
 
 def _refuse(view: memoryview, count: int | None) -> NoReturn:
-    """Go through malformed data again, slowly, and say what is wrong with it."""
+    """Raise the error that describes malformed data. It scans the data again, slowly."""
     index = position = 0
     while (left := view.nbytes - position) >= 4:
         (length,) = _LENGTH.unpack_from(view, position)
@@ -233,8 +232,8 @@ def _refuse(view: memoryview, count: int | None) -> NoReturn:
         index += 1
     else:
         if left == 0:
-            raise ProtocolError(f"BYTES tensor: expected {count} elements, came {index}")
+            raise ProtocolError(f"BYTES tensor: expected {count} elements, got {index}")
         expected = "a length of 4 bytes"
     raise ProtocolError(
-        f"BYTES tensor: element {index} at offset {position}: expected {expected}, came {left}"
+        f"BYTES tensor: element {index} at offset {position}: expected {expected}, got {left}"
     )

@@ -1,7 +1,7 @@
-"""The datatypes of the protocol, one table: name on the wire, numpy dtype, bytes per element.
+"""The datatypes of the protocol: names on the wire and numpy dtypes, in one table.
 
-The names are those of the Open Inference Protocol's "Tensor Data Types" and Triton's BF16. BF16 needs the
-`ml_dtypes` package, which is imported only when a BF16 tensor is met.
+The names are those of the Open Inference Protocol's "Tensor Data Types", and Triton's BF16. BF16 needs the package
+`ml_dtypes`, which is imported only for a BF16 tensor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = [
     "triton_to_np_dtype",
 ]
 
-#: Name on the wire -> the scalar type that the reference gives for it. BF16 is looked up when asked for.
+#: Name on the wire -> scalar type, as in the reference. BF16 is missing here, because it needs `ml_dtypes`.
 BY_NAME: dict[str, Any] = {
     "BOOL": bool,
     "INT8": np.int8,
@@ -39,22 +39,23 @@ BY_NAME: dict[str, Any] = {
 }
 NAMES = (*BY_NAME, "BF16")
 
-#: The native dtypes, for a look-up without branches; other byte orders and strings go the long way.
+#: Native dtype -> name. Other byte orders and strings take the slower path of :func:`np_to_triton_dtype`.
 BY_DTYPE = {np.dtype(scalar): name for name, scalar in BY_NAME.items()}
 
 
 def np_to_triton_dtype(np_dtype: npt.DTypeLike) -> str | None:
-    """Return the protocol's name for a numpy dtype, or None where it has none.
+    """Return the protocol's name for a numpy dtype, or None if it has none.
 
     Parameters
     ----------
     np_dtype
-        A numpy dtype, a scalar type such as ``np.float32``, or what ``np.dtype`` accepts. Any byte order.
+        A numpy dtype of any byte order, a scalar type such as ``np.float32``, or anything else that ``np.dtype``
+        accepts.
 
     Returns
     -------
     str or None
-        For example ``"FP32"``; ``"BYTES"`` for object arrays and for numpy's string types.
+        For example ``"FP32"``. Object arrays and numpy's string types are ``"BYTES"``.
     """
     try:
         dtype = np_dtype if isinstance(np_dtype, np.dtype) else np.dtype(np_dtype)
@@ -76,7 +77,7 @@ def triton_to_np_dtype(dtype: str) -> Any:
     Raises
     ------
     ImportError
-        For ``"BF16"`` without the `ml_dtypes` package; the message has the command that installs it.
+        For ``"BF16"`` if the package `ml_dtypes` is missing; the message has the command that installs it.
     """
     if dtype == "BF16":
         try:
@@ -90,7 +91,7 @@ def triton_to_np_dtype(dtype: str) -> Any:
 
 
 def as_little_endian(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the array C-contiguous and in the byte order of the wire; itself where it is so already."""
+    """Return the array C-contiguous and little-endian, without a copy if it already is."""
     dtype = array.dtype
     if array.flags.c_contiguous and dtype.isnative and sys.byteorder == "little":
         return array

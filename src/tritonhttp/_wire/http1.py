@@ -1,9 +1,8 @@
-"""A response of HTTP/1.1, read without a socket, from wherever its bytes come.
+"""Reads HTTP/1.1 responses without a socket.
 
-:class:`ResponseReader` tells the transport where to receive next (:meth:`~ResponseReader.get_buffer`) and
-takes note of what arrived (:meth:`~ResponseReader.received`, :meth:`~ResponseReader.received_eof`). The
-grammar of heads and chunks is llhttp's, through httptools; a body of known length never passes through it but
-is received straight into the memory that the result will use.
+:class:`ResponseReader` tells the transport where to receive next (:meth:`~ResponseReader.get_buffer`) and is told
+what arrived (:meth:`~ResponseReader.received`, :meth:`~ResponseReader.received_eof`). llhttp, through httptools,
+parses heads and chunks; a body of known length is received straight into the memory that the result will use.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ __all__ = [
     "parse_head",
 ]
 
-#: Most bytes of a response head, and most header lines in it.
+#: Limits on a response head: its bytes and its header lines.
 MAX_HEAD = 1 << 16
 _MAX_HEADERS = 256
-#: Most interim responses before an answer: each is progress, so no time limit would end them.
+#: Limit on interim responses before an answer: each counts as progress, so no time limit ends them.
 _MAX_INTERIM = 100
 
-#: Where the first tensor of a received body starts in memory, for the vector units of the caller's processor.
+#: Alignment of a received body's first tensor: vector instructions are slow on unaligned data.
 _ALIGNMENT = 64
 
 _START = b"HTTP/1."
@@ -41,7 +40,7 @@ _SWITCHED = "the server switched to another protocol (status 101), unasked"
 
 
 class ResponseHead:
-    """A response's status and headers, and how its body is framed. Shared between responses: not to be changed."""
+    """A response's status, headers and body framing. Immutable, because responses share it."""
 
     __slots__ = (
         "chunked",
@@ -67,38 +66,38 @@ class ResponseHead:
         raw: bytes = b"",
     ) -> None:
         self.status = status
-        #: As it came, where it did.
+        #: The head as received; empty if it was not parsed from bytes.
         self.raw = raw
         self.reason = reason
         #: Names in lower case; the values of a name that came more than once are joined by ", ".
         self.headers = headers
-        #: What the headers say of the body: Content-Encoding, and Inference-Header-Content-Length, a number where
-        #: it is one.
+        #: Content-Encoding.
         self.encoding = headers.get("content-encoding")
         size: str | int | None = headers.get("inference-header-content-length")
-        # Python reads no number of more than 4,300 digits, and no size has more than 19.
+        #: Inference-Header-Content-Length: an int if it is a number. (int() refuses more than 4,300 digits; sizes
+        #: have at most 19.)
         self.json_size = int(size) if isinstance(size, str) and size.isdecimal() and len(size) < 20 else size
-        #: None where the body ends with the connection, or is chunked.
+        #: None if the body is chunked or ends with the connection.
         self.content_length = content_length
         self.chunked = chunked
-        #: Whether the server keeps the connection open behind this response.
+        #: Whether the server keeps the connection open after this response.
         self.keep_alive = keep_alive
 
 
 class Response:
-    """A whole response. ``status_code``, ``get()`` and ``read()`` are what programs for the reference use."""
+    """A complete response. Programs for the reference use ``status_code``, ``get()`` and ``read()``."""
 
     __slots__ = ("_position", "asked", "body", "head", "limit")
 
-    #: How often the call was tried.
+    #: How often the request was sent.
     attempts: int = 1
 
     def __init__(self, head: ResponseHead, body: Buffer, limit: int | None = None) -> None:
         self.head = head
         self.body = body
-        #: The most bytes that the body may have when it is unpacked.
+        #: Limit on the decompressed body, in bytes.
         self.limit = limit
-        #: Method, origin and target of the request that it answers, where they are known.
+        #: Method, origin and target of the answered request, if known.
         self.asked: tuple[str, str, str] = ("", "", "")
         self._position = 0
 
@@ -109,20 +108,20 @@ class Response:
 
     @property
     def reason(self) -> str:
-        """The words behind the status, for people."""
+        """The reason phrase, for people."""
         return self.head.reason
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers, their names in lower case."""
+        """The headers, with names in lower case."""
         return self.head.headers
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return a header's value, its name in any case."""
+        """Return a header's value; case does not matter in its name."""
         return self.head.headers.get(name.lower(), default)
 
     def read(self, length: int | None = -1) -> bytes:
-        """Return the next `length` bytes of the body as bytes, or all that is left of it."""
+        """Return the next `length` bytes of the body, or the rest of it."""
         start = self._position
         end = len(self.body) if length is None or length < 0 else min(start + length, len(self.body))
         self._position = end
@@ -133,26 +132,26 @@ class Response:
 
 
 class StreamedResponse(Response):
-    """The head of a response whose body is still to come; a transport's `stream` gives its pieces."""
+    """The head of a response whose body is still arriving; the transport's `stream` yields its pieces."""
 
     stream: Any
-    #: Is called when that has ended, if anybody wants to know.
+    #: A callback for the end of the stream, or None.
     ending: Any = None
 
 
 class _HeadParser:
-    """Collects llhttp's callbacks for one response; also the pieces of a chunked body."""
+    """Collects what llhttp reports about one response: its head, and the pieces of its body."""
 
     def __init__(self) -> None:
         self.reason = b""
         self.lines: list[tuple[str, str]] = []
         self.size = 0
-        #: Bytes since the last piece of a body that are no body: sizes, extensions, trailers.
+        #: Bytes of framing (chunk sizes, extensions, trailers) since the last piece of the body.
         self.framing = 0
         self.headers_complete = False
         self.keep_alive = False
         self.message_complete = False
-        #: Whether something stands behind the message; it is not part of it.
+        #: Whether bytes follow the message.
         self.excess = False
         self.pieces: list[bytes] = []
         self.parser = httptools.HttpResponseParser(self)
@@ -168,12 +167,12 @@ class _HeadParser:
             return
         if len(self.lines) >= _MAX_HEADERS:
             raise ProtocolError(f"the response has more than {_MAX_HEADERS} header lines")
-        # llhttp leaves the white space behind a value, which is no part of it (RFC 9110, 5.5).
+        # llhttp keeps the white space after a value, which is not part of it (RFC 9110, 5.5).
         self.lines.append((name.decode("latin-1").lower(), value.decode("latin-1").rstrip(" \t")))
 
     def on_headers_complete(self) -> None:
         self.headers_complete = True
-        # Asked here: where the message has no body, llhttp forgets the headers' part in it at once.
+        # llhttp answers this correctly only here: after a message without a body it has forgotten the headers.
         self.keep_alive = bool(self.parser.should_keep_alive())
 
     def on_body(self, piece: bytes) -> None:
@@ -185,19 +184,19 @@ class _HeadParser:
         self.message_complete = True
 
     def feed(self, data: Buffer) -> None:
-        """Parse what arrived.
+        """Parse received bytes.
 
         Raises
         ------
         ProtocolError
-            Where it is no HTTP/1 response.
+            If they are not an HTTP/1 response.
         """
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as error:
             raise ProtocolError(_SWITCHED) from error
         except httptools.HttpParserCallbackError as error:
-            # What a callback raised: an error of ours, or whatever interrupted the caller meanwhile.
+            # Raise what the callback raised: our own error, or an interrupt such as KeyboardInterrupt.
             if error.__context__ is not None:
                 raise error.__context__ from error.__context__.__cause__
             raise
@@ -216,27 +215,27 @@ class _HeadParser:
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
         status = self.parser.get_status_code()
         if status < 100:
-            raise ProtocolError(f"expected an HTTP/1.1 response, got one of status {status:03}")
+            raise ProtocolError(f"expected an HTTP/1.1 response, got status {status:03}")
         if status == 101:
             raise ProtocolError(_SWITCHED)
         coding = headers.get("transfer-encoding", "identity").strip().lower()
         if coding not in ("chunked", "identity"):
-            raise ProtocolError(f"Transfer-Encoding {coding!r}: expected chunked, nothing else was asked for")
+            raise ProtocolError(f"Transfer-Encoding {coding!r}: expected chunked, the only one supported")
         chunked = coding == "chunked"
         length: int | None = None
         if status < 200 or status in (204, 304):
             length = 0
         elif not chunked and "content-length" in headers:
-            # llhttp has refused what is no number, or several that differ.
+            # llhttp has already refused lengths that are not numbers or that differ.
             length = int(headers["content-length"].split(",")[0])
         return ResponseHead(
             status,
-            MappingProxyType(headers),  # the head is shared, and callers see its headers
+            MappingProxyType(headers),  # callers see the headers of a shared head
             self.reason.decode("latin-1"),
             content_length=length,
             chunked=chunked and length is None,
-            # Once an application under uvicorn raises, it answers 500 and closes, without saying so: what is sent
-            # meanwhile is lost.
+            # When an application raises, uvicorn answers 500 and closes the connection without announcing it; a
+            # request sent in between would be lost.
             keep_alive=self.keep_alive and not (status == 500 and headers.get("server") == "uvicorn"),
             raw=raw,
         )
@@ -247,7 +246,7 @@ _heads: dict[bytes, ResponseHead] = {}
 
 
 def _no_http(start: bytes) -> ProtocolError:
-    # An alert, as a server sends it that was not spoken to in TLS.
+    # A TLS alert: the server expects TLS.
     advice = " (the server speaks TLS: https://)" if start.startswith(b"\x15\x03") else ""
     return ProtocolError(f"expected an HTTP/1.1 response, got bytes that begin with {start!r}{advice}")
 
@@ -255,12 +254,11 @@ def _no_http(start: bytes) -> ProtocolError:
 def parse_head(data: bytes) -> ResponseHead:
     """Parse a response's head, the empty line included.
 
-    A server answers the same model with the same head over and over (Triton sends no date), so they are
-    remembered.
+    Heads are cached, because a server repeats them from call to call (Triton sends no Date).
     """
     head = _heads.get(data)
     if head is None:
-        if not data.startswith(_START):  # llhttp takes other versions, and empty lines before
+        if not data.startswith(_START):  # llhttp accepts other versions, and empty lines first
             raise _no_http(data[:40])
         parser = _HeadParser()
         parser.feed(data)
@@ -273,7 +271,7 @@ def parse_head(data: bytes) -> ResponseHead:
 
 
 def _allocate(head: ResponseHead, length: int) -> memoryview:
-    """Return memory for a body, not zeroed, its first tensor on a 64-byte boundary."""
+    """Return uninitialised memory for a body, with its first tensor on a 64-byte boundary."""
     try:
         memory = np.empty(length + _ALIGNMENT, np.uint8)
     except (MemoryError, OverflowError, ValueError) as error:
@@ -284,16 +282,16 @@ def _allocate(head: ResponseHead, length: int) -> memoryview:
 
 
 class ResponseReader:
-    """Reads one response after the other from one connection.
+    """Reads the responses of one connection, one after the other.
 
-    A transport calls :meth:`start` before it sends a request, then receives into :meth:`get_buffer` and reports
-    to :meth:`received` until that returns True; then :attr:`response` is there, and :attr:`reusable` says
-    whether the connection may carry another request.
+    A transport calls :meth:`start` before it sends a request. It then receives into :meth:`get_buffer` and calls
+    :meth:`received` until that returns True. :attr:`response` is then set, and :attr:`reusable` says whether the
+    connection can carry another request.
 
     Parameters
     ----------
     max_body : int, optional
-        The most bytes of a body; more is a :class:`ProtocolError`.
+        Limit on a body in bytes; a larger one is a :class:`ProtocolError`.
     tunnel : bool
         The request is CONNECT: a success has no body, whatever its head says (RFC 9112, 6.3).
     """
@@ -324,25 +322,25 @@ class ResponseReader:
         self.max_body = max_body
         self._tunnel = tunnel
         self._scratch = bytearray(MAX_HEAD)
-        #: Where a response begins: what :meth:`get_buffer` returns while the reader is blank.
+        #: What :meth:`get_buffer` returns while the reader is blank.
         self.view = memoryview(self._scratch)
-        #: The head of a plain response before this one, which is likely to come again; its bytes empty: none yet.
+        #: The head of the last plain response, which the next one is likely to repeat. Initially without bytes.
         self.last_head = _NO_HEAD
         self.response: Response | None = None
         self.reusable = True
         self.start()
 
     def start(self) -> None:
-        """Expect a new response; needed only where the reader is not blank."""
-        #: Whether nothing of an answer was kept; so, where it never came whole, whether nothing of it came.
+        """Expect a new response; needed only if the reader is not blank."""
+        #: True until bytes of a response are retained.
         self.blank = True
-        #: Whether the server has asked for the body of the request (status 100).
+        #: Whether the server asked for the request's body (status 100).
         self.continued = False
         self.response = None
         self._streamed = False
-        #: Whether the pieces of a body are handed out as they come, and whether the last of them is there.
+        #: Whether the body is handed out as it arrives, and whether its last piece has arrived.
         self.open = self.ended = False
-        #: What is wrong with an open body, behind the pieces that came before.
+        #: The error in an open body; :meth:`take` raises it after the pieces that came before it.
         self._failure: ProtocolError | None = None
         self._filled = 0
         self._head: ResponseHead | None = None
@@ -352,20 +350,20 @@ class ResponseReader:
         self._got = 0
 
     def stream(self) -> None:
-        """Hand the body of a success out as it comes: the response is there with its head.
+        """Hand out the body of a success as it arrives: the response is set as soon as its head is complete.
 
-        From then on :meth:`received` returns True each time, and :meth:`take` gives what came.
+        After that :meth:`received` always returns True, and :meth:`take` returns what arrived.
         """
         self._streamed = True
-        self.last_head = _NO_HEAD  # nothing is taken for a plain response
+        self.last_head = _NO_HEAD  # the shortcut for plain responses must not apply
 
     def take(self) -> bytes:
-        """Return what came of an open body since the last time.
+        """Return what arrived of an open body since the last call.
 
         Raises
         ------
         ProtocolError
-            In its turn, where what came then is not HTTP, or passes a limit.
+            If the bytes that follow are not HTTP, or exceed a limit; valid pieces are returned first.
         """
         parser = self._parser
         if parser is not None and parser.pieces:
@@ -377,7 +375,7 @@ class ResponseReader:
 
     @property
     def answering(self) -> bool:
-        """Whether an answer has begun that is no interim one: nothing that is sent now changes it."""
+        """Whether the final response has begun, so that nothing sent from now on changes it."""
         return self._head is not None
 
     def get_buffer(self) -> memoryview:
@@ -387,18 +385,18 @@ class ResponseReader:
         return self.view[self._filled :] if self._filled else self.view
 
     def received(self, count: int) -> bool:
-        """Take note of `count` bytes in the last :meth:`get_buffer`; return whether the response is whole.
+        """Process `count` bytes in the last :meth:`get_buffer`; return whether the response is complete.
 
         Raises
         ------
         ProtocolError
-            Where they are not HTTP, or pass a limit.
+            If they are not HTTP, or exceed a limit.
         """
         if self.blank:
             head = self.last_head
             end = len(head.raw)
             if end and count == end + (head.content_length or 0) and self._scratch.startswith(head.raw):
-                # All of a response at once, with the head of the one before: the reader stays as it is.
+                # The whole response came at once, with the head of the last one: the reader stays blank.
                 self.response = Response(head, bytes(self._scratch[end:count]), self.max_body)
                 return True
             self.blank = False
@@ -415,7 +413,7 @@ class ResponseReader:
         return self._received_head(count)
 
     def received_eof(self) -> bool:
-        """Take note that the server closed its side; return True where that ends the response as it should."""
+        """Note that the server closed its side; return True if that is the proper end of the response."""
         self.reusable = False
         head = self._head
         if self.open and head is not None:
@@ -427,7 +425,7 @@ class ResponseReader:
         return False
 
     def progress(self) -> str:
-        """Say how far the response came, for an error's message."""
+        """Describe how much of the response arrived, for error messages."""
         if self._head is None:
             return f"{self._filled} bytes of the response's head" if self._filled else "no byte of a response"
         if self._head.content_length is not None:
@@ -446,7 +444,7 @@ class ResponseReader:
             head = parse_head(raw)
             if head.status >= 200:
                 break
-            # An interim response (RFC 9110, 15.2): what follows is the answer itself, or another of them.
+            # An interim response (RFC 9110, 15.2): another response follows.
             self._interim += 1
             self.continued = self.continued or head.status == 100
             if self._interim > _MAX_INTERIM:
@@ -476,7 +474,7 @@ class ResponseReader:
                 self.last_head = head
             if have >= length:
                 if have > length:
-                    # Bytes that nobody asked for: whatever they are, they are not the next answer.
+                    # Nobody asked for the excess bytes, so they are not the next response.
                     self.reusable = False
                 return self._complete(bytes(self.view[end : end + length]))
             self._body = _allocate(head, length)
@@ -516,7 +514,7 @@ class ResponseReader:
         self._check_size(parser.size)
         parser.framing = 0 if parser.size > size else parser.framing + len(data)
         if parser.framing > MAX_HEAD:
-            # llhttp collects a trailer of any length, and skips an extension of any length.
+            # llhttp limits neither trailers nor extensions.
             raise ProtocolError(
                 f"the response's chunks have trailers or extensions of more than {MAX_HEAD} bytes"
             )
@@ -531,12 +529,12 @@ class ResponseReader:
         self._body[: len(body)] = body
 
     def _room(self, size: int) -> memoryview:
-        """Return memory for a body of unknown length, at most one byte more than it may have."""
+        """Return memory for a body of unknown length: at most the limit and one byte."""
         return memoryview(bytearray(size if self.max_body is None else min(size, self.max_body + 1)))
 
     def _check_size(self, size: int) -> None:
         if self.max_body is not None and size > self.max_body:
-            raise ProtocolError(f"the response's body has {size} bytes or more, the limit is {self.max_body}")
+            raise ProtocolError(f"the response's body has {size} bytes or more; the limit is {self.max_body}")
 
     def _complete(self, body: Buffer) -> bool:
         head = self._head

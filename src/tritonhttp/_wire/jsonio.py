@@ -1,8 +1,8 @@
-"""JSON as Triton writes and reads it: the speed of orjson, and the values that orjson gets wrong.
+"""JSON as Triton reads and writes it, with the speed of orjson.
 
-Triton's JSON may hold bare ``NaN``, ``Infinity`` and ``-Infinity``, in both directions. orjson refuses them
-on reading and writes null for them, so reading falls back to the standard module, and writing passes such
-values through as ready-made fragments. What cannot be written is an :class:`InvalidRequest`.
+Triton's JSON may contain bare ``NaN``, ``Infinity`` and ``-Infinity`` in both directions. orjson refuses to
+read them and writes null for them. So reading falls back to the standard module, and writing inserts them as
+fragments. A value that cannot be written raises :class:`InvalidRequest`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 
 
 def dumps(value: Any) -> bytes:
-    """Encode a value whose numbers are finite and fit 64 bits (what came through :func:`plain` does)."""
+    """Encode a value whose numbers are finite and fit 64 bits, as those of :func:`plain` do."""
     try:
         return orjson.dumps(value)
     except TypeError:
-        pass  # numpy's numbers, as in a shape, take an option that makes all others slower
+        pass  # numpy's numbers, for example in a shape, need an option that slows everything else down
     try:
         return orjson.dumps(value, option=_OPTIONS)
     except TypeError as error:
@@ -36,14 +36,14 @@ def dumps(value: Any) -> bytes:
 
 
 def plain(value: Any, where: str, *, text: bool = False) -> Any:
-    """Return a caller's value ready for :func:`dumps`, with NaN, infinities and large integers as fragments.
+    """Prepare a caller's value for :func:`dumps`: NaN, infinities and large integers become fragments.
 
-    With `text`, bytes are UTF-8.
+    With `text`, bytes are decoded as UTF-8.
 
     Raises
     ------
     InvalidRequest
-        For a value that JSON has no form for, such as bytes; the message names `where`.
+        For a value that JSON cannot represent, such as bytes; the message names `where`.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -70,7 +70,7 @@ def plain(value: Any, where: str, *, text: bool = False) -> Any:
 
 
 def dump_array(array: npt.NDArray[Any]) -> bytes:
-    """Encode a numeric or boolean array, flat and in C order, as a JSON list."""
+    """Encode a numeric or boolean array as a flat JSON list in C order."""
     if array.dtype.kind == "f":
         if array.dtype.itemsize == 2:
             array = array.astype(np.float32)
@@ -81,12 +81,12 @@ def dump_array(array: npt.NDArray[Any]) -> bytes:
 
 
 def loads(data: bytes | bytearray | memoryview, what: str) -> Any:
-    """Decode JSON from the server, bare NaN and infinities included.
+    """Decode JSON from the server, including bare NaN and infinities.
 
     Raises
     ------
     ProtocolError
-        For anything else; the message names `what` and shows how it begins.
+        For anything else; the message names `what` and shows the first bytes.
     """
     try:
         return orjson.loads(data)

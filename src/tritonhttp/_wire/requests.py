@@ -1,4 +1,4 @@
-"""The bytes of a request: its head, and which of its buffers leave together."""
+"""The bytes of a request: its head, and which of its buffers are sent together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["COALESCE", "Buffer", "amended", "coalesce", "encode_head", "header_l
 
 Buffer = bytes | bytearray | memoryview
 
-#: Buffers up to this size may be copied together; what is larger is a tensor, which is never copied.
+#: Buffers up to this size may be joined. A larger one is a tensor, which is never copied.
 COALESCE = 1 << 16
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
@@ -24,12 +24,12 @@ def is_token(name: object) -> bool:
 
 
 def header_line(name: str, value: object) -> str:
-    """Return a header line with its line end.
+    """Return a header line, including its line end.
 
     Raises
     ------
     InvalidRequest
-        Where the name is no token, or the value would end the line.
+        If the name is not a token, or the value is None or contains CR, LF or NUL.
     """
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
@@ -37,7 +37,7 @@ def header_line(name: str, value: object) -> str:
     if not is_token(name):
         raise InvalidRequest(f"header name {name!r} is not a token of HTTP")
     if value is None or _FORBIDDEN.search(text):
-        # The value stays out of the message: it may be a credential.
+        # The message omits the value, which may be a credential.
         raise InvalidRequest(f"the value of header {name!r} must be text without CR, LF or NUL")
     return f"{name}: {text}\r\n"
 
@@ -50,34 +50,34 @@ def encode_head(method: str, target: str, lines: str, length: int) -> bytes:
     method, target : str
         The method, and the path with its query, percent-encoded.
     lines : str
-        Header lines, each with its line end.
+        Header lines, each including its line end.
     length : int
         The body's size in bytes.
 
     Raises
     ------
     InvalidRequest
-        Where the target would end its line.
+        If the target contains spaces or unprintable characters.
     """
     if " " in target or not target.isprintable():
         raise InvalidRequest(f"expected a percent-encoded path, got {target!r}")
     if length or method != "GET":
         lines = f"{lines}Content-Length: {length}\r\n"
-    # Text goes out as UTF-8; what a caller gave as bytes goes out as those bytes.
+    # Text is sent as UTF-8; surrogates stand for the caller's own bytes.
     return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
 
 
 def amended(request: Buffer, origin: str, lines: bytes) -> tuple[bytes, bytes]:
-    """Return a request's head with more in it, and what stands behind the head.
+    """Return a request's head with added header lines, and the body that follows it.
 
     Parameters
     ----------
     request : buffer
-        The head as :func:`encode_head` returns it, and perhaps a body.
+        The head as :func:`encode_head` returns it, optionally followed by a body.
     origin : str
-        Scheme and authority to put before the path, as proxies want it (RFC 9112, 3.2.2); or empty.
+        Scheme and authority to prepend to the path for a proxy (RFC 9112, 3.2.2), or an empty string.
     lines : bytes
-        Further header lines, each with its line end.
+        Additional header lines, each including its line end.
     """
     head, _, body = bytes(request).partition(b"\r\n\r\n")
     method, _, rest = head.partition(b" ")
@@ -85,7 +85,7 @@ def amended(request: Buffer, origin: str, lines: bytes) -> tuple[bytes, bytes]:
 
 
 def coalesce(buffers: Sequence[Buffer], limit: int = COALESCE) -> list[Buffer]:
-    """Return the buffers in their order, small neighbours joined; a buffer larger than `limit` is never copied."""
+    """Join small neighbouring buffers. A buffer larger than `limit` is never copied."""
     if sum(map(len, buffers)) <= limit:
         return [b"".join(buffers)]
     joined: list[Buffer] = []

@@ -1,7 +1,7 @@
-"""Server-sent events without a socket: bytes in, events out, wherever the reads cut them.
+"""Reads server-sent events without a socket, from pieces of any size.
 
-Source: the WHATWG HTML standard, "Server-sent events", the part on interpreting a stream. Lines end with LF, CRLF
-or CR; an empty line ends an event; what the stream ends with, before an empty line, is no event.
+It follows the WHATWG HTML standard, "Server-sent events", section on interpreting an event stream. Lines end
+with LF, CRLF or CR, and an empty line ends an event. An event that the stream's end cuts off is dropped.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Event:
     Attributes
     ----------
     data : str
-        Its data lines, joined by LF.
+        The data lines, joined by LF.
     kind : str
-        Its type: "message" where none was given.
+        The event type, "message" by default.
     """
 
     data: str
@@ -38,7 +38,7 @@ class EventReader:
     Parameters
     ----------
     limit : int
-        The most bytes of an event.
+        Limit on an event in bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -47,29 +47,29 @@ class EventReader:
         self._data: list[bytes] = []
         self._size = 0
         self._kind = b""
-        #: Whether the last line ended with a CR, of which a LF may be the other half.
+        #: Whether the last byte was a CR. A LF that follows belongs to it.
         self._after_cr = False
         self._first = True
 
     @property
     def pending(self) -> bool:
-        """Whether an event has begun and not ended."""
+        """Whether an event is incomplete."""
         return bool(self._line or self._data)
 
     def feed(self, received: bytes | bytearray | memoryview) -> Iterator[Event]:
-        """Take what was received, as the events that it completes are iterated over.
+        """Process received bytes, yielding the events that they complete.
 
         Raises
         ------
         ProtocolError
-            For an event beyond the limit.
+            For an event larger than the limit.
         """
         chunk = bytes(received)
         if not chunk:
             return
         if self._after_cr:
             chunk = chunk.removeprefix(b"\n")
-        # Every kind of line end becomes one LF; a CR at the end may turn out as half of one.
+        # Every line end becomes LF. A CR at the end may be the first half of a CRLF.
         self._after_cr = chunk[-1:] == b"\r"
         *lines, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         for line in lines:
@@ -101,4 +101,4 @@ class EventReader:
             self._size += len(line)
         elif name == b"event":
             self._kind = value
-        return None  # comments, ids and retry times mean nothing to a call that is not resumed
+        return None  # comments, and ids and retry times, which only serve to reconnect
