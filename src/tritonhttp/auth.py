@@ -1,7 +1,7 @@
-"""Plugins that authenticate: register one of them with ``client.register_plugin(…)``, for either client.
+"""Plugins that authenticate. Register one with ``client.register_plugin(…)`` on either client.
 
-Credentials appear in no log, no representation and no error, and go to the client's own server only: the library
-follows no redirect.
+Credentials never appear in logs, representations or errors. They are sent only to the client's own servers,
+because the library does not follow redirects.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["ApiKeyAuth", "BasicAuth", "BearerAuth"]
 class BasicAuth(InferenceServerClientPlugin):
     """Authenticate with a user name and a password (RFC 7617).
 
-    Both must be ASCII, as in the reference: which encoding a server expects of anything else cannot be known.
+    Both must be ASCII, as in the reference, because servers do not agree on another encoding.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class BasicAuth(InferenceServerClientPlugin):
     Raises
     ------
     InvalidRequest
-        For characters outside ASCII, and for a colon in the user name.
+        For non-ASCII characters, and for a colon in the user name.
     """
 
     def __init__(self, username: str, password: str) -> None:
@@ -50,8 +50,8 @@ class BearerAuth(InferenceServerClientPlugin):
     Parameters
     ----------
     token : str or callable
-        The token; or a function that returns it, called before each request: it may refresh the token. With the
-        asyncio client it may be a coroutine function.
+        The token, or a function that returns it. The function is called before each request, so it can refresh the
+        token. With the asyncio client it can be a coroutine function.
     """
 
     def __init__(self, token: str | Callable[[], str] | Callable[[], Awaitable[str]]) -> None:
@@ -66,13 +66,13 @@ class BearerAuth(InferenceServerClientPlugin):
     def __call__(self, request: Request) -> Awaitable[None] | None:
         token = self._token if isinstance(self._token, str) else self._token()
         if isinstance(token, Awaitable):
-            return _Coming(token, request)
+            return _PendingToken(token, request)
         _set_bearer(request, token)
         return None
 
 
-class _Coming:
-    """A token under way; whoever cannot wait for it closes it."""
+class _PendingToken:
+    """Sets the header when the token is awaited; the blocking client closes it instead."""
 
     def __init__(self, token: Awaitable[str], request: Request) -> None:
         self._token = token
@@ -91,7 +91,7 @@ def _set_bearer(request: Request, token: str) -> None:
 
 
 class _Key(str):
-    """A header's value that no representation shows, whatever the header's name is."""
+    """A secret header value, which its representation hides."""
 
     __slots__ = ()
 
@@ -123,7 +123,7 @@ class ApiKeyAuth(InferenceServerClientPlugin):
 
 
 def _check(value: Any, what: str) -> str:
-    """Refuse what fits in no header, without showing it."""
+    """Refuse a value that is not valid in a header. The error does not contain the value."""
     if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable():
         raise InvalidRequest(f"{what} must be a str of printable ASCII characters")
     return value

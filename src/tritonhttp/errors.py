@@ -3,20 +3,20 @@
 ::
 
     InferenceServerException            message(), status(), debug_details(), as in the reference
-    ├── ServerError                     the server answered, with an error; has method and URL of the request
-    ├── TransportError                  nothing usable came back; names method, URL and phase
+    ├── ServerError                     the server answered with an error; has the request's method and URL
+    ├── TransportError                  no usable answer; names method, URL and phase
     │   ├── ConnectError                also ConnectionError
     │   │   ├── ConnectRefused          also ConnectionRefusedError
     │   │   ├── ConnectTimeout          also DeadlineExceeded
     │   │   ├── NameResolutionError     also socket.gaierror
     │   │   └── TLSError                also ssl.SSLError
     │   │       └── CertificateError    also ssl.SSLCertVerificationError
-    │   ├── ConnectionLost              also ConnectionError: it broke while in use
+    │   ├── ConnectionLost              also ConnectionError: the connection broke while in use
     │   └── DeadlineExceeded            also TimeoutError (on 3.10 also asyncio.TimeoutError)
     ├── ProtocolError                   the answer is not valid HTTP, or not a valid v2 answer
     └── InvalidRequest                  also ValueError: refused before anything was sent
 
-A program that catches the built-in error, as programs for the reference do, still catches ours.
+Programs for the reference catch the built-in errors; these catch ours too.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ __all__ = [
 
 
 class InferenceServerException(Exception):
-    """Indicate that a call did not end in success.
+    """Base of every error of a call.
 
     Parameters
     ----------
     msg : str
         What happened.
     status : str, optional
-        The status that the server answered with, for example ``"404"``; None where there was no answer.
+        The HTTP status of the answer, for example ``"404"``; None if there was no answer.
     debug_details : optional
-        More for debugging: the raw body of an error answer.
+        Details for debugging: the raw body of an error answer.
     """
 
-    #: How often the call was tried.
+    #: How often the request was sent.
     attempts = 1
 
     def __init__(self, msg: str | None, status: str | None = None, debug_details: Any = None) -> None:
@@ -72,7 +72,7 @@ class InferenceServerException(Exception):
         return text if self._status is None else f"[{self._status}] {text}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Through the instance's dict, since subclasses take other arguments than those in `args`.
+        # Restore the instance's dict, because the constructors of subclasses do not take `args`.
         return _rebuild, (type(self), self.args), self.__dict__.copy()
 
     def message(self) -> str | None:
@@ -80,7 +80,7 @@ class InferenceServerException(Exception):
         return self._msg
 
     def status(self) -> str | None:
-        """Return the status as a string, for example ``"404"``, or None where no answer came."""
+        """Return the HTTP status as a string, for example ``"404"``, or None if no answer came."""
         return self._status
 
     def debug_details(self) -> Any:
@@ -95,11 +95,12 @@ def _rebuild(cls: type[InferenceServerException], args: tuple[Any, ...]) -> Infe
 
 
 class ServerError(InferenceServerException):
-    """The server, or a gateway before it, answered with an error.
+    """The server, or a gateway in front of it, answered with an error.
 
-    ``status()`` is the HTTP status as a string and ``debug_details()`` the raw body as text; ``headers`` maps
-    the answer's header names, in lower case, to their values. ``method`` and ``url`` are the request's that was
-    answered, with several servers that of the one that did; empty where the response was not this client's own.
+    ``status()`` is the HTTP status as a string, and ``debug_details()`` the raw body as text. ``headers`` maps the
+    answer's header names, in lower case, to their values. ``method`` and ``url`` are those of the answered
+    request; with several servers the URL is that of the server that answered. They are empty if the response does
+    not come from this client.
     """
 
     method = ""
@@ -120,10 +121,11 @@ class TransportError(InferenceServerException):
     reason : str
         What went wrong.
     method, url : str
-        The request that it happened to; empty where there was none yet.
+        The failed request; empty if there was none yet.
     phase : str
-        What was being done: ``"start"`` (the call's time was over before it began), ``"wait for a connection"``,
-        ``"resolve"``, ``"connect"``, ``"proxy"``, ``"tls"``, ``"send"``, ``"receive"``, ``"plugin"``.
+        The phase that failed: ``"start"`` (the deadline had passed before the call began),
+        ``"wait for a connection"``, ``"resolve"``, ``"connect"``, ``"proxy"``, ``"tls"``, ``"send"``,
+        ``"receive"``, ``"plugin"``.
     """
 
     def __init__(self, reason: str, *, method: str = "", url: str = "", phase: str = "") -> None:
@@ -133,7 +135,7 @@ class TransportError(InferenceServerException):
         super().__init__(f"{method} {url}: {reason}" if url else reason)
 
     def locate(self, method: str, url: str) -> None:
-        """Name the request, where the error was made before it was known."""
+        """Add the request's method and URL to an error that was created without them."""
         self.method, self.url = method, url
         self._msg = f"{method} {url}: {self._msg}"
         self.args = (self._msg,)
@@ -146,7 +148,7 @@ class ConnectError(TransportError, ConnectionError):
 class ConnectRefused(ConnectError, ConnectionRefusedError):
     """Nothing listens at the server's address."""
 
-    errno = ECONNREFUSED  # of the class: OSError's own slot is lost in pickling
+    errno = ECONNREFUSED  # a class attribute, because pickling loses OSError's own slot
 
     def __init__(self, reason: str, *, method: str = "", url: str = "", phase: str = "connect") -> None:
         super().__init__(reason, method=method, url=url, phase=phase)
@@ -157,12 +159,12 @@ class NameResolutionError(ConnectError, socket.gaierror):
 
 
 class ConnectionLost(TransportError, ConnectionError):
-    """The connection broke while a request or its answer was under way.
+    """The connection broke while a request was sent or its answer received.
 
     Attributes
     ----------
     resendable : bool
-        Whether a connection that was used before broke without an answer, so that sending again is likely to help.
+        Whether a reused connection broke without an answer, so that sending again is likely to succeed.
     """
 
     resendable: bool = False
@@ -171,7 +173,7 @@ class ConnectionLost(TransportError, ConnectionError):
 if sys.version_info >= (3, 11):
     _Timeouts = TimeoutError
 else:
-    # Before 3.11 asyncio had a class of its own, which callers of the asyncio client catch.
+    # Before 3.11 callers of the asyncio client catch asyncio's own class.
     from asyncio import TimeoutError as _AsyncioTimeoutError
 
     class _Timeouts(TimeoutError, _AsyncioTimeoutError):
@@ -179,11 +181,11 @@ else:
 
 
 class DeadlineExceeded(TransportError, _Timeouts):
-    """A time limit passed; the message holds "timed out", the phase and the limit."""
+    """A time limit passed. The message contains "timed out", the phase and the limit."""
 
 
 class ConnectTimeout(ConnectError, DeadlineExceeded):
-    """No connection could be made in time."""
+    """No connection was made in time."""
 
 
 class ProtocolError(InferenceServerException):
@@ -191,22 +193,22 @@ class ProtocolError(InferenceServerException):
 
 
 class InvalidRequest(InferenceServerException, ValueError):
-    """The request was refused before anything was sent; the message says what was expected and what came."""
+    """The request was refused before anything was sent. The message says what was expected and what was given."""
 
 
 if TYPE_CHECKING:
     import ssl
 
     class TLSError(ConnectError, ssl.SSLError):
-        """The TLS handshake failed: no common protocol, a certificate that does not verify, a wrong host."""
+        """The TLS handshake failed: no common protocol, or a certificate that does not verify."""
 
     class CertificateError(TLSError, ssl.SSLCertVerificationError):
-        """The server's certificate does not verify, or is another host's."""
+        """The server's certificate does not verify, or belongs to another host."""
 
 else:
 
     def __getattr__(name: str) -> Any:
-        # ssl costs more to import than the rest of this library, and only TLS needs it.
+        # Importing ssl costs more than the rest of this library, and only TLS needs it.
         if name in ("TLSError", "CertificateError"):
             import ssl
 

@@ -1,4 +1,4 @@
-"""What observers of a client see: one record for each call, from its request to its answer, and its retries."""
+"""Events of a client's calls for observers: requests, answers and retries."""
 
 from __future__ import annotations
 
@@ -15,39 +15,40 @@ __all__ = ["Call", "CallHook", "Hooks", "RetryHook"]
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One call, as hooks see it: the same object from `on_request` to `on_response`.
+    """One call. Hooks get the same object from `on_request` to `on_response`.
 
     Attributes
     ----------
     method, url : str
-        The request; the URL is that of the server which was tried last. With several servers it is empty until
-        one is chosen.
+        The request. The URL is that of the server that was tried last; with several servers it is empty until one
+        is chosen.
     action, route : str
-        What it is for: ``"infer"``, ``"ready"``, ``"metadata"``, ``"load"``, …; and its path below the base path
-        with names for what varies: ``"/v2/models/{model}/infer"``. Empty for paths that the library does not know.
+        The operation, such as ``"infer"``, ``"ready"``, ``"metadata"`` or ``"load"``, and the path below the base
+        path with names for its variable parts: ``"/v2/models/{model}/infer"``. Empty for paths that the library
+        does not know.
     model_name, model_version, request_id : str
-        Empty where there is none.
+        Empty if the call has none.
     headers : dict
-        The request's headers. What `on_request` changes here is sent.
+        The request's headers. Changes by `on_request` are sent.
     attempts : int
-        How often it was sent so far, also unseen because a reused connection turned out closed.
+        How often the request was sent so far, including resends on a new connection after a reused one was closed.
     status : int or None
-        The answer's status; None where no answer came.
+        The answer's HTTP status; None if no answer came.
     response_headers : dict
-        The answer's headers, names in lower case.
+        The answer's headers, with names in lower case.
     error : BaseException or None
-        What ended it without an answer: an error of the library, or a cancellation. An answer with a status of
-        400 or more is an answer; what the client raises for it comes after. Of a stream: what broke it, also an
-        error that it brought.
+        What ended the call without an answer: an error of the library, or a cancellation. It is None for an answer
+        with a status of 400 or more, for which the client raises its error later. For a stream: what broke it,
+        including an error that the server sent in it.
     request_bytes, response_bytes : int
-        The bodies' sizes, of the last attempt; of a stream what was received.
+        The sizes of the last attempt's bodies; for a stream the bytes received.
     seconds : float
-        How long the whole call took, that of a stream until its end.
+        The duration of the whole call, or of a stream until its end.
     phases : dict of str to float
-        Milliseconds of the last attempt by phase: wait, resolve, connect, proxy, tls, send, first_byte, receive;
-        those that came to an end; receive lasts until the end of a stream.
+        Milliseconds of each completed phase of the last attempt: wait, resolve, connect, proxy, tls, send,
+        first_byte, receive. The phase receive lasts until the end of a stream.
     context : dict
-        For what the hooks want to remember from one event to the next.
+        Storage for hooks, from one event to the next.
     """
 
     method: str
@@ -73,15 +74,15 @@ class Call:
         words += [self.action] if self.action else []
         words += [f"model {self.model_name!r}"] if self.model_name else []
         words += [f"id {self.request_id!r}"] if self.request_id else []
-        words.append(f"status {self.status}" if self.error is None else _in_short(self.error))
+        words.append(f"status {self.status}" if self.error is None else _summary(self.error))
         words.append(f"{self.request_bytes} bytes sent, {self.response_bytes} received")
         words += [f"{self.attempts} tries"] if self.attempts > 1 else []
         phases = "".join(f", {name} {spent:.3g}" for name, spent in self.phases.items())
         return f"{'; '.join(words)}; {self.seconds * 1e3:.3g} ms{phases}"
 
 
-def _in_short(error: BaseException) -> str:
-    """Return an error in one line that is not too long."""
+def _summary(error: BaseException) -> str:
+    """Describe an error in one line of limited length."""
     text = without_secrets(" ".join(str(error).split()))
     name = type(error).__name__
     return f"{name}: {text if len(text) <= 500 else f'{text[:500]}…'}" if text else name
@@ -89,19 +90,18 @@ def _in_short(error: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a client did since it was made, with all of its servers.
+    """Counters of a client since its creation, over all of its servers.
 
     Attributes
     ----------
     requests : int
-        Requests begun, each try of a call counted.
+        Requests begun, counting each try of a call.
     retries, resent : int
-        How often a call was tried again; how often a request went out again, unseen, because its reused connection
-        turned out closed.
+        Retries of calls; requests sent again on a new connection because a reused one was closed.
     connections_opened, connections_reused, connections_closed : int
-        Connections made, taken again for a further request, and closed.
+        Connections opened, reused for another request, and closed.
     bytes_sent, bytes_received : int
-        Heads included.
+        Bytes including the heads.
     """
 
     requests: int = 0
@@ -115,17 +115,17 @@ class Stats:
 
     @property
     def connections_open(self) -> int:
-        """Connections that are open now."""
+        """The number of connections that are open now."""
         return self.connections_opened - self.connections_closed
 
 
 CallHook: TypeAlias = Callable[[Call], object]
-#: Gets the call, why it is sent again, and after how many seconds.
+#: Gets the call, the reason for the retry, and the delay in seconds.
 RetryHook: TypeAlias = Callable[[Call, str, float], object]
 
 
 class Observers(NamedTuple):
-    """Who is told about a call, fixed when it begins: who heard of its beginning hears of its end."""
+    """The hooks for one call, fixed when it begins, so that each begin has its end."""
 
     request: tuple[CallHook, ...] = ()
     response: tuple[CallHook, ...] = ()
@@ -138,30 +138,29 @@ class Observers(NamedTuple):
         _tell(self.retry, call, reason, delay)
 
     def ended(self, call: Call) -> None:
-        # Who began last ends first, as spans nest.
+        # In reverse order, because spans nest.
         _tell(reversed(self.response), call)
 
 
 class Hooks:
-    """The functions that are told about a client's calls. What one of them raises is logged, and stops nothing.
+    """The functions that observe a client's calls. Exceptions from them are logged and do not affect the call.
 
-    They are called on the thread, or in the task, that carries the call out, in the context of the caller. The
-    call of a stream ends with it; where that was dropped, a thread of its own or the event loop tells. Changes
-    count for calls that begin later.
+    They run in the thread or task that executes the call, in the caller's context. A streaming call ends with its
+    stream; dropped streams are reported from another thread or the event loop. Changes affect only later calls.
 
     Parameters
     ----------
     on_request : callable
-        Called with the :class:`Call` before it is sent, after the plugin.
+        Called with the :class:`Call` after the plugin, before the request is sent.
     on_response : callable
-        Called with it when it has ended, in success or not.
+        Called with the call when it has ended, whether or not it succeeded.
     on_retry : callable
-        Called with it, the reason and the seconds until then, before it is sent again.
+        Called with the call, the reason and the delay in seconds, before a retry.
 
     Raises
     ------
     InvalidRequest
-        For what cannot be called, and for coroutine functions.
+        For objects that are not callable, and for coroutine functions.
     """
 
     def __init__(
@@ -183,7 +182,7 @@ class Hooks:
         on_response: CallHook | None = None,
         on_retry: RetryHook | None = None,
     ) -> None:
-        """Tell further functions from now on."""
+        """Add functions for later calls."""
         request, response, retry = self.observers
         self.observers = Observers(
             (*request, *_checked(on_request, "on_request")),
@@ -192,7 +191,7 @@ class Hooks:
         )
 
     def remove(self, *hooks: Callable[..., object]) -> None:
-        """Tell these functions no more, whatever they were told."""
+        """Remove these functions from all events."""
         self.observers = Observers(
             *(tuple(each for each in told if each not in hooks) for told in self.observers)  # type: ignore[arg-type]
         )
@@ -202,7 +201,7 @@ def _checked(hook: Any, name: str) -> tuple[Any, ...]:
     if hook is None:
         return ()
     if not callable(hook) or inspect.iscoroutinefunction(hook):
-        raise InvalidRequest(f"{name} must be a plain function, which is not awaited; got {hook!r}")
+        raise InvalidRequest(f"{name} must be a plain function, because it is not awaited; got {hook!r}")
     return (hook,)
 
 

@@ -1,7 +1,7 @@
-"""OpenTelemetry: a client span for each call, and the trace's headers in the request. Extra ``otel``.
+"""OpenTelemetry: a client span for each call, and trace headers in each request. It needs the extra ``otel``.
 
-Written on the client's event hooks, so it goes together with any plugin, and with both clients. Names and rules
-are those of the stable semantic conventions for HTTP client spans; what they do not have stands under ``triton.``.
+It uses the client's event hooks, so it works with any plugin and both clients. Names and rules follow the stable
+semantic conventions for HTTP client spans; attributes beyond those begin with ``triton.``.
 """
 
 from __future__ import annotations
@@ -34,37 +34,37 @@ def instrument(
     tracer_provider: trace.TracerProvider | None = None,
     propagator: TextMapPropagator | None = None,
 ) -> Callable[[], None]:
-    """Make a span of kind CLIENT for each call of a client, from its first request to the end of its last answer.
+    """Create a CLIENT span for each call of a client, from its first request to the end of its last answer.
 
-    Its parent is the span that is current where the call is made, also in tasks and for `async_infer`. A call that
-    is sent again stays one span, with an event ``retry`` for each time and ``http.request.resend_count``. Its
-    status is ERROR where no answer came, and for answers of 400 and more, also where that only means "not ready".
-    The trace's headers are added to the request, except those that the caller or a plugin has set.
+    The span's parent is the span that is current where the call is made, also in tasks and for `async_infer`. A
+    retried call is one span, with an event ``retry`` for each retry, and ``http.request.resend_count``. The status
+    is ERROR if no answer came or its HTTP status is at least 400, even if that only means "not ready". Trace
+    headers are added to the request, except those that the caller or a plugin has set.
 
     Parameters
     ----------
     client : InferenceServerClient
-        The blocking or the asyncio one. What it is pickled to is not instrumented.
+        A blocking or an asyncio client. Clients unpickled from it are not instrumented.
     tracer_provider : TracerProvider, optional
-        Where the spans go; without it, the global one.
+        Receives the spans; the global one by default.
     propagator : TextMapPropagator, optional
-        Writes the headers; without it, the global one.
+        Writes the headers; the global one by default.
 
     Returns
     -------
     callable
-        Ends it: later calls make no spans.
+        Stops the instrumentation: later calls create no spans.
 
     Raises
     ------
     InvalidRequest
-        For what is no client, and for a client that is instrumented already.
+        If `client` is not a client of this library, or is already instrumented.
     """
     if not isinstance(client, ClientBase):
         raise InvalidRequest(f"expected a client of tritonhttp, got {type(client).__name__}")
     hooks = client.hooks
     if any(isinstance(getattr(hook, "__self__", None), _Spans) for hook in hooks.observers.request):
-        raise InvalidRequest("this client is instrumented already; end that first")
+        raise InvalidRequest("this client is instrumented already; stop that instrumentation first")
     spans = _Spans(tracer_provider, propagator)
     hooks.add(on_request=spans.begin, on_response=spans.end, on_retry=spans.retry)
 
@@ -75,7 +75,7 @@ def instrument(
 
 
 class _Spans:
-    """The hooks of one client. A call's span stands in the call's context, under this object."""
+    """The hooks of one client. Each call's context has its span, with this object as the key."""
 
     def __init__(
         self, tracer_provider: trace.TracerProvider | None, propagator: TextMapPropagator | None
@@ -97,7 +97,7 @@ class _Spans:
         propagator.inject(carrier, trace.set_span_in_context(span))
         given = {str(name).lower() for name in call.headers}
         if "traceparent" in given:
-            carrier.pop("tracestate", None)  # which belongs to another traceparent
+            carrier.pop("tracestate", None)  # it belongs to the other traceparent
         call.headers.update((name, value) for name, value in carrier.items() if name.lower() not in given)
 
     def retry(self, call: Call, reason: str, delay: float) -> None:
@@ -153,7 +153,7 @@ def _of_request(call: Call) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _of_url(url: str) -> dict[str, Any]:
-    """Return what a URL says of where a request goes; nothing where none is chosen yet."""
+    """Return the attributes of a URL, or none if no server is chosen yet."""
     if not url:
         return {}
     found: dict[str, Any] = {"url.full": without_secrets(url)}

@@ -1,4 +1,4 @@
-"""Plugins: called before each request, they may change its headers."""
+"""Plugins, which are called before each request and can change its headers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["InferenceServerClientPlugin", "Request"]
 
 
 class Request:
-    """What a plugin sees of a request.
+    """A request as a plugin sees it.
 
     Parameters
     ----------
     headers : dict or None
-        The request's headers, which a plugin changes in place; None for none yet.
+        The request's headers, which a plugin changes in place; None creates an empty dict.
     """
 
     def __init__(self, headers: dict[str, Any] | None) -> None:
@@ -22,12 +22,12 @@ class Request:
 
 
 class InferenceServerClientPlugin(ABC):
-    """The base of every plugin: a callable that is given each :class:`Request` before it is sent."""
+    """Base class of plugins: callables that get each :class:`Request` before it is sent."""
 
     @abstractmethod
     def __call__(self, request: Request) -> Any:
         """Change the request in place.
 
-        What it returns has no meaning, unless it is awaitable: the asyncio client awaits it before it sends the
-        request, so that a plugin may be a coroutine; the blocking client refuses it.
+        The result is ignored unless it is awaitable. The asyncio client awaits it before it sends the request, so
+        a plugin can be a coroutine function; the blocking client refuses it.
         """

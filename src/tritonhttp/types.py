@@ -1,8 +1,7 @@
-"""What the server's replies hold, for type checkers: the methods return plain dicts and lists.
+"""The types of the server's replies, for type checkers; at run time they are plain dicts and lists.
 
-Listed is what Triton sends; other servers of the protocol may leave out more. A key that not every reply has is in
-a class with ``total=False``: ask for it with ``get``. Where a program wants a ``dict[str, Any]``, ``dict(reply)``
-is one.
+They describe what Triton sends; other servers may omit more. A key that is not in every reply belongs to a class
+with ``total=False``: read it with ``get``. To get a ``dict[str, Any]`` from a reply, use ``dict(reply)``.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ __all__ = [
 
 
 class ServerMetadata(TypedDict):
-    """Who the server is, and what it can do beyond the protocol."""
+    """The server's name and version, and the protocol extensions that it supports."""
 
     name: str
     version: str
@@ -38,7 +37,7 @@ class ServerMetadata(TypedDict):
 
 
 class TensorMetadata(TypedDict):
-    """An input or output of a model; -1 in its shape stands for any size."""
+    """An input or output of a model; -1 in its shape means any size."""
 
     name: str
     datatype: str
@@ -56,7 +55,7 @@ class ModelMetadata(TypedDict):
 
 
 class ModelConfigInput(TypedDict):
-    """An input in a model's configuration; its dims are without the batch dimension."""
+    """An input in a model's configuration; its dims exclude the batch dimension."""
 
     name: str
     data_type: str
@@ -69,7 +68,7 @@ class ModelConfigInput(TypedDict):
 
 
 class ModelConfigOutput(TypedDict):
-    """An output in a model's configuration; its dims are without the batch dimension."""
+    """An output in a model's configuration; its dims exclude the batch dimension."""
 
     name: str
     data_type: str
@@ -99,7 +98,7 @@ class _EveryModelConfig(TypedDict):
 
 
 class ModelConfig(_EveryModelConfig, total=False):
-    """A model's configuration, as ``model_config.proto`` has it."""
+    """A model's configuration, as defined by ``model_config.proto``."""
 
     optimization: dict[str, Any]
     dynamic_batching: dict[str, Any]
@@ -113,14 +112,14 @@ class ModelConfig(_EveryModelConfig, total=False):
 
 
 class Duration(TypedDict):
-    """How often something happened, and the nanoseconds that it took in all."""
+    """How often something happened, and how many nanoseconds it took in total."""
 
     count: int
     ns: int
 
 
 class InferenceStatistics(TypedDict):
-    """What a model's inferences took, by part."""
+    """Durations of a model's inferences, by part."""
 
     success: Duration
     fail: Duration
@@ -133,7 +132,7 @@ class InferenceStatistics(TypedDict):
 
 
 class BatchStatistics(TypedDict):
-    """What the batches of one size took."""
+    """Durations of the batches of one size."""
 
     batch_size: int
     compute_input: Duration
@@ -142,7 +141,7 @@ class BatchStatistics(TypedDict):
 
 
 class ModelStatistics(TypedDict):
-    """The statistics of one version of a model; `last_inference` in milliseconds since 1970."""
+    """Statistics of one version of a model; `last_inference` is in milliseconds since 1970."""
 
     name: str
     version: str
@@ -156,7 +155,7 @@ class ModelStatistics(TypedDict):
 
 
 class Statistics(TypedDict):
-    """The statistics of all that were asked for."""
+    """Statistics of all requested models."""
 
     model_stats: list[ModelStatistics]
 
@@ -166,7 +165,7 @@ class _EveryIndexEntry(TypedDict):
 
 
 class ModelIndexEntry(_EveryIndexEntry, total=False):
-    """A version of a model in the repository; of one that was never loaded only the name."""
+    """A version of a model in the repository; a model that was never loaded has only a name."""
 
     version: str
     state: str
@@ -174,7 +173,7 @@ class ModelIndexEntry(_EveryIndexEntry, total=False):
 
 
 class TraceSettings(TypedDict):
-    """The trace settings of a model, or the global ones; numbers are strings."""
+    """Trace settings of a model, or the global ones; numbers are strings."""
 
     trace_level: list[str]
     trace_rate: str
@@ -196,7 +195,7 @@ class LogSettings(TypedDict):
 
 
 class SystemRegionStatus(TypedDict):
-    """A registered region of system shared memory; sizes in bytes."""
+    """A registered region of system shared memory; sizes are in bytes."""
 
     name: str
     key: str
@@ -205,7 +204,7 @@ class SystemRegionStatus(TypedDict):
 
 
 class CudaRegionStatus(TypedDict):
-    """A registered region of CUDA shared memory; its size in bytes."""
+    """A registered region of CUDA shared memory; its size is in bytes."""
 
     name: str
     device_id: int

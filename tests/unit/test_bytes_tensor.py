@@ -323,8 +323,8 @@ def test_elements_do_not_share_memory_with_the_data() -> None:
         (framed(b""), 0, "expected 0 elements, got 1"),
         (b"", 1, "expected 1 elements of at least 4 bytes each, got 0 bytes"),
         (framed(b"abc"), 2, "expected 2 elements of at least 4 bytes each, got 7 bytes"),
-        (framed(b"abc"), 2**62, "came 7 bytes"),
-        (framed(b"abc"), 2**80, "came 7 bytes"),
+        (framed(b"abc"), 2**62, "got 7 bytes"),
+        (framed(b"abc"), 2**80, "got 7 bytes"),
         (b"", -1, "expected -1 elements"),
     ],
 )

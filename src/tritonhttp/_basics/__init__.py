@@ -1,1 +1,1 @@
-"""What every room may use: the log, numbers that callers give, and which implementation runs."""
+"""Basics for every package: the log, numbers from callers, and the choice between C and Python."""

@@ -1,8 +1,8 @@
-"""Who does what C extensions were written for: they, or the same in Python.
+"""Chooses between the C extensions and the same code in Python.
 
-The environment variable ``TRITONHTTP_IMPL`` decides, as it is when the library is imported. ``c``: the import
-fails where an extension cannot be used. ``python``: no extension is imported. Empty or unset: each is used where
-it can be.
+The environment variable ``TRITONHTTP_IMPL`` is read when the library is imported. With ``c`` the import fails if
+an extension cannot be used. With ``python`` no extension is imported. If it is empty or unset, every extension
+that can be imported is used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["EXTENSIONS", "check_c_is_wanted", "fall_back", "in_python"]
 
 _VARIABLE = "TRITONHTTP_IMPL"
 
-#: The extensions that are built on this platform; setup.py says the same.
+#: The extensions of this platform, as in setup.py.
 EXTENSIONS = frozenset(
     (
         "tritonhttp._wire._bytes_tensor",
@@ -22,7 +22,7 @@ EXTENSIONS = frozenset(
     )
 )
 
-#: The extensions whose work is done in Python, and why.
+#: Extensions replaced by Python code -> the reason.
 in_python: dict[str, str] = {}
 
 _wanted = os.environ.get(_VARIABLE, "")
@@ -31,24 +31,23 @@ if _wanted not in ("", "c", "python"):
 
 
 def check_c_is_wanted() -> None:
-    """Raise ImportError where no extension is to be imported."""
+    """Raise ImportError if TRITONHTTP_IMPL excludes C extensions."""
     if _wanted == "python":
         raise ImportError(f"{_VARIABLE} is 'python'")
 
 
 def fall_back(name: str, error: ImportError) -> None:
-    """Note that Python does an extension's work, since it could not be imported.
+    """Note that Python code replaces an extension that could not be imported.
 
     Raises
     ------
     ImportError
-        If it must be there.
+        If TRITONHTTP_IMPL requires the extension.
     """
     if _wanted == "c" and name in EXTENSIONS:
         raise ImportError(
-            f"{_VARIABLE} is 'c', and the C extension {name} cannot be imported: {error}. Extensions are built"
-            " where CPython, its headers and a C compiler are there when tritonhttp is installed;"
-            " without them leave the variable empty",
+            f"{_VARIABLE} is 'c', and the C extension {name} cannot be imported: {error}. Installing tritonhttp"
+            " builds it if CPython's headers and a C compiler are there; without them leave the variable empty",
             name=name,
         ) from error
     in_python[name] = str(error)

@@ -1,6 +1,6 @@
-"""The library's log: everything goes to the logger "tritonhttp", and with `verbose=True` to stdout.
+"""The library logs to the logger "tritonhttp", and with `verbose=True` to stdout.
 
-Bodies appear by their size, and values of headers that carry credentials never.
+The log shows the sizes of bodies, not their contents, and hides credentials.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ logger.addHandler(logging.NullHandler())
 
 _SECRET_HEADERS = frozenset(("authorization", "proxy-authorization", "cookie", "set-cookie"))
 _SECRET_WORDS = ("token", "secret", "password", "api-key", "api_key", "apikey", "credential", "auth")
-#: In a URL, wherever it stands in a text: user and password, and the values of such query parameters.
+#: Credentials of URLs in a text: user and password, and the values of secret query parameters.
 _USER = re.compile(r"(?<=://)[^/?#\s@]*@")
 _PARAMETER = re.compile(rf"([?&][^=&\s]*(?:{'|'.join(_SECRET_WORDS)}|sig)[^=&\s]*=)[^&\s]*", re.IGNORECASE)
 
@@ -30,7 +30,7 @@ else:
 
 
 class _Stdout(_StreamHandler):
-    """Writes to what sys.stdout is at that moment: programs and tests replace it."""
+    """Looks up sys.stdout for each message, because programs and tests replace it."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -41,19 +41,19 @@ class _Stdout(_StreamHandler):
 
 
 def verbose_logger() -> logging.Logger:
-    """Return a logger that writes each message as a line on stdout, whatever the program logs elsewhere."""
+    """Return a logger that prints each message on stdout, independent of the program's logging."""
     verbose = logging.Logger("tritonhttp.verbose", logging.DEBUG)
     verbose.addHandler(_Stdout())
     return verbose
 
 
 def masked(headers: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return headers fit to be shown: the values of those that carry credentials are hidden."""
+    """Return the headers as a dict, with credentials hidden."""
     return {name: "***" if _is_secret(str(name).lower()) else value for name, value in headers}
 
 
 def without_secrets(text: str) -> str:
-    """Return a text fit to be shown: what URLs in it carry of credentials is hidden."""
+    """Return the text with the credentials of its URLs hidden."""
     return _PARAMETER.sub(r"\1***", _USER.sub("***@", text)) if "://" in text else text
 
 

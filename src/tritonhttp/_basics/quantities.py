@@ -1,6 +1,6 @@
-"""Numbers that callers give: which types count as one, and as what they go on.
+"""Converts numbers from callers, of any type, to plain ints and floats.
 
-What is stored, compared, sent as JSON or packed into a struct is a plain int or float, whatever type was given.
+Only these can be stored, compared, sent as JSON and packed into structs without surprises.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ __all__ = ["integer", "positive", "real"]
 
 
 def real(value: Any) -> float | None:
-    """Return a real number of any type as a float, infinite where a float cannot hold it; None for anything else.
+    """Return a real number of any type as a float, or None for anything else, including bools and arrays.
 
-    A bool is no number, nor is an array.
+    A number that is too large for a float becomes infinite.
     """
     if type(value) is float:
         return value
-    # numpy counts time spans as integers. Decimal is a Number, but no Real.
+    # numpy's time spans are integers by class. Decimal is a Number but not a Real.
     if isinstance(value, (bool, np.timedelta64)) or not isinstance(value, Number):
         return None
     if isinstance(value, Complex) and not isinstance(value, Real):
@@ -38,10 +38,7 @@ def real(value: Any) -> float | None:
 
 
 def integer(value: Any) -> int | None:
-    """Return a whole number of any type as an int; None for anything else.
-
-    A bool is no number, nor is an array.
-    """
+    """Return an integer of any type as an int, or None for anything else, including bools and arrays."""
     if type(value) is int:
         return value
     if isinstance(value, (bool, np.ndarray)):

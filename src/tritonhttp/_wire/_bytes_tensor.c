@@ -1,7 +1,7 @@
-/* The loops of bytes_tensor.py, which holds the contract, every rule about single elements and every message.
+/* The loops of bytes_tensor.py, which has the contract, every rule about single elements, and every message.
 
-   Nothing here trusts what it measured before: str() of an element runs Python code, and the memory behind a
-   buffer can be written by threads that do not hold the GIL. So each write is bounded by the space that is left. */
+   Sizes measured earlier may be stale: the str() of an element runs Python code, and threads without the GIL can
+   write to the memory behind a buffer. So each write is bounded by the remaining space. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -28,7 +28,7 @@ read_length(const unsigned char *from)
     return (uint32_t)from[0] | (uint32_t)from[1] << 8 | (uint32_t)from[2] << 16 | (uint32_t)from[3] << 24;
 }
 
-/* Point at the bytes that go out for an item, where it holds them itself: bytes, and str of ASCII only. */
+/* Borrow an item's encoded bytes from the item itself. Return 0 unless it is bytes or a str of ASCII only. */
 static inline int
 borrow(PyObject *item, const void **octets, Py_ssize_t *length)
 {
@@ -37,7 +37,7 @@ borrow(PyObject *item, const void **octets, Py_ssize_t *length)
         *length = PyBytes_GET_SIZE(item);
         return 1;
     }
-    /* Compact first: before 3.12 a str may be without its final form, and is then not compact. */
+    /* Check compact first: before 3.12 a str that is not ready is not compact. */
     if (PyUnicode_CheckExact(item) && PyUnicode_IS_COMPACT(item) && PyUnicode_IS_ASCII(item)) {
         *octets = PyUnicode_DATA(item);
         *length = PyUnicode_GET_LENGTH(item);
@@ -46,12 +46,12 @@ borrow(PyObject *item, const void **octets, Py_ssize_t *length)
     return 0;
 }
 
-/* Return new bytes for an item that borrow() has none for. */
+/* Return new bytes for an item that borrow() refuses. */
 static PyObject *
 convert_item(PyObject *item, Py_ssize_t index, PyObject *convert)
 {
     if (PyUnicode_CheckExact(item)) {
-        /* Not PyUnicode_AsUTF8AndSize: it would keep a second copy inside the caller's str. */
+        /* PyUnicode_AsUTF8AndSize would keep a second copy inside the caller's str. */
         PyObject *utf8 = PyUnicode_AsUTF8String(item);
         if (utf8 != NULL && (unsigned long long)PyBytes_GET_SIZE(utf8) <= MAX_LENGTH) {
             return utf8;
@@ -60,7 +60,7 @@ convert_item(PyObject *item, Py_ssize_t index, PyObject *convert)
             return NULL;
         }
         Py_XDECREF(utf8);
-        PyErr_Clear(); /* convert() says what is wrong, and with which element */
+        PyErr_Clear(); /* convert() raises an error that names the element */
     }
     PyObject *converted = PyObject_CallFunction(convert, "On", item, index);
     if (converted != NULL
@@ -74,8 +74,8 @@ convert_item(PyObject *item, Py_ssize_t index, PyObject *convert)
 
 PyDoc_STRVAR(encode_doc,
              "encode(items, convert, /)\n--\n\n"
-             "Join a private list; items become bytes in it, by convert(item, index) where they are neither bytes\n"
-             "nor str, and where they are too long or have no UTF-8 form.");
+             "Frame the items of a list, which is private: items are replaced in it. convert(item, index) makes bytes\n"
+             "of what is neither bytes nor str, and raises for items that are too long or have no UTF-8 form.");
 
 static PyObject *
 encode(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
@@ -135,7 +135,7 @@ encode(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 
 PyDoc_STRVAR(encode_fixed_doc,
              "encode_fixed(data, width, /)\n--\n\n"
-             "Frame elements that lie in fixed widths, without the NULs at their ends.");
+             "Frame elements of a fixed width without their trailing NULs.");
 
 static PyObject *
 encode_fixed(PyObject *Py_UNUSED(module), PyObject *args)
@@ -155,7 +155,7 @@ encode_fixed(PyObject *Py_UNUSED(module), PyObject *args)
         PyErr_NoMemory();
         goto done;
     }
-    /* As if nothing were stripped: one pass, and no measurement that could have gone stale. */
+    /* Allocate for the full widths and shrink: this needs one pass, and no size that could become stale. */
     encoded = PyBytes_FromStringAndSize(NULL, count * (PREFIX + width));
     if (encoded == NULL) {
         goto done;
@@ -172,7 +172,7 @@ encode_fixed(PyObject *Py_UNUSED(module), PyObject *args)
         memcpy(to + PREFIX, from, (size_t)length);
         to += PREFIX + length;
     }
-    _PyBytes_Resize(&encoded, to - start); /* NULL and an exception where it fails */
+    _PyBytes_Resize(&encoded, to - start); /* sets NULL and an exception if it fails */
 done:
     PyBuffer_Release(&data);
     return encoded;
@@ -180,7 +180,7 @@ done:
 
 PyDoc_STRVAR(scan_doc,
              "scan(data, /)\n--\n\n"
-             "Return how many whole elements the data begins with, and the offset where they end.");
+             "Return the number of complete elements at the start of the data, and the offset of their end.");
 
 static PyObject *
 scan(PyObject *Py_UNUSED(module), PyObject *arg)
@@ -208,7 +208,7 @@ scan(PyObject *Py_UNUSED(module), PyObject *arg)
 
 PyDoc_STRVAR(fill_doc,
              "fill(data, array, /)\n--\n\n"
-             "Put the elements into a new object array; return how many it got.");
+             "Put the elements into a new object array; return how many were put there.");
 
 static PyObject *
 fill(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
@@ -242,7 +242,7 @@ fill(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
         }
         PyObject *item = PyBytes_FromStringAndSize((const char *)from + PREFIX, (Py_ssize_t)length);
         if (item == NULL) {
-            goto done; /* what is filled so far belongs to the array */
+            goto done; /* the array owns the items so far */
         }
         PyObject *before = slots[i];
         slots[i] = item;
