@@ -98,7 +98,7 @@ matrix: ## unit and adversity tests on Python 3.10 to 3.13, with numpy 2 and 1.2
 	  python$$version -c '' 2>/dev/null || { echo "python$$version: not installed, left out"; continue; }; \
 	  echo "== python$$version numpy$${numpy:--2}"; \
 	  [ -e $$environment ] || python$$version -m venv $$environment; \
-	  $$environment/bin/pip install --quiet --editable '.[test]' trustme hypothesis ml_dtypes cuda-bindings opentelemetry-sdk \
+	  $$environment/bin/pip install --quiet --editable '.[test,fast-gzip]' trustme hypothesis ml_dtypes cuda-bindings opentelemetry-sdk \
 	    "numpy$${numpy:+~=$${numpy#-}.0}" && \
 	  $$environment/bin/pytest -q tests/unit tests/adversity || exit 1; \
 	done
