@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import json
+import pickle
 import struct
 import weakref
 from typing import Any
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonhttp import InferResult
+from tritonhttp._wire.http1 import Response, ResponseHead
 from tritonhttp._wire.inference import RESERVED_PARAMETERS, decode_response, encode_request, error_message
 from tritonhttp.errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
 
@@ -322,6 +325,64 @@ def test_the_same_head_before_another_size_is_refused() -> None:
     for other in (body[:-1], body + b"\0", body[:head]):
         with pytest.raises(ProtocolError):
             decode_response(other, head)
+
+
+def with_id(request_id: str, value: int, where: str = "first") -> tuple[bytes, int]:
+    """Return a response with an id where Triton puts it, or behind the model's name as MLServer does."""
+    own, name = f'"id":{request_id},', '"model_name":"m",'
+    described = json.dumps(
+        [output("INT32", [1], 4), output("BYTES", [1], 5, "s"), output("INT32", [1], 4, "z")]
+    )
+    start = own + name if where == "first" else name + own
+    head = f'{{{start}"outputs":{described}}}'.encode()
+    return head + struct.pack("<iI1si", value, 1, b"a", -value), len(head)
+
+
+@pytest.mark.parametrize("where", ["first", "later"])
+def test_responses_that_differ_in_their_id_are_read_alike(where: str) -> None:
+    layouts = []
+    for number, request_id in enumerate(('"a"', '"longer, 2"', r'"\u00e4\""', '"a"')):
+        body, head = with_id(request_id, number, where)
+        response = Response(ResponseHead(200, {"inference-header-content-length": str(head)}), body)
+        result = InferResult(response, False, _request_id=request_id.encode())
+        for each in (result, pickle.loads(pickle.dumps(result)), copy.deepcopy(result)):
+            assert each.as_numpy("y").tolist() == [number]
+            assert each.as_numpy("s").tolist() == [b"a"]
+            assert each.as_numpy("z").tolist() == [-number]
+            assert each.get_response() == json.loads(body[:head])
+            assert each.get_response()["id"] == json.loads(request_id)
+        layouts.append(result._layout)
+    same = layouts[0] if where == "first" else layouts[-1]
+    assert (layouts[1] is same) == (where == "first")
+    assert layouts[-1] is layouts[0]
+
+
+@pytest.mark.parametrize("request_id", [b"", b'"a', b'"b"', b'a"', b'"a","model_name":"m"'])
+def test_a_response_with_another_id_is_read_too(request_id: bytes) -> None:
+    body, head = with_id('"a"', 7)
+    layout, _ = decode_response(body, head, request_id)
+    found = layout.tensor("z", body, head)
+    assert found is not None
+    assert found.tolist() == [-7]
+
+
+def test_an_id_does_not_hide_what_is_no_json() -> None:
+    with pytest.raises(ProtocolError):
+        decode_response(b'{"id":"a",}', None, b'"a"')
+    with pytest.raises(ServerError) as caught:
+        decode_response(b'{"id":"a","error":"e"}', None, b'"a"')
+    assert caught.value.debug_details() == '{"id":"a","error":"e"}'
+
+
+def test_a_result_is_alike_behind_a_head_of_another_size() -> None:
+    body, head = with_id('"a"', 1)
+    result = InferResult.from_response_body(body, header_length=head)
+    for request_id in ('"b"', '"longer"', '""'):
+        other, size = with_id(request_id, 5)
+        alike = result.alike(other, size) if size != head else result.alike(other)
+        assert [alike.as_numpy(name).tolist() for name in "ysz"] == [[5], [b"a"], [-5]]
+        assert alike.get_response() == json.loads(other[:size])
+        assert pickle.loads(pickle.dumps(alike)).as_numpy("z").tolist() == [-5]
 
 
 @pytest.mark.parametrize("padding", [0, 10_000])

@@ -45,7 +45,7 @@ class InferResult:
     #: Outputs that came through shared memory, by name.
     _placed: Mapping[str, npt.NDArray[Any]] = {}
 
-    def __init__(self, response: Any, verbose: bool) -> None:
+    def __init__(self, response: Any, verbose: bool, *, _request_id: bytes = b"") -> None:
         body: Buffer
         limit = None
         if isinstance(response, Response):
@@ -66,17 +66,20 @@ class InferResult:
             raise ProtocolError(
                 f"Inference-Header-Content-Length: expected a number, got {length!r:.100}"
             ) from None
-        self._layout, self._json = inference.decode_response(body, self._head_size)
+        self._layout, self._json = inference.decode_response(body, self._head_size, _request_id)
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         if verbose:
             verbose_logger().debug("%s", bytes(self._body[: self._head_size]))
 
-    def alike(self, body: bytes) -> InferResult:
-        """Return the result of a response that differs from this one's in the data of its tensors only."""
+    def alike(self, body: bytes, head_size: int | None = None) -> InferResult:
+        """Return the result of a response that differs from this one's in the data of its tensors only.
+
+        Its JSON may also have another id, and so another size, which is then `head_size`.
+        """
         result = InferResult.__new__(InferResult)
         result._headers = self._headers
         result._body = body
-        result._head_size = self._head_size
+        result._head_size = self._head_size if head_size is None else head_size
         result._layout = self._layout
         result._json = None
         result._arrays = {}
@@ -134,7 +137,7 @@ class InferResult:
         """
         array = self._arrays.get(name)
         if array is None:
-            array = self._layout.tensor(name, self._body)
+            array = self._layout.tensor(name, self._body, self._head_size)
             if array is not None:
                 self._arrays[name] = array
         if dtype is not None and array is not None:

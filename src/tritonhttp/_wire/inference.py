@@ -120,18 +120,18 @@ class Layout:
 
     __slots__ = ("_placed", "_views", "outputs", "size", "spans", "version")
 
-    def __init__(self, answer: dict[str, Any], head_size: int) -> None:
+    def __init__(self, answer: dict[str, Any]) -> None:
         #: The version of the model that answered.
         self.version: str | None = answer.get("model_version")
         #: The JSON object of each output, by its name.
         self.outputs: dict[str, dict[str, Any]] = {}
-        #: Offset and size of each binary tensor in the body, by its output's name.
+        #: Offset behind the head, and size, of each binary tensor, by its output's name.
         self.spans: dict[str, tuple[int, int]] = {}
         #: Shape, dtype, offset and size of the tensors that were asked for.
         self._views: dict[str, tuple[tuple[int, ...], np.dtype[Any], int, int]] = {}
         #: The same of those that were placed elsewhere.
         self._placed: dict[str, tuple[tuple[int, ...], np.dtype[Any], int, int]] = {}
-        position = head_size
+        position = 0
         for output in _outputs(answer):
             name = output["name"]
             self.outputs.setdefault(name, output)
@@ -148,12 +148,13 @@ class Layout:
                     )
                 self.spans.setdefault(name, (position, length))
                 position += length
-        #: The bytes that head and tensors take.
+        #: The bytes that the binary tensors take.
         self.size = position
 
-    def tensor(self, name: str, body: Buffer) -> npt.NDArray[Any] | None:
+    def tensor(self, name: str, body: Buffer, head_size: int | None) -> npt.NDArray[Any] | None:
         """Return one output as an array of its shape and dtype, or None where the response holds no data of it.
 
+        `head_size` is None where all of `body` is JSON.
         The array is writable and aligned: a view of `body` where that is so already, unless the tensor is so
         small a part of it that it should not keep it alive. BYTES give an object array, of bytes from binary data,
         of str from JSON.
@@ -167,9 +168,11 @@ class Layout:
             if span is None:
                 return _json_tensor(output, *_describe(output))
             if output.get("datatype") == "BYTES":
-                return _bytes_tensor(output, memoryview(body)[span[0] : span[0] + span[1]])
+                begin = span[0] + (head_size or 0)
+                return _bytes_tensor(output, memoryview(body)[begin : begin + span[1]])
             view = self._views[name] = _view(output, span)
         shape, dtype, offset, size = view
+        offset += head_size or 0
         if type(body) is bytes:
             # The copy of the bytes is the array's memory: cheaper than a copy that numpy makes of a view.
             memory: Any = bytearray(body[offset : offset + size])
@@ -214,7 +217,7 @@ class Layout:
 def _view(
     output: Mapping[str, Any], span: tuple[int, int]
 ) -> tuple[tuple[int, ...], np.dtype[Any], int, int]:
-    """Return shape, dtype, offset and size of a numeric tensor in the body."""
+    """Return shape, dtype, offset and size of a numeric tensor behind the head."""
     scalar, shape, count = _describe(output)
     offset, size = span
     dtype = np.dtype(scalar)
@@ -250,7 +253,9 @@ _MAX_LAYOUTS = 256
 _MAX_SHARED_HEAD = 1 << 12
 
 
-def decode_response(body: Buffer, header_length: int | None) -> tuple[Layout, dict[str, Any] | None]:
+def decode_response(
+    body: Buffer, header_length: int | None, request_id: bytes = b""
+) -> tuple[Layout, dict[str, Any] | None]:
     """Decode the head of an inference response.
 
     Parameters
@@ -259,6 +264,8 @@ def decode_response(body: Buffer, header_length: int | None) -> tuple[Layout, di
         The whole body, no longer compressed.
     header_length : int or None
         The head's size in bytes; None where the whole body is JSON.
+    request_id : bytes
+        The request's id as JSON, with its quotes. Responses that differ only in this id share a layout.
 
     Returns
     -------
@@ -283,19 +290,23 @@ def decode_response(body: Buffer, header_length: int | None) -> tuple[Layout, di
     answer = None
     if header_length > _MAX_SHARED_HEAD:
         answer = _loads(body if header_length == size else memoryview(body)[:header_length])
-        layout = Layout(answer, header_length)
+        layout = Layout(answer)
     else:
         head = bytes(body[:header_length])
-        found = _layouts.get(head)
+        form = head
+        if request_id and head.startswith(start := b'{"id":%b,' % request_id):  # where Triton repeats it
+            form = head[len(start) - 1 :]
+        found = _layouts.get(form)
         if found is None:
-            found = Layout(_loads(head), header_length)
+            found = Layout(_loads(head))
             if len(_layouts) >= _MAX_LAYOUTS:
                 _layouts.clear()
-            _layouts[head] = found
+            _layouts[form] = found
         layout = found
-    if layout.size != size:
+    needed = header_length + layout.size
+    if needed != size:
         raise ProtocolError(
-            f"the response's body has {size} bytes, its head and binary tensors take {layout.size}"
+            f"the response's body has {size} bytes, its head and binary tensors take {needed}"
         )
     return layout, answer
 
