@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonhttp import InferResult
+from tritonhttp._wire import inference
 from tritonhttp._wire.http1 import Response, ResponseHead
 from tritonhttp._wire.inference import RESERVED_PARAMETERS, decode_response, encode_request, error_message
 from tritonhttp.errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
@@ -325,6 +326,21 @@ def test_the_same_head_before_another_size_is_refused() -> None:
     for other in (body[:-1], body + b"\0", body[:head]):
         with pytest.raises(ProtocolError):
             decode_response(other, head)
+
+
+def test_heads_that_are_remembered_have_a_bound() -> None:
+    for padding in (*range(300), *range(50_000, 50_050), *range(200_000, 200_003)):
+        decode_response(*response(output("INT32", [1], 4, padding="p" * padding), tail=bytes(4)))
+        assert len(inference._layouts) <= 256
+        assert sum(map(len, inference._layouts)) <= 1 << 20
+        assert max(map(len, inference._layouts)) <= 1 << 17
+
+
+def test_json_data_are_remembered_where_they_are_few() -> None:
+    for number in (10, 10_000):
+        body, _ = response(output("INT32", [number], data=[1] * number))
+        decode_response(body, None)
+        assert (bytes(body) in inference._layouts) == (number == 10)
 
 
 def with_id(request_id: str, value: int, where: str = "first") -> tuple[bytes, int]:

@@ -183,11 +183,11 @@ class Layout:
             array: npt.NDArray[Any] = np.ndarray(shape, dtype, memory, offset)
         except (OverflowError, ValueError) as error:
             raise _no_such_shape(name, shape, error) from error
-        if memory is body:
-            flags = array.flags
-            if not flags.writeable or not flags.aligned or size * 16 < len(body):
-                copy: npt.NDArray[Any] = array.copy()
-                return copy
+        if memory is body and (
+            size * 16 < len(body) or not (flags := array.flags).writeable or not flags.aligned
+        ):
+            copy: npt.NDArray[Any] = array.copy()
+            return copy
         return array
 
     def placed_tensor(self, name: str, memory: Any, offset: int, limit: int) -> npt.NDArray[Any] | None:
@@ -248,9 +248,11 @@ def numeric_size(output: Mapping[str, Any]) -> int:
     return count * int(np.dtype(scalar).itemsize)
 
 
+#: Layouts by the head's bytes, without the request's id.
 _layouts: dict[bytes, Layout] = {}
 _MAX_LAYOUTS = 256
-_MAX_SHARED_HEAD = 1 << 12
+#: Bytes in one head and in all of them. A head that is all of the body may hold data, which seldom come again.
+_MAX_SIZE, _MAX_JSON_SIZE, _MAX_TOTAL_SIZE = 1 << 17, 1 << 12, 1 << 20
 
 
 def decode_response(
@@ -288,7 +290,7 @@ def decode_response(
             f"Inference-Header-Content-Length is {header_length}, the response's body has {size} bytes"
         )
     answer = None
-    if header_length > _MAX_SHARED_HEAD:
+    if header_length > (_MAX_JSON_SIZE if header_length == size else _MAX_SIZE):
         answer = _loads(body if header_length == size else memoryview(body)[:header_length])
         layout = Layout(answer)
     else:
@@ -299,7 +301,7 @@ def decode_response(
         found = _layouts.get(form)
         if found is None:
             found = Layout(_loads(head))
-            if len(_layouts) >= _MAX_LAYOUTS:
+            if len(_layouts) >= _MAX_LAYOUTS or sum(map(len, list(_layouts))) + len(form) > _MAX_TOTAL_SIZE:
                 _layouts.clear()
             _layouts[form] = found
         layout = found
