@@ -6,6 +6,7 @@ import contextlib
 import copy
 import gc
 import json
+import math
 import pickle
 import struct
 import weakref
@@ -176,6 +177,58 @@ def test_tensors_lie_one_behind_the_other() -> None:
     np.testing.assert_array_equal(tensor(body, head, "j"), [5])
     assert tensor(body, head, "in shared memory") is None
     assert tensor(body, head, "unknown") is None
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize("shape", [[], [2], [2, 1], [0], [1] * 32, [300]])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        output("INT16", [4], 8, "odd"),
+        output("UINT32", [2], 8, "odd"),
+        output("INT32", [1, 2], 8, "odd"),
+        output("BYTES", [1], 8, "odd"),
+        output("INT32", [1], 4, "odd"),
+        output("INT32", [2], name="odd", data=[0, 0]),
+        output("INT32", [2], name="odd"),
+    ],
+    ids=str,
+)
+def test_several_small_tensors_come_back(odd: dict[str, Any] | None, shape: list[int], kind: Any) -> None:
+    """The second response of a form may be read at once, where all of its tensors are alike."""
+    size = 4 * math.prod(shape)
+    names = [f"y{index}" for index in range(5)]
+    described = [output("INT32", shape, size, name) for name in names]
+    odd_size = (odd or {}).get("parameters", {}).get("binary_data_size", 0)
+    body, head = response(*described[:3], *([odd] if odd else []), *described[3:])
+    odd_data = (struct.pack("<I", 4) + bytes(4))[:odd_size]
+    for turn in range(3):
+        values = [np.full(shape, 10 * turn + index, "<i4") for index in range(5)]
+        raw = [value.tobytes() for value in values]
+        result = InferResult.from_response_body(
+            kind(body + b"".join((*raw[:3], odd_data, *raw[3:]))), header_length=head
+        )
+        assert result.as_numpy("unknown") is None
+        for name, value in [*zip(names, values, strict=True)][::-1]:
+            found = result.as_numpy(name)
+            np.testing.assert_array_equal(found, value, strict=True)
+            assert found.flags.writeable
+            assert found.flags.aligned
+            found += 1
+            assert result.as_numpy(name) is found
+        assert [result[name].tolist() for name in names] == [(value + 1).tolist() for value in values]
+        assert (result.as_numpy("odd") is not None) == (odd is not None and bool(odd_size or "data" in odd))
+
+
+def test_a_malformed_output_among_others_is_refused_each_time() -> None:
+    described = [output("INT32", [1], 4, name) for name in "abcd"]
+    body, head = response(*described, output("INT32", [2], 4, "wrong"), tail=bytes(20))
+    for _ in range(2):
+        result = InferResult.from_response_body(body, header_length=head)
+        assert result["a"].tolist() == [0]
+        with pytest.raises(ProtocolError, match="'wrong'"):
+            result.as_numpy("wrong")
 
 
 def framed(*elements: bytes) -> bytes:

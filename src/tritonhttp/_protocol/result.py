@@ -135,12 +135,19 @@ class InferResult:
         ProtocolError
             If the data do not fit the output's shape and datatype.
         """
-        array = self._arrays.get(name)
+        arrays = self._arrays
+        array = arrays.get(name)
         if array is None:
-            array = self._layout.tensor(name, self._body, self._head_size)
-            if array is not None:
-                self._arrays[name] = array
-        if dtype is not None and array is not None:
+            layout = self._layout
+            if layout.rows is not None and not arrays:
+                arrays.update(layout.small_tensors(self._body, self._head_size or 0))
+                array = arrays.get(name)
+            else:
+                array = layout.tensor(name, self._body, self._head_size)
+            if array is None:
+                return None
+            arrays[name] = array
+        if dtype is not None:
             target = np.dtype(dtype)
             if array.dtype.kind == "O" and target.kind in "UT":
                 array = decoded(array, f"output {name!r}")
@@ -148,7 +155,7 @@ class InferResult:
                 return array.astype(target, copy=copy)
             except (TypeError, ValueError) as error:
                 raise InvalidRequest(f"output {name!r} is no array of {target}: {error}") from error
-        return array.copy() if copy and array is not None else array
+        return array.copy() if copy else array
 
     def as_dlpack(self, name: str) -> Any:
         """Return an output, without a copy, as an object that every library with ``from_dlpack`` reads.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,10 @@ def whole(value: Any, name: str, unit: str = "") -> int:
     return number
 
 
+#: Bytes in outputs that share one array: who keeps one of them keeps them all.
+_MAX_ROWS = 1 << 12
+
+
 class Layout:
     """What the head of an inference response says of the body behind it.
 
@@ -118,7 +122,7 @@ class Layout:
     ever given to a caller.
     """
 
-    __slots__ = ("_placed", "_views", "outputs", "size", "spans", "version")
+    __slots__ = ("_placed", "_views", "outputs", "rows", "size", "spans", "version")
 
     def __init__(self, answer: dict[str, Any]) -> None:
         #: The version of the model that answered.
@@ -131,6 +135,8 @@ class Layout:
         self._views: dict[str, tuple[tuple[int, ...], np.dtype[Any], int, int]] = {}
         #: The same of those that were placed elsewhere.
         self._placed: dict[str, tuple[tuple[int, ...], np.dtype[Any], int, int]] = {}
+        #: Shape and dtype of an array that has each output as a row, where several are alike and small.
+        self.rows: tuple[tuple[int, ...], np.dtype[Any]] | None = None
         position = 0
         for output in _outputs(answer):
             name = output["name"]
@@ -170,9 +176,13 @@ class Layout:
             if output.get("datatype") == "BYTES":
                 begin = span[0] + (head_size or 0)
                 return _bytes_tensor(output, memoryview(body)[begin : begin + span[1]])
-            view = self._views[name] = _view(output, span)
+            view = _view(output, span)
+            if not self._views and self._are_alike(output, span[1]):
+                self.rows = (len(self.outputs), *view[0]), view[1]
+            self._views[name] = view
         shape, dtype, offset, size = view
-        offset += head_size or 0
+        if head_size:
+            offset += head_size
         if type(body) is bytes:
             # The copy of the bytes is the array's memory: cheaper than a copy that numpy makes of a view.
             memory: Any = bytearray(body[offset : offset + size])
@@ -189,6 +199,22 @@ class Layout:
             copy: npt.NDArray[Any] = array.copy()
             return copy
         return array
+
+    def _are_alike(self, first: dict[str, Any], size: int) -> bool:
+        """Return whether the outputs are several like this one of that size, and small even together."""
+        kind, count = (first["shape"], first["datatype"]), len(self.outputs)
+        return (
+            count > 3  # fewer are as fast one by one
+            and 0 < size * count == self.size <= _MAX_ROWS
+            and 0 < len(first["shape"]) < 32  # with the rows one more, and numpy 1 has no more than that
+            and all(length == size for _, length in self.spans.values())
+            and all((each.get("shape"), each.get("datatype")) == kind for each in self.outputs.values())
+        )
+
+    def small_tensors(self, body: Buffer, head_size: int) -> Iterable[tuple[str, npt.NDArray[Any]]]:
+        """Return all outputs by name, where there are `rows`: views of one small array."""
+        shape, dtype = self.rows or ((0,), np.dtype(bool))
+        return zip(self.outputs, np.ndarray(shape, dtype, body, head_size).copy(), strict=False)
 
     def placed_tensor(self, name: str, memory: Any, offset: int, limit: int) -> npt.NDArray[Any] | None:
         """Return an output that lies in shared memory as a view, or None where it came in the response.
