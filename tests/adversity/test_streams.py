@@ -227,7 +227,7 @@ def test_an_event_without_end_takes_no_more_memory_than_its_limit(serve, open_cl
     assert client.get_server_metadata() == HEALTHY
 
 
-@pytest.mark.parametrize("client_kind", ["blocking"])  # both leave it to the same `Answers`
+@pytest.mark.parametrize("client_kind", ["blocking"])  # both leave it to the same `AnswerReader`
 def test_300_megabytes_in_an_event_are_refused(serve, open_client):
     def script(peer):
         peer.read_request()

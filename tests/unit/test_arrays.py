@@ -113,7 +113,7 @@ def test_what_becomes_an_array(value: Any, expected: Any) -> None:
         (Series(np.array(["a", float("nan")], object)), "element 1 is a float: nan"),
         (Series(np.array([1, None], object)), "element 0 is a int: 1"),
         (object(), "element 0 is a object"),
-        (Tensor(FLOATS, (2, 0)), "came one on device 0 of kind 2: copy it to the host first"),
+        (Tensor(FLOATS, (2, 0)), "got one on device 0 of kind 2: copy it to the host first"),
         (
             SimpleNamespace(__array__=lambda *_, **__: 1 / 0),
             "no array can be made of this types.SimpleNamespace",

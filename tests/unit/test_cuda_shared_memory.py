@@ -329,7 +329,7 @@ def test_bf16_comes_back(make: Make) -> None:
         (
             [STRINGS],
             {},
-            "an object array must hold one bytes object, as serialize_byte_tensor returns it; came 4 elements",
+            "an object array must hold one bytes object, as serialize_byte_tensor returns it; got 4 elements",
         ),
         ([FLOATS, np.array([(1, None)], "i4,O")], {}, None),
     ],
@@ -468,11 +468,11 @@ def test_tensors_of_several_places_lie_one_behind_the_other(cuda: HostCuda, make
         ([np.zeros(4), np.zeros(5)], "72 bytes at offset 0 are not within its 64 bytes"),
         (
             [np.zeros(1), FLOATS.T],
-            "input_values[1]: expected a tensor contiguous in C order, came shape (3, 2) with strides (1, 3)",
+            "input_values[1]: expected a tensor contiguous in C order, got shape (3, 2) with strides (1, 3)",
         ),
         (
             [np.zeros(1), 7],
-            "input_values[1]: expected a tensor with __dlpack__, or its capsule, not consumed; came 7",
+            "input_values[1]: expected a tensor with __dlpack__, or its capsule, not consumed; got 7",
         ),
         (7, "input_values is 7, expected a list of tensors"),
     ],

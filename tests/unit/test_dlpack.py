@@ -111,7 +111,7 @@ def test_other_orders_are_refused(shape: tuple[int, ...], strides: tuple[int, ..
     with pytest.raises(ValueError) as caught:
         _dlpack.borrow(strided(shape, strides))
     assert str(caught.value) == (
-        f"expected a tensor contiguous in C order, came shape {shape} with strides {strides}"
+        f"expected a tensor contiguous in C order, got shape {shape} with strides {strides}"
     )
 
 
@@ -183,7 +183,7 @@ def test_a_newer_major_version_is_refused() -> None:
     assert contents(_dlpack.borrow(capsule)) == FLOATS.tobytes()
     pointer = _dlpack._pointer(capsule, b"dltensor_versioned")
     _dlpack._ManagedVersioned.from_address(pointer).major = 2
-    with pytest.raises(ValueError, match=r"^expected DLPack 1\.x, came 2\.0$"):
+    with pytest.raises(ValueError, match=r"^expected DLPack 1\.x, got 2\.0$"):
         _dlpack.borrow(capsule)
     _dlpack._ManagedVersioned.from_address(pointer).major = 1
 

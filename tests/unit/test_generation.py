@@ -14,7 +14,7 @@ import pytest
 
 from tritonhttp import InvalidRequest, ProtocolError, ServerError
 from tritonhttp._protocol import generation
-from tritonhttp._protocol.generation import Answers, StreamBase
+from tritonhttp._protocol.generation import AnswerReader, StreamBase
 from tritonhttp._protocol.operations import generate, generate_stream
 from tritonhttp._wire.compression import Decompressor
 from tritonhttp._wire.http1 import Response, ResponseHead, ResponseReader
@@ -22,7 +22,7 @@ from tritonhttp._wire.http1 import Response, ResponseHead, ResponseReader
 EVENTS = "text/event-stream; charset=utf-8"
 
 
-def take_all(answers: Answers) -> tuple[list[Any], Exception | None]:
+def take_all(answers: AnswerReader) -> tuple[list[Any], Exception | None]:
     """Take what is there, and the error behind it."""
     taken: list[Any] = []
     try:
@@ -36,7 +36,7 @@ def take_all(answers: Answers) -> tuple[list[Any], Exception | None]:
 
 
 def read(data: bytes, content_type: str = EVENTS, encoding: str | None = None, size: int = 10**6) -> Any:
-    answers = Answers(0.0, content_type, encoding)
+    answers = AnswerReader(0.0, content_type, encoding)
     for start in range(0, len(data), size):
         answers.feed(data[start : start + size], 1.0)
     answers.end(2.0)
@@ -81,14 +81,14 @@ def test_answers(size: int, data: bytes, content_type: str, taken: int, error: A
 
 
 def test_answers_know_when_they_came() -> None:
-    answers = Answers(10.0, EVENTS)
+    answers = AnswerReader(10.0, EVENTS)
     answers.feed(b'data: {"a": 1}\n\ndata: {"a"', 11.0)
     answers.feed(b": 2}\n\n: comment\n\n", 13.5)
     answers.end(99.0)
     assert answers.times == [1.0, 3.5]
     stream = StreamBase(None, None)
     assert (stream.times, stream.time_to_first, stream.intervals) == ([], None, [])
-    stream._answers = answers
+    stream._reader = answers
     assert (stream.times, stream.time_to_first, stream.intervals) == ([1.0, 3.5], 1.0, [2.5])
     stream.times.clear()
     assert stream.times == [1.0, 3.5]
@@ -122,7 +122,7 @@ def test_compressed_streams_are_read(encoding: str, size: int) -> None:
 
 def test_a_compressed_event_is_there_when_its_coder_was_flushed() -> None:
     coder = zlib.compressobj(wbits=31)
-    answers = Answers(0.0, EVENTS, "gzip")
+    answers = AnswerReader(0.0, EVENTS, "gzip")
     for number in range(3):
         answers.feed(coder.compress(b'data: {"a": %d}\n\n' % number) + coder.flush(zlib.Z_SYNC_FLUSH), number)
         assert answers.take() == {"a": number}
@@ -139,7 +139,7 @@ def test_what_is_compressed_wrongly_is_refused_behind_what_came() -> None:
     assert "not valid gzip" in str(raised)
     for encoding in ("br", "gzip, gzip"):
         with pytest.raises(ProtocolError, match=f"Content-Encoding '{encoding}' of a stream"):
-            Answers(0.0, EVENTS, encoding)
+            AnswerReader(0.0, EVENTS, encoding)
 
 
 def test_a_bomb_is_decompressed_a_little_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,8 +223,8 @@ def test_parts_are_views_and_join_in_any_order(limit: int) -> None:
 @pytest.mark.parametrize(
     ("part", "words"),
     [
-        ({"Y": np.zeros((3, 1))}, "output 'Y': expected 2 rows for 2 rows, got shape [3, 1]"),
-        ({"Y": np.zeros(())}, "expected 2 rows for 2 rows, got shape []"),
+        ({"Y": np.zeros((3, 1))}, "output 'Y': expected 2 rows, one for each input row, got shape [3, 1]"),
+        ({"Y": np.zeros(())}, "expected 2 rows, one for each input row, got shape []"),
         ({"Y": np.zeros((2, 2))}, "output 'Y': parts of a batch differ"),
         (
             {"Y": np.zeros((2, 1), np.float32)},

@@ -1,7 +1,7 @@
-"""What callers have, as numpy arrays, and numpy arrays as what callers want: no I/O, and nothing on a GPU.
+"""Conversion between callers' values and numpy arrays: no I/O, and nothing on a GPU.
 
-Taken are numbers, text, lists of them, numpy arrays, and whatever has ``__array__`` or speaks DLPack. An object
-array holds strings or byte strings, nothing else.
+Accepted are numbers, text, lists of them, numpy arrays, and objects with ``__array__`` or DLPack. An object array
+holds only strings or byte strings.
 """
 
 from __future__ import annotations
@@ -21,25 +21,24 @@ _TEXT = (str, bytes, bytearray, memoryview)
 
 
 def is_typed(value: Any) -> bool:
-    """Return whether a value has a dtype of its own, which lists and Python's numbers do not."""
+    """Return whether a value has a dtype of its own; lists and Python's numbers have none."""
     return hasattr(value, "dtype") or hasattr(value, "__array__") or hasattr(value, "__dlpack__")
 
 
 def as_array(value: Any, what: str) -> npt.NDArray[Any]:
-    """Return a caller's value as an array, of the caller's memory where that is possible.
+    """Return a caller's value as an array, over the caller's memory where possible.
 
     Parameters
     ----------
     value
-        See the module. ``bytes`` and ``str`` are one element, ``bytearray`` and other buffers what numpy makes
-        of them.
+        See the module. ``bytes`` and ``str`` are one element; numpy decides for ``bytearray`` and other buffers.
     what : str
-        What it is, for messages.
+        The value's name in messages.
 
     Raises
     ------
     InvalidRequest
-        For anything that is no array of numbers or text, and for a tensor on a GPU.
+        For anything but numbers and text, and for a tensor on a GPU.
     """
     if isinstance(value, np.ndarray):
         array: npt.NDArray[Any] = value
@@ -53,11 +52,11 @@ def as_array(value: Any, what: str) -> npt.NDArray[Any]:
 
 
 def _made(value: Any, what: str) -> npt.NDArray[Any]:
-    """Return what numpy makes of a value without a dtype; text as objects, since S loses the NULs at its end."""
+    """Return a value without a dtype as an array; text as objects, since S drops trailing NULs."""
     try:
         try:
             array = np.asarray(value)
-        except UnicodeDecodeError:  # numpy takes bytes among str for ASCII
+        except UnicodeDecodeError:  # numpy reads bytes among str as ASCII
             return np.array(value, dtype=object)
         return np.array(value, dtype=object) if array.dtype.kind in "SU" else array
     except (TypeError, ValueError, OverflowError) as error:
@@ -65,12 +64,12 @@ def _made(value: Any, what: str) -> npt.NDArray[Any]:
 
 
 def _foreign(value: Any, what: str) -> npt.NDArray[Any]:
-    """Return what another library's tensor holds."""
+    """Return another library's tensor as an array."""
     reason: Exception | None = None
     if hasattr(value, "__array__"):
         try:
             return np.asarray(value)
-        except Exception as error:  # whatever a library raises
+        except Exception as error:  # a library may raise anything
             reason = error
     if not hasattr(value, "__dlpack__"):
         raise InvalidRequest(f"{what}: no array can be made of this {_name(value)}: {reason}") from reason
@@ -105,20 +104,20 @@ def _name(value: Any) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-#: A value survives on its way to a kind that is not further left, if it fits there.
+#: Values may be cast to a datatype of the same or a higher rank, if they fit.
 _RANKS = {"BOOL": 0, **dict.fromkeys(("FP16", "BF16", "FP32", "FP64"), 2), "BYTES": None}
 
 
 def cast(array: npt.NDArray[Any], datatype: str, what: str) -> npt.NDArray[Any]:
-    """Return an array as another datatype of the protocol, where no value changes but by rounding to a float.
+    """Return an array as another datatype of the protocol, if values change only by rounding to a float.
 
-    Whole numbers become whole numbers of any width that they fit in, and floats; floats become floats, unless a
-    finite one would be infinite; truth values become numbers.
+    Integers may become floats, and integers of any width that they fit in. Floats may become floats, unless a
+    finite value would become infinite. Booleans may become numbers.
 
     Raises
     ------
     InvalidRequest
-        For every other change.
+        For every other conversion.
     """
     have = dtypes.np_to_triton_dtype(array.dtype)
     if have == datatype:
@@ -143,7 +142,7 @@ def cast(array: npt.NDArray[Any], datatype: str, what: str) -> npt.NDArray[Any]:
 
 
 def decoded(array: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
-    """Return an array of strings made of one of byte strings in UTF-8."""
+    """Return an array of byte strings, decoded as UTF-8."""
     try:
         texts = [item.decode() if isinstance(item, bytes) else item for item in array.ravel().tolist()]
     except UnicodeDecodeError as error:
@@ -154,7 +153,7 @@ def decoded(array: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
 
 
 class _BF16:
-    """A tensor of bfloat16 for who reads DLPack, which numpy does not write for that dtype."""
+    """A bfloat16 tensor with DLPack, which numpy does not offer for that dtype."""
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         self._array = array.view(np.uint16)
@@ -170,7 +169,7 @@ class _BF16:
         from ..utils import _dlpack
 
         if stream is not None or dl_device not in (None, (_dlpack.CPU, 0)):
-            raise BufferError("this tensor is on the host, and stays there")
+            raise BufferError("this tensor is on the host and cannot be moved to a device")
         array = self._array.copy() if copy else self._array
         return _dlpack.export(array, (_dlpack.CPU, 0), _dlpack.BFLOAT16, max_version)
 
@@ -184,10 +183,10 @@ def as_dlpack(array: npt.NDArray[Any], what: str) -> Any:
     Raises
     ------
     InvalidRequest
-        For strings, which DLPack has no form for.
+        For strings, which DLPack cannot represent.
     """
     if array.dtype.kind == "O":
-        raise InvalidRequest(f"{what} is BYTES, and only numbers go through DLPack: use as_numpy")
+        raise InvalidRequest(f"{what} is BYTES, and DLPack has only numbers: use as_numpy")
     return _BF16(array) if array.dtype.name == "bfloat16" else array
 
 

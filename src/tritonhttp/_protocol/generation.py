@@ -1,6 +1,6 @@
-"""Streamed answers of generate: bytes in, dicts out, whoever does the I/O.
+"""Streamed answers of generate: bytes in, dicts out, no I/O.
 
-Source: Triton's generate extension: each response is one server-sent event whose data are a JSON object; an error
+Source: Triton's generate extension. Each response is one server-sent event whose data are a JSON object. An error
 is an event with ``{"error": …}``, behind status 200.
 """
 
@@ -19,15 +19,15 @@ from .._wire.sse import EventReader
 from ..errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
 from . import operations
 
-__all__ = ["Answers", "StreamBase"]
+__all__ = ["AnswerReader", "StreamBase"]
 
 #: The most bytes of one answer.
 _LIMIT = 1 << 28
 _ENDED = (StopIteration, StopAsyncIteration)
 
 
-class Answers:
-    """The answers of one stream, in the order in which they came, and when they came.
+class AnswerReader:
+    """Reads the answers of one stream, in the order in which they arrive, and notes when each arrives.
 
     Attributes
     ----------
@@ -42,17 +42,17 @@ class Answers:
             Decompressor(encoding) if encoding and encoding.strip().lower() != "identity" else None
         )
         self._events = EventReader(_LIMIT)
-        # A server that has only one thing to say may say it as plain JSON.
+        # A server with only one answer may send it as plain JSON.
         self._single: bytearray | None = None if _is_event_stream(content_type) else bytearray()
         self._blank = True
         self._ready: deque[dict[str, Any] | InferenceServerException] = deque()
-        #: Whether nothing more will come.
+        #: Whether no further answer will arrive.
         self.ended = False
-        #: What brings them, for errors.
+        #: The response that carries the answers, for errors.
         self.response: Any = None
 
     def feed(self, received: Buffer, now: float) -> None:
-        """Take what was received; what is wrong with it is raised in its turn."""
+        """Read received bytes. Errors in them are raised by :meth:`take`, behind the answers before them."""
         try:
             for piece in (received,) if self._unfolder is None else self._unfolder.feed(received):
                 self._read(piece, now)
@@ -60,7 +60,7 @@ class Answers:
             self._ready.append(error)
 
     def end(self, now: float) -> None:
-        """Take note that the server has said all."""
+        """Note that the response has ended."""
         self.ended = True
         try:
             if self._unfolder is not None and self._unfolder.pending:
@@ -73,20 +73,20 @@ class Answers:
             self._ready.append(error)
 
     def close(self) -> None:
-        """Drop what was not taken; nothing more will come."""
+        """Drop the answers that were not taken, and expect no further one."""
         self.ended = True
         self._ready.clear()
         self._single = None
 
     def take(self) -> dict[str, Any] | None:
-        """Return the next answer, or None where none is there.
+        """Return the next answer, or None until one has arrived.
 
         Raises
         ------
         ServerError
-            In its turn, where the server sent an error.
+            If the server sent an error here.
         ProtocolError
-            In its turn, for what is no JSON object.
+            If the bytes here are no JSON object.
         """
         if not self._ready:
             return None
@@ -98,13 +98,14 @@ class Answers:
 
     @property
     def failure(self) -> InferenceServerException | None:
-        """What is wrong with what came, if its turn has not come yet."""
+        """An error that was received, but not raised yet."""
         return next((each for each in self._ready if isinstance(each, InferenceServerException)), None)
 
     def _read(self, piece: Buffer, now: float) -> None:
         if self._blank and piece:
             self._blank = False
-            if bytes(piece[:1]) in (b"{", b"["):  # no event begins like that, whatever the server calls it
+            # No event begins like this: it is JSON, whatever the Content-Type says.
+            if bytes(piece[:1]) in (b"{", b"["):
                 self._single = bytearray()
         if self._single is None:
             for event in self._events.feed(piece):
@@ -141,12 +142,12 @@ def _is_event_stream(content_type: str) -> bool:
 
 
 class StreamBase:
-    """What the streams of both clients share: everything but the waiting.
+    """What the streams of both clients share: all but waiting.
 
     Attributes
     ----------
     headers : dict
-        The response's headers, names in lower case; empty before it began.
+        The response's headers, names in lower case; empty until it begins.
     attempts : int
         How often the request was tried.
     """
@@ -156,26 +157,26 @@ class StreamBase:
         self.attempts = 1
         self._limit, self._idle = limit, idle
         self._until: Any = None
-        self._answers: Answers | None = None
+        self._reader: AnswerReader | None = None
         self._stream: Any = None
-        #: Who wants to know when the stream has ended; None when they were told.
+        #: Reports the end of the stream; None once reported.
         self._ending: Any = None
         #: The call's place in its pool, from the request to the end of the stream.
         self._place = place
-        #: Who asks for an answer just now: the first of them has the turn. Each step is one step of C, so that an
-        #: interrupt leaves nothing locked.
+        #: Threads or tasks that ask for an answer; the first has the turn. Each change of the list is one step of
+        #: C, so an interrupt leaves nothing locked.
         self._askers: list[object] = []
-        #: Whether it was closed while somebody had the turn, who has to carry that out.
+        #: Whether it was closed while another thread or task had the turn, which then closes it.
         self._left = False
 
     @property
     def times(self) -> list[float]:
-        """Seconds from the request to each answer that has come."""
-        return [] if self._answers is None else list(self._answers.times)
+        """Seconds from the request to each answer received so far."""
+        return [] if self._reader is None else list(self._reader.times)
 
     @property
     def time_to_first(self) -> float | None:
-        """Seconds from the request to the first answer; None before it came."""
+        """Seconds from the request to the first answer; None until it is received."""
         return next(iter(self.times), None)
 
     @property
@@ -184,25 +185,25 @@ class StreamBase:
         return [later - earlier for earlier, later in pairwise(self.times)]
 
     def _begin_turn(self, asker: object) -> None:
-        """Take the turn to ask for an answer, or refuse: nobody waits for it. :meth:`_end_turn` has to follow."""
+        """Take the turn to ask for an answer, or raise an error at once. :meth:`_end_turn` must follow."""
         self._askers.append(asker)
         if self._askers[0] is not asker:
             raise self._crowded()
 
     def _end_turn(self, asker: object) -> None:
-        with contextlib.suppress(ValueError):  # it was ended before
+        with contextlib.suppress(ValueError):  # it has ended already
             self._askers.remove(asker)
 
     def _failed(self, asker: object, error: BaseException) -> None:
-        """End a turn that raised. What an interrupt may have dropped ends the stream."""
+        """End a turn that raised. The stream ends too, since an interrupt may have dropped a piece of it."""
         if self._askers and self._askers[0] is asker and not isinstance(error, _ENDED):
             self._close(error)
         self._end_turn(asker)
 
     def _crowded(self) -> InvalidRequest:
         return InvalidRequest(
-            "two threads or tasks ask for this stream's next answer at once: expected one at a time; those who"
-            " share a stream need a lock around each step"
+            "two threads or tasks ask for this stream's next answer at once: expected one at a time; in a shared"
+            " stream each step needs a lock around it"
         )
 
     def _opened(self, response: Response, began: float, now: float) -> None:
@@ -210,36 +211,38 @@ class StreamBase:
         self.attempts = getattr(response, "attempts", 1)
         if isinstance(response, StreamedResponse):
             self._stream, self._ending = response.stream, response.ending
-        self._answers = Answers(began, response.get("Content-Type") or "", response.get("Content-Encoding"))
-        self._answers.response = response
-        if self._stream is None:  # somebody else has sent the request
+        self._reader = AnswerReader(
+            began, response.get("Content-Type") or "", response.get("Content-Encoding")
+        )
+        self._reader.response = response
+        if self._stream is None:  # an overridden `_post` has sent the request
             self._feed(response.read(), now)
             self._feed(b"", now)
         elif self._left:
             self._close()
 
     def _feed(self, received: Buffer, now: float) -> None:
-        answers = self._answers
-        assert answers is not None
+        reader = self._reader
+        assert reader is not None
         if self._left:
             self._close()
         elif received:
             if self._ending is not None:
                 self._ending.call.response_bytes += len(received)
-            answers.feed(received, now)
+            reader.feed(received, now)
         else:
-            answers.end(now)
-            self._tell(answers.failure)
+            reader.end(now)
+            self._tell(reader.failure)
 
-    def _take(self, answers: Answers) -> dict[str, Any] | None:
+    def _take(self, reader: AnswerReader) -> dict[str, Any] | None:
         try:
-            return answers.take()
+            return reader.take()
         except InferenceServerException as error:
             self._close(error)
             raise
 
     def _broke(self, error: BaseException) -> None:
-        """Close what an error has ended, and raise it, unless the stream was closed meanwhile."""
+        """Close the stream after an error, and raise the error unless the stream was closed meanwhile."""
         if self._left and isinstance(error, InferenceServerException):
             self._close()
         else:
@@ -247,9 +250,9 @@ class StreamBase:
             raise error
 
     def _close(self, error: BaseException | None = None) -> None:
-        if self._answers is None:
-            self._answers = Answers(0.0)
-        self._answers.close()
+        if self._reader is None:
+            self._reader = AnswerReader(0.0)
+        self._reader.close()
         if self._stream is not None:
             self._stream.close()
         if self._place is not None and self._place.transport is not None:

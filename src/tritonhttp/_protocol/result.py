@@ -1,4 +1,4 @@
-"""What came of an inference: the response's outputs as arrays, views of its body where that is possible."""
+"""The result of an inference: the response's outputs as arrays, views of its body where possible."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class InferResult:
     #: How often the inference was tried.
     attempts: int = 1
     _headers: Mapping[str, str] = {}
-    #: Outputs that came through shared memory, by name.
+    #: Outputs in shared memory, by name.
     _placed: Mapping[str, npt.NDArray[Any]] = {}
 
     def __init__(self, response: Any, verbose: bool, *, _request_id: bytes = b"") -> None:
@@ -72,9 +72,9 @@ class InferResult:
             verbose_logger().debug("%s", bytes(self._body[: self._head_size]))
 
     def alike(self, body: bytes, head_size: int | None = None) -> InferResult:
-        """Return the result of a response that differs from this one's in the data of its tensors only.
+        """Return the result of a response that differs from this one's only in its tensors' data and its id.
 
-        Its JSON may also have another id, and so another size, which is then `head_size`.
+        `head_size` is the size of its JSON where that is another than this one's.
         """
         result = InferResult.__new__(InferResult)
         result._headers = self._headers
@@ -120,7 +120,7 @@ class InferResult:
         name : str
             The output.
         copy : bool
-            True: an array of its own each time, which does not keep the response's body.
+            True: return a new array each time, which does not keep the response's body alive.
         dtype : optional
             Convert to this dtype, as numpy's ``astype`` does; BYTES to a dtype of text are read as UTF-8.
 
@@ -185,7 +185,7 @@ class InferResult:
 
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:
-        """What the response's outputs are: name, datatype and shape of each."""
+        """Name, datatype and shape of each output in the response."""
         return tuple(
             TensorInfo(name, str(output.get("datatype")), tuple(shape if isinstance(shape, list) else ()))
             for name, output in self._layout.outputs.items()
@@ -210,7 +210,7 @@ class InferResult:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The response's headers, names in lower case; empty where it came from elsewhere or was pickled."""
+        """The response's headers, names in lower case; empty if pickled, or from another library's response."""
         return dict(self._headers)
 
     def __contains__(self, name: object) -> bool:
@@ -220,14 +220,14 @@ class InferResult:
         return iter(self._layout.outputs)
 
     def keys(self) -> tuple[str, ...]:
-        """Return the names of the outputs; with them ``dict(result)`` has the arrays by name."""
+        """Return the names of the outputs, so that ``dict(result)`` gives the arrays by name."""
         return tuple(self._layout.outputs)
 
     def __len__(self) -> int:
         return len(self._layout.outputs)
 
     def __bool__(self) -> bool:
-        return True  # programs for the reference test whether there is a result
+        return True  # programs written for the reference test a result for None this way
 
     def get_output(self, name: str) -> dict[str, Any] | None:
         """Return an output's JSON object, or None where there is none of that name."""
@@ -245,14 +245,14 @@ class InferResult:
         return self._json
 
     def _place(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take the data of these outputs, which are not in the body, from arrays."""
+        """Set the arrays of outputs in shared memory, whose data are not in the body."""
         self._placed = arrays
         self._arrays.update(arrays)
         if self._json is not None:
             self._json = self._with_placed(self._json)
 
     def _with_placed(self, answer: Any) -> Any:
-        """Say of outputs that the server placed elsewhere what it says of those in the body."""
+        """Describe outputs in shared memory as the server describes those in the body."""
         for output in answer["outputs"] if self._placed else ():
             if output["name"] in self._placed:
                 output["parameters"] = {"binary_data_size": self._placed[output["name"]].nbytes}
@@ -260,7 +260,7 @@ class InferResult:
 
     @property
     def _result(self) -> dict[str, Any]:
-        """The reference's attribute, which programs read."""
+        """The reference's attribute of this name, which programs read."""
         return self.get_response()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a model takes and gives, and the check of a call against it before anything is sent. No I/O."""
+"""A model's inputs and outputs, and the check of a call against them before anything is sent. No I/O."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a server says of a model.
+    """Describe a model, as its server does.
 
     Attributes
     ----------
     name : str
     inputs, outputs : tuple of TensorInfo
-        With the batch dimension, -1, where the model has one. Empty where the server does not say: then any are
-        sent as they come.
+        With the batch dimension, -1, where the model has one. Empty where the server names none: calls are not
+        checked then.
     max_batch_size : int
         How many rows a call may have along the first axis; 0: the model has no batch dimension.
     versions : tuple of str
-        Those that the server has.
+        The versions that the server has.
     platform : str
     """
 
@@ -46,12 +46,12 @@ class Signature:
 
     @classmethod
     def read(cls, metadata: Any, config: Any) -> Signature:
-        """Make it of a model's metadata and its configuration; `config` is empty where the server has none.
+        """Read a model's metadata and configuration; `config` is empty where the server has none.
 
         Raises
         ------
         ProtocolError
-            For what is no metadata of a model.
+            If these are not the metadata and configuration of a model.
         """
         try:
             optional = {item["name"] for item in config.get("input") or () if item.get("optional")}
@@ -89,16 +89,16 @@ class Signature:
         Parameters
         ----------
         given : mapping
-            What the caller has for each input.
+            The caller's value for each input.
         casts : bool
-            Whether to convert arrays of another dtype where no value changes but by rounding.
+            Whether to convert arrays of another dtype if values change only by rounding.
         parts : bool
-            Whether more rows than a call may have are fine.
+            Whether to accept more rows than one call may have.
 
         Raises
         ------
         InvalidRequest
-            For inputs that the model does not have, lacks, or takes in another form; says what was expected.
+            For an unknown or missing input, or another datatype or shape; says what was expected.
         """
         if not self.inputs:
             return {name: as_array(value, f"input {name!r}") for name, value in given.items()}
@@ -155,7 +155,7 @@ class Signature:
         return ", ".join(map(str, self.inputs))
 
     def wanted(self, outputs: Sequence[str] | None) -> tuple[str, ...]:
-        """Return the names of the outputs to ask for: those given, or all that are known.
+        """Return the names of the outputs to request: those given, or all that are known.
 
         Raises
         ------
@@ -212,25 +212,25 @@ class Signature:
 
 
 def split(arrays: Arrays, rows: int, limit: int) -> Iterator[tuple[int, Arrays]]:
-    """Yield the parts of a batch with their first rows' numbers; views of the arrays."""
+    """Yield the number of each part's first row, and the part: views of the arrays."""
     for start in range(0, rows, limit):
         yield start, {name: array[start : start + limit] for name, array in arrays.items()}
 
 
 class Joined:
-    """The outputs of a batch, put together from those of its parts as they come."""
+    """The outputs of a batch, joined from those of its parts as these arrive."""
 
     def __init__(self, rows: int, limit: int) -> None:
         self._rows, self._limit = rows, limit
         self.arrays: Arrays = {}
 
     def add(self, start: int, part: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take the outputs of the part that begins with that row.
+        """Add the outputs of the part that begins with row `start`.
 
         Raises
         ------
         ProtocolError
-            Where they are not one row for each row of the inputs, or unlike those of other parts.
+            If they do not have one row for each input row, or differ from other parts in names, shape or dtype.
         """
         count = min(self._limit, self._rows - start)
         if self.arrays and set(part) != set(self.arrays):
@@ -238,8 +238,8 @@ class Joined:
         for name, array in part.items():
             if array.shape[:1] != (count,):
                 raise ProtocolError(
-                    f"output {name!r}: expected {count} rows for {count} rows, got shape {list(array.shape)}:"
-                    " what the model gives cannot be joined"
+                    f"output {name!r}: expected {count} rows, one for each input row, got shape"
+                    f" {list(array.shape)}: the outputs of the batch's parts cannot be joined"
                 )
             whole = self.arrays.get(name)
             if whole is None:
@@ -253,7 +253,7 @@ class Joined:
 
 
 def tensors(arrays: Arrays, binary: bool, copy: bool = False) -> list[InferInput]:
-    """Return checked arrays as the inputs of a request, with `copy` such that hold none of the arrays' memory."""
+    """Return checked arrays as the inputs of a request; with `copy` they hold copies of numeric arrays."""
     return [
         InferInput(name, array.shape, datatype_of(array, f"input {name!r}")).set_data_from_numpy(
             array, binary, copy=copy
@@ -263,5 +263,5 @@ def tensors(arrays: Arrays, binary: bool, copy: bool = False) -> list[InferInput
 
 
 def requested(names: Sequence[str], binary: bool, classes: int) -> list[InferRequestedOutput]:
-    """Return the outputs that a request asks for."""
+    """Return the outputs to request."""
     return [InferRequestedOutput(name, binary, classes) for name in names]

@@ -1,7 +1,7 @@
-"""The tensors of a call: what goes in, and what is asked for.
+"""The tensors of a call: its inputs, and the outputs that it requests.
 
-An :class:`InferInput` set from a numeric array keeps a view of that array: `infer` reads it when the request
-is sent. JSON and BYTES data are encoded when they are set.
+An :class:`InferInput` set from a numeric array keeps that array, and `infer` reads it when the request is sent.
+JSON and BYTES data are encoded when they are set.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ _Region = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Say what a tensor is.
+    """Describe a tensor.
 
     Attributes
     ----------
     name : str
     datatype : str
-        The protocol's name of it, for example ``"FP32"``.
+        The protocol's name of the datatype, for example ``"FP32"``.
     shape : tuple of int
-        -1, in what a model declares, for a dimension of any size.
+        -1 stands for a dimension of any size, in what a model declares.
     optional : bool
-        Whether it is an input that may be left out.
+        Whether the tensor is an input that may be left out.
     """
 
     name: str
@@ -66,16 +66,16 @@ class InferInput:
     name : str
         The input's name in the model.
     shape : sequence of int
-        Its shape, the batch dimension included.
+        The tensor's shape, with the batch dimension.
     datatype : str
-        The protocol's name of its datatype, for example ``"FP32"``.
+        The protocol's name of the datatype, for example ``"FP32"``.
     """
 
-    # Where the data are, at most one of: a numeric array or encoded BYTES; JSON; a region's parameters.
+    # At most one of these holds the data: a numeric array or encoded BYTES; JSON; a region's parameters.
     _binary: npt.NDArray[Any] | bytes | bytearray | None = None
     _json: bytes | None = None
     _region: _Region | None = None
-    #: All that the JSON object depends on, the shape third; None where data stand in it, or the shape was changed.
+    #: All that the JSON object depends on, the shape third; None where it contains data, or the shape was changed.
     _form: tuple[Any, ...] | None = None
 
     def __init__(self, name: str, shape: Sequence[int], datatype: str) -> None:
@@ -92,15 +92,15 @@ class InferInput:
         name : str
             The input's name in the model.
         array
-            A numpy array, what ``numpy.asarray`` makes one of, or a tensor on the host that speaks DLPack. Of
-            Python's numbers come INT64, FP64 and BOOL, as in numpy; of str and bytes BYTES.
+            A numpy array, whatever ``numpy.asarray`` converts, or a tensor on the host that supports DLPack.
+            Python's numbers become INT64, FP64 and BOOL, as in numpy; str and bytes become BYTES.
         binary_data, copy
             As for :meth:`set_data_from_numpy`.
 
         Raises
         ------
         InvalidRequest
-            For what is no array, and a dtype that the protocol has no name for.
+            For a value that is no array, and for a dtype that the protocol has no name for.
         """
         what = f"input {name!r}"
         found = as_array(array, what)
@@ -112,7 +112,7 @@ class InferInput:
         return self._name
 
     def datatype(self) -> str:
-        """Return the name of the input's datatype."""
+        """Return the protocol's name of the input's datatype."""
         return self._datatype
 
     def shape(self) -> list[int]:
@@ -133,18 +133,18 @@ class InferInput:
         Parameters
         ----------
         input_tensor : numpy.ndarray
-            An array of the input's shape and datatype; any memory order and byte order. Elements of an object
-            array: bytes as they are, str as UTF-8, anything else as its ``str()``.
+            An array of the input's shape and datatype, in any memory order and byte order. Elements of an object
+            array are sent as they are (bytes), as UTF-8 (str), or as their ``str()`` (anything else).
         binary_data : bool
-            True: the data travel as binary behind the JSON head. False: as a list in the JSON.
+            True: send the data as binary behind the JSON head. False: as a list in the JSON.
         copy : bool
-            True: copy a numeric array now. False: keep a view, which `infer` reads when it sends the request;
-            what is changed in the array until then is sent. BYTES and JSON data are always encoded now.
+            True: copy a numeric array now. False: keep the array, which `infer` reads when it sends the request;
+            it sends changes made until then. BYTES and JSON data are always encoded now.
 
         Raises
         ------
         InvalidRequest
-            If the array's dtype or shape are others than the input's, or its data have no form in JSON.
+            If the array's dtype or shape differ from the input's, or JSON cannot represent its data.
         """
         if type(input_tensor) is not ndarray:
             if not isinstance(input_tensor, ndarray):
@@ -152,7 +152,7 @@ class InferInput:
                     "input_tensor must be a numpy array",
                     f", got {type(input_tensor).__name__} for input {self._name!r}",
                 )
-            # Subclasses have a `data` and a `reshape` of their own. A masked array goes out with its fill value.
+            # A subclass may override `data` and `reshape`. A masked array is sent with its fill value.
             filled = getattr(input_tensor, "filled", None)
             input_tensor = np.asarray(input_tensor if filled is None else filled())
         dtype, shape = input_tensor.dtype, input_tensor.shape
@@ -198,18 +198,18 @@ class InferInput:
         Raises
         ------
         InvalidRequest
-            For a size or an offset that is no whole number.
+            For a size or an offset that is not a whole number.
         """
         self._binary = self._json = None
         self._region = _region(region_name, byte_size, offset)
         shape = tuple(self._shape)
-        # 8.0 is another head than 8, but the same key.
+        # 8.0 equals 8 as a key, but its JSON differs.
         plain = all(type(size) is int for size in shape)
         self._form = (self._name, self._datatype, shape, self._region) if plain else None
         return self
 
     def set_shared_memory_region(self, place: RegionSlice) -> Self:
-        """Take the tensor's data from a place in a region, as ``region.write()`` returned it; return the input.
+        """Take the tensor's data from a slice that ``region.write()`` returned, and return the input.
 
         Raises
         ------
@@ -229,7 +229,7 @@ class InferInput:
 
     @staticmethod
     def _refusal(words: str, more: str) -> InvalidRequest:
-        """Return an error with the reference's words, for which programs look, and what is known beyond them."""
+        """Return an error with the reference's words, which programs look for, and more detail behind them."""
         return InvalidRequest(f"{words}{more}")
 
     def _as_json(self, array: npt.NDArray[Any]) -> bytes:
@@ -253,20 +253,17 @@ class InferInput:
         return jsonio.dumps(texts)
 
     def _buffer(self, snapshot: bool = False) -> Buffer | None:
-        """Return the binary data as they go out, or None where there are none.
-
-        With `snapshot` nothing of them is the caller's memory.
-        """
+        """Return the binary data as they are sent, or None without any; with `snapshot` as a copy."""
         data = self._binary
         if not isinstance(data, ndarray):
             return data
         if (snapshot or data.nbytes <= COALESCE) and data.dtype.isnative and _LITTLE:
-            return data.tobytes()  # a small tensor leaves in one piece with the head anyway
+            return data.tobytes()  # a small tensor is joined to the head anyway
         array = dtypes.as_little_endian(data)
         try:
             return array.data.cast("B")
         except (BufferError, TypeError, ValueError):
-            # Zero-size arrays, and bfloat16, which the buffer protocol has no letter for.
+            # Zero-size arrays, and bfloat16, which the buffer protocol has no format for.
             return array.reshape(-1).view(np.uint8).data
 
     def _descriptor(self) -> dict[str, Any]:
@@ -300,7 +297,7 @@ class InferInput:
 
 
 def _unknown(datatype: Any) -> str:
-    """Say which datatypes there are where this is none of them."""
+    """List the protocol's datatypes where this is none of them."""
     if datatype in dtypes.NAMES:
         return ""
     return f" The protocol has no datatype {datatype!r}, but {', '.join(dtypes.NAMES)}."
@@ -313,27 +310,27 @@ _BF16_ADVICE = (
 
 
 class InferRequestedOutput:
-    """Describe one output that an inference shall return, and how.
+    """Request one output of an inference, and say how to return it.
 
     Parameters
     ----------
     name : str
         The output's name in the model.
     binary_data : bool
-        True: its data come as binary behind the JSON. False: as a list in the JSON. Without effect while the
-        output is placed in shared memory.
+        True: return the data as binary behind the JSON. False: as a list in the JSON. Ignored while the output
+        is placed in shared memory.
     class_count : int
-        How many classes to return in place of the tensor, best first, as BYTES ``"score:index:label"``; 0:
-        none.
+        How many classes to return instead of the tensor, best first, as BYTES ``"score:index:label"``; 0 returns
+        the tensor.
 
     Raises
     ------
     InvalidRequest
-        For a number of classes that is not whole.
+        For a number of classes that is not a whole number.
     """
 
     def __init__(self, name: str, binary_data: bool = True, class_count: int = 0) -> None:
-        #: All that the JSON object depends on; where the output is placed in a region, that at the end.
+        #: All that the JSON object depends on: name, binary_data, class_count, and the region if there is one.
         self._form: tuple[str, bool, int, _Region | None] = (
             name,
             bool(binary_data),
@@ -353,14 +350,14 @@ class InferRequestedOutput:
         region_name : str
             The name under which the region is registered with the server.
         byte_size : int
-            The bytes that there are for the output.
+            How many bytes the output may take.
         offset : int
-            Where in the region they start, in bytes.
+            Where in the region the output starts, in bytes.
 
         Raises
         ------
         InvalidRequest
-            If classes were asked for; for a size or an offset that is no whole number.
+            If classes are requested; for a size or an offset that is not a whole number.
         """
         name, binary, class_count, _ = self._form
         if class_count:
@@ -368,12 +365,12 @@ class InferRequestedOutput:
         self._form = name, binary, 0, _region(region_name, byte_size, offset)
 
     def set_shared_memory_region(self, place: RegionSlice) -> None:
-        """Place the output in a place of a region, as ``region.reserve()`` returned it.
+        """Place the output in a slice that ``region.reserve()`` returned.
 
         Raises
         ------
         InvalidRequest
-            If classes were asked for.
+            If classes are requested.
         """
         _check_place(place)
         self.set_shared_memory(place.region.name, place.byte_size, place.offset)
@@ -385,7 +382,7 @@ class InferRequestedOutput:
     def _get_tensor(self) -> dict[str, Any]:
         """Return the output's JSON object as a dict."""
         name, binary, class_count, region = self._form
-        # In the reference's order, so that bodies are the same byte for byte.
+        # The reference's order: bodies are the same, byte for byte.
         parameters: dict[str, Any] = {"classification": class_count} if class_count else {}
         parameters["binary_data"] = binary and region is None
         if region is not None:
@@ -415,7 +412,7 @@ def datatype_of(array: npt.NDArray[Any], what: str) -> str:
 
 def _as_tuple(shape: Sequence[int]) -> tuple[int, ...]:
     try:
-        if isinstance(shape, (str, bytes)):  # the datatype, in the shape's place
+        if isinstance(shape, (str, bytes)):  # a datatype given as the shape
             raise TypeError
         return tuple(shape)
     except TypeError as error:
@@ -423,7 +420,7 @@ def _as_tuple(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _check_place(place: Any) -> None:
-    if not hasattr(place, "region"):  # the class itself is imported by few programs
+    if not hasattr(place, "region"):  # few programs need the import of its class
         raise InvalidRequest(
             f"expected a place in a region, as its write() and reserve() return it; got {place!r}"
         )

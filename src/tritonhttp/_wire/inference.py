@@ -111,15 +111,15 @@ def whole(value: Any, name: str, unit: str = "") -> int:
     return number
 
 
-#: Bytes in outputs that share one array: who keeps one of them keeps them all.
+#: The most bytes in outputs that share one array: one of them keeps all of it alive.
 _MAX_ROWS = 1 << 12
 
 
 class Layout:
     """What the head of an inference response says of the body behind it.
 
-    A model answers requests of the same shapes with the same head, so one layout serves them all: nothing in it is
-    ever given to a caller.
+    A model answers requests of the same shapes with the same head, so these answers share a layout. A caller must
+    not be able to change it: nothing in it is given away.
     """
 
     __slots__ = ("_placed", "_views", "outputs", "rows", "size", "spans", "version")
@@ -131,11 +131,11 @@ class Layout:
         self.outputs: dict[str, dict[str, Any]] = {}
         #: Offset behind the head, and size, of each binary tensor, by its output's name.
         self.spans: dict[str, tuple[int, int]] = {}
-        #: Shape, dtype, offset and size of the tensors that were asked for.
+        #: Shape, dtype, offset and size of the tensors that were read before.
         self._views: dict[str, tuple[tuple[int, ...], np.dtype[Any], int, int]] = {}
-        #: The same of those that were placed elsewhere.
+        #: The same for tensors in shared memory; their offset is 0.
         self._placed: dict[str, tuple[tuple[int, ...], np.dtype[Any], int, int]] = {}
-        #: Shape and dtype of an array that has each output as a row, where several are alike and small.
+        #: Shape and dtype of one array with each output as a row, where the outputs are several, alike and small.
         self.rows: tuple[tuple[int, ...], np.dtype[Any]] | None = None
         position = 0
         for output in _outputs(answer):
@@ -160,10 +160,9 @@ class Layout:
     def tensor(self, name: str, body: Buffer, head_size: int | None) -> npt.NDArray[Any] | None:
         """Return one output as an array of its shape and dtype, or None where the response holds no data of it.
 
-        `head_size` is None where all of `body` is JSON.
-        The array is writable and aligned: a view of `body` where that is so already, unless the tensor is so
-        small a part of it that it should not keep it alive. BYTES give an object array, of bytes from binary data,
-        of str from JSON.
+        The array is writable and aligned. It is a view of `body` where possible, but a copy of a tensor that is a
+        small part of `body`, which it would keep alive. BYTES give an object array: of bytes from binary data, of
+        str from JSON. `head_size` is None where all of `body` is JSON.
         """
         view = self._views.get(name)
         if view is None:
@@ -184,7 +183,7 @@ class Layout:
         if head_size:
             offset += head_size
         if type(body) is bytes:
-            # The copy of the bytes is the array's memory: cheaper than a copy that numpy makes of a view.
+            # Copying the bytes is cheaper than an array over them and its copy.
             memory: Any = bytearray(body[offset : offset + size])
             offset = 0
         else:
@@ -201,28 +200,28 @@ class Layout:
         return array
 
     def _are_alike(self, first: dict[str, Any], size: int) -> bool:
-        """Return whether the outputs are several like this one of that size, and small even together."""
+        """Return whether the outputs are several of this one's form and size, and small in all."""
         kind, count = (first["shape"], first["datatype"]), len(self.outputs)
         return (
-            count > 3  # fewer are as fast one by one
+            count > 3  # fewer are read one by one as fast
             and 0 < size * count == self.size <= _MAX_ROWS
-            and 0 < len(first["shape"]) < 32  # with the rows one more, and numpy 1 has no more than that
+            and 0 < len(first["shape"]) < 32  # numpy 1 has 32 dimensions, and one is for the rows
             and all(length == size for _, length in self.spans.values())
             and all((each.get("shape"), each.get("datatype")) == kind for each in self.outputs.values())
         )
 
     def small_tensors(self, body: Buffer, head_size: int) -> Iterable[tuple[str, npt.NDArray[Any]]]:
-        """Return all outputs by name, where there are `rows`: views of one small array."""
+        """Return all outputs by name, as views of one small array; only where `rows` describes it."""
         shape, dtype = self.rows or ((0,), np.dtype(bool))
         return zip(self.outputs, np.ndarray(shape, dtype, body, head_size).copy(), strict=False)
 
     def placed_tensor(self, name: str, memory: Any, offset: int, limit: int) -> npt.NDArray[Any] | None:
-        """Return an output that lies in shared memory as a view, or None where it came in the response.
+        """Return an output in shared memory as a view, or None where the response itself holds its data.
 
         Raises
         ------
         ProtocolError
-            If it does not end within `limit` bytes, or is not numeric.
+            If it takes more than `limit` bytes, or is not numeric.
         """
         view = self._placed.get(name)
         if view is None:
@@ -267,7 +266,7 @@ def _bytes_tensor(output: Mapping[str, Any], data: memoryview) -> npt.NDArray[An
 
 
 def numeric_size(output: Mapping[str, Any]) -> int:
-    """Return how many bytes a numeric output takes; 0 for one of strings, or as JSON."""
+    """Return how many bytes a numeric output takes; 0 for BYTES and for JSON data."""
     if output.get("datatype") == "BYTES" or "data" in output:
         return 0
     scalar, _, count = _describe(output)
@@ -277,7 +276,7 @@ def numeric_size(output: Mapping[str, Any]) -> int:
 #: Layouts by the head's bytes, without the request's id.
 _layouts: dict[bytes, Layout] = {}
 _MAX_LAYOUTS = 256
-#: Bytes in one head and in all of them. A head that is all of the body may hold data, which seldom come again.
+#: Bytes in one head, in a JSON body, and in all that is remembered. JSON bodies hold data, so they seldom repeat.
 _MAX_SIZE, _MAX_JSON_SIZE, _MAX_TOTAL_SIZE = 1 << 17, 1 << 12, 1 << 20
 
 
@@ -299,7 +298,7 @@ def decode_response(
     -------
     layout : Layout
     answer : dict or None
-        The JSON object, for the caller to keep; None where it was parsed before, for another response.
+        The JSON object, which the caller may keep; None where the layout is shared.
 
     Raises
     ------
@@ -322,7 +321,7 @@ def decode_response(
     else:
         head = bytes(body[:header_length])
         form = head
-        if request_id and head.startswith(start := b'{"id":%b,' % request_id):  # where Triton repeats it
+        if request_id and head.startswith(start := b'{"id":%b,' % request_id):  # Triton repeats it there
             form = head[len(start) - 1 :]
         found = _layouts.get(form)
         if found is None:
@@ -399,14 +398,14 @@ def _json_tensor(output: Mapping[str, Any], scalar: Any, shape: list[int], count
 
 
 def _is_faithful(array: npt.NDArray[Any], data: list[Any]) -> bool:
-    """Return whether numpy made an array of JSON's values without bending them.
+    """Return whether numpy kept the JSON's values.
 
-    It cuts fractions and parses strings; before numpy 2 it wraps integers, with a warning.
+    It drops fractions and parses strings; numpy 1 wraps integers, with a warning.
     """
     kind = array.dtype.kind
     if kind == "O":
         return all(type(element) is str for element in array.flat)
-    if kind in "fV":  # V is BF16; null is what several servers write for NaN
+    if kind in "fV":  # V is BF16; some servers write null for NaN
         return np.array(data).dtype.kind in "biufO"
     return bool(array.tolist() == data)
 
@@ -419,7 +418,7 @@ def _reshape(array: npt.NDArray[Any], shape: list[int], name: str) -> npt.NDArra
 
 
 def _no_such_shape(name: str, shape: Sequence[int], error: Exception) -> ProtocolError:
-    """Too many dimensions for numpy, or dimensions beside a 0 whose product is beyond all memory."""
+    """Return the error for too many dimensions, or a 0 beside dimensions whose product overflows."""
     return ProtocolError(f"output {name!r}: no array has the shape {shape!s:.200}: {error}")
 
 
@@ -449,5 +448,5 @@ def _item_text(item: Any) -> str:
             return f"{'.'.join(map(str, place))}: {text}" if isinstance(place, list) and place else text
     try:
         return jsonio.dumps(item).decode()
-    except InvalidRequest:  # read by the standard module, and beyond what orjson writes
+    except InvalidRequest:  # the standard module reads more than orjson writes
         return f"an error without words, a JSON {type(item).__name__}"

@@ -29,19 +29,19 @@ TRITON_RESERVED_REQUEST_PARAMS_PREFIX = RESERVED_PREFIX
 
 
 def serialize_byte_tensor(input_tensor: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
-    """Serialize a tensor of strings: each element as its length in four bytes, little-endian, and its bytes.
+    """Serialize a tensor of strings: for each element its length in four bytes, little-endian, then its bytes.
 
     Parameters
     ----------
     input_tensor : numpy.ndarray
-        An object array (bytes as they are, str as UTF-8, anything else as its ``str()``), or one of a string
-        dtype.
+        An object array, or an array of a string dtype. Elements are serialized as they are (bytes), as UTF-8
+        (str), or as their ``str()`` (anything else).
 
     Returns
     -------
     numpy.ndarray
-        An object array without dimensions that holds the serialized bytes (``.item()`` gives them); of shape
-        [0] where the tensor has no elements.
+        A 0-d object array that holds the serialized bytes (``.item()`` returns them); of shape [0] if the tensor
+        has no elements.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def deserialize_bytes_tensor(encoded_tensor: bytes | bytearray | memoryview) -> 
     Raises
     ------
     InferenceServerException
-        Where the data end within an element.
+        If the data end within an element.
     """
     return bytes_tensor.decode(encoded_tensor)
 
@@ -69,8 +69,8 @@ def deserialize_bytes_tensor(encoded_tensor: bytes | bytearray | memoryview) -> 
 def serialized_byte_size(tensor_value: npt.NDArray[np.object_]) -> int:
     """Return the sum of the lengths of an object array's elements, in bytes.
 
-    Of what :func:`serialize_byte_tensor` returned it is the tensor's size on the wire and in shared memory; of the
-    strings themselves it leaves out the four bytes before each.
+    For an array that :func:`serialize_byte_tensor` returned, this is the tensor's size on the wire and in shared
+    memory. For the strings themselves, it lacks the four bytes in front of each.
 
     Raises
     ------

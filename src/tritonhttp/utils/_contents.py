@@ -1,6 +1,6 @@
-"""What lies in regions of either kind of shared memory: which values go in, and what may be read where.
+"""Values in regions of both kinds of shared memory: the checks before they are written or read.
 
-Functions that may refuse take the caller's :class:`Failure`, and raise what it makes of the reason.
+Functions that may refuse take the caller's :class:`Failure`, which turns the reason into the error to raise.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LENGTH = struct.Struct("<I")
 
 
 class Failure(NamedTuple):
-    """What did not work, as the error to raise and the words that its message begins with."""
+    """The error to raise for a failed operation, and the words that its message begins with."""
 
     error: type[InferenceServerException]
     words: str
@@ -43,7 +43,7 @@ def integer(value: SupportsIndex, name: str, failure: Failure) -> int:
 
 
 def size(byte_size: SupportsIndex, failure: Failure) -> int:
-    """Return the size that a new region is to have."""
+    """Return the size of a new region."""
     value = integer(byte_size, "byte_size", failure)
     if value <= 0:
         raise failure(f"byte_size is {value}, expected a positive number")
@@ -51,7 +51,7 @@ def size(byte_size: SupportsIndex, failure: Failure) -> int:
 
 
 def start(region_size: int, offset: SupportsIndex, byte_size: int, failure: Failure) -> int:
-    """Return the offset, if that many bytes follow it."""
+    """Return the offset, if the region has that many bytes from there on."""
     value = integer(offset, "the offset", failure)
     if value < 0 or value + byte_size > region_size:
         raise failure(f"{byte_size} bytes at offset {value} are not within its {region_size} bytes")
@@ -59,7 +59,7 @@ def start(region_size: int, offset: SupportsIndex, byte_size: int, failure: Fail
 
 
 def arrays(input_values: Any, failure: Failure) -> list[npt.NDArray[Any]]:
-    """Return the arrays of a list, each with the elements that go into a region."""
+    """Return the arrays of a list, as they are written into a region."""
     if not isinstance(input_values, (list, tuple)):
         raise failure.error("input_values must be specified as a list/tuple of numpy arrays")
     if not all(isinstance(value, np.ndarray) for value in input_values):
@@ -77,31 +77,31 @@ def _numeric(value: npt.NDArray[Any], failure: Failure) -> npt.NDArray[Any]:
         return np.empty(0, np.uint8)
     element = array.item() if array.size == 1 else None
     if not isinstance(element, (bytes, bytearray, memoryview)):
-        came = f"{array.size} elements" if array.size > 1 else f"one {type(element).__name__}"
+        given = f"{array.size} elements" if array.size > 1 else f"one {type(element).__name__}"
         raise failure(
-            f"an object array must hold one bytes object, as serialize_byte_tensor returns it; came {came}"
+            f"an object array must hold one bytes object, as serialize_byte_tensor returns it; got {given}"
         )
     return np.frombuffer(element, np.uint8) if len(element) else np.empty(0, np.uint8)
 
 
 class Wanted(NamedTuple):
-    """A tensor that is to be read: its numpy dtype, that of objects for BYTES, and its shape."""
+    """Dtype and shape of a tensor to read; object stands for BYTES."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
     @property
     def is_bytes(self) -> bool:
-        """Whether it is a BYTES tensor, whose size only its contents tell."""
+        """Whether the tensor is BYTES, whose size depends on its contents."""
         return self.dtype.kind == "O"
 
     @property
     def least_bytes(self) -> int:
-        """How many bytes it has; for BYTES how many at least."""
+        """The tensor's size in bytes; for BYTES the least size."""
         return math.prod(self.shape) * (_LENGTH.size if self.is_bytes else self.dtype.itemsize)
 
     def over(self, buffer: Any, offset: int, failure: Failure) -> npt.NDArray[Any]:
-        """Return the tensor that lies at the offset: a view of the buffer, but copies of BYTES."""
+        """Return the tensor at the offset: a view of the buffer, or a copy for BYTES."""
         try:
             if self.is_bytes:
                 return _strings(memoryview(buffer), offset, math.prod(self.shape), failure).reshape(
@@ -109,12 +109,12 @@ class Wanted(NamedTuple):
                 )
             view: npt.NDArray[Any] = np.ndarray(self.shape, self.dtype, buffer, offset)
             return view
-        except ValueError as error:  # no elements, but more dimensions or larger ones than numpy has
+        except ValueError as error:  # numpy refuses the shape: too many or too large dimensions beside a 0
             raise failure(error) from error
 
 
 def wanted(datatype: Any, shape: Iterable[int] | int, failure: Failure) -> Wanted:
-    """Return what a caller describes by a numpy dtype or a name of the protocol, and a shape."""
+    """Return the tensor that a caller describes by a shape and a numpy dtype or a name of the protocol."""
     return Wanted(_dtype(datatype, failure), dimensions(shape, failure))
 
 

@@ -1,9 +1,9 @@
-"""DLPack: tensors of other libraries borrowed, and memory of ours handed to them, without copying.
+"""DLPack: borrow tensors of other libraries, and lend them our memory, without a copy.
 
-A capsule holds a pointer to a struct of DLPack's C header, in the form before or since its version 1.0. What is
-borrowed is only read, and its capsule left as it came: when that dies, so does its producer's claim. Capsules of
-ours are numpy's, made of an array over the memory, with another device written into them: so the deleter is
-numpy's own, in C, fit for any thread and for an interpreter that is going down, and nothing of Python runs in it.
+A capsule holds a pointer to a struct of DLPack's C header, in the form before or since version 1.0. A borrowed
+tensor is only read, and its capsule is not consumed: the producer's memory is released when the capsule dies. Our
+own capsules are numpy's, of an array over the memory, with the device overwritten. So their deleter is numpy's: it
+is C, runs no Python, and works on any thread and in an interpreter that shuts down.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 # DLDataTypeCode
 _OPAQUE, BFLOAT16 = 3, 4
 
-#: The newest version that is understood here; a minor one adds nothing that a reader must know.
+#: The newest version understood here; a minor version adds nothing that a reader must know.
 VERSION = (1, 0)
 
 
@@ -74,7 +74,7 @@ class _ManagedVersioned(ctypes.Structure):
     ]
 
 
-# Functions of our own: attributes of `ctypes.pythonapi` are everybody's.
+# Own function objects: the types set on attributes of `ctypes.pythonapi` would hold for the whole process.
 _is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
     ("PyCapsule_IsValid", ctypes.pythonapi)
 )
@@ -84,24 +84,24 @@ _pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 
 
 def _open(capsule: Any) -> _Tensor:
-    """Return the tensor of a capsule, which it keeps."""
+    """Return a capsule's tensor, which keeps the capsule alive."""
     if _is_valid(capsule, b"dltensor_versioned"):
         managed = _ManagedVersioned.from_address(_pointer(capsule, b"dltensor_versioned"))
         if managed.major != VERSION[0]:
-            raise ValueError(f"expected DLPack {VERSION[0]}.x, came {managed.major}.{managed.minor}")
+            raise ValueError(f"expected DLPack {VERSION[0]}.x, got {managed.major}.{managed.minor}")
         tensor: _Tensor = managed.tensor
     elif _is_valid(capsule, b"dltensor"):
         tensor = _Managed.from_address(_pointer(capsule, b"dltensor")).tensor
     else:
         raise ValueError(
-            f"expected a tensor with __dlpack__, or its capsule, not consumed; came {capsule!r:.200}"
+            f"expected a tensor with __dlpack__, or its capsule, not consumed; got {capsule!r:.200}"
         )
     tensor.capsule = capsule
     return tensor
 
 
 class Tensor(NamedTuple):
-    """A tensor of somebody else, whose memory stays for as long as `capsule` does."""
+    """A borrowed tensor, whose memory lives as long as `capsule`."""
 
     capsule: Any
     address: int
@@ -110,41 +110,39 @@ class Tensor(NamedTuple):
 
 
 def device_of(producer: Any) -> tuple[int, int] | None:
-    """Return the kind and the number of the device that a tensor is on; None where only its capsule tells."""
+    """Return the kind and the number of a tensor's device; None for a capsule, which has to be opened for them."""
     if not hasattr(producer, "__dlpack__"):
         return None
     try:
         kind, number = producer.__dlpack_device__()
         return int(kind), int(number)
-    except Exception as error:  # whatever a library raises
+    except Exception as error:  # a library may raise anything
         raise ValueError(f"its __dlpack_device__ failed: {type(error).__name__}: {error}") from error
 
 
 def borrow(producer: Any, stream: int | None = None) -> Tensor:
-    """Read where a tensor lies, which must be contiguous in C order.
+    """Return the address, size and device of a tensor, which must be contiguous in C order.
 
     Parameters
     ----------
     producer
-        An object with ``__dlpack__``, or a capsule that nobody has consumed.
+        An object with ``__dlpack__``, or a capsule that is not consumed yet.
     stream : int, optional
-        For a tensor on a GPU: the stream of ours that has to wait until the tensor's data are there.
+        For a tensor on a GPU: our stream, which has to wait until the tensor's data are ready.
 
     Raises
     ------
     ValueError
-        For anything else; the message says what came.
+        For anything else; the message says what was given.
     """
     capsule = _ask(producer, stream) if hasattr(producer, "__dlpack__") else producer
     tensor = _open(capsule)
     shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
     strides = tuple(tensor.strides[axis] for axis in range(tensor.ndim)) if tensor.strides else None
     if strides is not None and not _contiguous(shape, strides):
-        raise ValueError(
-            f"expected a tensor contiguous in C order, came shape {shape} with strides {strides}"
-        )
+        raise ValueError(f"expected a tensor contiguous in C order, got shape {shape} with strides {strides}")
     if tensor.dtype.code == _OPAQUE:
-        raise ValueError("expected numbers, came a tensor of opaque handles")
+        raise ValueError("expected numbers, got a tensor of opaque handles")
     bits = math.prod(shape) * tensor.dtype.bits * tensor.dtype.lanes
     return Tensor(
         capsule,
@@ -154,22 +152,22 @@ def borrow(producer: Any, stream: int | None = None) -> Tensor:
     )
 
 
-#: How numpy writes a kind of elements; bfloat16, which it lacks, as whole numbers of the same size.
+#: numpy's letters for DLPack's kinds of elements; numpy has no bfloat16, so integers of the same size stand in.
 _KINDS = {0: "i", 1: "u", 2: "f", BFLOAT16: "u", 5: "c", 6: "b"}
 
 
 def as_array(producer: Any) -> tuple[npt.NDArray[Any], int]:
-    """Return a tensor on the host as an array over its memory, of any strides, and the kind of its elements.
+    """Return an array over the memory of a tensor on the host, with any strides, and the kind of its elements.
 
     Raises
     ------
     ValueError
-        For a tensor elsewhere, and for elements that numpy has no dtype for.
+        For a tensor on another device, and for elements that numpy has no dtype for.
     """
     device = device_of(producer)
     if device is not None and device[0] not in (CPU, CUDA_HOST):
         raise ValueError(
-            f"expected a tensor on the host, came one on device {device[1]} of kind {device[0]}:"
+            f"expected a tensor on the host, got one on device {device[1]} of kind {device[0]}:"
             " copy it to the host first"
         )
     tensor = _open(_ask(producer, None))
@@ -191,25 +189,25 @@ def _ask(producer: Any, stream: int | None) -> Any:
     arguments = {} if stream is None else {"stream": stream}
     try:
         try:
-            # Only the newer form can say that a tensor is read-only, so some refuse the older one for such.
+            # Only the newer form can mark a tensor as read-only: some libraries refuse the older form for these.
             return producer.__dlpack__(max_version=VERSION, **arguments)
         except TypeError:
             return producer.__dlpack__(**arguments)
-    except Exception as error:  # whatever a library raises
+    except Exception as error:  # a library may raise anything
         raise ValueError(f"its __dlpack__ failed: {type(error).__name__}: {error}") from error
 
 
 def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     expected = 1
     for length, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if length != 1 and stride != expected:  # the stride of an axis of one element says nothing
+        if length != 1 and stride != expected:  # the stride of an axis of length 1 is arbitrary
             return 0 in shape
         expected *= length
     return True
 
 
-class _Room:
-    """What numpy makes an array of: an address, and the owner of the memory there."""
+class _Memory:
+    """An address with numpy's array interface, and the owner of the memory there."""
 
     def __init__(
         self,
@@ -236,16 +234,16 @@ def array_over(
     dtype: np.dtype[Any],
     strides: tuple[int, ...] | None = None,
 ) -> npt.NDArray[Any]:
-    """Return an array that keeps the owner alive. Where the address is a device's, its elements can't be read.
+    """Return an array over an address, which keeps the owner alive. On a device's memory, don't read its elements.
 
     Strides are in bytes; None: contiguous in C order.
 
     Raises
     ------
     ValueError
-        When numpy has no such shape.
+        If numpy does not support the shape.
     """
-    return np.asarray(_Room(owner, address, shape, dtype, strides))
+    return np.asarray(_Memory(owner, address, shape, dtype, strides))
 
 
 def export(
@@ -259,13 +257,13 @@ def export(
     Parameters
     ----------
     array : numpy.ndarray
-        As :func:`array_over` makes them.
+        An array that :func:`array_over` returned.
     device : tuple of int
-        The kind and the number of the device that the memory is on.
+        The kind and the number of the memory's device.
     code : int, optional
-        The kind of the elements, where it is not the array's.
+        The kind of the elements, where it differs from the array's.
     max_version : tuple of int, optional
-        The newest version of DLPack that the consumer understands; the form before 1.0 if None.
+        The newest version of DLPack that the consumer understands; None: only the form before 1.0.
     """
     capsule = _newer(array) if max_version is not None and max_version >= VERSION else None
     if capsule is None:
@@ -280,5 +278,5 @@ def export(
 def _newer(array: npt.NDArray[Any]) -> Any:
     try:
         return array.__dlpack__(max_version=VERSION)  # type: ignore[call-arg, unused-ignore]
-    except TypeError:  # numpy before 2.1 has the older form only, which every consumer must take
+    except TypeError:  # numpy before 2.1 has only the older form, which every consumer must accept
         return None

@@ -119,7 +119,9 @@ def test_large_batches_are_split_and_joined_in_order(make_client, concurrency):
 
 
 def test_a_model_without_a_row_for_each_row_cannot_be_joined(client):
-    with pytest.raises(InferenceServerException, match=r"output 'COUNT': expected 2 rows for 2 rows"):
+    with pytest.raises(
+        InferenceServerException, match=r"output 'COUNT': expected 2 rows, one for each input row"
+    ):
         client.model("summary").batched({"VALUES": [1, 2, 3, 4]}, max_batch=2, outputs=["COUNT"])
 
 

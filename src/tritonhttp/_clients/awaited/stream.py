@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..._protocol.generation import Answers, StreamBase
+from ..._protocol.generation import AnswerReader, StreamBase
 from ..._transport.policy import IdleMoment, Moment, moment
 from ..._transport.pool import Place
 from ..._wire.http1 import Response
@@ -82,13 +82,13 @@ class GenerateStream(StreamBase):
         # blocking:         self.close()
         return found
 
-    async def _begun(self) -> Answers:
-        return self._answers or await self._open()
+    async def _begun(self) -> AnswerReader:
+        return self._reader or await self._open()
 
     async def _next(self) -> dict[str, Any]:
-        answers = await self._begun()
-        while (answer := self._take(answers)) is None:
-            if answers.ended:
+        reader = await self._begun()
+        while (answer := self._take(reader)) is None:
+            if reader.ended:
                 raise StopAsyncIteration
             try:
                 more = await self._stream.more(self._idle, self._until)
@@ -98,7 +98,7 @@ class GenerateStream(StreamBase):
             self._feed(more, asyncio.get_running_loop().time())
         return answer
 
-    async def _open(self) -> Answers:
+    async def _open(self) -> AnswerReader:
         clock = asyncio.get_running_loop().time
         began = clock()
         self._until = moment(began, self._limit)
@@ -111,5 +111,5 @@ class GenerateStream(StreamBase):
         except BaseException as error:
             self._close(error)  # what failed is not begun again
             raise
-        assert self._answers is not None
-        return self._answers
+        assert self._reader is not None
+        return self._reader

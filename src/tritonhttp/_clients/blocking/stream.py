@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..._protocol.generation import Answers, StreamBase
+from ..._protocol.generation import AnswerReader, StreamBase
 from ..._transport.policy import Moment, moment
 from ..._transport.pool import Place
 from ..._wire.http1 import Response
@@ -81,13 +81,13 @@ class GenerateStream(StreamBase):
                 self.close()
         return found
 
-    def _begun(self) -> Answers:
-        return self._answers or self._open()
+    def _begun(self) -> AnswerReader:
+        return self._reader or self._open()
 
     def _next(self) -> dict[str, Any]:
-        answers = self._begun()
-        while (answer := self._take(answers)) is None:
-            if answers.ended:
+        reader = self._begun()
+        while (answer := self._take(reader)) is None:
+            if reader.ended:
                 raise StopIteration
             try:
                 more = self._stream.more(self._idle, self._until)
@@ -97,7 +97,7 @@ class GenerateStream(StreamBase):
             self._feed(more, time.monotonic())
         return answer
 
-    def _open(self) -> Answers:
+    def _open(self) -> AnswerReader:
         clock = time.monotonic
         began = clock()
         self._until = moment(began, self._limit)
@@ -108,5 +108,5 @@ class GenerateStream(StreamBase):
         except BaseException as error:
             self._close(error)  # what failed is not begun again
             raise
-        assert self._answers is not None
-        return self._answers
+        assert self._reader is not None
+        return self._reader
