@@ -17,17 +17,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tritonhttp import InferResult
+from tritonhttp import InferInput, InferRequestedOutput, InferResult
+from tritonhttp._protocol.inference import Inference, body_of
 from tritonhttp._wire import inference
 from tritonhttp._wire.http1 import Response, ResponseHead
-from tritonhttp._wire.inference import RESERVED_PARAMETERS, decode_response, encode_request, error_message
+from tritonhttp._wire.inference import RESERVED_PARAMETERS, decode_response, error_message
 from tritonhttp.errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
 
 INPUT = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}
 
 
 def request(**options: Any) -> Any:
-    return json.loads(encode_request([INPUT], options.pop("outputs", None), **options))
+    tensor = InferInput("x", [1], "FP32").set_data_from_numpy(np.ones(1, np.float32), binary_data=False)
+    return json.loads(body_of(Inference("m", [tensor], **options))[0][0])
 
 
 # -- requests ---------------------------------------------------------------------------------------
@@ -39,7 +41,13 @@ def test_a_plain_request_asks_for_binary_outputs() -> None:
 
 def test_named_outputs_say_themselves_whether_they_are_binary() -> None:
     outputs = [{"name": "y", "parameters": {"binary_data": False}}]
-    assert request(outputs=outputs) == {"inputs": [INPUT], "outputs": outputs}
+    found = request(outputs=[InferRequestedOutput("y", binary_data=False)])
+    assert found == {"inputs": [INPUT], "outputs": outputs}
+
+
+def test_all_outputs_come_as_json_where_the_server_speaks_nothing_else() -> None:
+    assert request(binary=False) == {"inputs": [INPUT]}
+    assert request(binary=False, priority=1)["parameters"] == {"priority": 1}
 
 
 @pytest.mark.parametrize("outputs", [None, [], ()])
@@ -81,7 +89,7 @@ def test_whole_numbers_of_any_type_are_plain_in_json(name: str) -> None:
 
 def test_parameters_of_the_caller_go_along() -> None:
     given = {"text": "ü", "number": 1.5, "flag": False, "large": 2**70, "nan": float("inf")}
-    found = json.loads(encode_request([INPUT], None, parameters=given))["parameters"]
+    found = request(parameters=given)["parameters"]
     assert found == {"binary_data_output": True, **given}
 
 

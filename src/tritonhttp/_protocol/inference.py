@@ -184,7 +184,8 @@ class Inference(Operation[InferResult]):
         if response.status_code != 200:
             check(response)
         try:
-            result = InferResult(response, self.verbose)
+            request_id = self.id_json()[5:-1] if self.request_id else b""
+            result = InferResult(response, self.verbose, _request_id=request_id)
         except ServerError as error:
             placed(error, response)
             raise

@@ -26,7 +26,6 @@ __all__ = [
     "RESERVED_PREFIX",
     "Layout",
     "decode_response",
-    "encode_request",
     "error_message",
     "numeric_size",
     "whole",
@@ -44,60 +43,6 @@ RESERVED_PARAMETERS = (
     "binary_data_output",
 )
 RESERVED_PREFIX = "triton_"
-
-
-def encode_request(
-    inputs: Sequence[Mapping[str, Any]],
-    outputs: Sequence[Mapping[str, Any]] | None,
-    request_id: str = "",
-    sequence_id: int | str = 0,
-    sequence_start: bool = False,
-    sequence_end: bool = False,
-    priority: int = 0,
-    timeout: int | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    binary_outputs: bool = True,
-) -> bytes:
-    """Return the JSON head of an inference request; `inputs` and `outputs` are their JSON objects.
-
-    Where no outputs are named, `binary_outputs` says whether all of them shall be binary.
-
-    Raises
-    ------
-    InvalidRequest
-        For a reserved parameter, or a value that JSON has no form for.
-    """
-    request: dict[str, Any] = {}
-    options: dict[str, Any] = {}
-    if request_id:
-        if not isinstance(request_id, str):
-            raise InvalidRequest(f"request_id must be a str, got {request_id!r}")
-        request["id"] = request_id
-    if sequence_id not in (0, ""):
-        number = sequence_id if isinstance(sequence_id, str) else whole(sequence_id, "sequence_id")
-        options["sequence_id"] = jsonio.plain(number, "sequence_id")
-        options["sequence_start"] = sequence_start
-        options["sequence_end"] = sequence_end
-    if priority:
-        options["priority"] = whole(priority, "priority")
-    if timeout is not None:
-        options["timeout"] = whole(timeout, "timeout", " of microseconds (deadline= is in seconds)")
-    request["inputs"] = inputs
-    if outputs:
-        request["outputs"] = outputs
-    elif binary_outputs:
-        # Without it the server answers every output as JSON, ten times the size.
-        options["binary_data_output"] = True
-    if parameters:
-        if not isinstance(parameters, Mapping):
-            raise InvalidRequest(f"parameters must be a mapping, got {type(parameters).__name__}")
-        for key, value in parameters.items():
-            if key in RESERVED_PARAMETERS or str(key).startswith(RESERVED_PREFIX):
-                raise InvalidRequest(f'Parameter "{key}" is a reserved parameter and cannot be specified.')
-            options[key] = jsonio.plain(value, f"parameter {key!r}")
-    if options:
-        request["parameters"] = options
-    return jsonio.dumps(request)
 
 
 def whole(value: Any, name: str, unit: str = "") -> int:
