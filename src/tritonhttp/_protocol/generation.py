@@ -188,7 +188,10 @@ class StreamBase:
         """Take the turn to ask for an answer, or raise an error at once. :meth:`_end_turn` must follow."""
         self._askers.append(asker)
         if self._askers[0] is not asker:
-            raise self._crowded()
+            raise InvalidRequest(
+                "two threads or tasks ask for this stream's next answer at once: expected one at a time; in a"
+                " shared stream each step needs a lock around it"
+            )
 
     def _end_turn(self, asker: object) -> None:
         with contextlib.suppress(ValueError):  # it has ended already
@@ -199,12 +202,6 @@ class StreamBase:
         if self._askers and self._askers[0] is asker and not isinstance(error, _ENDED):
             self._close(error)
         self._end_turn(asker)
-
-    def _crowded(self) -> InvalidRequest:
-        return InvalidRequest(
-            "two threads or tasks ask for this stream's next answer at once: expected one at a time; in a shared"
-            " stream each step needs a lock around it"
-        )
 
     def _opened(self, response: Response, began: float, now: float) -> None:
         self.headers = dict(response.headers)
