@@ -25,6 +25,7 @@ import tritonhttp._transport.connection
 import tritonhttp._transport.protocol
 from tritonhttp import ConnectionLost, DeadlineExceeded, InvalidRequest, ProtocolError, Retry, ServerError
 from tritonhttp._transport import route
+from tritonhttp._transport.pool import Place
 from tritonhttp._transport.trace import Trace
 from tritonhttp._wire.requests import encode_head
 from tritonhttp.errors import ConnectError, ConnectRefused, ConnectTimeout, TLSError
@@ -860,15 +861,15 @@ def dies_under_the_second(peer):
         peer.read_request()
 
 
-def test_what_is_sent_again_after_it_was_handed_over_is_in_the_trace(serve, open_client):
+def test_what_is_sent_again_after_it_was_handed_over_is_counted_in_the_place(serve, open_client):
     client = open_client(serve(dies_under_the_second).url)
     head = encode_head("POST", "/v2", "Host: h\r\n", 0)
+    place = Place()
+    exchange(client, head, place=place)
+    assert place.resent == 0
     trace = Trace()
-    exchange(client, head, trace=trace)
-    assert trace.resent == 0
-    trace = Trace()
-    exchange(client, head, repeatable=True, trace=trace)
-    assert (trace.resent, trace.reused) == (1, False)
+    exchange(client, head, place=place, repeatable=True, trace=trace)
+    assert (place.resent, trace.reused) == (1, False)
 
 
 def test_what_was_not_handed_over_whole_counts_as_sent_once(serve, open_client, short_wait):
@@ -879,10 +880,10 @@ def test_what_was_not_handed_over_whole_counts_as_sent_once(serve, open_client, 
 
     client = open_client(serve(script).url, expect_continue=True)
     infer(client)
-    trace = Trace()
+    place = Place()
     body = bytes(4 << 20)
-    exchange(client, encode_head("POST", "/v2", "Host: h\r\n", len(body)), body, repeatable=True, trace=trace)
-    assert (trace.resent, counts(client).resent) == (0, 1)
+    exchange(client, encode_head("POST", "/v2", "Host: h\r\n", len(body)), body, place=place, repeatable=True)
+    assert (place.resent, counts(client).resent) == (0, 1)
 
 
 @pytest.mark.parametrize("begun", ["used before", "new", "answered"])

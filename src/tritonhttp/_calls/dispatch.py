@@ -263,7 +263,8 @@ class Dispatch:
                     if first is None:
                         answer: Response = yield name, operation, self._is_last(call)
                     else:
-                        answer, first = _outcome(first), None
+                        known, first = first, None
+                        answer = _outcome(known)
                     response = answer
                     outcome: int | BaseException = answer.status_code
                     failed = server_failed(outcome)

@@ -149,6 +149,8 @@ class Encoder:
         """Return the caller's header lines; None where that takes more than writing them."""
         text = ""
         seen = set()
+        if type(headers) is not dict:
+            headers = operations.mapping(headers, "headers")
         for name, value in headers.items():
             lowered = self._names.get(name)
             if lowered is None:
