@@ -30,7 +30,7 @@ from tritonhttp._protocol.inference import Inference
 from tritonhttp._protocol.operations import Operation
 from tritonhttp._regions import auto, names, pool, region
 from tritonhttp._regions import posix_memory as memory
-from tritonhttp._regions.pool import Pool
+from tritonhttp._regions.pool import BlockPool
 from tritonhttp._transport.policy import moment
 from tritonhttp._wire.http1 import Response, ResponseHead
 from tritonhttp.events import Call, Hooks
@@ -170,7 +170,7 @@ def files():
 
 
 def test_a_block_comes_back_when_the_last_array_over_it_has_gone():
-    some = Pool(PAGE)
+    some = BlockPool(PAGE)
     lease = taken(some, 100)
     block = lease.block
     array = np.ndarray((10,), np.float32, lease.buffer, 0)
@@ -185,7 +185,7 @@ def test_a_block_comes_back_when_the_last_array_over_it_has_gone():
 
 
 def test_the_smallest_block_that_fits_and_none_that_is_far_too_large():
-    some = Pool(1 << 30)
+    some = BlockPool(1 << 30)
     leases = {size: taken(some, size) for size in (PAGE, 4 * PAGE, 64 * PAGE)}
     blocks = {size: lease.block for size, lease in leases.items()}
     leases.clear()
@@ -195,7 +195,7 @@ def test_the_smallest_block_that_fits_and_none_that_is_far_too_large():
 
 
 def test_idle_blocks_make_room_only_where_that_is_enough():
-    some = Pool(4 * PAGE)
+    some = BlockPool(4 * PAGE)
     leases = [taken(some, PAGE) for _ in range(3)]
     del leases[1:]
     assert some.take(4 * PAGE) is None
@@ -215,7 +215,7 @@ def test_idle_blocks_make_room_only_where_that_is_enough():
 
 
 def test_blocks_that_are_idle_for_long_are_given_back(monkeypatch):
-    some = Pool(1 << 30)
+    some = BlockPool(1 << 30)
     now = time.monotonic()
     monkeypatch.setattr(pool.time, "monotonic", lambda: now)
     first, second = taken(some), taken(some)
@@ -234,7 +234,7 @@ def test_blocks_that_are_idle_for_long_are_given_back(monkeypatch):
 
 
 def test_what_is_spent_forgotten_or_unregistered_is_not_used_again():
-    some = Pool(1 << 30)
+    some = BlockPool(1 << 30)
     spent, old, unknown = taken(some), taken(some), taken(some, register=False)
     blocks = [each.block for each in (spent, old, unknown)]
     spent.block.spent = True
@@ -258,7 +258,7 @@ def test_what_is_spent_forgotten_or_unregistered_is_not_used_again():
 
 
 def test_a_closed_pool_leases_nothing_and_names_what_the_server_knows():
-    some = Pool(1 << 30)
+    some = BlockPool(1 << 30)
     leased, idle, unknown = taken(some), taken(some), taken(some, register=False)
     known = {leased.block, idle.block}
     del idle
@@ -269,7 +269,7 @@ def test_a_closed_pool_leases_nothing_and_names_what_the_server_knows():
 
 
 def test_a_child_unlinks_nothing_of_its_parent():
-    some = Pool(1 << 30)
+    some = BlockPool(1 << 30)
     lease = some.take(1)
     pid = os.fork()
     if pid == 0:
@@ -283,7 +283,7 @@ def test_a_child_unlinks_nothing_of_its_parent():
 
 
 def test_a_pool_serves_many_threads():
-    some = Pool(64 * PAGE)
+    some = BlockPool(64 * PAGE)
 
     def work(n):
         for i in range(300):
@@ -1068,7 +1068,7 @@ def test_whatever_is_interrupted_no_bytes_are_lost_and_no_block_is_used_twice(en
 
 
 def test_a_signal_handler_may_take_a_block_while_another_is_taken(monkeypatch):
-    some = Pool(1 << 30)
+    some = BlockPool(1 << 30)
     first = taken(some)
     block = first.block
     del first
@@ -1090,7 +1090,7 @@ def test_a_signal_handler_may_take_a_block_while_another_is_taken(monkeypatch):
 
 
 def test_blocks_are_handed_out_to_be_forgotten_to_one_at_a_time():
-    some = Pool(1 << 30)
+    some = BlockPool(1 << 30)
     lease = taken(some)
     block, lease.block.spent = lease.block, True
     del lease

@@ -35,13 +35,13 @@ from ..errors import (
     ProtocolError,
     ServerError,
 )
-from .pool import Block, Lease, Pool
+from .pool import Block, BlockPool, Lease
 from .region import aligned, sweep
 
-__all__ = ["Flow", "Sharing"]
+__all__ = ["InferFlow", "Sharing"]
 
 #: Operations that a client carries out one after the other: their results are sent, their errors thrown in.
-Flow: TypeAlias = Generator[Operation[Any], Any, InferResult]
+InferFlow: TypeAlias = Generator[Operation[Any], Any, InferResult]
 #: Makes the operation of an inference.
 Make: TypeAlias = Callable[[Inference], Operation[InferResult]]
 
@@ -100,7 +100,7 @@ class Sharing:
 
     def __init__(self, threshold: int, limit: int) -> None:
         self.threshold = threshold
-        self.pool = Pool(limit)
+        self.pool = BlockPool(limit)
         self._refused = self._accepted = self._warned = False
         #: Refusals in a row.
         self._refusals = 0
@@ -114,7 +114,7 @@ class Sharing:
         #: Models that gave more than was expected.
         self._unpredictable: set[Model] = set()
 
-    def infer(self, asked: Inference, make: Make, *, snapshot: bool = False) -> Flow | None:
+    def infer(self, asked: Inference, make: Make, *, snapshot: bool = False) -> InferFlow | None:
         """Begin an inference: copy its large inputs into a region.
 
         Parameters
@@ -351,7 +351,7 @@ class _Call:
             elif isinstance(own._binary, np.ndarray):
                 own._binary = own._binary.copy()
 
-    def carry_out(self) -> Flow:
+    def carry_out(self) -> InferFlow:
         """Yield the operations of the inference, one after the other, and return its result."""
         try:
             result = yield from self._carry_out()
@@ -368,7 +368,7 @@ class _Call:
         self._sharing.learn(self, result)
         return result
 
-    def _carry_out(self) -> Flow:
+    def _carry_out(self) -> InferFlow:
         sharing = self._sharing
         losses = 0
         while losses < 2:  # a server that was started anew has forgotten its regions

@@ -14,7 +14,7 @@ from typing import Any
 from . import names
 from . import posix_memory as memory
 
-__all__ = ["Block", "Lease", "Pool"]
+__all__ = ["Block", "BlockPool", "Lease"]
 
 #: A request for less takes a block of this size, in bytes.
 _SMALLEST = 1 << 16
@@ -44,7 +44,7 @@ class Block:
     window : type
         The ctypes array over all of it, which ctypes itself would make anew every now and then.
     teller : weakref to the list, or None
-        The list of :meth:`Pool.doomed` that it was handed out in.
+        The list of :meth:`BlockPool.doomed` that it was handed out in.
     """
 
     __slots__ = (
@@ -114,7 +114,7 @@ class _Reservation:
         self.byte_size = byte_size
 
 
-class Pool:
+class BlockPool:
     """Blocks of at most `limit` bytes together; safe to share between threads.
 
     An exception may come at every step (a signal, a thread that is told to end), and a signal handler may use the

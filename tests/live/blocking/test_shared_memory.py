@@ -122,8 +122,8 @@ def test_a_client_on_the_transparent_path_removes_what_others_left_too(triton_se
 def test_a_file_that_was_left_before_the_server_had_it_is_removed(triton_server, make_client):
     work = """
 import os
-from tritonhttp._regions.pool import Pool
-lease = Pool(1 << 20).take(1000)
+from tritonhttp._regions.pool import BlockPool
+lease = BlockPool(1 << 20).take(1000)
 print(lease.block.name, flush=True)
 os.kill(os.getpid(), 9)
 """
