@@ -28,7 +28,7 @@ from tritonhttp._clients.blocking.drive import drive as perform_steps
 from tritonhttp._protocol import operations
 from tritonhttp._protocol.inference import Inference
 from tritonhttp._protocol.operations import Operation
-from tritonhttp._regions import auto, names, pool, region
+from tritonhttp._regions import auto, call, names, pool, region, registrations, sizes
 from tritonhttp._regions import posix_memory as memory
 from tritonhttp._regions.pool import BlockPool
 from tritonhttp._transport.policy import moment
@@ -696,10 +696,10 @@ def test_metadata_of_other_forms(sharing, server, metadata):
 
 
 def test_sizes_that_are_remembered_are_bounded(sharing, server, monkeypatch):
-    monkeypatch.setattr(auto, "_MAX_EXPECTED", 8)
+    monkeypatch.setattr(sizes, "_MAX_FORMS", 8)
     for n in range(1, 30):
         infer(sharing, server, np.ones(n, np.float32))
-        assert len(sharing._expected) <= 8
+        assert len(sharing._sizes._learnt) <= 8
 
 
 @pytest.mark.parametrize("listed", [None, {}, [{}], [{"name": 7}], ["x"], [None]])
@@ -1045,7 +1045,7 @@ def test_whatever_is_interrupted_no_bytes_are_lost_and_no_block_is_used_twice(en
             assert ending == "refused"
 
     runs = 0
-    for _ in interrupted_everywhere(run, auto, pool):
+    for _ in interrupted_everywhere(run, auto, call, pool, registrations, sizes):
         runs += 1
         triton.late, triton.used, triton.outcomes = [], [], []
         results = {value: client.infer(value) for value in (4, 5)}

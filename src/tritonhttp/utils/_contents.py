@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import struct
+import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -18,7 +19,7 @@ from .._wire import bytes_tensor
 from .._wire.dtypes import NAMES, triton_to_np_dtype
 from ..errors import InferenceServerException, ProtocolError
 
-__all__ = ["Failure", "Wanted", "arrays", "integer", "size", "start", "wanted"]
+__all__ = ["Failure", "Wanted", "arrays", "integer", "put", "size", "start", "wanted"]
 
 _LENGTH = struct.Struct("<I")
 
@@ -82,6 +83,14 @@ def _numeric(value: npt.NDArray[Any], failure: Failure) -> npt.NDArray[Any]:
             f"an object array must hold one bytes object, as serialize_byte_tensor returns it; got {given}"
         )
     return np.frombuffer(element, np.uint8) if len(element) else np.empty(0, np.uint8)
+
+
+def put(array: npt.NDArray[Any], buffer: Any, offset: int) -> None:
+    """Copy an array into a buffer, in C order and little-endian."""
+    dtype = array.dtype
+    if sys.byteorder != "little" or not dtype.isnative:
+        dtype = dtype.newbyteorder("<")
+    np.copyto(np.ndarray(array.shape, dtype, buffer, offset), array)
 
 
 class Wanted(NamedTuple):

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any, SupportsIndex
 
-import numpy as np
 import numpy.typing as npt
 
 from .._regions.posix_memory import Identity, Memory, attach, create, object_name, unlink
@@ -209,10 +208,7 @@ def set_shared_memory_region(
     start = _contents.start(memory.size, offset, sum(array.nbytes for array in arrays), _NOT_SET)
     for array in arrays:
         if array.nbytes:
-            dtype = array.dtype
-            if sys.byteorder != "little" or not dtype.isnative:
-                dtype = dtype.newbyteorder("<")
-            np.copyto(np.ndarray(array.shape, dtype, memory.map, start), array)
+            _contents.put(array, memory.map, start)
             start += array.nbytes
 
 

@@ -1,0 +1,347 @@
+"""One inference on the transparent path: where its tensors lie, and when their blocks may be used again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .._protocol.inferences import Inference, is_placed
+from .._protocol.operations import Operation
+from .._protocol.result import InferResult
+from .._protocol.tensors import InferInput, InferRequestedOutput
+from .._transport.failures import WAITING
+from ..errors import (
+    ConnectError,
+    ConnectionLost,
+    DeadlineExceeded,
+    InferenceServerException,
+    InvalidRequest,
+    ServerError,
+)
+from ..utils import _contents
+from .pool import Block, Lease
+from .region import aligned
+from .registrations import GATEWAY, Registrations, in_own_words
+from .sizes import Form, OutputSizes
+
+__all__ = ["Call", "InferFlow", "Make", "byte_size"]
+
+#: Operations that a client carries out one after the other: it sends their results, or throws their errors in.
+InferFlow: TypeAlias = Generator[Operation[Any], Any, InferResult]
+#: Makes the operation of an inference.
+Make: TypeAlias = Callable[[Inference], Operation[InferResult]]
+
+# Triton's words.
+_FORGOTTEN = "nable to find shared memory region"
+_TOO_SMALL = "shared memory size specified with the request for output"
+
+#: Phases of a try before anything of it is sent.
+_UNSENT = (WAITING, "resolve", "plugin")
+
+
+class Call:
+    """One inference on the transparent path.
+
+    Parameters
+    ----------
+    registrations : Registrations
+    sizes : OutputSizes
+    threshold : int
+        Smaller outputs travel over HTTP, in bytes.
+    inference : Inference
+    make : callable
+        Makes an operation of an inference.
+    large : list of int
+        The large inputs, by their index.
+    """
+
+    def __init__(
+        self,
+        registrations: Registrations,
+        sizes: OutputSizes,
+        threshold: int,
+        inference: Inference,
+        make: Make,
+        large: list[int],
+    ) -> None:
+        self._registrations = registrations
+        self._pool = registrations.pool
+        self._sizes = sizes
+        self._threshold = threshold
+        self._inference = inference
+        self._make = make
+        #: The inputs as they travel over HTTP, and all inputs with the large ones placed in the block.
+        self._inputs: list[InferInput] = list(inference.inputs)
+        self._placed_inputs: list[InferInput] = []
+        self._large = large
+        self._outputs: Sequence[InferRequestedOutput] | None = inference.outputs
+        self._lease: Lease | None = None
+        self._places: _Places | None = None
+        self._learnt = False
+        #: What was sent last.
+        self._operation: Operation[InferResult] | None = None
+        #: Whether an earlier try may still run, and read the inputs.
+        self._tainted = False
+        #: Tries without an answer that were repeated here.
+        self._unheard = 0
+        alone = inference.sequence_id in (0, "")
+        #: Whether running twice is no worse than running once.
+        self._repeatable = inference.idempotent is not False and alone
+        #: Whether it may be sent again though it may have run, or may still run and write to the caller's memory.
+        self._resendable = inference.idempotent is True and alone and not is_placed(inference.outputs)
+        self._form = Form(
+            (inference.model_name, inference.model_version),
+            # The form of BYTES has their size at its end. There is none for JSON.
+            tuple((each._form or (each.name(), each.datatype(), each._shape))[:3] for each in self._inputs),
+            None if self._outputs is None else tuple(each._form for each in self._outputs),
+        )
+
+    def place_inputs(self) -> bool:
+        """Copy the large inputs into a block; return False if there is no room."""
+        sizes = [aligned(byte_size(self._inputs[index])) for index in self._large]
+        lease = self._pool.take(sum(sizes))
+        if lease is None:
+            return False
+        placed_inputs = list(self._inputs)
+        offset = 0
+        for index, size in zip(self._large, sizes, strict=True):
+            tensor = self._inputs[index]
+            _write(tensor, lease, offset)
+            placed = InferInput(tensor._name, tensor._shape, tensor._datatype)
+            placed_inputs[index] = placed.set_shared_memory(lease.block.name, byte_size(tensor), offset)
+            offset += size
+        self._lease, self._placed_inputs, self._tainted = lease, placed_inputs, False
+        return True
+
+    def check(self) -> None:
+        """Refuse arguments that cannot be sent."""
+        self._plain()
+
+    def let_go(self) -> None:
+        """Drop all references to the caller's objects, once the large arrays are in the block."""
+        if self._outputs is not None:
+            self._outputs = [copy.copy(each) for each in self._outputs]
+        parameters = copy.deepcopy(self._inference.parameters)
+        self._inference = self._inference._replace(inputs=(), outputs=None, parameters=parameters)
+        offset = 0
+        for index, tensor in enumerate(self._inputs):
+            own = self._inputs[index] = copy.copy(tensor)
+            if index in self._large and self._lease is not None:
+                size = byte_size(tensor)
+                own._binary = np.ndarray(size, np.uint8, self._lease.buffer, offset)
+                offset += aligned(size)
+            elif isinstance(own._binary, np.ndarray):
+                own._binary = own._binary.copy()
+
+    def carry_out(self) -> InferFlow:
+        """Yield the operations of the inference, one after the other, and return its result."""
+        try:
+            result = yield from self._carry_out()
+        except InferenceServerException as error:
+            error.attempts += self._unheard
+            raise
+        finally:
+            for block in self._blocks():
+                block.unlink()  # unless a registration has done so
+            # The traceback of an error would keep the blocks.
+            self._inputs, self._placed_inputs = [], []
+            self._lease = self._places = self._operation = None
+        if self._unheard:
+            result.attempts += self._unheard
+        self._sizes.learn(self._form, result)
+        return result
+
+    def _carry_out(self) -> InferFlow:
+        losses = 0
+        while losses < 2:  # a server that was restarted has forgotten its regions
+            yield from self._registrations.tidy()
+            if self._large and self._lease is None and not self.place_inputs():
+                break
+            # Not in a local variable: the traceback of an error would keep it.
+            self._places = yield from self._place_outputs()
+            if not self._blocks() or not (yield from self._register()):
+                break
+            try:
+                result: InferResult = yield self._placed()
+                self._settle()
+            except ServerError as error:
+                message = str(error.message())
+                lost = [block for block in self._blocks() if block.name in message and _FORGOTTEN in message]
+                if lost:  # nothing has run
+                    self._pool.forget(lost[0].generation)
+                    self._lease = self._places = None
+                    losses += 1
+                    if losses == 2:
+                        self._registrations.lose(error)
+                    continue
+                if _is_done(error):
+                    self._settle()
+                if self._places and _TOO_SMALL in message and self._places.has(message):
+                    self._sizes.distrust(self._form.model, self._learnt)
+                    if self._repeatable:
+                        break
+                    raise _with_advice(error) from error
+                raise
+            except (ConnectError, InvalidRequest):
+                self._settle()  # nothing of this try has reached the server
+                raise
+            except ConnectionLost as error:
+                # The transport would have sent it again by itself, but with the same output block.
+                if not error.resendable or not self._resendable or self._unheard:
+                    raise
+                self._tainted, self._places = True, None
+                self._unheard = error.attempts
+                continue
+            except DeadlineExceeded as error:
+                if error.phase in _UNSENT:
+                    self._settle()
+                raise
+            if self._places:
+                result._place(self._places.arrays(result))
+            return result
+        plain: InferResult = yield self._plain()
+        return plain
+
+    def _blocks(self) -> list[Block]:
+        return [each.block for each in (self._lease, self._places and self._places.lease) if each]
+
+    def _register(self) -> Generator[Operation[Any], Any, bool]:
+        for block in self._blocks():
+            if not (yield from self._registrations.register(block)):
+                return False
+        return True
+
+    def _plain(self) -> Operation[InferResult]:
+        """Return the inference as it travels over HTTP."""
+        return self._make(self._inference._replace(inputs=self._inputs, outputs=self._outputs))
+
+    def _placed(self) -> Operation[InferResult]:
+        """Return the inference with its tensors placed. Its blocks are spent, and stay so if it is interrupted."""
+        for block in self._blocks():
+            block.spent = True
+        inputs = self._placed_inputs if self._lease else self._inputs
+        outputs = self._places.outputs if self._places else self._outputs
+        made = self._make(self._inference._replace(inputs=inputs, outputs=outputs))
+        self._operation = replace(made, repeatable=self._resendable, renew=self._renew)
+        return self._operation
+
+    def _settle(self) -> None:
+        """Clear the blocks of the last try, which the server is done with; earlier tries may still run."""
+        if self._places is not None:
+            self._places.lease.block.spent = False
+        if self._lease is not None and not self._tainted:
+            self._lease.block.spent = False
+
+    def _renew(self, outcome: int | BaseException) -> Generator[Operation[Any], Any, Operation[InferResult]]:
+        """Return what to send after a try that ended this way; it may still run and write to its output block."""
+        if not isinstance(outcome, ConnectError):
+            self._tainted = True
+            if self._places is not None:
+                self._places = None
+                self._places = yield from self._place_outputs()
+                if self._places is not None and not (
+                    yield from self._registrations.register(self._places.lease.block)
+                ):
+                    self._places = None
+                return self._placed()
+        assert self._operation is not None
+        return self._operation
+
+    def _place_outputs(self) -> Generator[Operation[Any], Any, _Places | None]:
+        """Return places for the large outputs of known sizes; None if there are none, or there is no room."""
+        if self._inference.response_compression_algorithm:
+            return None
+        yield from self._sizes.read(self._form.model)
+        sizes, self._learnt = self._sizes.expected(self._form, self._repeatable)
+        outputs = self._outputs or [InferRequestedOutput(name) for name in sizes]
+        large = {
+            index: aligned(sizes[each.name()])
+            for index, each in enumerate(outputs)
+            if each._form == (each.name(), True, 0, None) and sizes.get(each.name(), 0) >= self._threshold
+        }
+        if not large:
+            return None
+        lease = self._pool.take(sum(large.values()))
+        if lease is None and self._pool.has_doomed:
+            yield from self._registrations.tidy()
+            lease = self._pool.take(sum(large.values()))
+        return None if lease is None else _Places(lease, outputs, large)
+
+
+class _Places:
+    """The places of an inference's large outputs.
+
+    Attributes
+    ----------
+    lease : Lease
+    outputs : list of InferRequestedOutput
+        All outputs that are asked for.
+    """
+
+    def __init__(self, lease: Lease, outputs: Sequence[InferRequestedOutput], large: dict[int, int]) -> None:
+        self.lease = lease
+        self.outputs = list(outputs)
+        self._places: dict[str, tuple[int, int]] = {}
+        offset = 0
+        for index, size in large.items():
+            name = outputs[index].name()
+            placed = self.outputs[index] = InferRequestedOutput(name)
+            placed.set_shared_memory(lease.block.name, size, offset)
+            self._places[name] = offset, size
+            offset += size
+
+    def has(self, message: str) -> bool:
+        """Return whether an error message is about one of the outputs with a place."""
+        return any(f"'{name}'" in message for name in self._places)
+
+    def arrays(self, result: InferResult) -> dict[str, npt.NDArray[Any]]:
+        """Return the outputs as views of their places."""
+        arrays = {}
+        for name, (offset, size) in self._places.items():
+            array = result._layout.placed_tensor(name, self.lease.buffer, offset, size)
+            if array is None:
+                continue
+            # An output much smaller than its place should not keep the block.
+            arrays[name] = array.copy() if array.nbytes * 16 < size else array
+        return arrays
+
+
+def byte_size(tensor: InferInput) -> int:
+    """Return the size of an input's binary data, or 0 if it has none."""
+    data = tensor._binary
+    if data is None:
+        return 0
+    return data.nbytes if isinstance(data, np.ndarray) else len(data)
+
+
+def _write(tensor: InferInput, lease: Lease, offset: int) -> None:
+    data = tensor._binary
+    if isinstance(data, np.ndarray):
+        _contents.put(data, lease.buffer, offset)
+    elif data is not None:
+        memoryview(lease.buffer).cast("B")[offset : offset + len(data)] = data
+
+
+def _is_done(error: ServerError) -> bool:
+    """Return whether an error proves that the inference has ended: the server no longer uses its blocks."""
+    status = str(error.status())
+    ends = status in ("500", "501") or (status.startswith("4") and status not in GATEWAY)
+    return ends and in_own_words(error)
+
+
+def _with_advice(error: ServerError) -> ServerError:
+    advised = ServerError(
+        f"{error.message()} (the output is larger than its model's metadata say; it was not asked for again over"
+        " HTTP, since the inference is part of a sequence or declared not idempotent; this client places none of"
+        " the model's outputs in shared memory from now on)",
+        str(error.status()),
+        error.debug_details(),
+        error.headers,
+    )
+    advised.method, advised.url = error.method, error.url
+    return advised

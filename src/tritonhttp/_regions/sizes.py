@@ -1,0 +1,130 @@
+"""The sizes that outputs will have, so that they can be placed before the request.
+
+A model's metadata declare them, or its answers to inputs of the same shapes have shown them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any, NamedTuple
+
+from .._protocol import operations
+from .._protocol.operations import Operation
+from .._protocol.result import InferResult
+from .._wire.inference import numeric_size
+from ..errors import InferenceServerException, ProtocolError
+
+__all__ = ["Form", "Model", "OutputSizes", "Sizes"]
+
+#: Name and version, as the caller gave them.
+Model = tuple[str, str]
+#: Bytes of each output, by its name; 0 where unknown, for strings, and for JSON: these are not placed.
+Sizes = dict[str, int]
+#: Outputs in a model's metadata: name, bytes (0: not fixed), whether that is the size of one item of a batch.
+Declared = list[tuple[str, int, bool]]
+
+#: After so many answers of the same sizes the next one is expected to have them.
+_ANSWERS = 2
+_MAX_FORMS = 1024
+
+
+class Form(NamedTuple):
+    """What the sizes of outputs are expected to depend on."""
+
+    model: Model
+    #: Name, datatype and shape of each.
+    inputs: tuple[tuple[Any, ...], ...]
+    #: What is asked for each; None for all outputs.
+    outputs: tuple[Any, ...] | None
+
+    @property
+    def batch(self) -> int:
+        """The size of the batch, if the model has batches."""
+        return next((int(shape[0]) for *_, shape in self.inputs if shape), 1)
+
+
+class _Learnt:
+    """The sizes that answers to one form had; 0 once two answers differed."""
+
+    __slots__ = ("answers", "sizes")
+
+    def __init__(self, sizes: Sizes) -> None:
+        self.sizes = sizes
+        self.answers = 1
+
+    def add(self, sizes: Sizes) -> None:
+        if sizes != self.sizes:
+            self.sizes = {
+                name: size if self.sizes.get(name) == size else 0
+                for name, size in (self.sizes | sizes).items()
+            }
+        self.answers += 1
+
+
+class OutputSizes:
+    """What one client knows about the sizes of outputs."""
+
+    def __init__(self) -> None:
+        self._declared: dict[Model, Declared] = {}
+        self._learnt: dict[Form, _Learnt] = {}
+        #: Models whose answers have outgrown what was learnt.
+        self._unpredictable: set[Model] = set()
+
+    def read(self, model: Model) -> Generator[Operation[Any], Any, None]:
+        """Ask the server once for a model's metadata."""
+        if model not in self._declared:
+            self._declared[model] = yield from _declared(*model)
+
+    def expected(self, form: Form, repeatable: bool) -> tuple[Sizes, bool]:
+        """Return the sizes of outputs, and whether any of them was learnt rather than declared."""
+        model = form.model
+        sizes = {
+            name: size * form.batch if batched else size for name, size, batched in self._declared[model]
+        }
+        found = self._learnt.get(form)
+        # If the answer outgrows what was learnt, the model has to run again.
+        if found is None or found.answers < _ANSWERS or not repeatable or model in self._unpredictable:
+            return sizes, False
+        learnt = {name: size for name, size in found.sizes.items() if size and not sizes.get(name)}
+        return sizes | learnt, bool(learnt)
+
+    def learn(self, form: Form, result: InferResult) -> None:
+        """Remember the sizes of an answer's outputs."""
+        sizes = {name: _output_size(output) for name, output in result._layout.outputs.items()}
+        found = self._learnt.get(form)
+        if found is not None:
+            found.add(sizes)
+            return
+        if len(self._learnt) >= _MAX_FORMS:
+            self._learnt.clear()
+        self._learnt[form] = _Learnt(sizes)
+
+    def distrust(self, model: Model, learnt: bool) -> None:
+        """After an output that was larger: no longer use what was learnt about a model, or what it declares."""
+        if learnt:
+            self._unpredictable.add(model)
+        else:
+            self._declared[model] = []
+
+
+def _declared(model_name: str, model_version: str) -> Generator[Operation[Any], Any, Declared]:
+    try:
+        metadata = yield operations.get_model_metadata(model_name, model_version)
+        config = yield operations.get_model_config(model_name, model_version)
+        batches = config.get("max_batch_size", 0) > 0
+        found = []
+        for output in metadata["outputs"]:
+            shape = list(output["shape"])
+            batched = batches and shape[:1] == [-1]
+            item = {**output, "shape": shape[1:] if batched else shape}
+            found.append((output["name"], 0 if -1 in item["shape"] else _output_size(item), batched))
+        return found
+    except (InferenceServerException, AttributeError, KeyError, TypeError):
+        return []  # then its answers have to show the sizes
+
+
+def _output_size(output: Mapping[str, Any]) -> int:
+    try:
+        return numeric_size(output)
+    except ProtocolError:
+        return 0  # reading that output raises the error
