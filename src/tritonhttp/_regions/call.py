@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -159,12 +158,16 @@ class Call:
     def _carry_out(self) -> InferFlow:
         losses = 0
         while losses < 2:  # a server that was restarted has forgotten its regions
-            yield from self._registrations.tidy()
+            if not self._large or self._pool.has_doomed:
+                yield from self._registrations.tidy()
             if self._large and self._lease is None and not self.place_inputs():
                 break
             # Not in a local variable: the traceback of an error would keep it.
             self._places = yield from self._place_outputs()
-            if not self._blocks() or not (yield from self._register()):
+            blocks = self._blocks()
+            if not blocks:
+                break
+            if not all(block.registered for block in blocks) and not (yield from self._register()):
                 break
             try:
                 result: InferResult = yield self._placed()
@@ -226,9 +229,10 @@ class Call:
             block.spent = True
         inputs = self._placed_inputs if self._lease else self._inputs
         outputs = self._places.outputs if self._places else self._outputs
-        made = self._make(self._inference._replace(inputs=inputs, outputs=outputs))
-        self._operation = replace(made, repeatable=self._resendable, renew=self._renew)
-        return self._operation
+        operation = self._make(self._inference._replace(inputs=inputs, outputs=outputs))
+        operation.repeatable, operation.renew = self._resendable, self._renew
+        self._operation = operation
+        return operation
 
     def _settle(self) -> None:
         """Clear the blocks of the last try, which the server is done with; earlier tries may still run."""
@@ -256,7 +260,8 @@ class Call:
         """Return places for the large outputs of known sizes; None if there are none, or there is no room."""
         if self._inference.response_compression_algorithm:
             return None
-        yield from self._sizes.read(self._form.model)
+        if not self._sizes.has(self._form.model):
+            yield from self._sizes.read(self._form.model)
         sizes, self._learnt = self._sizes.expected(self._form, self._repeatable)
         outputs = self._outputs or [InferRequestedOutput(name) for name in sizes]
         large = {

@@ -149,10 +149,9 @@ class BlockPool:
 
     @property
     def _idle(self) -> list[Block]:
-        """The blocks that can be leased, the one used last at the end."""
+        """The blocks that can be leased."""
         leased, doomed = self._leased, self._doomed
-        idle = [block for block in tuple(self._blocks) if block not in leased and block not in doomed]
-        return sorted(idle, key=lambda block: block.idle_since)
+        return [block for block in tuple(self._blocks) if block not in leased and block not in doomed]
 
     def take(self, byte_size: int) -> Lease | None:
         """Return a block of at least that size, or None where the limit or the machine has no room for it.
@@ -162,9 +161,9 @@ class BlockPool:
         with self._lock:
             self._collect()
             most = 2 * byte_size + _SMALLEST
-            fit = [block for block in reversed(self._idle) if byte_size <= block.byte_size <= most]
-            for block in sorted(fit, key=lambda block: block.byte_size):
-                lease = self._lease(block)
+            while fit := [block for block in self._idle if byte_size <= block.byte_size <= most]:
+                best = fit[0] if len(fit) == 1 else min(fit, key=_size_and_age)
+                lease = self._lease(best)
                 if lease is not None:
                     return lease
             self._scan()
@@ -175,7 +174,7 @@ class BlockPool:
                 return None
             if missing > 0:
                 missing -= sum(block.byte_size for block in doomed)
-                for block in idle:
+                for block in sorted(idle, key=lambda block: block.idle_since):
                     if missing <= 0:
                         break
                     missing -= block.byte_size
@@ -301,6 +300,10 @@ class BlockPool:
             self._doomed[block] = None
         else:
             self._blocks.pop(block, None)
+
+
+def _size_and_age(block: Block) -> tuple[int, float]:
+    return block.byte_size, -block.idle_since
 
 
 def _unlink(identity: memory.Identity, owner: int) -> None:

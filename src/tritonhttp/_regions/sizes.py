@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from .._protocol import operations
 from .._protocol.operations import Operation
 from .._protocol.result import InferResult
-from .._wire.inference import numeric_size
+from .._wire.inference import Layout, numeric_size
 from ..errors import InferenceServerException, ProtocolError
 
 __all__ = ["Form", "Model", "OutputSizes", "Sizes"]
@@ -46,11 +46,13 @@ class Form(NamedTuple):
 class _Learnt:
     """The sizes that answers to one form had; 0 once two answers differed."""
 
-    __slots__ = ("answers", "sizes")
+    __slots__ = ("answers", "last", "sizes")
 
     def __init__(self, sizes: Sizes) -> None:
         self.sizes = sizes
-        self.answers = 1
+        self.answers = 0
+        #: The layout of the last answer, if others share it.
+        self.last: Layout | None = None
 
     def add(self, sizes: Sizes) -> None:
         if sizes != self.sizes:
@@ -58,7 +60,6 @@ class _Learnt:
                 name: size if self.sizes.get(name) == size else 0
                 for name, size in (self.sizes | sizes).items()
             }
-        self.answers += 1
 
 
 class OutputSizes:
@@ -70,10 +71,13 @@ class OutputSizes:
         #: Models whose answers have outgrown what was learnt.
         self._unpredictable: set[Model] = set()
 
+    def has(self, model: Model) -> bool:
+        """Return whether a model's metadata were read."""
+        return model in self._declared
+
     def read(self, model: Model) -> Generator[Operation[Any], Any, None]:
-        """Ask the server once for a model's metadata."""
-        if model not in self._declared:
-            self._declared[model] = yield from _declared(*model)
+        """Ask the server for a model's metadata."""
+        self._declared[model] = yield from _declared(*model)
 
     def expected(self, form: Form, repeatable: bool) -> tuple[Sizes, bool]:
         """Return the sizes of outputs, and whether any of them was learnt rather than declared."""
@@ -90,14 +94,18 @@ class OutputSizes:
 
     def learn(self, form: Form, result: InferResult) -> None:
         """Remember the sizes of an answer's outputs."""
-        sizes = {name: _output_size(output) for name, output in result._layout.outputs.items()}
+        layout = result._layout
         found = self._learnt.get(form)
-        if found is not None:
+        if found is None or found.last is not layout:
+            sizes = {name: _output_size(output) for name, output in layout.outputs.items()}
+            if found is None:
+                if len(self._learnt) >= _MAX_FORMS:
+                    self._learnt.clear()
+                found = self._learnt[form] = _Learnt(sizes)
             found.add(sizes)
-            return
-        if len(self._learnt) >= _MAX_FORMS:
-            self._learnt.clear()
-        self._learnt[form] = _Learnt(sizes)
+            if result._json is None:  # a layout of its own would keep the answer's data
+                found.last = layout
+        found.answers += 1
 
     def distrust(self, model: Model, learnt: bool) -> None:
         """After an output that was larger: no longer use what was learnt about a model, or what it declares."""
