@@ -157,7 +157,7 @@ def test_a_destroyed_region_and_what_is_none_are_refused(
     region = make()
     cudashm.destroy_shared_memory_region(region)
     refused(f"{words}: {region!r} is destroyed", call, region)
-    refused(f"{words}: expected a CudaSharedMemoryRegion, came 7", call, 7)
+    refused(f"{words}: expected a CudaSharedMemoryRegion, got 7", call, 7)
 
 
 def test_of_many_threads_one_destroys(make: Make) -> None:
@@ -491,7 +491,7 @@ def test_tensors_that_are_refused_write_nothing(cuda: HostCuda, make: Make, valu
 def test_devices_that_are_not_cudas_are_refused(cuda: HostCuda, make: Make) -> None:
     refused(
         "unable to set values in cuda shared memory: input_values[0]: expected a tensor on the host or on a CUDA"
-        " device, came one on DLPack's device (10, 0)",
+        " device, got one on DLPack's device (10, 0)",
         cudashm.set_shared_memory_region_from_dlpack,
         make(),
         [OnDevice(cuda, FLOATS, (10, 0))],

@@ -1,5 +1,5 @@
-"""Shared memory regions that see to themselves: as objects for callers, and pooled for the transparent path.
+"""Shared memory regions that clean up after themselves: objects for callers, and a pool for the transparent path.
 
-No I/O with a server happens here. What takes several requests is a generator of operations: a client carries each
-out and sends its result, or throws its error, back in.
+Nothing here talks to a server. Work of several requests is a generator of operations: a client carries out each
+one, and sends its result or throws its error back in.
 """

@@ -1,7 +1,7 @@
-"""Names of regions: unguessable, and they say which process owns them.
+"""Names of regions: unguessable, and each tells which process owns it.
 
-A name holds the kernel's boot id, the pid namespace, the pid and its start time, so that a process on the same
-machine can tell whether the owner is gone, and is never mistaken about a pid that was given anew.
+A name holds the kernel's boot id, the pid namespace, the pid and its start time. So a process on the same machine
+can tell whether the owner has ended, even if its pid was reused.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["claim", "is_left_behind", "remove_files"]
 PREFIX = "tritonhttp-region-"
 _UNKNOWN = "0"
 
-#: What has each name in this process. A name of ours that nothing has any more was left behind.
+#: Owner of each region name in this process. A name of this process without an owner was left behind.
 _holders: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
 def claim(holder: Any) -> str:
-    """Return a new name, which is this process's for as long as `holder` lives."""
+    """Return a new name, in use while `holder` lives."""
     pid = os.getpid()
     name = f"{PREFIX}{_machine()}-{pid}-{_start_time(pid)}-{secrets.token_hex(8)}"
     _holders[name] = holder
@@ -32,13 +32,13 @@ def claim(holder: Any) -> str:
 
 
 def is_left_behind(name: str) -> bool:
-    """Return whether the name is one of this library's, and its owner is provably gone."""
+    """Return whether a name is this library's and its owner has provably ended."""
     if not name.startswith(PREFIX):
         return False
     machine, _, rest = name[len(PREFIX) :].rpartition("-")[0].partition("-")
     pid, _, started = rest.partition("-")
     if machine != _machine() or _UNKNOWN in (machine, started) or not pid.isdecimal():
-        return False  # of another machine, another pid namespace, or an owner that cannot be looked at
+        return False  # another machine or pid namespace, or nothing is known about the owner
     if (int(pid), started) == (os.getpid(), _start_time(os.getpid())):
         return name not in _holders
     try:
@@ -51,14 +51,14 @@ def is_left_behind(name: str) -> bool:
 
 
 def remove_files() -> None:
-    """Remove the memory objects of owners that ended between making one and having the server map it."""
+    """Remove memory objects whose owners ended before the server had mapped them."""
     try:
         found = os.listdir("/dev/shm")
     except OSError:
         return
     for name in found:
         if is_left_behind(name):
-            with contextlib.suppress(OSError):  # another user's, or another was faster
+            with contextlib.suppress(OSError):  # another user's, or another process was faster
                 os.unlink(f"/dev/shm/{name}")
 
 
@@ -68,7 +68,7 @@ def _machine() -> str:
 
 @lru_cache(maxsize=1)
 def _machine_of(pid: int) -> str:
-    """Return what processes have in common that see each other's pids."""
+    """Return an id shared by the processes that see each other's pids."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             boot = file.read().replace("-", "").strip()
@@ -79,7 +79,7 @@ def _machine_of(pid: int) -> str:
 
 
 def _start_time(pid: int) -> str:
-    """Return when a process started, in clock ticks since the boot; other than that for one that ended, or "0"."""
+    """Return when a process started, in clock ticks since the boot; "ended" for a zombie, "0" if unknown."""
     if sys.platform != "linux":
         return _UNKNOWN
     try:

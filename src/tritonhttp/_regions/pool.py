@@ -1,4 +1,4 @@
-"""The regions of one client's transparent path: made when needed, reused when nothing looks at them any more."""
+"""The regions of one client's transparent path: made when needed, reused once no array refers to them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from . import posix_memory as memory
 
 __all__ = ["Block", "BlockPool", "Lease"]
 
-#: A request for less takes a block of this size, in bytes.
+#: The smallest block, in bytes.
 _SMALLEST = 1 << 16
-#: How long a block may be idle before the server shall forget it, in seconds.
+#: Seconds after which the server is told to forget an idle block.
 _MAX_IDLE = 60.0
 
 
@@ -28,23 +28,23 @@ class Block:
     Attributes
     ----------
     name : str
-        The name under which the server knows it; with a slash in front its key.
+        The name under which the server knows it; its key is the same with a slash in front.
     byte_size : int
     registered : bool
-        Whether the server has it.
+        Whether the server has it, or may have it.
     spent : bool
-        Whether it must not be used again, since a request may still use it. It is set before a request goes out,
-        and cleared when the server is done with it: whatever comes in between leaves it set.
+        Whether a request may still use it, so that it must not be used again. It is set before a request goes out
+        and cleared once the server is done with it. An interruption in between leaves it set.
     inherited : bool
         Whether a forked child may see it, so that it must not be used again either.
     generation : int
-        How often the server had forgotten its regions before.
+        How many times the server had forgotten its regions when the block was made.
     idle_since : float
-        When it was used last, on the monotonic clock.
+        When it was last used, on the monotonic clock.
     window : type
-        The ctypes array over all of it, which ctypes itself would make anew every now and then.
+        The type of a ctypes array over the whole block; the cache of ctypes would drop it now and then.
     teller : weakref to the list, or None
-        The list of :meth:`BlockPool.doomed` that it was handed out in.
+        The list in which :meth:`BlockPool.doomed` handed it out.
     """
 
     __slots__ = (
@@ -66,7 +66,7 @@ class Block:
         self.generation = generation
         self.name = names.claim(self)
         self.mapped = memory.create(f"/{self.name}", byte_size)
-        #: Removes the key, once, at the latest with the block; whoever has mapped the region keeps it.
+        #: Removes the key once, at the latest when the block is freed; mappings of the region stay.
         self.unlink = weakref.finalize(self, _unlink, self.mapped.identity, os.getpid())
         self.byte_size = byte_size
         self.window = ctypes.c_char * byte_size
@@ -78,21 +78,21 @@ class Block:
 
 
 class Lease:
-    """A block while it is used.
+    """A block in use.
 
-    It goes back to the pool when nothing refers to `buffer` any more; every array over it does.
+    It returns to the pool when the last reference to `buffer` is gone. Every array over the block holds one.
     """
 
     __slots__ = ("block", "buffer")
 
     def __init__(self, block: Block) -> None:
         self.block = block
-        # Not an ndarray, which numpy would leave out of the chain from a view to its memory.
+        # Not an ndarray: numpy would drop it from the chain between a view and its memory.
         self.buffer: Any = block.window.from_buffer(block.mapped.map)
 
 
 class Watch(weakref.ref[Any]):
-    """Looks after the buffer of a lease."""
+    """Notices when the buffer of a lease is freed."""
 
     __slots__ = ("block",)
 
@@ -100,13 +100,13 @@ class Watch(weakref.ref[Any]):
 
 
 class Handed(list[Block]):
-    """Blocks that somebody has the server forget. They are its own for as long as the list lives."""
+    """Blocks handed out to a caller that makes the server forget them; nobody else gets them while this lives."""
 
     __slots__ = ("__weakref__",)
 
 
 class _Reservation:
-    """Bytes that a block under way will take. They count for as long as this lives."""
+    """Bytes for a block that is being made. They count while this object lives."""
 
     __slots__ = ("__weakref__", "byte_size")
 
@@ -117,10 +117,10 @@ class _Reservation:
 class BlockPool:
     """Blocks of at most `limit` bytes together; safe to share between threads.
 
-    An exception may come at every step (a signal, a thread that is told to end), and a signal handler may use the
-    pool in the middle of anything. So nothing is counted up and down: `_blocks` are all blocks that there are,
-    what is leased is told by who looks after their buffers, and idle is what is neither leased nor doomed. Each of
-    these changes in one step, and what an exception leaves in between is cleared up by the next scan.
+    A signal may raise an exception at any step, and its handler may use the pool in the middle of any step. So
+    there are no counters: `_blocks` holds all blocks, a block is leased while the watch of its buffer is in
+    `_leased`, and idle if it is neither leased nor doomed. Each of these changes in one step, and the next scan
+    repairs what an exception has left in between.
 
     Parameters
     ----------
@@ -130,22 +130,22 @@ class BlockPool:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        # Reentrant: a signal handler may infer in the middle of this.
+        # Reentrant: a signal handler may infer while its thread holds the lock.
         self._lock = threading.RLock()
         self._blocks: dict[Block, None] = {}
         self._leased: dict[Block, Watch] = {}
         self._doomed: dict[Block, None] = {}
         self._reserved: set[weakref.ref[_Reservation]] = set()
-        # Filled by whatever thread lets the last array go, also within this class: no lock may be taken there.
+        # Any thread appends here when it frees the last array, even inside this class: so without the lock.
         self._returned: deque[Any] = deque()
         self._generation = 0
         self._closed = False
 
     @property
     def taken(self) -> int:
-        """The bytes of all blocks that this process or the server has."""
-        under_way = [each() for each in tuple(self._reserved)]
-        return sum(each.byte_size for each in (*tuple(self._blocks), *under_way) if each is not None)
+        """The bytes of all blocks that this process or the server has, and of those being made."""
+        reserved = [each() for each in tuple(self._reserved)]
+        return sum(each.byte_size for each in (*tuple(self._blocks), *reserved) if each is not None)
 
     @property
     def _idle(self) -> list[Block]:
@@ -154,9 +154,9 @@ class BlockPool:
         return [block for block in tuple(self._blocks) if block not in leased and block not in doomed]
 
     def take(self, byte_size: int) -> Lease | None:
-        """Return a block of at least that size, or None where the limit or the machine has no room for it.
+        """Return a block of at least that size, or None if the limit or the machine has no room for it.
 
-        There may be room once the server has forgotten what is `doomed`.
+        There may be room once the server has forgotten the `doomed` blocks.
         """
         with self._lock:
             self._collect()
@@ -179,7 +179,7 @@ class BlockPool:
                         break
                     missing -= block.byte_size
                     self._doom(block)
-                return None  # for now: the server has them
+                return None  # until the server has forgotten them
             reservation = _Reservation(size)
             self._reserved.add(weakref.ref(reservation, self._reserved.discard))
         try:
@@ -197,20 +197,20 @@ class BlockPool:
             return lease
 
     def collect(self) -> None:
-        """Let go of what came back and is of no more use."""
+        """Take back the blocks that were returned."""
         if self._returned:
             with self._lock:
                 self._collect()
 
     @property
     def has_doomed(self) -> bool:
-        """Whether there would be more room if the server forgot what it shall forget."""
+        """Whether there are blocks for the server to forget."""
         return bool(self._doomed)
 
     def doomed(self) -> Handed:
-        """Hand out the blocks that the server shall forget; they count until :meth:`settle`.
+        """Hand out the blocks that the server is to forget; they count until :meth:`settle`.
 
-        Nobody else is given them while the list lives.
+        No other caller gets them while the list lives.
         """
         handed = Handed()
         with self._lock:
@@ -222,18 +222,18 @@ class BlockPool:
         return handed
 
     def settle(self, doomed: list[Block], left: list[Block]) -> None:
-        """Take back what `doomed` handed out: some the server still has, the others are gone."""
+        """Take back what `doomed` handed out. The server still has those in `left`; the others are gone."""
         with self._lock:
             for block in doomed:
                 if block in left:
                     block.teller = None
                 else:
-                    # In this order: one that is not doomed, but counts, would be used again.
+                    # In this order: a block that is in _blocks, but not doomed, would be used again.
                     self._blocks.pop(block, None)
                     self._doomed.pop(block, None)
 
     def forget(self, generation: int) -> None:
-        """Use none of the blocks again that are as old as that: the server has forgotten them."""
+        """Retire the blocks of that generation and before, which the server has forgotten."""
         with self._lock:
             if generation == self._generation:
                 self._generation += 1
@@ -242,12 +242,12 @@ class BlockPool:
                         self._doom(block)
 
     def retire_leased(self) -> None:
-        """Use none of the blocks again that are leased now."""
+        """Do not use the blocks again that are leased now."""
         for block in tuple(self._leased):
             block.inherited = True
 
     def close(self) -> list[Block]:
-        """Lease no block from now on, and return all that the server may know."""
+        """Lease no more blocks, and return those that the server may know."""
         with self._lock:
             self._closed = True
             self._collect()
@@ -258,7 +258,7 @@ class BlockPool:
         return [block for block in blocks if block.registered]
 
     def _lease(self, block: Block) -> Lease | None:
-        """Lease an idle block; None where a signal handler was faster."""
+        """Lease an idle block; return None if a signal handler was faster."""
         lease = Lease(block)
         watch = Watch(lease.buffer, self._returned.append)
         watch.block = block
@@ -274,7 +274,7 @@ class BlockPool:
                 self._doom(block)
 
     def _scan(self) -> None:
-        """Take back what came back and was lost on the way, by an exception in between."""
+        """Take back returned blocks that an exception kept from `_collect`."""
         now = time.monotonic()
         for watch in tuple(self._leased.values()):
             if watch() is None:
@@ -283,7 +283,7 @@ class BlockPool:
     def _take_back(self, watch: Watch, now: float) -> None:
         block = getattr(watch, "block", None)
         if block is None or self._leased.get(block) is not watch:
-            return  # it came to no lease, the pool was closed, or a signal handler was faster
+            return  # it was never leased, the pool is closed, or a signal handler was faster
         block.idle_since = now
         if (
             block.spent
@@ -293,7 +293,7 @@ class BlockPool:
             or block not in self._blocks
         ):
             self._doom(block)
-        self._leased.pop(block, None)  # idle from now on, unless it is doomed
+        self._leased.pop(block, None)  # from now on it is idle, unless doomed
 
     def _doom(self, block: Block) -> None:
         if block.registered:
@@ -312,13 +312,13 @@ def _unlink(identity: memory.Identity, owner: int) -> None:
 
 
 def _rounded(byte_size: int) -> int:
-    """Return a size that others have too: at most an eighth more, whole pages."""
+    """Round a size up to one of few, so that blocks can be reused: at most an eighth more, in whole pages."""
     step = max(1 << max(byte_size.bit_length() - 4, 0), _SMALLEST)
     return -(-byte_size // step) * step
 
 
 def _has_room(byte_size: int) -> bool:
-    """Return whether as much is left behind for others: Triton's own backends live on the same file system."""
+    """Return whether as much again stays free: Triton's own backends use the same file system."""
     try:
         status = os.statvfs("/dev/shm")
     except (AttributeError, OSError):

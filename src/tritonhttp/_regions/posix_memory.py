@@ -1,10 +1,10 @@
 """Shared memory objects of POSIX: created, opened, mapped, unlinked.
 
-An object stays mapped for as long as anything refers to :attr:`Memory.map`: an array over it is enough, whatever
-became of its name. Nothing here is undone by itself; errors are the system's own, as OSError.
+An object stays mapped while anything refers to :attr:`Memory.map`, such as an array over it, even after its name
+was unlinked. The caller has to unlink what it creates. Errors are the system's own, as OSError.
 
-This does without `multiprocessing.shared_memory`, whose resource tracker unlinks, before Python 3.13, objects
-that a process had only opened, and complains at exit.
+`multiprocessing.shared_memory` is not used: before Python 3.13 its resource tracker unlinks objects that a process
+has only opened, and warns at exit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from importlib import import_module
 from typing import Any
 
-_posixshmem: Any  # as a name rather than an import, since type checkers have no stub of it
+_posixshmem: Any  # type checkers have no stub of it
 try:
     _posixshmem = import_module("_posixshmem")
 except ImportError:  # Windows, and interpreters built without it
@@ -24,18 +24,18 @@ except ImportError:  # Windows, and interpreters built without it
 
 __all__ = ["Memory", "attach", "create", "object_name", "unlink"]
 
-#: Where Linux shows its memory objects as files; the way in without `_posixshmem`.
+#: Where Linux shows memory objects as files, for interpreters without `_posixshmem`.
 _FOLDER = "/dev/shm"
-#: Seconds that a creator in another process has between making an object and giving it a size.
+#: Seconds to wait for another process that has created an object, but not yet given it a size.
 _SIZING = 1.0
 
 Identity = tuple[str, int, int]
 
 
 class Memory:
-    """One mapping of a memory object, with what programs for the reference read from its counterpart.
+    """One mapping of a memory object, with the attributes that programs for the reference read.
 
-    ``identity`` tells two objects apart that had the same name one after the other.
+    ``identity`` tells an object from a later one of the same name.
     """
 
     __slots__ = ("identity", "map", "name", "size")
@@ -54,9 +54,9 @@ class Memory:
 
 
 def object_name(key: str) -> str:
-    """Return the name that the system knows the key by: one slash and then none."""
-    # The C library drops slashes in front on Linux, but not everywhere. The other rules are its own too; without
-    # them a key could leave the folder where there is no `_posixshmem`.
+    """Return the system's name for a key: with one slash, in front."""
+    # The C library drops leading slashes on Linux, but not everywhere. The other rules are the C library's too;
+    # without `_posixshmem` they keep a key inside the folder.
     bare = key.lstrip("/")
     if not bare or bare in (".", "..") or "/" in bare or "\0" in bare:
         raise OSError(errno.EINVAL, "a key is a file name, which a slash may stand before")
@@ -64,11 +64,11 @@ def object_name(key: str) -> str:
 
 
 def create(name: str, byte_size: int) -> Memory:
-    """Make a new object, which only its user may open, and map it."""
+    """Create an object that only its user may open, and map it."""
     descriptor = _open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         try:
-            # The size first: others may open the object by now, and wait for it.
+            # The size first: another process may have opened the object, and wait for its size.
             os.ftruncate(descriptor, byte_size)
             _allocate(descriptor, byte_size)
             return Memory(descriptor, name)
@@ -80,7 +80,7 @@ def create(name: str, byte_size: int) -> Memory:
 
 
 def attach(name: str) -> Memory:
-    """Map an object that is there already."""
+    """Map an existing object."""
     descriptor = _open(name, os.O_RDWR)
     try:
         deadline = time.monotonic() + _SIZING
@@ -94,7 +94,7 @@ def attach(name: str) -> Memory:
 
 
 def unlink(identity: Identity) -> None:
-    """Remove the name, if it still leads to that very object."""
+    """Remove the name if it still belongs to that object."""
     name = identity[0]
     try:
         descriptor = _open(name, os.O_RDONLY)
@@ -114,8 +114,7 @@ def _identity(name: str, status: os.stat_result) -> Identity:
 
 
 def _allocate(descriptor: int, byte_size: int) -> None:
-    # Without this a full /dev/shm (64 MB in a container, if nobody asked for more) shows when a page is first
-    # written, and then as a SIGBUS.
+    # Otherwise a full /dev/shm (64 MB by default in a container) shows as a SIGBUS at the first write to a page.
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, byte_size)

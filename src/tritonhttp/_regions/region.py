@@ -1,4 +1,4 @@
-"""A region as an object: tensors are put into it one behind the other, and read from it as views."""
+"""A region as an object: tensors are written into it one after the other, and read as views."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from . import posix_memory as memory
 
 __all__ = ["Region", "RegionSlice", "aligned", "sweep"]
 
-#: Where tensors start, in bytes: what vector instructions like, and a cache line.
+#: Tensors start at multiples of a cache line, in bytes, which also suits vector instructions.
 ALIGNMENT = 64
-#: How many spellings of a key to try.
+#: How many spellings of a key to try when attaching to a region.
 _SPELLINGS = 4
 
 
 def aligned(byte_size: int) -> int:
-    """Return the size rounded up to where the next tensor may start."""
+    """Round a size up to where the next tensor may start."""
     return -(-byte_size // ALIGNMENT) * ALIGNMENT
 
 
@@ -43,9 +43,9 @@ class RegionSlice:
     ----------
     region : Region
     offset, byte_size : int
-        Where in the region, in bytes.
+        Where the place is in the region, in bytes.
     datatype : str or None
-        The datatype of the tensor that was written there; None: the place was only set aside.
+        The datatype of the tensor written there; None: the place was only reserved.
     shape : tuple of int or None
         Its shape.
     """
@@ -57,12 +57,12 @@ class RegionSlice:
     shape: tuple[int, ...] | None = None
 
     def view(self, datatype: Any = None, shape: Iterable[int] | int | None = None) -> npt.NDArray[Any]:
-        """Return the tensor in this place, as :meth:`Region.view` does; by default as it was written.
+        """Return the tensor in this place, as :meth:`Region.view` does; by default with the type that was written.
 
         Raises
         ------
         SharedMemoryException
-            When the tensor is larger than this place, or nothing says which tensor is meant.
+            When the tensor is larger than this place, or its datatype or shape is not known.
         """
         datatype = self.datatype if datatype is None else datatype
         shape = self.shape if shape is None else shape
@@ -76,8 +76,7 @@ class RegionSlice:
 class Region:
     """A registered shared memory region; ``client.shared_memory()`` makes and ends it.
 
-    Arrays that :meth:`view` returned stay valid after its end, for as long as they live. One region may be used
-    from any thread.
+    Arrays that :meth:`view` returned stay valid after its end. Any thread may use it.
     """
 
     def __init__(self, byte_size: int | None, key: str | None) -> None:
@@ -88,7 +87,7 @@ class Region:
         self._owner = os.getpid()
         #: The name under which the server knows the region.
         self.name = names.claim(self)
-        #: Whether others may find it by its key: if not, the key is removed as soon as the server has the region.
+        #: Whether other processes may attach by the key; if not, it is removed once the server has the region.
         self._shared = key is not None
         self._attached = byte_size is None
         self._handle = (
@@ -99,15 +98,15 @@ class Region:
             )
         )
         self._registered = False
-        #: The places that were given out, by their start: start and end. One is taken in one step, without a lock,
-        #: since a signal handler may take one in the middle of another.
+        #: The reserved places, start and end by start. Each is reserved in one step, without a lock: a signal
+        #: handler may reserve a place in the middle of another reservation.
         self._places: dict[int, tuple[int, int]] = {}
         #: Where to look for the next one first.
         self._end = 0
 
     @property
     def key(self) -> str:
-        """The key of the memory object; only one that the caller chose can be attached to."""
+        """The key of the memory object. Others can attach only by a key that the caller chose."""
         return self._handle.key
 
     @property
@@ -116,12 +115,12 @@ class Region:
         return self._handle.byte_size
 
     def write(self, array: npt.NDArray[Any]) -> RegionSlice:
-        """Copy a tensor behind those that are there, and return its place.
+        """Copy a tensor behind the earlier ones, and return its place.
 
         Parameters
         ----------
         array : numpy.ndarray
-            Of any memory order and byte order. Elements of an object array: bytes as they are, str as UTF-8,
+            Any memory order and byte order. Elements of an object array: bytes as they are, str as UTF-8,
             anything else as its ``str()``.
 
         Raises
@@ -142,7 +141,7 @@ class Region:
         return RegionSlice(self, place.offset, place.byte_size, datatype, array.shape)
 
     def reserve(self, byte_size: int) -> RegionSlice:
-        """Return a place of that many bytes behind what is there, for an output.
+        """Return a place of that many bytes behind the earlier ones, for an output.
 
         Raises
         ------
@@ -169,12 +168,12 @@ class Region:
         return RegionSlice(self, offset, byte_size)
 
     def reset(self) -> None:
-        """Begin at the start again: the next tensors take the place of those that are there."""
+        """Start at the beginning again; the next tensors overwrite the earlier ones."""
         self._places = {}
         self._end = 0
 
     def view(self, datatype: Any, shape: Iterable[int] | int, offset: int = 0) -> npt.NDArray[Any]:
-        """Return a tensor that lies in the region.
+        """Return a tensor in the region.
 
         Parameters
         ----------
@@ -187,7 +186,7 @@ class Region:
         Returns
         -------
         numpy.ndarray
-            A writable view; for BYTES an object array of ``bytes`` of its own.
+            A writable view; for BYTES an object array with copies.
 
         Raises
         ------
@@ -210,12 +209,12 @@ class Region:
     def __repr__(self) -> str:
         return f"<Region {self.name!r}, {self._end} of {self.byte_size} bytes taken>"
 
-    # -- what a client does at the two ends --
+    # -- what a client does to begin and end it --
 
     def _open(self) -> Generator[Operation[Any], Any, None]:
-        self._registered = True  # unless it is known for certain that it is not
+        self._registered = True  # until the server has certainly not registered it
         for remaining in reversed(range(_SPELLINGS if self._attached else 1)):
-            # Triton fails on a key that it has under another name; to it, each number of slashes is another key.
+            # Triton refuses a key that is registered under another name; with more slashes it is another key.
             slashes = "/" * secrets.randbelow(256) if self._attached else ""
             try:
                 yield operations.register_system_shared_memory(
@@ -234,19 +233,19 @@ class Region:
 
     def _close(self) -> Generator[Operation[Any], Any, None]:
         if os.getpid() != self._owner:
-            return  # a forked child, which has nothing to end
+            return  # a forked child does not own the region
         helpers.destroy_shared_memory_region(self._handle)
         if not self._registered:
             return
         try:
             yield operations.unregister_shared_memory("system", self.name)
         except InferenceServerException as error:
-            # Gone with its server, or in use by a request that was given up: whoever sweeps next ends it.
+            # The server has ended, or a request that was given up uses it. Then the next sweep unregisters it.
             log.logger.warning("region %s stays registered: %s", self.name, error)
 
 
 def sweep() -> Generator[Operation[Any], Any, None]:
-    """Remove what clients left behind that are gone: with the server, and in the file system."""
+    """Remove what ended clients have left behind on the server and in the file system."""
     names.remove_files()
     try:
         listed = yield operations.get_shared_memory_status("system", "")
@@ -257,7 +256,7 @@ def sweep() -> Generator[Operation[Any], Any, None]:
         try:
             yield operations.unregister_shared_memory("system", name)
         except InferenceServerException:
-            continue  # in use; the next client's turn
+            continue  # in use; a later sweep removes it
 
 
 def _slashed(key: str) -> str:

@@ -1,6 +1,6 @@
-"""Values in regions of both kinds of shared memory: the checks before they are written or read.
+"""The contents of regions of both kinds of shared memory: which values may be written, and what can be read where.
 
-Functions that may refuse take the caller's :class:`Failure`, which turns the reason into the error to raise.
+A function that may refuse takes the caller's :class:`Failure`, which makes the error from the reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LENGTH = struct.Struct("<I")
 
 
 class Failure(NamedTuple):
-    """The error to raise for a failed operation, and the words that its message begins with."""
+    """What failed: the error to raise, and the words that its message begins with."""
 
     error: type[InferenceServerException]
     words: str
@@ -44,7 +44,7 @@ def integer(value: SupportsIndex, name: str, failure: Failure) -> int:
 
 
 def size(byte_size: SupportsIndex, failure: Failure) -> int:
-    """Return the size of a new region."""
+    """Return the size of a new region as an int."""
     value = integer(byte_size, "byte_size", failure)
     if value <= 0:
         raise failure(f"byte_size is {value}, expected a positive number")
@@ -52,7 +52,7 @@ def size(byte_size: SupportsIndex, failure: Failure) -> int:
 
 
 def start(region_size: int, offset: SupportsIndex, byte_size: int, failure: Failure) -> int:
-    """Return the offset, if the region has that many bytes from there on."""
+    """Return the offset as an int if that many bytes follow it."""
     value = integer(offset, "the offset", failure)
     if value < 0 or value + byte_size > region_size:
         raise failure(f"{byte_size} bytes at offset {value} are not within its {region_size} bytes")
@@ -60,7 +60,7 @@ def start(region_size: int, offset: SupportsIndex, byte_size: int, failure: Fail
 
 
 def arrays(input_values: Any, failure: Failure) -> list[npt.NDArray[Any]]:
-    """Return the arrays of a list, as they are written into a region."""
+    """Return the arrays to write into a region."""
     if not isinstance(input_values, (list, tuple)):
         raise failure.error("input_values must be specified as a list/tuple of numpy arrays")
     if not all(isinstance(value, np.ndarray) for value in input_values):
@@ -78,9 +78,9 @@ def _numeric(value: npt.NDArray[Any], failure: Failure) -> npt.NDArray[Any]:
         return np.empty(0, np.uint8)
     element = array.item() if array.size == 1 else None
     if not isinstance(element, (bytes, bytearray, memoryview)):
-        given = f"{array.size} elements" if array.size > 1 else f"one {type(element).__name__}"
+        got = f"{array.size} elements" if array.size > 1 else f"one {type(element).__name__}"
         raise failure(
-            f"an object array must hold one bytes object, as serialize_byte_tensor returns it; got {given}"
+            f"an object array must hold one bytes object, as serialize_byte_tensor returns it; got {got}"
         )
     return np.frombuffer(element, np.uint8) if len(element) else np.empty(0, np.uint8)
 
@@ -94,23 +94,23 @@ def put(array: npt.NDArray[Any], buffer: Any, offset: int) -> None:
 
 
 class Wanted(NamedTuple):
-    """Dtype and shape of a tensor to read; object stands for BYTES."""
+    """A tensor to read: its numpy dtype (object for BYTES) and shape."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
     @property
     def is_bytes(self) -> bool:
-        """Whether the tensor is BYTES, whose size depends on its contents."""
+        """Whether it is BYTES, whose size depends on the contents."""
         return self.dtype.kind == "O"
 
     @property
     def least_bytes(self) -> int:
-        """The tensor's size in bytes; for BYTES the least size."""
+        """Its size in bytes; for BYTES the least size."""
         return math.prod(self.shape) * (_LENGTH.size if self.is_bytes else self.dtype.itemsize)
 
     def over(self, buffer: Any, offset: int, failure: Failure) -> npt.NDArray[Any]:
-        """Return the tensor at the offset: a view of the buffer, or a copy for BYTES."""
+        """Return the tensor at the offset: a view of the buffer, but copies of BYTES."""
         try:
             if self.is_bytes:
                 return _strings(memoryview(buffer), offset, math.prod(self.shape), failure).reshape(
@@ -118,12 +118,12 @@ class Wanted(NamedTuple):
                 )
             view: npt.NDArray[Any] = np.ndarray(self.shape, self.dtype, buffer, offset)
             return view
-        except ValueError as error:  # numpy refuses the shape: too many or too large dimensions beside a 0
+        except ValueError as error:  # no elements, but more or larger dimensions than numpy allows
             raise failure(error) from error
 
 
 def wanted(datatype: Any, shape: Iterable[int] | int, failure: Failure) -> Wanted:
-    """Return the tensor that a caller describes by a shape and a numpy dtype or a name of the protocol."""
+    """Return the tensor that a caller describes by a numpy dtype or a protocol's name, and a shape."""
     return Wanted(_dtype(datatype, failure), dimensions(shape, failure))
 
 

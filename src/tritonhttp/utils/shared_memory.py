@@ -1,9 +1,9 @@
 """Regions of system shared memory, under the reference's names.
 
-A region is a POSIX shared memory object, found by its key, that a handle maps into this process. Arrays of
-:func:`get_contents_as_numpy` keep the memory mapped, also after :func:`destroy_shared_memory_region`. The key is
-removed when the last handle in the process that created the region is destroyed, or when that process exits; no
-other process removes it, a forked child included. All functions may be called from any thread.
+A region is a POSIX shared memory object with a key; a handle maps it into this process. Arrays of
+:func:`get_contents_as_numpy` keep the memory mapped, even after :func:`destroy_shared_memory_region`. Only the
+process that created a region removes its key, when its last handle is destroyed or the process exits; a forked
+child does not. Any thread may call these functions.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _NOT_PICKLED = Failure(SharedMemoryException, "unable to pickle the shared memor
 class SharedMemoryRegion:
     """Hold one handle of a region; :func:`create_shared_memory_region` makes them.
 
-    Pickling a handle pickles its key: who unpickles it attaches to the region, and destroys that handle.
+    Pickling a handle pickles its key. Unpickling attaches to the region; that handle is destroyed separately.
 
     Parameters
     ----------
@@ -77,12 +77,12 @@ class SharedMemoryRegion:
 
     @property
     def key(self) -> str:
-        """The key of the memory object, as it was given."""
+        """The key of the memory object, as given."""
         return self._shm_key
 
     @property
     def byte_size(self) -> int:
-        """The bytes that the region really has, which for a reused one may be other than asked for; 0 when
+        """The region's real size in bytes, which may differ from the requested size if it was reused; 0 when
         destroyed.
         """
         memory = self._mpsm_handle
@@ -97,11 +97,11 @@ class SharedMemoryRegion:
 
 
 class _Known:
-    """What this process has of one memory object: the keys of its handles, as given, and who created it."""
+    """One memory object in this process: the keys of its handles, as given, and the process that created it."""
 
     def __init__(self) -> None:
         self.creator: int | None = None
-        #: By the number of each handle, so that an end that was interrupted can be tried again.
+        #: By the number of each handle, so that an interrupted destruction can be repeated.
         self.keys: dict[int, str] = {}
 
 
@@ -114,19 +114,19 @@ _seen_to: int | None = None
 def create_shared_memory_region(
     triton_shm_name: str, shm_key: str, byte_size: SupportsIndex, create_only: bool = False
 ) -> SharedMemoryRegion:
-    """Create a region of system shared memory, or attach to the one that has the key already.
+    """Create a region of system shared memory, or attach to the one that already has the key.
 
     Parameters
     ----------
     triton_shm_name : str
         The name under which the region is to be registered with the server.
     shm_key : str
-        The key of the memory object, with or without a slash in front; Triton wants it with one.
+        The key of the memory object, with or without a leading slash; Triton expects one.
     byte_size : int
         The region's size in bytes.
     create_only : bool
-        Whether a region that has the key already is an error. If not it is used with the size it has, and a
-        warning says so where that is smaller than `byte_size`.
+        Whether an existing region of that key is an error. Otherwise it is used with its own size, with a warning
+        if that is smaller than `byte_size`.
 
     Returns
     -------
@@ -141,7 +141,7 @@ def create_shared_memory_region(
 
     Notes
     -----
-    A new region is filled with zeros, and its memory is set aside at once.
+    A new region is filled with zeros, and its memory is allocated at once.
     """
     size = _contents.size(byte_size, _NOT_CREATED)
     handle = _open(triton_shm_name, shm_key, size, create_only)
@@ -152,14 +152,14 @@ def create_shared_memory_region(
                 f" region size is {handle.byte_size} instead of requested {size}",
                 stacklevel=2,
             )
-        except BaseException:  # a filter made it an error, and nobody will get to see the handle
+        except BaseException:  # a filter turned the warning into an error, and the caller gets no handle
             destroy_shared_memory_region(handle)
             raise
     return handle
 
 
 def attach_shared_memory_region(triton_shm_name: str, shm_key: str) -> SharedMemoryRegion:
-    """Attach to the region that has a key, whatever its size; not one of the reference's functions.
+    """Attach to the region of a key, whatever its size; the reference has no such function.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def attach_shared_memory_region(triton_shm_name: str, shm_key: str) -> SharedMem
     Raises
     ------
     SharedMemoryException
-        When no region has the key, or it belongs to another user.
+        When there is no region of that key, or it belongs to another user.
     """
     return _open(triton_shm_name, shm_key, None)
 
@@ -184,24 +184,23 @@ def attach_shared_memory_region(triton_shm_name: str, shm_key: str) -> SharedMem
 def set_shared_memory_region(
     shm_handle: SharedMemoryRegion, input_values: Sequence[npt.NDArray[Any]], offset: SupportsIndex = 0
 ) -> None:
-    """Copy arrays into a region, one behind the other.
+    """Copy arrays into a region, one after the other.
 
     Parameters
     ----------
     shm_handle : SharedMemoryRegion
         The region's handle.
     input_values : list or tuple of numpy.ndarray
-        Of any memory order and byte order; the region gets C order, little-endian. BYTES go through
+        Any memory order and byte order; the region gets C order, little-endian. Pass BYTES through
         :func:`tritonhttp.utils.serialize_byte_tensor` first: an object array must hold one ``bytes``, which is
-        copied as it is, or nothing.
+        copied as it is, or be empty.
     offset : int
-        Where in the region the first array starts, in bytes.
+        Where the first array starts in the region, in bytes.
 
     Raises
     ------
     SharedMemoryException
-        When the arrays don't fit behind the offset, or are not of a kind described above. Nothing was written
-        then.
+        When the arrays don't fit behind the offset, or are not as described above. Then nothing is written.
     """
     arrays = _contents.arrays(input_values, _NOT_SET)
     memory = _mapped(shm_handle, _NOT_SET)
@@ -215,7 +214,7 @@ def set_shared_memory_region(
 def get_contents_as_numpy(
     shm_handle: SharedMemoryRegion, datatype: Any, shape: Iterable[int] | int, offset: SupportsIndex = 0
 ) -> npt.NDArray[Any]:
-    """Return a tensor that lies in a region.
+    """Return a tensor in a region.
 
     Parameters
     ----------
@@ -223,18 +222,17 @@ def get_contents_as_numpy(
         The region's handle.
     datatype : numpy.dtype
         A numpy dtype, a scalar type such as ``np.float32``, or the protocol's name such as ``"FP32"``;
-        ``np.object_`` and ``np.bytes_`` stand for BYTES.
+        ``np.object_`` and ``np.bytes_`` mean BYTES.
     shape : list of int
         The tensor's shape.
     offset : int
-        Where in the region the tensor starts, in bytes.
+        Where the tensor starts in the region, in bytes.
 
     Returns
     -------
     numpy.ndarray
-        A writable view of the region, which stays valid for as long as any array over it lives, also when the
-        region is destroyed. For BYTES an object array of ``bytes`` of its own, with as many elements as the
-        shape has, whatever follows them.
+        A writable view of the region, which stays valid after the region is destroyed. For BYTES an object array
+        with copies, of as many elements as the shape has, whatever follows them.
 
     Raises
     ------
@@ -248,17 +246,17 @@ def get_contents_as_numpy(
 
 
 def mapped_shared_memory_regions() -> list[str]:
-    """Return the keys, as they were given, of the regions that this process has handles of."""
+    """Return the keys, as given, of the regions that this process has handles of."""
     with _lock:
         every = [key for known in tuple(_known.values()) for key in tuple(known.keys.values())]
         return list(dict.fromkeys(every))
 
 
 def destroy_shared_memory_region(shm_handle: SharedMemoryRegion) -> None:
-    """Give up a handle, and with the process's last one of a region that it created, the region's key.
+    """Destroy a handle. With its last handle, the process that created the region also removes the key.
 
-    Arrays over the region stay valid, and so do the server's and other processes' mappings of it. The server
-    keeps its registration until it is told to unregister the name.
+    Arrays over the region stay valid, and so do mappings in the server and in other processes. The server keeps
+    the registration until it is told to unregister the name.
 
     Parameters
     ----------
@@ -268,7 +266,7 @@ def destroy_shared_memory_region(shm_handle: SharedMemoryRegion) -> None:
     Raises
     ------
     SharedMemoryException
-        When the handle was destroyed before, or the key can't be removed.
+        When the handle is already destroyed, or the key can't be removed.
     """
     with _lock:
         memory = _mapped(shm_handle, _NOT_DESTROYED)
@@ -286,7 +284,7 @@ def destroy_shared_memory_region(shm_handle: SharedMemoryRegion) -> None:
 
 
 def _open(name: str, key: str, byte_size: int | None, create_only: bool = False) -> SharedMemoryRegion:
-    """Make a handle; without a size only of a region that is there."""
+    """Make a handle; without a size, attach to an existing region."""
     if not isinstance(key, str):
         raise _NOT_CREATED(f"the key is {key!r}, expected a str")
     handle = SharedMemoryRegion(name, key)
@@ -309,7 +307,7 @@ def _find(name: str, byte_size: int | None, create_only: bool) -> tuple[Memory, 
         return attach(name), False
     if create_only:
         return create(name, byte_size), True
-    for _ in range(100):  # others may create and unlink it between our steps
+    for _ in range(100):  # other processes may create and unlink it between these steps
         try:
             return attach(name), False
         except FileNotFoundError:
@@ -328,7 +326,7 @@ def _told(failure: Failure, key: str, error: Exception) -> InferenceServerExcept
 
 def _mapped(handle: SharedMemoryRegion, failure: Failure) -> Memory:
     if not isinstance(handle, SharedMemoryRegion):
-        raise failure(f"expected a SharedMemoryRegion, came {handle!r}")
+        raise failure(f"expected a SharedMemoryRegion, got {handle!r}")
     memory = handle._mpsm_handle
     if memory is None:
         raise failure(f"the handle of key {handle.key!r} is destroyed")
@@ -336,7 +334,7 @@ def _mapped(handle: SharedMemoryRegion, failure: Failure) -> Memory:
 
 
 def _see_to_exit() -> None:
-    """Have what is left removed also at the end of a forked worker of `multiprocessing`, which skips `atexit`."""
+    """Remove leftovers also when a forked worker of `multiprocessing` ends, which skips `atexit`."""
     global _seen_to
     if _seen_to != os.getpid() and "multiprocessing.util" in sys.modules:
         from multiprocessing.util import Finalize
@@ -346,18 +344,18 @@ def _see_to_exit() -> None:
 
 
 def _remove_leftovers() -> None:
-    """Remove the keys of what this process created and did not destroy."""
+    """Remove the keys of regions that this process created and did not destroy."""
     with _lock:
         for identity, known in tuple(_known.items()):
             if known.creator == os.getpid():
                 try:
                     unlink(identity)
-                except OSError:  # nobody is left to be told
+                except OSError:  # at exit there is no caller to tell
                     continue
 
 
 def _unlock() -> None:
-    """Let a forked child begin with a free lock: the thread that held it is not in the child."""
+    """Replace the lock in a forked child, which lacks the thread that may hold it."""
     global _lock
     _lock = threading.RLock()
 

@@ -1,12 +1,12 @@
 """Regions of memory on an NVIDIA GPU, under the reference's names.
 
-A region is allocated by this process; a server on the same machine opens it by the handle of
-:func:`get_raw_handle`. The memory is freed when the region is destroyed and nothing made of it is left: a
-:class:`SharedMemoryTensor`, or what another library took from one through DLPack. Every function returns when its
-copies are done, and may be called from any thread.
+This process allocates a region; a server on the same machine opens it by the handle of :func:`get_raw_handle`. The
+memory is freed when the region is destroyed and no :class:`SharedMemoryTensor` of it is left, nor anything that
+another library made of one through DLPack. Every function returns when its copies are done. Any thread may call
+these functions.
 
-Importing this needs no GPU. What does raises :class:`CudaSharedMemoryException` with what is missing: the package
-`cuda-bindings`, the driver, or a GPU.
+Importing this needs no GPU. Functions that need one raise :class:`CudaSharedMemoryException`, which names what is
+missing: the package `cuda-bindings`, the driver, or a GPU.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class _Memory:
         self.size = byte_size
         with cuda.device(device_id):
             self.address = cuda.allocate(byte_size)
-        # At exit the driver frees all that is left, and its libraries may be gone before we are.
+        # At exit the driver frees what is left, and its libraries may be unloaded before this runs.
         weakref.finalize(self, _free, cuda, device_id, self.address, os.getpid()).atexit = False
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -87,11 +87,11 @@ class _Memory:
 
 
 def _free(cuda: Cuda, device_id: int, address: int, process: int) -> None:
-    if os.getpid() == process:  # a forked child has the objects, but not the memory
+    if os.getpid() == process:  # a forked child has a copy of the object, but does not own the memory
         try:
             with cuda.device(device_id):
                 cuda.free(address)
-        except CudaError as error:  # nobody is left to be told
+        except CudaError as error:  # there is no caller to tell
             logger.warning("cuda shared memory on device %d was not freed: %s", device_id, error)
 
 
@@ -126,15 +126,15 @@ class CudaSharedMemoryRegion:
         )
 
 
-# Who removes a region from here has destroyed it.
+# Removing a region from this list destroys it.
 _allocated: list[CudaSharedMemoryRegion] = []
 
 
 class SharedMemoryTensor:
     """Show a part of a region to libraries that read DLPack (``torch.from_dlpack(tensor)``), without a copy.
 
-    What they make of it is memory of the region: it shows what is written there next, and keeps the memory also
-    when the region is destroyed. ``numpy.from_dlpack(tensor, device="cpu")`` copies (numpy 2.1 or newer).
+    Their tensors share the region's memory: they show what is written there later, and keep the memory after the
+    region is destroyed. ``numpy.from_dlpack(tensor, device="cpu")`` copies (numpy 2.1 or newer).
     """
 
     def __init__(self, memory: _Memory, wanted: _contents.Wanted, start: int, code: int | None) -> None:
@@ -142,10 +142,10 @@ class SharedMemoryTensor:
         self._wanted = wanted
         self._start = start
         self._code = code
-        self._array()  # refuses what numpy has no shape for
+        self._array()  # refuses shapes that numpy does not have
 
     def _array(self) -> npt.NDArray[Any]:
-        """Carry the address, the shape and the owner. It is not kept: a debugger would show its elements."""
+        """Return an array of the address, shape and owner. It is not kept: a debugger would read its elements."""
         address = self._memory.address + self._start
         return _dlpack.array_over(self._memory, address, self._wanted.shape, self._wanted.dtype)
 
@@ -162,18 +162,18 @@ class SharedMemoryTensor:
         Parameters
         ----------
         stream : optional
-            Of no effect: everything that was copied into the region is there already.
+            Ignored: all copies into the region are done.
         max_version : tuple of int, optional
-            The newest version of DLPack that the consumer understands.
+            The newest version of DLPack that the consumer supports.
         dl_device : tuple of int, optional
-            The device that the memory is to be on: the region's, or ``(1, 0)`` for a copy on the host.
+            The device for the memory: the region's, or ``(1, 0)`` for a copy on the host.
         copy : bool, optional
-            Whether it must, or must not, be a copy. On the region's device it never is.
+            Whether it must, or must not, be a copy. On the region's device it is never one.
 
         Raises
         ------
         BufferError
-            As the protocol demands, when that can't be had.
+            When that is not possible, as the protocol demands.
         CudaSharedMemoryException
             When CUDA fails to copy.
         """
@@ -184,7 +184,7 @@ class SharedMemoryTensor:
         if device != (_dlpack.CPU, 0) or copy is False:
             raise BufferError(
                 f"a region on device {here} is shown there without a copy, or copied to (1, 0);"
-                f" came dl_device={dl_device}, copy={copy}"
+                f" got dl_device={dl_device}, copy={copy}"
             )
         with _cuda_errors(_NOT_READ):
             found = self._memory.read(self._start, self._wanted.least_bytes)
@@ -211,7 +211,7 @@ def create_shared_memory_region(
     byte_size : int
         The region's size in bytes.
     device_id : int
-        The number of the GPU, as CUDA counts those that this process may use.
+        The number of the GPU, among those that this process may use.
 
     Returns
     -------
@@ -221,7 +221,7 @@ def create_shared_memory_region(
     Raises
     ------
     CudaSharedMemoryException
-        When the size is not positive, there is no such GPU or not enough memory on it, or CUDA is not there.
+        When the size is not positive, there is no such GPU, it has too little memory, or CUDA is missing.
     """
     size = _contents.size(byte_size, _NOT_CREATED)
     number = _contents.integer(device_id, "device_id", _NOT_CREATED)
@@ -256,24 +256,24 @@ def set_shared_memory_region(
     *,
     offset: SupportsIndex = 0,
 ) -> None:
-    """Copy arrays into a region, one behind the other.
+    """Copy arrays into a region, one after the other.
 
     Parameters
     ----------
     cuda_shm_handle : CudaSharedMemoryRegion
         The region.
     input_values : list or tuple of numpy.ndarray
-        Of any memory order and byte order; the region gets C order, little-endian. BYTES go through
+        Any memory order and byte order; the region gets C order, little-endian. Pass BYTES through
         :func:`tritonhttp.utils.serialize_byte_tensor` first: an object array must hold one ``bytes``, which is
-        copied as it is, or nothing.
+        copied as it is, or be empty.
     offset : int
-        Where in the region the first array starts, in bytes.
+        Where the first array starts in the region, in bytes.
 
     Raises
     ------
     CudaSharedMemoryException
-        When the arrays don't fit behind the offset, or are not of a kind described above; nothing was written
-        then. Or when CUDA fails to copy.
+        When the arrays don't fit behind the offset, or are not as described above; then nothing is written. Or
+        when CUDA fails to copy.
     """
     arrays = [as_little_endian(array) for array in _contents.arrays(input_values, _NOT_SET)]
     memory = _memory(cuda_shm_handle, _NOT_SET)
@@ -291,7 +291,7 @@ def set_shared_memory_region(
 def set_shared_memory_region_from_dlpack(
     cuda_shm_handle: CudaSharedMemoryRegion, input_values: Iterable[Any], *, offset: SupportsIndex = 0
 ) -> None:
-    """Copy tensors of any library that speaks DLPack into a region, one behind the other.
+    """Copy tensors of any library that supports DLPack into a region, one after the other.
 
     Parameters
     ----------
@@ -299,17 +299,17 @@ def set_shared_memory_region_from_dlpack(
         The region.
     input_values : list
         Tensors on the host or on any GPU, contiguous in C order: objects with ``__dlpack__`` (torch, CuPy, JAX,
-        numpy, …), or DLPack capsules. The copy waits for what the tensor's library has queued in its current
-        stream; a capsule does not tell its stream, so for one on a GPU the copy waits for all work of that GPU.
-        A single tensor stands for a list of it.
+        numpy, …), or DLPack capsules. The copy waits for the work that the tensor's library has queued in its
+        current stream. A capsule does not name its stream, so the copy waits for all work of that GPU. A single
+        tensor means a list of one.
     offset : int
-        Where in the region the first tensor starts, in bytes.
+        Where the first tensor starts in the region, in bytes.
 
     Raises
     ------
     CudaSharedMemoryException
-        When the tensors don't fit behind the offset, or are not of a kind described above; nothing was written
-        then. Or when CUDA fails to copy.
+        When the tensors don't fit behind the offset, or are not as described above; then nothing is written. Or
+        when CUDA fails to copy.
     """
     memory = _memory(cuda_shm_handle, _NOT_SET)
     cuda = memory.cuda
@@ -335,7 +335,7 @@ def get_contents_as_numpy(
     *,
     offset: SupportsIndex = 0,
 ) -> npt.NDArray[Any]:
-    """Return a copy of a tensor that lies in a region.
+    """Return a copy of a tensor in a region.
 
     Parameters
     ----------
@@ -352,8 +352,8 @@ def get_contents_as_numpy(
     Returns
     -------
     numpy.ndarray
-        On the host, writable. For BYTES an object array of ``bytes``, with as many elements as the shape has,
-        whatever follows them.
+        On the host, writable. For BYTES an object array, with as many elements as the shape has, whatever follows
+        them.
 
     Raises
     ------
@@ -375,7 +375,7 @@ def as_shared_memory_tensor(
     *,
     offset: SupportsIndex = 0,
 ) -> SharedMemoryTensor:
-    """Return a tensor of a region for libraries that read DLPack.
+    """Return a tensor of a region, for libraries that read DLPack.
 
     Parameters
     ----------
@@ -386,7 +386,7 @@ def as_shared_memory_tensor(
     shape : list of int
         The tensor's shape.
     offset : int
-        Where in the region the tensor starts, in bytes: a multiple of the bytes of an element.
+        Where the tensor starts in the region, in bytes: a multiple of the size of an element.
 
     Raises
     ------
@@ -396,10 +396,8 @@ def as_shared_memory_tensor(
     memory = _memory(cuda_shm_handle, _NOT_VIEWED)
     code = None
     if isinstance(datatype, str) and datatype == "BF16":
-        datatype, code = (
-            np.uint16,
-            _dlpack.BFLOAT16,
-        )  # without ml_dtypes, and numpy refuses to export its type
+        # This works without ml_dtypes, and numpy does not export its type.
+        datatype, code = np.uint16, _dlpack.BFLOAT16
     wanted = _contents.wanted(datatype, shape, _NOT_VIEWED)
     kind = np_to_triton_dtype(wanted.dtype)
     if kind == "BF16":
@@ -411,7 +409,7 @@ def as_shared_memory_tensor(
         raise _NOT_VIEWED(f"the offset is {start}, expected a multiple of {wanted.dtype.itemsize}")
     try:
         return SharedMemoryTensor(memory, wanted, start, code)
-    except ValueError as error:  # more dimensions than numpy has
+    except ValueError as error:  # more dimensions than numpy allows
         raise _NOT_VIEWED(error) from error
 
 
@@ -421,10 +419,9 @@ def allocated_shared_memory_regions() -> list[CudaSharedMemoryRegion]:
 
 
 def destroy_shared_memory_region(cuda_shm_handle: CudaSharedMemoryRegion) -> None:
-    """Give up a region. Its memory is freed when no tensor over it is left, and else at once.
+    """Destroy a region. Its memory is freed as soon as no tensor over it is left.
 
-    Have the server unregister the region first: CUDA does not define what happens when memory is freed that
-    another process has open.
+    Have the server unregister the region first: freeing memory that another process has open is undefined in CUDA.
 
     Parameters
     ----------
@@ -434,7 +431,7 @@ def destroy_shared_memory_region(cuda_shm_handle: CudaSharedMemoryRegion) -> Non
     Raises
     ------
     CudaSharedMemoryException
-        When the region was destroyed before.
+        When the region is already destroyed.
     """
     _memory(cuda_shm_handle, _NOT_DESTROYED)
     try:
@@ -446,7 +443,7 @@ def destroy_shared_memory_region(cuda_shm_handle: CudaSharedMemoryRegion) -> Non
 
 def _memory(handle: CudaSharedMemoryRegion, failure: Failure) -> _Memory:
     if not isinstance(handle, CudaSharedMemoryRegion):
-        raise failure(f"expected a CudaSharedMemoryRegion, came {handle!r}")
+        raise failure(f"expected a CudaSharedMemoryRegion, got {handle!r}")
     memory = handle._memory
     if memory is None:
         raise failure(f"{handle!r} is destroyed")
@@ -454,7 +451,7 @@ def _memory(handle: CudaSharedMemoryRegion, failure: Failure) -> _Memory:
 
 
 def _borrow(cuda: Cuda, index: int, value: Any) -> _dlpack.Tensor:
-    """Read where a tensor is; on a GPU the legacy stream has to wait for its data from here on."""
+    """Return where a tensor is. On a GPU, make the legacy stream wait for its data."""
     try:
         device = _dlpack.device_of(value)
         if device is not None and _is_on_gpu(device):
@@ -469,7 +466,7 @@ def _borrow(cuda: Cuda, index: int, value: Any) -> _dlpack.Tensor:
             cuda.synchronize_device()
     if not _is_on_gpu(tensor.device) and tensor.device[0] not in (_dlpack.CPU, _dlpack.CUDA_HOST):
         raise _NOT_SET(
-            f"input_values[{index}]: expected a tensor on the host or on a CUDA device, came one on DLPack's"
+            f"input_values[{index}]: expected a tensor on the host or on a CUDA device, got one on DLPack's"
             f" device {tensor.device}"
         )
     return tensor

@@ -1,7 +1,7 @@
-"""CUDA, as far as regions need it: a few calls of the runtime on the primary context of a device.
+"""The few calls of CUDA's runtime that regions need, on the primary context of a device.
 
-The bindings are those of `cuda-bindings` (installed by `cuda-python`), loaded when first used. Copies are put into
-the legacy default stream, which waits for, and is waited for by, all streams but those made non-blocking.
+The bindings come from `cuda-bindings` (installed by `cuda-python`) and are loaded at first use. Copies run in the
+legacy default stream, which is ordered with all streams except non-blocking ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _IPC_HANDLE_SIZE = 64
 
 
 class CudaError(Exception):
-    """What is missing, or the name and the text of CUDA's error and the call that returned it."""
+    """Tells what is missing, or the name and text of CUDA's error and the call that returned it."""
 
 
 @cache
@@ -59,7 +59,7 @@ class Cuda:
         self._contexts: dict[int, Any] = {}
         self._process = os.getpid()
         try:
-            # The runtime would call a driver that is not there one that is too old.
+            # Without a driver the runtime would report one that is too old.
             self._call(driver.cuInit, 0)
         except RuntimeError as error:
             raise CudaError(
@@ -72,11 +72,11 @@ class Cuda:
 
     @contextmanager
     def device(self, device_id: int) -> Iterator[None]:
-        """Carry out the calls inside on that device, and leave the thread's current one as it was."""
+        """Make a device the thread's current one inside the block."""
         if os.getpid() != self._process:
             raise CudaError("CUDA can't be used in a process forked after its first use; spawn it instead")
-        # A pushed context and not cudaSetDevice: setting back a device that was the current one only by default
-        # would make a context there, of hundreds of megabytes.
+        # A pushed context instead of cudaSetDevice: restoring a device that was current only by default would
+        # create a context of hundreds of megabytes there.
         context = self._contexts.get(device_id)
         if context is None:
             number = self._call(self._driver.cuDeviceGet, device_id)
@@ -88,20 +88,20 @@ class Cuda:
             self._call(self._driver.cuCtxPopCurrent)
 
     def allocate(self, byte_size: int) -> int:
-        """Return the address of new memory on the current device."""
+        """Allocate memory on the current device, and return its address."""
         return int(self._call(self._runtime.cudaMalloc, byte_size))
 
     def free(self, address: int) -> None:
-        """Give memory back, when the device has done its work."""
+        """Free memory once the device has finished its work."""
         self._call(self._runtime.cudaFree, address)
 
     def ipc_handle(self, address: int) -> bytes:
-        """Return what other processes open the memory at that address by."""
+        """Return the handle by which other processes open the memory."""
         handle = self._call(self._runtime.cudaIpcGetMemHandle, address)
         return ctypes.string_at(handle.getPtr(), _IPC_HANDLE_SIZE)
 
     def copy(self, destination: int, source: int, byte_size: int) -> None:
-        """Put a copy into the current device's stream; either address may be the host's or any device's."""
+        """Queue a copy in the current device's stream; each address may be on the host or on any device."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDefault
         self._call(self._runtime.cudaMemcpyAsync, destination, source, byte_size, kind, LEGACY_STREAM)
 
@@ -110,7 +110,7 @@ class Cuda:
         self._call(self._runtime.cudaStreamSynchronize, LEGACY_STREAM)
 
     def synchronize_device(self) -> None:
-        """Wait until the current device has done all its work, in whatever stream."""
+        """Wait until the current device has done the work of all its streams."""
         self._call(self._runtime.cudaDeviceSynchronize)
 
     def _call(self, function: Any, *arguments: Any) -> Any:
