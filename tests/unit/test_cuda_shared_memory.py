@@ -1,4 +1,4 @@
-"""Regions on a GPU: all logic over the host's memory, and the real bindings as far as they go without a driver."""
+"""Regions on a GPU: the logic with the host's memory, the real bindings as far as possible without a driver."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def refused(reason: str, function: Callable[..., Any], *arguments: Any, **option
     assert str(caught.value) == reason
 
 
-def test_the_stand_in_has_exactly_the_calls_of_the_real_one() -> None:
+def test_the_fake_has_exactly_the_calls_of_the_real_class() -> None:
     def calls(kind: type) -> dict[str, list[str]]:
         return {
             name: list(inspect.signature(member).parameters)
@@ -77,7 +77,7 @@ def test_the_stand_in_has_exactly_the_calls_of_the_real_one() -> None:
 # -- life of a region
 
 
-def test_a_region_says_what_it_is(cuda: HostCuda) -> None:
+def test_attributes_of_a_region(cuda: HostCuda) -> None:
     region = cudashm.create_shared_memory_region("io", np.int64(100), 1)  # type: ignore[arg-type, unused-ignore]
     assert (region.name, region.byte_size, region.device_id) == ("io", 100, 1)
     assert repr(region) == "CudaSharedMemoryRegion('io', byte_size=100, device_id=1)"
@@ -106,13 +106,15 @@ def test_the_list_of_regions_is_the_callers(make: Make) -> None:
         (1 << 30, 0, "cudaMalloc: cudaErrorMemoryAllocation: out of memory"),
     ],
 )
-def test_what_can_not_be_created_is_told(cuda: HostCuda, byte_size: Any, device_id: Any, reason: str) -> None:
+def test_a_region_that_cannot_be_created_is_refused(
+    cuda: HostCuda, byte_size: Any, device_id: Any, reason: str
+) -> None:
     create = cudashm.create_shared_memory_region
     refused(f"unable to create cuda shared memory handle: {reason}", create, "r", byte_size, device_id)
     assert cudashm.allocated_shared_memory_regions() == []
 
 
-def test_memory_without_a_handle_is_given_back(cuda: HostCuda, make: Make) -> None:
+def test_memory_is_freed_if_it_gets_no_handle(cuda: HostCuda, make: Make) -> None:
     cuda.fail["ipc_handle"] = "cudaIpcGetMemHandle: cudaErrorNotSupported: operation not supported"
     with pytest.raises(CudaSharedMemoryException, match=r"operation not supported$"):
         make()
@@ -151,7 +153,7 @@ def test_destroying_frees_on_the_regions_device(cuda: HostCuda, make: Make) -> N
         ),
     ],
 )
-def test_a_destroyed_region_and_what_is_none_are_refused(
+def test_a_destroyed_region_and_anything_else_are_refused(
     make: Make, words: str, call: Callable[[Any], Any]
 ) -> None:
     region = make()
@@ -189,7 +191,7 @@ def test_a_region_is_not_pickled_or_copied(make: Make) -> None:
                 attempt(thing)
 
 
-def test_memory_that_can_not_be_freed_is_logged(
+def test_memory_that_cannot_be_freed_is_logged(
     cuda: HostCuda, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     region = make()
@@ -219,7 +221,7 @@ def test_a_forked_child_frees_nothing(cuda: HostCuda, make: Make) -> None:
 
 
 def test_nothing_is_freed_at_exit() -> None:
-    """The driver does that; its libraries may be gone by then."""
+    """The driver frees it; its libraries may be unloaded by then."""
     program = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -274,7 +276,7 @@ def test_arrays_come_back(cuda: HostCuda, make: Make, array: Any) -> None:
     assert raw(cuda, region)[array.nbytes :] == b"\xee" * (64 - array.nbytes)
 
 
-def test_several_arrays_lie_one_behind_the_other(cuda: HostCuda, make: Make) -> None:
+def test_several_arrays_are_written_one_after_the_other(cuda: HostCuda, make: Make) -> None:
     region = make()
     cudashm.set_shared_memory_region(region, (FLOATS, np.int16([1, 2]), np.empty(0), np.uint8([9])), offset=4)
     expected = FLOATS.tobytes() + b"\1\0\2\0" + b"\x09"
@@ -283,7 +285,7 @@ def test_several_arrays_lie_one_behind_the_other(cuda: HostCuda, make: Make) -> 
     assert cuda.log[-2:] == [("copy", 0, 4), ("synchronize", 0)]
 
 
-def test_what_was_read_is_the_callers(make: Make) -> None:
+def test_the_array_that_was_read_belongs_to_the_caller(make: Make) -> None:
     region = make()
     cudashm.set_shared_memory_region(region, [FLOATS])
     found = cudashm.get_contents_as_numpy(region, np.float32, [2, 3])
@@ -292,7 +294,7 @@ def test_what_was_read_is_the_callers(make: Make) -> None:
     assert found.tolist() == (FLOATS + 1).tolist()
 
 
-def test_only_what_is_wanted_is_copied(cuda: HostCuda, make: Make) -> None:
+def test_only_the_wanted_bytes_are_copied(cuda: HostCuda, make: Make) -> None:
     region = make(1 << 20)
     cudashm.get_contents_as_numpy(region, np.float32, [2], offset=8)
     assert ("copy", 0, 8) in cuda.log
@@ -334,7 +336,7 @@ def test_bf16_comes_back(make: Make) -> None:
         ([FLOATS, np.array([(1, None)], "i4,O")], {}, None),
     ],
 )
-def test_what_does_not_fit_writes_nothing(
+def test_arrays_that_do_not_fit_write_nothing(
     cuda: HostCuda, make: Make, values: list[Any], options: dict[str, Any], reason: str | None
 ) -> None:
     region = make()
@@ -367,7 +369,7 @@ def test_input_values_are_a_list(make: Make, values: Any) -> None:
         ("BYTES", [2], {"offset": 8}, "the 56 bytes behind the offset hold no BYTES tensor of 2 elements"),
     ],
 )
-def test_what_can_not_be_read_is_told(
+def test_a_tensor_that_cannot_be_read_is_refused_with_the_reason(
     make: Make, datatype: Any, shape: Any, options: dict[str, Any], reason: str
 ) -> None:
     refused(
@@ -400,7 +402,7 @@ def test_cudas_errors_keep_their_name_and_text(cuda: HostCuda, make: Make) -> No
 
 
 class OnDevice:
-    """A tensor of another library on a device, which notes what it is asked for."""
+    """A tensor of another library on a device, which records what it is asked for."""
 
     def __init__(self, cuda: HostCuda, array: Any, device: tuple[int, int], newest: bool = True) -> None:
         self.cuda, self.device, self.newest = cuda, device, newest
@@ -419,14 +421,13 @@ class OnDevice:
 
 @pytest.mark.parametrize("newest", [True, False])
 @pytest.mark.parametrize("kind", [_dlpack.CUDA, _dlpack.CUDA_MANAGED])
-def test_a_tensor_on_a_gpu_is_waited_for_in_the_stream_of_the_copy(
+def test_the_copy_of_a_tensor_on_a_gpu_waits_in_its_stream(
     cuda: HostCuda, make: Make, kind: int, newest: bool
 ) -> None:
     region = make(64, 0)
     tensor = OnDevice(cuda, FLOATS, (kind, 1), newest)
     cudashm.set_shared_memory_region_from_dlpack(region, [tensor])
-    # Its library is told the legacy default stream, while its own device is the current one, and the copy is in
-    # that very stream.
+    # Its library gets the legacy default stream while its own device is current, and the copy uses that stream.
     assert tensor.asked == [(1, [1])]
     assert cuda.log[-2:] == [("copy", 1, 24), ("synchronize", 1)]
     assert raw(cuda, region)[:24] == FLOATS.tobytes()
@@ -442,7 +443,7 @@ def test_a_tensor_on_the_host_has_no_stream(cuda: HostCuda, make: Make, kind: in
     assert raw(cuda, region)[8:32] == FLOATS.tobytes()
 
 
-def test_a_capsule_from_a_gpu_has_all_its_work_waited_for(cuda: HostCuda, make: Make) -> None:
+def test_a_capsule_from_a_gpu_waits_for_all_work_of_that_gpu(cuda: HostCuda, make: Make) -> None:
     region = make()
     capsule = _dlpack.export(FLOATS.copy(), (_dlpack.CUDA, 1))
     cudashm.set_shared_memory_region_from_dlpack(region, [capsule])
@@ -451,7 +452,7 @@ def test_a_capsule_from_a_gpu_has_all_its_work_waited_for(cuda: HostCuda, make: 
     assert raw(cuda, region)[:24] == FLOATS.tobytes()
 
 
-def test_tensors_of_several_places_lie_one_behind_the_other(cuda: HostCuda, make: Make) -> None:
+def test_tensors_of_several_devices_are_written_one_after_the_other(cuda: HostCuda, make: Make) -> None:
     region = make()
     empty = np.empty((0, 2), np.float32)
     tensors = [FLOATS, OnDevice(cuda, np.int16([1, 2]), (2, 1)), empty, np.uint8([3]).__dlpack__()]
@@ -488,7 +489,7 @@ def test_tensors_that_are_refused_write_nothing(cuda: HostCuda, make: Make, valu
     assert raw(cuda, region) == b"\xee" * 64
 
 
-def test_devices_that_are_not_cudas_are_refused(cuda: HostCuda, make: Make) -> None:
+def test_devices_other_than_cudas_are_refused(cuda: HostCuda, make: Make) -> None:
     refused(
         "unable to set values in cuda shared memory: input_values[0]: expected a tensor on the host or on a CUDA"
         " device, got one on DLPack's device (10, 0)",
@@ -501,7 +502,7 @@ def test_devices_that_are_not_cudas_are_refused(cuda: HostCuda, make: Make) -> N
 # -- DLPack out
 
 
-def test_a_tensor_of_a_region_is_the_region(cuda: HostCuda, make: Make) -> None:
+def test_a_tensor_of_a_region_shares_its_memory(cuda: HostCuda, make: Make) -> None:
     region = make(64, 1)
     tensor = cudashm.as_shared_memory_tensor(region, "FP32", [2, 3], offset=8)
     assert tensor.__dlpack_device__() == (2, 1)
@@ -559,7 +560,7 @@ def test_the_dtype_of_bf16_is_known(make: Make) -> None:
         ("FP32", [1] * 70, {}, None),
     ],
 )
-def test_a_tensor_that_can_not_be_is_told(
+def test_an_impossible_tensor_is_refused_with_the_reason(
     make: Make, datatype: Any, shape: Any, options: dict[str, Any], reason: str | None
 ) -> None:
     with pytest.raises(CudaSharedMemoryException) as caught:
@@ -569,7 +570,7 @@ def test_a_tensor_that_can_not_be_is_told(
 
 
 @pytest.mark.parametrize("version", [None, (1, 0)])
-def test_the_memory_lives_as_long_as_anything_made_of_it(
+def test_memory_lives_as_long_as_any_object_made_of_it(
     cuda: HostCuda, make: Make, version: tuple[int, int] | None
 ) -> None:
     region = make()
@@ -590,7 +591,7 @@ def test_the_memory_lives_as_long_as_anything_made_of_it(
 
 @pytest.mark.skipif(not NEWER, reason="numpy.from_dlpack asks for a device since 2.1")
 @pytest.mark.parametrize("datatype", ["FP32", "BOOL", "UINT64"])
-def test_numpy_is_given_a_copy_on_the_host(cuda: HostCuda, make: Make, datatype: str) -> None:
+def test_numpy_gets_a_copy_on_the_host(cuda: HostCuda, make: Make, datatype: str) -> None:
     region = make()
     values = np.array([[1, 0, 1]], cudashm._contents.triton_to_np_dtype(datatype))
     cudashm.set_shared_memory_region(region, [values], offset=8)
@@ -631,7 +632,7 @@ def test_numpy_itself_refuses_memory_of_a_gpu(make: Make) -> None:
         {"dl_device": (2, 1)},
     ],
 )
-def test_what_the_protocol_can_not_have_is_a_buffer_error(make: Make, options: dict[str, Any]) -> None:
+def test_impossible_options_of_dlpack_raise_buffer_error(make: Make, options: dict[str, Any]) -> None:
     tensor = cudashm.as_shared_memory_tensor(make(), "FP32", [1])
     with pytest.raises(BufferError, match=r"^a region on device \(2, 0\) is shown there without a copy"):
         tensor.__dlpack__(**options)
@@ -680,7 +681,7 @@ BINDINGS = ("cuda.bindings", "cuda.bindings.runtime", "cuda.bindings.driver", "c
 
 
 @pytest.mark.usefixtures("not_loaded")
-def test_missing_bindings_are_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_missing_bindings_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     hide(monkeypatch, *BINDINGS)
     with pytest.raises(CudaSharedMemoryException) as caught:
         cudashm.create_shared_memory_region("r", 8, 0)
@@ -732,7 +733,7 @@ WORDS = {
 }
 
 
-def test_no_gpu_is_told_in_cudas_words() -> None:
+def test_the_error_without_a_gpu_has_cudas_words() -> None:
     with pytest.raises(_cuda.CudaError) as caught:
         _cuda.Cuda(Fake(), Fake(cuInit=(100,), **WORDS))
     assert str(caught.value) == "cuInit: CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected"
@@ -743,7 +744,7 @@ def test_an_error_without_words_has_its_number() -> None:
         _cuda.Cuda(Fake(), Fake(cuInit=(4711,), cuGetErrorName=(1, None), cuGetErrorString=(1, None)))
 
 
-def test_a_device_is_current_inside_only_and_its_context_is_taken_once() -> None:
+def test_a_device_is_current_only_inside_the_block_and_its_context_is_retained_once() -> None:
     driver = Fake(cuDeviceGet=(0, 41), cuDevicePrimaryCtxRetain=(0, "context"))
     cuda = _cuda.Cuda(Fake(), driver)
     driver.called.clear()
@@ -757,7 +758,7 @@ def test_a_device_is_current_inside_only_and_its_context_is_taken_once() -> None
     assert [each for each in driver.called if "Retain" in each[0]] == [("cuDevicePrimaryCtxRetain", 41)]
 
 
-def test_a_forked_child_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forked_child_raises_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = _cuda.Cuda(Fake(), Fake())
     monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.raises(_cuda.CudaError, match="spawn"), cuda.device(0):

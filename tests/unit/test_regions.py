@@ -1,4 +1,4 @@
-"""Names, the pool and the flows of shared memory, without a server: operations are answered by hand."""
+"""Names, the pool and the flows of shared memory, without a server: tests answer the operations."""
 
 import gc
 import json
@@ -78,10 +78,10 @@ def process():
         yield process
 
 
-def test_who_lives_has_left_nothing_and_who_ended_has(process):
+def test_only_an_ended_process_has_left_its_names_behind(process):
     name = name_of(process.pid)
     assert not names.is_left_behind(name)
-    # The pid is another process's by now: one that started at another time.
+    # The pid now belongs to a process that started at another time.
     assert names.is_left_behind(name_of(process.pid, started="1"))
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -90,7 +90,7 @@ def test_who_lives_has_left_nothing_and_who_ended_has(process):
     assert names.is_left_behind(name)
 
 
-def test_whose_owner_cannot_be_looked_at_is_left_alone(process):
+def test_names_of_unknown_owners_are_left_alone(process):
     pid = process.pid
     dead = {"started": names._start_time(pid)}
     process.communicate(b"\n")
@@ -118,7 +118,7 @@ def test_whose_owner_cannot_be_looked_at_is_left_alone(process):
         assert not names.is_left_behind(name)
 
 
-def test_only_files_of_the_dead_are_removed(process):
+def test_only_files_of_ended_processes_are_removed(process):
     holder = Holder()
     kept = [names.claim(holder), name_of(process.pid), name_of(process.pid, machine="0", started="1")]
     dead = [name_of(process.pid, started="1")]
@@ -169,7 +169,7 @@ def files():
     }
 
 
-def test_a_block_comes_back_when_the_last_array_over_it_has_gone():
+def test_a_block_returns_when_the_last_array_over_it_is_freed():
     some = BlockPool(PAGE)
     lease = taken(some, 100)
     block = lease.block
@@ -184,7 +184,7 @@ def test_a_block_comes_back_when_the_last_array_over_it_has_gone():
     assert some.taken == PAGE
 
 
-def test_the_smallest_block_that_fits_and_none_that_is_far_too_large():
+def test_the_smallest_fitting_block_is_taken_unless_far_too_large():
     some = BlockPool(1 << 30)
     leases = {size: taken(some, size) for size in (PAGE, 4 * PAGE, 64 * PAGE)}
     blocks = {size: lease.block for size, lease in leases.items()}
@@ -194,17 +194,17 @@ def test_the_smallest_block_that_fits_and_none_that_is_far_too_large():
     assert some.take(40 * PAGE).block is blocks[64 * PAGE]
 
 
-def test_idle_blocks_make_room_only_where_that_is_enough():
+def test_idle_blocks_make_room_only_if_that_is_enough():
     some = BlockPool(4 * PAGE)
     leases = [taken(some, PAGE) for _ in range(3)]
     del leases[1:]
     assert some.take(4 * PAGE) is None
     assert len(some._idle) == 2
-    assert some.take(3 * PAGE) is None  # not before the server has forgotten two others
+    assert some.take(3 * PAGE) is None  # until the server has forgotten two others
     doomed = some.doomed()
     assert len(doomed) == 2
     for _ in range(3):
-        some.settle(doomed, doomed)  # it would not
+        some.settle(doomed, doomed)  # the server refuses
         assert some.taken == 3 * PAGE
         assert some.take(3 * PAGE) is None
         assert set(some.doomed()) == set(doomed)
@@ -214,7 +214,7 @@ def test_idle_blocks_make_room_only_where_that_is_enough():
     assert some.taken == 4 * PAGE
 
 
-def test_blocks_that_are_idle_for_long_are_given_back(monkeypatch):
+def test_blocks_idle_for_long_are_given_back(monkeypatch):
     some = BlockPool(1 << 30)
     now = time.monotonic()
     monkeypatch.setattr(pool.time, "monotonic", lambda: now)
@@ -233,7 +233,7 @@ def test_blocks_that_are_idle_for_long_are_given_back(monkeypatch):
     assert taken(some).block is blocks[1]
 
 
-def test_what_is_spent_forgotten_or_unregistered_is_not_used_again():
+def test_spent_forgotten_and_unregistered_blocks_are_not_used_again():
     some = BlockPool(1 << 30)
     spent, old, unknown = taken(some), taken(some), taken(some, register=False)
     blocks = [each.block for each in (spent, old, unknown)]
@@ -241,7 +241,7 @@ def test_what_is_spent_forgotten_or_unregistered_is_not_used_again():
     name = unknown.block.name
     assert files() == {name}
     some.forget(0)
-    some.forget(0)  # as another call that found out at the same time
+    some.forget(0)  # by another call at the same time
     assert some._generation == 1
     del spent, old, unknown
     fresh = taken(some)
@@ -257,7 +257,7 @@ def test_what_is_spent_forgotten_or_unregistered_is_not_used_again():
     assert files() == set()
 
 
-def test_a_closed_pool_leases_nothing_and_names_what_the_server_knows():
+def test_a_closed_pool_leases_nothing_and_returns_the_registered_blocks():
     some = BlockPool(1 << 30)
     leased, idle, unknown = taken(some), taken(some), taken(some, register=False)
     known = {leased.block, idle.block}
@@ -317,7 +317,7 @@ def test_sizes_are_rounded_by_at_most_an_eighth(size):
 
 
 class Server:
-    """Answer operations as Triton does: regions, one model whose output is as large as told."""
+    """Answer operations as Triton does: regions, and one model with an output of `size` elements."""
 
     def __init__(self):
         self.regions = set()
@@ -419,7 +419,7 @@ def infer(sharing, server, array=None, **options):
     return None if flow is None else drive(flow, server)
 
 
-def test_the_requests_of_each_call(sharing, server):
+def test_the_requests_of_the_first_calls(sharing, server):
     infer(sharing, server)
     assert server.asked == ["model", "config", "register", "status", "infer"]
     server.asked.clear()
@@ -434,7 +434,7 @@ def test_the_requests_of_each_call(sharing, server):
     assert len(server.regions) == 2
 
 
-def test_a_server_that_forgot_its_regions(sharing, server):
+def test_regions_that_the_server_forgot_are_replaced(sharing, server):
     for _ in range(3):
         infer(sharing, server)
     server.regions.clear()
@@ -469,7 +469,7 @@ def own_words(message, status):
         (own_words("no such shared memory", "404"), True, False),
         (own_words("failed to map", "400"), True, False),
         (ServerError("", "501"), True, True),
-        # What may be a gateway's whim.
+        # May come from a gateway.
         (own_words("no memory here", "500"), False, False),
         (ServerError("no", "404", "<html>shared memory</html>"), False, False),
         (ServerError("no", "403"), False, False),
@@ -487,7 +487,7 @@ def test_registrations_that_fail(sharing, server, error, refused, known):
     assert (infer(sharing, server) is None) == refused
     assert files() == set()
     sharing.pool.collect()
-    # What the server may have is unregistered before the next one is registered.
+    # Blocks that the server may have are unregistered before the next is registered.
     assert ("unregister" in server.asked) == (known and not refused)
     assert len(sharing.pool.close()) == known
 
@@ -517,11 +517,11 @@ def test_a_stray_refusal_does_not_lower_the_limit(sharing, server):
         assert sharing.pool.limit == 1 << 30
         infer(sharing, server, np.ones(100_000, np.float32))
     assert sharing.pool.limit == PAGE
-    assert infer(sharing, server) is not None, "those that it has are used on"
+    assert infer(sharing, server) is not None, "registered blocks stay in use"
 
 
-def test_a_block_that_came_to_no_registration_leaves_no_file(sharing, server):
-    server.declared = server.size  # so that there is one for the output, too
+def test_a_block_that_was_not_registered_leaves_no_file(sharing, server):
+    server.declared = server.size  # so that the output gets one, too
     server.fails["register"] = ServerError("no", "500")
     assert not infer(sharing, server)._placed
     assert len(sharing.pool._leased) == 2
@@ -541,7 +541,7 @@ def test_a_registration_that_is_cancelled_leaves_no_block_behind(sharing, server
     assert server.asked == ["unregister", "register", "status", "infer"]
 
 
-def test_a_cancelled_call_in_between_loses_no_block(sharing, server):
+def test_cancelled_calls_lose_no_block(sharing, server):
     for _ in range(2):
         infer(sharing, server)
     server.fails["infer"] = KeyboardInterrupt()
@@ -559,7 +559,7 @@ def test_a_cancelled_call_in_between_loses_no_block(sharing, server):
     assert not sharing.pool._doomed
 
 
-def test_blocks_in_use_are_left_and_asked_for_again(sharing, server):
+def test_blocks_in_use_are_unregistered_later(sharing, server):
     kept = [infer(sharing, server) for _ in range(4)]
     server.fails["infer"] = errors.DeadlineExceeded("late")
     with pytest.raises(errors.DeadlineExceeded):
@@ -586,7 +586,7 @@ def test_blocks_in_use_are_left_and_asked_for_again(sharing, server):
     assert server.regions == {block.name for block in used}
 
 
-def test_one_region_in_use_at_the_end_does_not_keep_the_others(sharing, server):
+def test_one_region_in_use_at_close_does_not_keep_the_others(sharing, server):
     kept = [infer(sharing, server) for _ in range(4)]
     assert len(server.regions) >= 3
     used = sorted(server.regions)[0]
@@ -602,7 +602,7 @@ def test_one_region_in_use_at_the_end_does_not_keep_the_others(sharing, server):
 
 
 @pytest.mark.parametrize("error", [errors.ConnectRefused("gone"), errors.DeadlineExceeded("late")], ids=repr)
-def test_a_server_that_is_gone_at_the_end_is_asked_twice_in_all(sharing, server, error):
+def test_a_server_that_has_ended_is_asked_twice_at_close(sharing, server, error):
     kept = [infer(sharing, server) for _ in range(4)]
     server.asked.clear()
     server.fails["unregister"] = error
@@ -617,7 +617,7 @@ def test_a_server_that_is_gone_at_the_end_is_asked_twice_in_all(sharing, server,
     ids=repr,
 )
 @pytest.mark.parametrize("number", [0, 5, 11])
-def test_a_connection_that_breaks_while_closing_leaves_no_region(sharing, server, error, number):
+def test_a_connection_that_breaks_at_close_leaves_no_region(sharing, server, error, number):
     kept = [infer(sharing, server) for _ in range(13)]
     assert len(server.regions) >= 12
     asked = []
@@ -647,7 +647,7 @@ def test_a_region_whose_connection_always_breaks_does_not_keep_the_others(sharin
     kept.clear()
 
 
-def test_an_answer_that_cannot_be_described_is_still_the_callers(sharing, server):
+def test_an_answer_of_an_unknown_datatype_reaches_the_caller(sharing, server):
     server.infer = lambda operation: result(
         {
             "outputs": [
@@ -660,7 +660,7 @@ def test_an_answer_that_cannot_be_described_is_still_the_callers(sharing, server
         assert infer(sharing, server).get_output("OUT")["datatype"] == "NEW"
 
 
-def test_declared_sizes_of_a_server_without_metadata(sharing, server):
+def test_sizes_are_learnt_from_a_server_without_metadata(sharing, server):
     server.fails["model"] = ServerError("no such endpoint", "404")
     for _ in range(4):
         found = infer(sharing, server)
@@ -668,7 +668,7 @@ def test_declared_sizes_of_a_server_without_metadata(sharing, server):
     assert found._placed
 
 
-def test_a_pool_that_is_full_of_what_was_given_up_comes_to_life_again(server):
+def test_a_pool_full_of_abandoned_blocks_recovers(server):
     sharing = auto.Sharing(1, 2 * PAGE)
     server.fails["infer"] = errors.DeadlineExceeded("late")
     for _ in range(2):
@@ -687,7 +687,7 @@ def test_a_pool_that_is_full_of_what_was_given_up_comes_to_life_again(server):
 
 
 @pytest.mark.parametrize("metadata", [None, [], {}, {"outputs": None}, {"outputs": [{"name": "OUT"}]}])
-def test_metadata_of_other_forms(sharing, server, metadata):
+def test_malformed_metadata_are_ignored(sharing, server, metadata):
     def answers(operation):
         return metadata if operation.path.endswith("/model") else server(operation)
 
@@ -695,7 +695,7 @@ def test_metadata_of_other_forms(sharing, server, metadata):
         assert not drive(sharing.infer(arguments(np.ones(50, np.float32)), make), answers)._placed
 
 
-def test_sizes_that_are_remembered_are_bounded(sharing, server, monkeypatch):
+def test_remembered_sizes_are_bounded(sharing, server, monkeypatch):
     monkeypatch.setattr(sizes, "_MAX_FORMS", 8)
     for n in range(1, 30):
         infer(sharing, server, np.ones(n, np.float32))
@@ -703,7 +703,7 @@ def test_sizes_that_are_remembered_are_bounded(sharing, server, monkeypatch):
 
 
 @pytest.mark.parametrize("listed", [None, {}, [{}], [{"name": 7}], ["x"], [None]])
-def test_a_status_of_another_form_is_left_alone(listed):
+def test_a_malformed_status_ends_the_sweep(listed):
     flow = region.sweep()
     next(flow)
     with pytest.raises(StopIteration):
@@ -719,6 +719,25 @@ def test_a_sweep_goes_on_behind_a_region_that_is_in_use(process):
     with pytest.raises(StopIteration):
         flow.send(None)
     assert [operation.path.split("/")[3] for operation in asked] == dead
+
+
+def test_only_sizes_that_all_answers_had_are_expected():
+    known = sizes.OutputSizes()
+    known._declared["model", ""] = []
+    form = sizes.Form(("model", ""), (("IN", "FP32", (1,)),), None)
+
+    def answer(size, padding=0):
+        described = {"datatype": "FP32", "parameters": {"padding": "x" * padding}}
+        fixed = {"name": "FIXED", "shape": [2], **described}
+        return result({"outputs": [{"name": "OUT", "shape": [size], **described}, fixed]}, 0)
+
+    for size, expected in ((5, {}), (5, {"OUT": 20, "FIXED": 8}), (3, {"FIXED": 8}), (3, {"FIXED": 8})):
+        known.learn(form, answer(size))
+        assert known.expected(form, True) == (expected, bool(expected))
+    assert known._learnt[form].last is not None
+    own = answer(5, padding=1 << 13)
+    known.learn(form, own)
+    assert known._learnt[form].last is not own._layout, "it would keep the answer's JSON"
 
 
 def test_arguments_that_cannot_be_sent_take_no_memory(sharing):
@@ -739,14 +758,14 @@ def test_a_snapshot_that_cannot_be_sent_is_refused_at_once(sharing):
     assert sharing.pool.taken == 0
 
 
-# -- runs that go on when their call has been answered otherwise
+# -- runs that outlast their call
 
 
 class Triton:
     """Answers as Triton does, and really reads and writes the regions: OUT is IN, as declared.
 
-    `outcomes` are what becomes of the next inferences: a status of a gateway or an error on the way back, while
-    the run goes on until `finish`; an error of the server's own; an error before anything is sent.
+    `outcomes` are those of the next inferences: a gateway's status or an error on the way back, while the run
+    goes on until `finish`; an error of the server; an error before anything is sent.
     """
 
     def __init__(self):
@@ -819,7 +838,7 @@ class Triton:
         raise outcome
 
     def finish(self):
-        """Let the runs come to their end that nobody waits for."""
+        """Finish the abandoned runs."""
         for run in self.late:
             run()
         self.late, self.used = [], []
@@ -880,7 +899,7 @@ FIRSTS = {
     "unseen": (None, False, lambda: lost(resendable=True)),
     "unseen, watched": (None, True, lambda: lost(resendable=True)),
 }
-#: What becomes of the second try, and what the caller gets; None: its result.
+#: The outcome of the second try, and the error that the caller gets; None: a result.
 SECONDS = {
     "fine": (lambda: None, None),
     "refused": (lambda: b'{"error": "no"}', ServerError),
@@ -895,7 +914,7 @@ SECONDS = {
 @pytest.mark.parametrize("room", [True, False], ids=["", "no room for another output"])
 @pytest.mark.parametrize("second", SECONDS)
 @pytest.mark.parametrize("first", FIRSTS)
-def test_a_first_run_that_goes_on_reads_and_writes_memory_that_nobody_uses(first, second, room):
+def test_an_abandoned_run_reads_and_writes_no_memory_of_later_calls(first, second, room):
     triton = Triton()
     retry, watched, error = FIRSTS[first]
     client = Through(triton, watched, retry)
@@ -926,7 +945,7 @@ def test_a_first_run_that_goes_on_reads_and_writes_memory_that_nobody_uses(first
     assert triton.seen == [3.0] * len(triton.seen) != []
     for value, result in kept.items():
         assert result.as_numpy("OUT").tolist() == [value] * 50
-    # And the server forgets that memory once it is done with it.
+    # The server forgets that memory once it is done with it.
     client.infer(7)
     assert not {block.name for block in before} & set(triton.regions)
     kept.clear()
@@ -936,7 +955,7 @@ def test_a_first_run_that_goes_on_reads_and_writes_memory_that_nobody_uses(first
 
 
 @pytest.mark.parametrize("watched", [False, True])
-def test_blocks_are_used_again_behind_an_end_that_is_certain(watched):
+def test_blocks_are_used_again_after_a_certain_end(watched):
     triton = Triton()
     client = Through(triton, watched)
     client.infer(1)
@@ -978,7 +997,7 @@ def test_an_error_that_may_be_a_gateways_leaves_the_blocks_spent(status):
 
 @pytest.mark.parametrize("options", [{"idempotent": None}, {"idempotent": False}, {"sequence": 5}], ids=str)
 @pytest.mark.parametrize("first", FIRSTS)
-def test_what_is_not_idempotent_is_not_sent_again(first, options):
+def test_a_call_that_is_not_idempotent_is_not_sent_again(first, options):
     triton = Triton()
     retry, watched, error = FIRSTS[first]
     client = Through(triton, watched, retry)
@@ -1015,7 +1034,7 @@ def test_an_inference_into_a_region_of_the_callers_is_not_sent_again(first, cuda
         assert caught.value.attempts == 2
 
 
-def test_a_call_is_sent_as_often_as_the_retries_say():
+def test_a_call_is_sent_no_more_often_than_retry_allows():
     for on in ((), (503,), ("lost",), ("lost", 503)):
         for attempts in (1, 2, 3):
             triton = Triton()
@@ -1031,7 +1050,7 @@ def test_a_call_is_sent_as_often_as_the_retries_say():
 
 
 @pytest.mark.parametrize("ending", ["fine", "retried", "refused"])
-def test_whatever_is_interrupted_no_bytes_are_lost_and_no_block_is_used_twice(ending):
+def test_an_interrupt_at_any_line_loses_no_bytes_and_no_block_is_used_twice(ending):
     triton = Triton()
     client = Through(triton, True, RETRY)
     client.infer(1)
@@ -1089,7 +1108,7 @@ def test_a_signal_handler_may_take_a_block_while_another_is_taken(monkeypatch):
     assert some.taken == 2 * PAGE
 
 
-def test_blocks_are_handed_out_to_be_forgotten_to_one_at_a_time():
+def test_a_doomed_block_is_handed_out_to_one_caller_at_a_time():
     some = BlockPool(1 << 30)
     lease = taken(some)
     block, lease.block.spent = lease.block, True
@@ -1097,14 +1116,14 @@ def test_blocks_are_handed_out_to_be_forgotten_to_one_at_a_time():
     first = some.doomed()
     assert first == [block]
     assert some.doomed() == []
-    del first  # interrupted, before it came to anything
+    del first  # interrupted before the server was asked
     again = some.doomed()
     assert again == [block]
     some.settle(again, again)
     assert some.doomed() == [block]
 
 
-def test_a_block_under_a_call_that_forks_is_not_used_again_though_the_call_ends_well(sharing, server):
+def test_a_block_leased_during_a_fork_is_not_used_again(sharing, server):
     for _ in range(3):
         infer(sharing, server)
     before = set(sharing.pool._idle)

@@ -40,7 +40,7 @@ NOT_READ = "unable to get the contents of the shared memory region: "
 
 @pytest.fixture
 def prefix() -> Iterator[str]:
-    """The beginning of the keys of one test; behind it nothing that has them is left."""
+    """The prefix of one test's keys; the test must leave no object with it."""
     prefix = f"tritonhttp_test_{os.getpid()}_{secrets.token_hex(4)}"
     yield prefix
     left = [path.name for path in SHM.glob(f"{prefix}*")]
@@ -60,7 +60,7 @@ Create = Callable[..., shm.SharedMemoryRegion]
 
 @pytest.fixture
 def create(key: str) -> Iterator[Create]:
-    """Create handles that are destroyed behind the test, if it did not do so."""
+    """Create handles, and destroy those that the test leaves."""
     made: list[shm.SharedMemoryRegion] = []
 
     def create(byte_size: Any = 64, key: str = key, **options: Any) -> shm.SharedMemoryRegion:
@@ -120,7 +120,7 @@ def test_a_size_may_be_numpys(create: Create) -> None:
 
 
 @pytest.mark.parametrize("byte_size", [None, 1 << 63, 1 << 70])
-def test_what_has_no_room_is_refused_and_leaves_nothing(key: str, byte_size: int | None) -> None:
+def test_a_region_without_room_is_refused_and_leaves_nothing(key: str, byte_size: int | None) -> None:
     if byte_size is None:
         there = os.statvfs(SHM)
         byte_size = (there.f_blocks + 1) * there.f_frsize
@@ -141,7 +141,7 @@ def test_a_key_must_be_a_file_name(monkeypatch: pytest.MonkeyPatch, key: Any, wi
     assert shm.mapped_shared_memory_regions() == []
 
 
-def test_slashes_in_front_make_no_difference_but_are_told_apart(create: Create, prefix: str) -> None:
+def test_leading_slashes_name_the_same_object_but_keys_stay_as_given(create: Create, prefix: str) -> None:
     plain, slash = create(key=prefix), create(key=f"/{prefix}")
     assert shm.mapped_shared_memory_regions() == [prefix, f"/{prefix}"]
     shm.set_shared_memory_region(plain, [FLOATS])
@@ -198,7 +198,7 @@ def test_a_warning_that_is_an_error_leaves_no_handle(create: Create, key: str) -
     assert not exists(key)
 
 
-def test_a_region_of_somebody_else_is_not_unlinked(create: Create, key: str) -> None:
+def test_the_region_of_another_process_is_not_unlinked(create: Create, key: str) -> None:
     path = SHM / key[1:]
     path.write_bytes(b"theirs..")
     try:
@@ -226,7 +226,7 @@ def test_an_object_that_took_the_keys_place_is_not_unlinked(create: Create, key:
         path.unlink()
 
 
-def test_a_key_that_is_gone_already_is_no_error(create: Create, key: str) -> None:
+def test_destroying_a_region_whose_key_was_removed_is_no_error(create: Create, key: str) -> None:
     handle = create()
     (SHM / key[1:]).unlink()
     shm.destroy_shared_memory_region(handle)
@@ -272,7 +272,7 @@ def test_a_destroyed_handle_is_refused(create: Create, key: str) -> None:
 
 
 @pytest.mark.parametrize("handle", [None, "key", 3])
-def test_what_is_no_handle_is_refused(handle: Any) -> None:
+def test_anything_but_a_handle_is_refused(handle: Any) -> None:
     for use in (
         lambda: shm.set_shared_memory_region(handle, [FLOATS]),
         lambda: shm.get_contents_as_numpy(handle, np.float32, [1]),
@@ -292,7 +292,7 @@ def test_a_dropped_handle_keeps_its_region(create: Create, key: str) -> None:
     shm.destroy_shared_memory_region(again)
 
 
-def test_an_end_that_is_interrupted_can_be_tried_again(create: Create, key: str) -> None:
+def test_an_interrupted_destruction_can_be_repeated(create: Create, key: str) -> None:
     other = create()
     handle = create()
 
@@ -463,7 +463,7 @@ STRINGS = [b"", b"one", "zwölf".encode(), b"\0\xff\0", b"x" * 300, b"\0\0"]
 
 @pytest.mark.parametrize("offset", [0, 3])
 @pytest.mark.parametrize("datatype", [np.object_, np.bytes_, object, bytes, np.dtype("O"), "BYTES"], ids=str)
-def test_bytes_come_back_as_many_as_the_shape_says(create: Create, offset: int, datatype: Any) -> None:
+def test_as_many_bytes_elements_are_read_as_the_shape_has(create: Create, offset: int, datatype: Any) -> None:
     handle = create(1024)
     serialized = serialize_byte_tensor(np.array(STRINGS, object))
     empty = serialize_byte_tensor(np.array([], object))
@@ -532,7 +532,7 @@ def test_contents_are_a_view(create: Create) -> None:
     ],
     ids=str,
 )
-def test_contents_that_are_not_there_are_refused(
+def test_contents_outside_the_region_are_refused(
     create: Create, datatype: Any, shape: Any, offset: int
 ) -> None:
     with pytest.raises(shm.SharedMemoryException, match=f"^{NOT_READ}"):
@@ -557,7 +557,7 @@ DERIVED: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("derive", DERIVED.values(), ids=DERIVED)
-def test_what_is_made_of_a_view_outlives_the_region(
+def test_objects_made_of_a_view_outlive_the_region(
     create: Create, key: str, derive: Callable[[Any], Any]
 ) -> None:
     handle = create(4096 * 16)
@@ -584,7 +584,7 @@ def test_what_is_made_of_a_view_outlives_the_region(
     assert mapping() is None
 
 
-def test_without_views_the_memory_goes_with_the_handle(create: Create) -> None:
+def test_without_views_the_memory_is_freed_with_the_handle(create: Create) -> None:
     handle = create()
     assert handle._mpsm_handle is not None
     mapping = weakref.ref(handle._mpsm_handle.map)
@@ -612,7 +612,7 @@ def test_the_exception_is_of_the_tree() -> None:
 # -- platforms
 
 
-def test_without_posixshmem_files_do(create: Create, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_posixshmem_files_are_used(create: Create, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     other = create(64)
     monkeypatch.setattr(memory, "_posixshmem", None)
     same = create(64)
@@ -628,8 +628,10 @@ def test_without_posixshmem_files_do(create: Create, key: str, monkeypatch: pyte
     assert not exists(key)
 
 
-def test_a_platform_without_posix_is_told(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "_posixshmem", None)  # what an import of it meets there
+def test_a_platform_without_posix_raises_an_error_that_says_so(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "_posixshmem", None)  # as on such a platform
     spec = memory.__spec__
     assert spec is not None
     assert spec.loader is not None
@@ -643,7 +645,7 @@ def test_a_platform_without_posix_is_told(key: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("code", ["EINVAL", "ENOSYS", "EOPNOTSUPP"])
-def test_file_systems_that_cannot_set_memory_aside(
+def test_file_systems_that_cannot_allocate_are_accepted(
     create: Create, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     def refuse(*_: Any) -> None:
@@ -690,7 +692,7 @@ def test_threads_share_one_key(key: str) -> None:
     assert shm.mapped_shared_memory_regions() == []
 
 
-def test_one_handle_is_destroyed_once_whatever_the_number_of_threads(create: Create, key: str) -> None:
+def test_of_many_threads_one_destroys_a_handle(create: Create, key: str) -> None:
     handle, other = create(), create()
     refused: list[BaseException] = []
 
@@ -733,7 +735,7 @@ def start(program: str, key: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    """Wait for the process; it has nothing to complain about, nor has anybody that it left."""
+    """Wait for a process that prints no warning, and leaves no process that prints one."""
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (code, "")
     return out
@@ -777,9 +779,7 @@ def test_an_attached_process_that_is_killed_leaves_the_region(create: Create, ke
     assert raw(handle) == bytes(24)
 
 
-def test_a_region_that_another_process_made_is_used_and_outlives_its_destruction(
-    create: Create, key: str
-) -> None:
+def test_a_region_of_another_process_is_read_after_its_destruction(create: Create, key: str) -> None:
     program = f"""{ATTACH}
 shm.set_shared_memory_region(handle, [np.arange(6, dtype=np.float32)])
 {READY}
@@ -800,12 +800,12 @@ shm.destroy_shared_memory_region(handle)
 
 
 @pytest.mark.parametrize("end", ["", "sys.exit(3)", "raise SystemExit(3)"])
-def test_a_process_that_ends_without_destroy_removes_what_it_made(key: str, end: str) -> None:
+def test_a_process_that_ends_without_destroy_removes_its_regions(key: str, end: str) -> None:
     finish(start(f"{ATTACH}\n{end}", key), 3 if end else 0)
     assert not exists(key)
 
 
-def test_a_process_that_destroys_everything_says_nothing(key: str) -> None:
+def test_a_process_that_destroys_everything_prints_nothing(key: str) -> None:
     program = f"""{ATTACH}
 again = shm.create_shared_memory_region('region', key, 24)
 view = shm.get_contents_as_numpy(handle, np.float32, [6])
@@ -871,7 +871,7 @@ thread.join()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_worker_of_multiprocessing_removes_what_it_made_and_nothing_else(
+def test_a_worker_of_multiprocessing_removes_only_its_own_regions(
     key: str, method: str, tmp_path: Path
 ) -> None:
     program = tmp_path / "program.py"

@@ -1,4 +1,4 @@
-"""Regions as objects on a real Triton: what is written, read and refused, and that nothing stays behind."""
+"""Regions as objects on a real Triton: writing, reading, refusals, and that nothing is left behind."""
 
 import subprocess
 import sys
@@ -8,6 +8,7 @@ import pytest
 
 import tritonhttp
 from tritonhttp import InferInput, InferRequestedOutput
+from tritonhttp.regions import RegionSlice
 from tritonhttp.utils.shared_memory import SharedMemoryException
 
 from ..regions import files, nothing_left, registered
@@ -43,7 +44,7 @@ def test_several_tensors_in_and_out_of_one_region(client, triton_server):
     a, b = np.arange(16, dtype=np.int32).reshape(1, 16), np.full((1, 16), 100, np.int32)
     with client.shared_memory(4 * 64 + 64) as region:
         assert registered(triton_server.url) >= {region.name}
-        assert files() == set()  # nobody attaches to it, so its key has gone
+        assert files() == set()  # its key is removed, as nobody attaches
         region.write(np.zeros(3, np.uint8))
         first, second = region.write(a), region.write(b)
         assert (first.offset, second.offset) == (64, 128)
@@ -118,12 +119,12 @@ def test_a_region_is_used_again_after_reset(client):
             assert result.as_numpy("OUTPUT0").tolist() == (FLOATS * factor).tolist()
 
 
-def test_what_does_not_fit_is_refused(client):
+def test_tensors_that_do_not_fit_are_refused(client):
     with client.shared_memory(72) as region:
         region.write(FLOATS)
         with pytest.raises(SharedMemoryException, match="16 bytes do not fit: 8 of the region's 72 are left"):
             region.write(FLOATS)
-        place = region.reserve(8)  # what was refused took no room
+        place = region.reserve(8)  # the refused tensor took no room
         assert place.offset == 64
         region.reset()
         place = region.reserve(8)
@@ -134,10 +135,10 @@ def test_what_does_not_fit_is_refused(client):
         region.reset()
         words = region.write(np.array([b"abcdefgh"], object))
         with pytest.raises(SharedMemoryException, match="a tensor of 12 bytes"):
-            tritonhttp._regions.RegionSlice(region, words.offset, 8).view("BYTES", [1])
+            RegionSlice(region, words.offset, 8).view("BYTES", [1])
 
 
-def test_what_cannot_be_used_is_refused(client):
+def test_wrong_arguments_are_refused(client):
     for options in ({"byte_size": 0}, {"byte_size": -1}, {"byte_size": 1.5}, {"byte_size": 8, "key": ""}, {}):
         with pytest.raises(SharedMemoryException, match=r"byte_size|key"), client.shared_memory(**options):
             pytest.fail("it was made")
@@ -177,7 +178,7 @@ def test_another_process_attaches_by_the_key(client, triton_server):
         with pytest.raises(SharedMemoryException, match="exists"), client.shared_memory(64, key=f"/{key}"):
             pytest.fail("it was made twice")
         program = f"""
-import tritonhttp
+from tritonhttp import InferInput, InferRequestedOutput
 with tritonhttp.InferenceServerClient({triton_server.url!r}) as client:
     with client.shared_memory(key={key!r}) as region:
         assert region.byte_size == 64
@@ -210,7 +211,7 @@ def test_an_error_inside_the_block_passes_through(client, triton_server):
     assert registered(triton_server.url) == before
 
 
-def test_a_server_that_refuses_is_named_and_nothing_stays(make_gateway, open_client):
+def test_the_error_of_a_server_that_refuses_names_it_and_nothing_is_left(make_gateway, open_client):
     refusing = make_gateway(
         meddle=lambda seen: (500, b'{"error": "not here"}') if seen.path.endswith("/register") else None
     )
@@ -219,7 +220,7 @@ def test_a_server_that_refuses_is_named_and_nothing_stays(make_gateway, open_cli
     assert [seen.path for seen in refusing.seen if "unregister" in seen.path] == []
 
 
-def test_a_region_that_someone_unregistered_ends_well(client):
+def test_a_region_that_was_unregistered_by_others_ends_without_an_error(client):
     with client.shared_memory(64) as region:
         client.unregister_system_shared_memory(region.name)
         place = region.write(FLOATS)

@@ -1,4 +1,4 @@
-"""Regions of system shared memory: known to the server, forgotten, read and written by inferences."""
+"""Regions of system shared memory: registered, unregistered, read and written by inferences."""
 
 import mmap
 import os
@@ -40,7 +40,7 @@ class Region:
 
 @pytest.fixture
 def make_region(client, triton_server):
-    """Make registered regions, each unregistered and removed behind the test."""
+    """Make registered regions; after the test each is unregistered and removed."""
     _ = triton_server.running  # skips where the server may be on another machine
     made = []
 

@@ -20,7 +20,7 @@ FLOATS = np.array([1.5, -2, 0, 7], np.float32)
 
 @pytest.fixture
 def make_region(client, triton_server):
-    """Make registered regions; behind the test they are unregistered, destroyed, and gone."""
+    """Make registered regions; after the test they are unregistered and destroyed."""
     _ = triton_server.running  # skips where the server may be on another machine
     prefix = f"tritonhttp_test_{os.getpid()}_{secrets.token_hex(4)}"
     made = []
@@ -122,7 +122,7 @@ def test_bytes_in_and_out(client, make_region):
     assert found.tolist() == strings.tolist()
 
 
-def test_destroyed_while_registered_the_server_and_views_still_have_it(client, make_region):
+def test_the_server_and_views_keep_a_region_destroyed_while_registered(client, make_region):
     handle = make_region(64)
     shm.set_shared_memory_region(handle, [FLOATS])
     view = shm.get_contents_as_numpy(handle, np.float32, [4], 16)
@@ -153,7 +153,7 @@ def test_a_key_without_slash_is_found_by_the_server_too(client, triton_server):
         shm.destroy_shared_memory_region(handle)
 
 
-def test_more_than_the_region_has_is_refused_here_and_there(client, make_region):
+def test_sizes_beyond_the_region_are_refused_by_client_and_server(client, make_region):
     handle = make_region(8)
     with pytest.raises(shm.SharedMemoryException, match="16 bytes at offset 0 are not within its 8 bytes"):
         shm.set_shared_memory_region(handle, [FLOATS])

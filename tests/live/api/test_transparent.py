@@ -1,4 +1,4 @@
-"""The transparent path of shared memory on a real Triton: the same results, whatever travels how."""
+"""The transparent path of shared memory on a real Triton: the same results as over HTTP."""
 
 import copy
 import gc
@@ -55,7 +55,7 @@ def nothing_stays(triton_server, sizes):
 
 @pytest.fixture
 def make_auto(nothing_stays, make_client):
-    """Make clients with shared memory for all that has a byte."""
+    """Make clients that use shared memory for every tensor with data."""
 
     def make(**options):
         return make_client(**{"shared_memory": "auto", "shared_memory_threshold": 1, **options})
@@ -113,7 +113,7 @@ def test_results_are_the_same_bit_for_bit(auto, plain, datatype):
             inputs = [tensor("INPUT0", random_array(datatype, (size,)))]
             result = auto.infer(f"identity_{name}", inputs)
             same(result, plain.infer(f"identity_{name}", inputs))
-            # Learnt from the third call on; strings never are.
+            # Sizes are learnt from the third call on, those of strings never.
             assert bool(placed(result)) == (size > 0 and turn >= 2 and datatype != "BYTES")
 
 
@@ -127,7 +127,7 @@ def test_every_memory_layout_of_an_input(auto, plain, form):
         "read-only": np.broadcast_to(array[0], (8, 16)),
         "subclass": array[:8].view(np.ma.MaskedArray),
     }[form][:8]
-    # An own array for the second input, so that it stays C-contiguous.
+    # A separate array for the second input, so that it stays C-contiguous.
     inputs = [
         tritonhttp.InferInput("INPUT0", array.shape, "INT32").set_data_from_numpy(array),
         tensor("INPUT1", np.ones((8, 16), np.int32)),
@@ -149,7 +149,7 @@ def test_many_inputs_with_sizes_around_the_threshold(make_auto, plain, sizes):
 
 
 @pytest.mark.parametrize("given", ["binary", "json", "region"])
-def test_inputs_of_other_forms_beside(auto, plain, given):
+def test_other_forms_of_inputs_in_the_same_call(auto, plain, given):
     a, b = np.arange(16, dtype=np.int32).reshape(1, 16), np.full((1, 16), 7, np.int32)
     with plain.shared_memory(64) as region:
         second = tritonhttp.InferInput("INPUT1", [1, 16], "INT32")
@@ -164,7 +164,7 @@ def test_inputs_of_other_forms_beside(auto, plain, given):
             )
 
 
-def test_outputs_that_are_named_and_of_other_forms(auto, plain, sizes):
+def test_other_forms_of_outputs_in_the_same_call(auto, plain, sizes):
     inputs = sizes_inputs(300, [np.ones(200, np.float32)])
     for outputs, wanted in (
         (["OUT"], {"OUT"}),
@@ -183,7 +183,7 @@ def test_outputs_that_are_named_and_of_other_forms(auto, plain, sizes):
         assert placed(result) == wanted
 
 
-def test_an_output_in_a_region_of_the_callers(auto, sizes):
+def test_an_output_in_the_callers_own_region(auto, sizes):
     with auto.shared_memory(1200) as region:
         place = region.reserve(1200)
         output = InferRequestedOutput("OUT")
@@ -195,7 +195,7 @@ def test_an_output_in_a_region_of_the_callers(auto, sizes):
             assert result.as_numpy("OUT") is None
             assert place.view("FP32", [300]).tolist() == list(range(300))
         assert placed(result) == {"JOINED"}
-        # What is wrong with the caller's own place is the caller's.
+        # Errors about the caller's own place reach the caller.
         before = runs(auto, sizes)
         with pytest.raises(tritonhttp.ServerError, match="'OUT'"):
             auto.infer(sizes, sizes_inputs(301), outputs=[output, InferRequestedOutput("FIXED")])
@@ -251,7 +251,7 @@ def test_errors_are_the_same(auto, plain):
                 client.infer(model, inputs)
             errors.append((type(caught.value), str(caught.value)))
         assert errors[0] == errors[1]
-    assert files() == set()  # a block that never got to the server has gone with its file
+    assert files() == set()  # the file of a block that was never registered is removed
 
 
 # -- outputs
@@ -262,13 +262,13 @@ def test_large_outputs_of_small_inputs_are_placed(make_auto, plain, sizes):
     for turn in range(6):
         result = auto.infer(sizes, sizes_inputs(1000))
         same(result, plain.infer(sizes, sizes_inputs(1000)))
-        # The first call shows that the model is one for this path; then its metadata count, then its answers.
+        # The first call shows that the outputs are large; then metadata tell their sizes, then earlier answers.
         assert placed(result) == [set(), {"FIXED"}, {"FIXED"}][min(turn, 2)] | (
             {"OUT"} if turn >= 3 else set()
         )
 
 
-def test_an_output_that_varies_leaves_those_that_do_not_where_they_are(auto, plain, sizes):
+def test_an_output_of_varying_size_does_not_keep_others_from_being_placed(auto, plain, sizes):
     for count in (10, 20, 30, 40):
         inputs = sizes_inputs(count, [np.ones(300, np.float32)])
         result = auto.infer(sizes, inputs)
@@ -276,7 +276,7 @@ def test_an_output_that_varies_leaves_those_that_do_not_where_they_are(auto, pla
     assert placed(result) == {"FIXED", "JOINED"}
 
 
-def test_a_smaller_output_than_learnt_is_placed_once_more_and_then_not(auto, sizes):
+def test_an_output_smaller_than_learnt_is_placed_only_once_more(auto, sizes):
     for turn, count in enumerate((100, 100, 90, 100, 100)):
         result = auto.infer(sizes, sizes_inputs(count))
         assert result.as_numpy("OUT").tolist() == list(range(count))
@@ -284,7 +284,7 @@ def test_a_smaller_output_than_learnt_is_placed_once_more_and_then_not(auto, siz
 
 
 @pytest.mark.parametrize("idempotent", [None, True])
-def test_a_larger_output_than_learnt_runs_again_unseen(auto, plain, sizes, idempotent):
+def test_an_output_larger_than_learnt_makes_the_model_run_again_unseen(auto, plain, sizes, idempotent):
     for _ in range(3):
         result = auto.infer(sizes, sizes_inputs(100), idempotent=idempotent)
     assert "OUT" in placed(result)
@@ -292,14 +292,14 @@ def test_a_larger_output_than_learnt_runs_again_unseen(auto, plain, sizes, idemp
     result = auto.infer(sizes, sizes_inputs(10_000), idempotent=idempotent)
     assert runs(auto, sizes) == before + 2
     same(result, plain.infer(sizes, sizes_inputs(10_000)))
-    for _ in range(4):  # never learnt again, for no shapes; what is declared is believed
+    for _ in range(4):  # learnt sizes are not used again, for any shapes; declared sizes are
         result = auto.infer(sizes, sizes_inputs(10, [np.ones(8, np.float32)]), idempotent=idempotent)
         assert placed(result) == {"FIXED"}
     assert runs(auto, sizes) == before + 7
 
 
 @pytest.mark.parametrize("options", [{"idempotent": False}, {"sequence_id": 5}], ids=str)
-def test_what_must_not_run_twice_is_never_placed_by_learning(auto, sizes, options):
+def test_learnt_sizes_are_not_used_for_calls_that_must_not_run_twice(auto, sizes, options):
     before = runs(auto, sizes)
     for turn in range(5):
         result = auto.infer(sizes, sizes_inputs(100 + 1000 * turn), **options)
@@ -309,7 +309,7 @@ def test_what_must_not_run_twice_is_never_placed_by_learning(auto, sizes, option
 
 
 @pytest.mark.parametrize("options", [{"idempotent": False}, {"sequence_id": "a"}], ids=str)
-def test_metadata_that_are_wrong_are_an_error_with_advice_where_it_must_not_run_twice(auto, sizes, options):
+def test_wrong_metadata_raise_an_error_with_advice_for_calls_that_must_not_run_twice(auto, sizes, options):
     assert placed(auto.infer(sizes, sizes_inputs(1), **options)) == {"FIXED"}
     before = runs(auto, sizes)
     with pytest.raises(tritonhttp.ServerError, match=r"'FIXED'.*not asked for again over HTTP") as caught:
@@ -321,7 +321,7 @@ def test_metadata_that_are_wrong_are_an_error_with_advice_where_it_must_not_run_
     assert placed(result) == set()
 
 
-def test_metadata_that_are_wrong_run_again_unseen_where_it_may(auto, sizes):
+def test_wrong_metadata_make_other_calls_run_again_unseen(auto, sizes):
     before = runs(auto, sizes)
     for _ in range(2):
         assert auto.infer(sizes, sizes_inputs(1, lie=True)).as_numpy("FIXED").tolist() == list(range(1000))
@@ -344,7 +344,7 @@ def keepers():
 
 
 @pytest.mark.parametrize("keeper", sorted(keepers()))
-def test_a_result_stays_while_anything_looks_at_it_and_then_its_block_is_used_again(auto, keeper):
+def test_a_block_is_used_again_when_the_last_reference_to_its_result_is_gone(auto, keeper):
     array = np.arange(100, dtype=np.float32)
 
     def call(factor=1):
@@ -362,7 +362,7 @@ def test_a_result_stays_while_anything_looks_at_it_and_then_its_block_is_used_ag
     for factor in range(4, 8):
         call(factor)
     assert np.array(kept).tolist() == wanted
-    assert pool.taken == 3 * BLOCK  # one for inputs, two for outputs: the one that is kept, and another
+    assert pool.taken == 3 * BLOCK  # one for inputs, two for outputs: the kept one and another
     del kept
     assert (len(idle(auto)), len(pool._leased)) == (3, 0)
     call()
@@ -391,7 +391,7 @@ def test_a_small_answer_does_not_keep_a_large_block(auto, sizes):
     assert result.as_numpy("OUT").base is None
 
 
-def test_an_error_that_is_kept_keeps_no_block(auto, sizes):
+def test_a_kept_error_keeps_no_block(auto, sizes):
     for _ in range(2):
         auto.infer(sizes, sizes_inputs(1, [np.ones(100, np.float32)]))
     with pytest.raises(tritonhttp.ServerError) as caught:
@@ -401,11 +401,11 @@ def test_an_error_that_is_kept_keeps_no_block(auto, sizes):
     assert caught.value.status() == "500"
 
 
-# -- what stands in the way
+# -- without shared memory
 
 
 def check(client, count=3, size=1000):
-    """Run a few inferences; return whether any of them had to do with shared memory."""
+    """Run a few inferences; return whether any of them used shared memory."""
     found = False
     for n in range(count):
         array = np.full(size, n, np.float32)
@@ -426,7 +426,7 @@ def test_past_the_limit_tensors_travel_over_http(make_auto, triton_server):
     assert [each.as_numpy("OUTPUT0")[99] for each in kept] == list(range(8))
     sizes = {each["byte_size"] for each in auto.get_system_shared_memory_status()}
     assert sizes == {BLOCK}
-    # One that can't ever fit leaves the others alone.
+    # A tensor that can never fit leaves the other blocks alone.
     before = idle(auto)
     assert before
     check(auto, 1, 1_000_000)
@@ -466,20 +466,20 @@ def refuse(seen):
 
 
 def elsewhere(seen):
-    """Make the server look for an object that is not there, as on another machine."""
+    """Make the server look for an object that does not exist, as on another machine."""
     seen.body = seen.body.replace(b"/tritonhttp-region-", b"/elsewherehttp-re-n")
     return
 
 
 @pytest.mark.parametrize("meddle", [refuse, elsewhere])
-def test_a_server_that_refuses_is_asked_once_and_told_of_once(
+def test_a_server_that_refuses_is_asked_once_and_logged_once(
     nothing_stays, make_gateway, open_client, caplog, meddle
 ):
     gateway = make_gateway(meddle=meddle)
     auto = open_client(gateway.url, shared_memory="auto", shared_memory_threshold=1)
     with caplog.at_level(logging.INFO, "tritonhttp"):
         inputs = [tensor("INPUT0", np.ones((2, 16), np.int32)), tensor("INPUT1", np.ones((2, 16), np.int32))]
-        for _ in range(3):  # with outputs placed as well
+        for _ in range(3):  # with placed outputs, too
             assert auto.infer("add_sub", inputs).as_numpy("OUTPUT0").tolist() == [[2] * 16] * 2
         assert not check(auto)
     asked = [seen.path for seen in gateway.seen]
@@ -499,13 +499,13 @@ def test_a_server_that_refuses_after_a_while(nothing_stays, make_gateway, open_c
     auto = open_client(gateway.url, shared_memory="auto", shared_memory_threshold=1)
     assert check(auto, 6)
     full.set()
-    assert check(auto, 3)  # those that it has are used on
+    assert check(auto, 3)  # registered blocks stay in use
     assert caplog.records == []
     check(auto, 3, 100_000)
     assert len(caplog.records) == 1
 
 
-def test_a_gateway_in_trouble_says_nothing_of_shared_memory(nothing_stays, make_gateway, open_client):
+def test_a_gateways_errors_do_not_end_the_use_of_shared_memory(nothing_stays, make_gateway, open_client):
     trouble = threading.Event()
     trouble.set()
     gateway = make_gateway(
@@ -519,7 +519,7 @@ def test_a_gateway_in_trouble_says_nothing_of_shared_memory(nothing_stays, make_
     assert check(auto)
 
 
-def test_several_servers_behind_one_address_are_left_to_http(
+def test_several_servers_behind_one_address_get_tensors_over_http(
     nothing_stays, make_gateway, open_client, caplog
 ):
     """Here: registrations go to a server that is not the one that infers."""
@@ -553,7 +553,7 @@ def test_options_that_cannot_be_used_are_named(client_kind, options):
         KINDS[client_kind]("localhost:8000", **options)
 
 
-def test_without_the_option_nothing_is_different(nothing_stays, gateway, watched):
+def test_without_the_option_nothing_changes(nothing_stays, gateway, watched):
     for _ in range(3):
         watched.infer("identity_fp32", [tensor("INPUT0", np.zeros(500_000, np.float32))])
     assert {seen.path for seen in gateway.seen} == {"/v2/models/identity_fp32/infer"}
@@ -586,9 +586,7 @@ def test_headers_and_query_of_the_call_go_with_all_of_its_requests(nothing_stays
     assert {(seen.get("X-Own"), *seen.query) for seen in gateway.seen} == {("1", ("a", "b"))}
 
 
-def test_a_call_that_is_given_up_leaves_its_block_unused_until_the_server_is_done(
-    make_auto, triton_server, sizes
-):
+def test_the_block_of_an_abandoned_call_is_not_used_until_the_server_is_done(make_auto, triton_server, sizes):
     auto = make_auto(network_timeout=0.4)
     array = np.ones(500, np.float32)
     assert auto.infer(sizes, sizes_inputs(1, [array])).as_numpy("JOINED").tolist() == array.tolist()
@@ -624,7 +622,7 @@ def test_closing_leaves_nothing_while_results_are_kept(auto, triton_server, clie
     assert registered(triton_server.url) == before
     assert result.as_numpy("OUTPUT0").sum() == 500
     if client_kind == "asyncio":
-        return  # the adapter's event loop has gone with it
+        return  # the adapter has closed its event loop
     with pytest.raises(tritonhttp.InferenceServerException, match="closed"):
         auto.infer("identity_fp32", [tensor("INPUT0", np.ones(500, np.float32))])
 
@@ -636,7 +634,7 @@ def test_block_sizes_are_shared_by_similar_tensors(auto):
     assert pools._rounded(70_000) == 1 << 17
 
 
-# -- a run that goes on when its call was answered otherwise
+# -- runs that outlast their call
 
 
 @pytest.fixture(scope="module")
@@ -650,7 +648,7 @@ def side_by_side(triton_server):
 
 
 class Meddler:
-    """Passes an inference on, to take its time, and lets the client hear something else."""
+    """Passes an inference on to the server, and gives the client another outcome before it ends."""
 
     def __init__(self, url):
         self.url = url
@@ -682,13 +680,13 @@ class Meddler:
 
     def finish(self):
         for thread in self.running:
-            assert thread.is_alive(), "it was to go on behind the calls"
+            assert thread.is_alive(), "the run should outlast the calls"
             thread.join()
 
 
 @pytest.mark.parametrize("second", ["fine", "refused", "refused by a gateway"])
 @pytest.mark.parametrize("first", ["cut", "cut on a used connection", 502, 503, 504])
-def test_a_run_that_goes_on_writes_over_nobodys_memory(
+def test_an_abandoned_run_overwrites_no_memory_of_later_calls(
     nothing_stays, side_by_side, make_gateway, open_client, triton_server, first, second
 ):
     meddler = Meddler(triton_server.url)
@@ -734,7 +732,7 @@ def test_a_run_that_goes_on_writes_over_nobodys_memory(
     wait_until(lambda: bool(infer(7)) and not spent & registered(triton_server.url))
 
 
-def test_a_repetition_without_a_block_of_its_own_gets_its_outputs_over_http(
+def test_a_repeated_run_without_room_gets_its_outputs_over_http(
     nothing_stays, side_by_side, make_gateway, open_client, triton_server
 ):
     meddler = Meddler(triton_server.url)
@@ -760,7 +758,7 @@ def test_a_repetition_without_a_block_of_its_own_gets_its_outputs_over_http(
 # -- a server that ends
 
 
-def test_a_server_that_is_killed_and_started_anew_between_two_calls(start_server, open_client):
+def test_a_server_restarted_between_two_calls(start_server, open_client):
     server = start_server(models=["identity_fp32"])
     auto = open_client(server.url, shared_memory="auto", shared_memory_threshold=1)
     assert check(auto, 4)
@@ -778,7 +776,7 @@ def test_a_server_that_is_killed_and_started_anew_between_two_calls(start_server
     assert files() == set()
 
 
-def test_a_server_that_is_gone_at_the_end(start_server, open_client, caplog):
+def test_a_server_that_has_ended_before_close(start_server, open_client, caplog):
     server = start_server(models=["identity_fp32"])
     auto = open_client(server.url, shared_memory="auto", shared_memory_threshold=1)
     assert check(auto)
@@ -788,5 +786,5 @@ def test_a_server_that_is_gone_at_the_end(start_server, open_client, caplog):
     assert place.byte_size == 16
     (record,) = caplog.records
     assert f"region {region.name} stays registered" in record.getMessage()
-    auto.close()  # as if nothing had been
+    auto.close()  # without an error
     assert files() == set()
