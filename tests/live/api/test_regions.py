@@ -178,7 +178,7 @@ def test_another_process_attaches_by_the_key(client, triton_server):
         with pytest.raises(SharedMemoryException, match="exists"), client.shared_memory(64, key=f"/{key}"):
             pytest.fail("it was made twice")
         program = f"""
-from tritonhttp import InferInput, InferRequestedOutput
+import tritonhttp
 with tritonhttp.InferenceServerClient({triton_server.url!r}) as client:
     with client.shared_memory(key={key!r}) as region:
         assert region.byte_size == 64
