@@ -668,6 +668,26 @@ def test_sizes_are_learnt_from_a_server_without_metadata(sharing, server):
     assert found._placed
 
 
+def test_without_metadata_outputs_that_are_not_placed_are_asked_for_as_well(sharing, server):
+    server.fails["model"] = ServerError("no such endpoint", "404")
+    requests = []
+    text = {"name": "TEXT", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 8}}
+
+    def infers(operation):
+        request = json.loads(bytes(operation.body[0]))
+        requests.append([each["name"] for each in request.get("outputs", ())])
+        out = {"name": "OUT", "datatype": "FP32", "shape": [50]}
+        if not requests[-1]:
+            return result({"outputs": [{**out, "parameters": {"binary_data_size": 200}}, text]}, 208)
+        return result({"outputs": [out, text]}, 8)
+
+    server.infer = infers
+    for _ in range(4):
+        found = infer(sharing, server)
+    assert set(found._placed) == {"OUT"}
+    assert requests == [[], [], ["OUT", "TEXT"], ["OUT", "TEXT"]]
+
+
 def test_a_pool_full_of_abandoned_blocks_recovers(server):
     sharing = auto.Sharing(1, 2 * PAGE)
     server.fails["infer"] = errors.DeadlineExceeded("late")
@@ -731,9 +751,10 @@ def test_only_sizes_that_all_answers_had_are_expected():
         fixed = {"name": "FIXED", "shape": [2], **described}
         return result({"outputs": [{"name": "OUT", "shape": [size], **described}, fixed]}, 0)
 
-    for size, expected in ((5, {}), (5, {"OUT": 20, "FIXED": 8}), (3, {"FIXED": 8}), (3, {"FIXED": 8})):
+    expected = [{}, {"OUT": 20, "FIXED": 8}, {"OUT": 0, "FIXED": 8}, {"OUT": 0, "FIXED": 8}]
+    for size, each in zip((5, 5, 3, 3), expected, strict=True):
         known.learn(form, answer(size))
-        assert known.expected(form, True) == (expected, bool(expected))
+        assert known.expected(form, True) == (each, bool(each))
     assert known._learnt[form].last is not None
     own = answer(5, padding=1 << 13)
     known.learn(form, own)

@@ -69,7 +69,7 @@ class Sharing:
         except (AttributeError, TypeError):
             return None  # encoding the request says what is wrong with the arguments
         if snapshot:
-            call.check()
+            call.plain()
         if large and not call.place_inputs() and not self.pool.has_doomed:
             return None
         if snapshot:

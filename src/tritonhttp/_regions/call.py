@@ -39,6 +39,12 @@ Make: TypeAlias = Callable[[Inference], Operation[InferResult]]
 _FORGOTTEN = "nable to find shared memory region"
 _TOO_SMALL = "shared memory size specified with the request for output"
 
+_ADVICE = (
+    " (the output is larger than its model's metadata say; it was not asked for again over HTTP, since the"
+    " inference is part of a sequence or declared not idempotent; this client places none of the model's outputs"
+    " in shared memory from now on)"
+)
+
 #: Phases of a try before anything of it is sent.
 _UNSENT = (WAITING, "resolve", "plugin")
 
@@ -117,10 +123,6 @@ class Call:
         self._lease, self._placed_inputs, self._tainted = lease, placed_inputs, False
         return True
 
-    def check(self) -> None:
-        """Refuse arguments that cannot be sent."""
-        self._plain()
-
     def let_go(self) -> None:
         """Drop all references to the caller's objects, once the large arrays are in the block."""
         if self._outputs is not None:
@@ -188,7 +190,8 @@ class Call:
                     self._sizes.distrust(self._form.model, self._learnt)
                     if self._repeatable:
                         break
-                    raise _with_advice(error) from error
+                    error._msg = f"{message}{_ADVICE}"
+                    error.args = (error._msg,)
                 raise
             except (ConnectError, InvalidRequest):
                 self._settle()  # nothing of this try has reached the server
@@ -207,7 +210,7 @@ class Call:
             if self._places:
                 result._place(self._places.arrays(result))
             return result
-        plain: InferResult = yield self._plain()
+        plain: InferResult = yield self.plain()
         return plain
 
     def _blocks(self) -> list[Block]:
@@ -219,8 +222,8 @@ class Call:
                 return False
         return True
 
-    def _plain(self) -> Operation[InferResult]:
-        """Return the inference as it travels over HTTP."""
+    def plain(self) -> Operation[InferResult]:
+        """Return the inference as it travels over HTTP; this refuses arguments that cannot be sent."""
         return self._make(self._inference._replace(inputs=self._inputs, outputs=self._outputs))
 
     def _placed(self) -> Operation[InferResult]:
@@ -337,16 +340,3 @@ def _is_done(error: ServerError) -> bool:
     status = str(error.status())
     ends = status in ("500", "501") or (status.startswith("4") and status not in GATEWAY)
     return ends and in_own_words(error)
-
-
-def _with_advice(error: ServerError) -> ServerError:
-    advised = ServerError(
-        f"{error.message()} (the output is larger than its model's metadata say; it was not asked for again over"
-        " HTTP, since the inference is part of a sequence or declared not idempotent; this client places none of"
-        " the model's outputs in shared memory from now on)",
-        str(error.status()),
-        error.debug_details(),
-        error.headers,
-    )
-    advised.method, advised.url = error.method, error.url
-    return advised

@@ -54,13 +54,6 @@ class _Learnt:
         #: The layout of the last answer, if others share it.
         self.last: Layout | None = None
 
-    def add(self, sizes: Sizes) -> None:
-        if sizes != self.sizes:
-            self.sizes = {
-                name: size if self.sizes.get(name) == size else 0
-                for name, size in (self.sizes | sizes).items()
-            }
-
 
 class OutputSizes:
     """What one client knows about the sizes of outputs."""
@@ -80,7 +73,7 @@ class OutputSizes:
         self._declared[model] = yield from _declared(*model)
 
     def expected(self, form: Form, repeatable: bool) -> tuple[Sizes, bool]:
-        """Return the sizes of outputs, and whether any of them was learnt rather than declared."""
+        """Return the size of every output, 0 if unknown, and whether any was learnt rather than declared."""
         model = form.model
         sizes = {
             name: size * form.batch if batched else size for name, size, batched in self._declared[model]
@@ -89,8 +82,8 @@ class OutputSizes:
         # If the answer outgrows what was learnt, the model has to run again.
         if found is None or found.answers < _ANSWERS or not repeatable or model in self._unpredictable:
             return sizes, False
-        learnt = {name: size for name, size in found.sizes.items() if size and not sizes.get(name)}
-        return sizes | learnt, bool(learnt)
+        learnt = {name: size for name, size in found.sizes.items() if not sizes.get(name)}
+        return sizes | learnt, any(learnt.values())
 
     def learn(self, form: Form, result: InferResult) -> None:
         """Remember the sizes of an answer's outputs."""
@@ -102,7 +95,10 @@ class OutputSizes:
                 if len(self._learnt) >= _MAX_FORMS:
                     self._learnt.clear()
                 found = self._learnt[form] = _Learnt(sizes)
-            found.add(sizes)
+            found.sizes = {
+                name: size if found.sizes.get(name) == size else 0
+                for name, size in (found.sizes | sizes).items()
+            }
             if result._json is None:  # a layout of its own would keep the answer's data
                 found.last = layout
         found.answers += 1
