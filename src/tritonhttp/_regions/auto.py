@@ -56,7 +56,8 @@ class Sharing:
         generator of Operation, or None
             None if no tensor of it is large.
         """
-        if self._is_refused():
+        if self._registrations.refused:
+            self.pool.collect()
             return None
         large: list[int] = []
         try:
@@ -81,7 +82,8 @@ class Sharing:
 
         The `size` of its request over HTTP, where known, saves a look at the inputs.
         """
-        if self._is_refused():
+        if self._registrations.refused:
+            self.pool.collect()
             return False
         try:
             if size is None or size >= self.threshold:
@@ -100,8 +102,3 @@ class Sharing:
     def close(self) -> Generator[Operation[Any], Any, None]:
         """Have the server forget the regions; a second call goes on with those that are left."""
         return self._registrations.close()
-
-    def _is_refused(self) -> bool:
-        if self._registrations.refused:
-            self.pool.collect()
-        return self._registrations.refused
