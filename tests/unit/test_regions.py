@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +16,6 @@ from tritonhttp import (
     InferInput,
     InferRequestedOutput,
     InferResult,
-    InvalidRequest,
     Retry,
     ServerError,
     errors,
@@ -25,7 +23,6 @@ from tritonhttp import (
 from tritonhttp._calls.dispatch import Dispatch
 from tritonhttp._calls.safety import may_run_twice
 from tritonhttp._clients.blocking.drive import drive as perform_steps
-from tritonhttp._protocol import operations
 from tritonhttp._protocol.inference import Inference
 from tritonhttp._protocol.operations import Operation
 from tritonhttp._regions import auto, call, names, pool, region, registrations, sizes
@@ -347,6 +344,7 @@ class Server:
         return self.infer(operation)
 
     def infer(self, operation):
+        operation = written(operation)
         request = json.loads(bytes(operation.body[0]))
         used = [each["parameters"] for each in (*request["inputs"], *request.get("outputs", ()))]
         regions = [each["shared_memory_region"] for each in used if "shared_memory_region" in each]
@@ -409,13 +407,13 @@ def arguments(array, outputs=None, idempotent=None, sequence=0):
     return Inference("model", inputs, "", outputs, sequence_id=sequence, idempotent=idempotent)
 
 
-def make(asked):
-    return asked.written()
+def written(operation):
+    return operation.written() if isinstance(operation, Inference) else operation
 
 
 def infer(sharing, server, array=None, **options):
     given = np.ones(50, np.float32) if array is None else array
-    flow = sharing.infer(arguments(given, **options), make)
+    flow = sharing.infer(arguments(given, **options))
     return None if flow is None else drive(flow, server)
 
 
@@ -449,10 +447,10 @@ def test_a_server_that_forgets_at_once_is_given_up_after_three_calls(sharing, se
     def forgetful(operation):
         return None if operation.path.endswith("/register") else server(operation)
 
-    flows = [sharing.infer(arguments(np.ones(50, np.float32)), make) for _ in range(4)]
+    flows = [sharing.infer(arguments(np.ones(50, np.float32))) for _ in range(4)]
     for flow in flows[:3]:
         assert drive(flow, forgetful)
-    assert sharing.infer(arguments(np.ones(50, np.float32)), make) is None
+    assert sharing.infer(arguments(np.ones(50, np.float32))) is None
     assert len(caplog.records) == 1
     flows.clear()
 
@@ -674,6 +672,7 @@ def test_without_metadata_outputs_that_are_not_placed_are_asked_for_as_well(shar
     text = {"name": "TEXT", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 8}}
 
     def infers(operation):
+        operation = written(operation)
         request = json.loads(bytes(operation.body[0]))
         requests.append([each["name"] for each in request.get("outputs", ())])
         out = {"name": "OUT", "datatype": "FP32", "shape": [50]}
@@ -712,7 +711,7 @@ def test_malformed_metadata_are_ignored(sharing, server, metadata):
         return metadata if operation.path.endswith("/model") else server(operation)
 
     for _ in range(2):
-        assert not drive(sharing.infer(arguments(np.ones(50, np.float32)), make), answers)._placed
+        assert not drive(sharing.infer(arguments(np.ones(50, np.float32))), answers)._placed
 
 
 def test_remembered_sizes_are_bounded(sharing, server, monkeypatch):
@@ -763,19 +762,10 @@ def test_only_sizes_that_all_answers_had_are_expected():
 
 def test_arguments_that_cannot_be_sent_take_no_memory(sharing):
     for given in ([7], 7, None, [InferInput("IN", [1], "FP32")]):
-        flow = sharing.infer(Inference("model", given), make)
+        flow = sharing.infer(Inference("model", given))
         assert flow is None
-    flow = sharing.infer(
-        arguments(np.ones(50), outputs=[InferRequestedOutput("OUT"), 3]), make, snapshot=True
-    )
+    flow = sharing.infer(arguments(np.ones(50), outputs=[InferRequestedOutput("OUT"), 3]), snapshot=True)
     assert flow is None
-    assert sharing.pool.taken == 0
-
-
-def test_a_snapshot_that_cannot_be_sent_is_refused_at_once(sharing):
-    given = arguments(np.ones(50, np.float32))
-    with pytest.raises(InvalidRequest, match="reserved"):
-        sharing.infer(replace(given, parameters={"timeout": 1}), make, snapshot=True)
     assert sharing.pool.taken == 0
 
 
@@ -825,6 +815,7 @@ class Triton:
         return Response(ResponseHead(status, headers), text + data)
 
     def infer(self, operation):
+        operation = written(operation)
         request = json.loads(bytes(operation.body[0]))
         placed = [each["parameters"] for each in (*request["inputs"], *request.get("outputs", ()))]
         regions = [each["shared_memory_region"] for each in placed if "shared_memory_region" in each]
@@ -865,13 +856,6 @@ class Triton:
         self.late, self.used = [], []
 
 
-def decoded(response):
-    operations.check(response)
-    found = InferResult(response, False)
-    found.attempts = response.attempts
-    return found
-
-
 class Through:
     """Carries out flows as a client does, with or without a dispatch."""
 
@@ -893,7 +877,7 @@ class Through:
 
     def infer(self, value, idempotent=True, **options):
         given = arguments(np.full(50, value, np.float32), idempotent=idempotent, **options)
-        flow = self.sharing.infer(given, lambda asked: replace(asked.written(), read=decoded))
+        flow = self.sharing.infer(given)
         return perform_steps(flow, self.perform)
 
     def free(self):
@@ -1037,7 +1021,7 @@ def test_an_inference_into_a_region_of_the_callers_is_not_sent_again(first, cuda
     retry, watched, error = FIRSTS[first]
     output = InferRequestedOutput("OTHER")
     output.set_shared_memory("gpu" if cuda else "own", 200)
-    operation = make(arguments(np.ones(50, np.float32), [output], idempotent=True))
+    operation = arguments(np.ones(50, np.float32), [output], idempotent=True)
     assert not may_run_twice(operation)
     assert may_run_twice(arguments(np.ones(50, np.float32), [InferRequestedOutput("OUT")], idempotent=True))
     triton = Triton()
@@ -1154,7 +1138,7 @@ def test_a_block_leased_during_a_fork_is_not_used_again(sharing, server):
             sharing.pool.retire_leased()
         return server(operation)
 
-    drive(sharing.infer(arguments(np.ones(50, np.float32)), make), forks)
+    drive(sharing.infer(arguments(np.ones(50, np.float32))), forks)
     gc.collect()
     sharing.pool.collect()
     assert not before & set(sharing.pool._idle)

@@ -228,7 +228,7 @@ class ClientBase(Fleet, Overrides):
         sharing = self._sharing  # another thread may close the client meanwhile
         if sharing is None:
             return _alone(inference.sendable(snapshot))
-        flow = sharing.infer(inference, Inference.sendable, snapshot=snapshot)
+        flow = sharing.infer(inference, snapshot=snapshot)
         return _noted(sharing, inference, flow or _alone(inference.sendable(snapshot)))
 
     def _show(self, operation: Operation[Any], message: Message, headers: Mapping[str, Any] | None) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -128,6 +129,14 @@ class Inference(Operation[InferResult]):
                 options[key] = jsonio.plain(value, f"parameter {key!r}")
         return b',"parameters":%b' % jsonio.dumps(options) if options else b""
 
+    def with_tensors(
+        self, inputs: Sequence[InferInput], outputs: Sequence[InferRequestedOutput] | None
+    ) -> Inference:
+        """Return the same inference with other tensors; cheaper than `dataclasses.replace`."""
+        other = Inference(*_values(self))
+        other.inputs, other.outputs = inputs, outputs
+        return other
+
     def sendable(self, snapshot: bool = False) -> Operation[InferResult]:
         """Return the operation to send: this, or where bodies are compressed one that is written already.
 
@@ -173,7 +182,9 @@ class Inference(Operation[InferResult]):
             if isinstance(each._binary, np.ndarray):
                 each._binary = each._binary.copy()
         outputs = None if self.outputs is None else [copy.copy(each) for each in self.outputs]
-        return replace(self, inputs=inputs, outputs=outputs, parameters=copy.deepcopy(self.parameters))
+        other = self.with_tensors(inputs, outputs)
+        other.parameters = copy.deepcopy(self.parameters)
+        return other
 
     def decode(self, response: Response) -> InferResult:
         if type(response) is Repeated and not self.verbose:
@@ -194,6 +205,9 @@ class Inference(Operation[InferResult]):
         elif type(response) is not Response:
             result.attempts = getattr(response, "attempts", 1)
         return result
+
+
+_values = attrgetter(*(each.name for each in fields(Inference) if each.init))
 
 
 def forms_json(inference: Inference) -> tuple[bytes, bytes]:

@@ -6,14 +6,13 @@ a region if their sizes are known before the request. If anything stands in the 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import Any
 
-from .._protocol.inferences import Inference
+from .._protocol.inference import Inference
 from .._protocol.operations import Operation
 from .._protocol.result import InferResult
-from .._protocol.tensors import InferInput
-from .call import Call, InferFlow, Make, byte_size
+from .call import Call, InferFlow, byte_size
 from .pool import BlockPool
 from .registrations import Registrations
 from .sizes import Model, OutputSizes
@@ -40,14 +39,12 @@ class Sharing:
         #: Models known to have large outputs.
         self._large: set[Model] = set()
 
-    def infer(self, inference: Inference, make: Make, *, snapshot: bool = False) -> InferFlow | None:
+    def infer(self, inference: Inference, *, snapshot: bool = False) -> InferFlow | None:
         """Begin an inference: copy its large inputs into a region.
 
         Parameters
         ----------
         inference : Inference
-        make : callable
-            Makes an operation of an inference.
         snapshot : bool
             Whether the caller may change its arrays as soon as this returns.
 
@@ -66,33 +63,14 @@ class Sharing:
                 large = [index for index, size in enumerate(sizes) if size >= self.threshold]
             if not large and (inference.model_name, inference.model_version) not in self._large:
                 return None
-            call = Call(self._registrations, self._sizes, self.threshold, inference, make, large)
+            call = Call(self._registrations, self._sizes, self.threshold, inference, large)
         except (AttributeError, TypeError):
             return None  # encoding the request says what is wrong with the arguments
-        if snapshot:
-            call.plain()
         if large and not call.place_inputs() and not self.pool.has_doomed:
             return None
         if snapshot:
             call.let_go()
         return call.carry_out()
-
-    def concerns(self, model: Model, inputs: Sequence[InferInput], size: int | None = None) -> bool:
-        """Return whether :meth:`infer` may take an inference, at less cost than asking that.
-
-        The `size` of its request over HTTP, where known, saves a look at the inputs.
-        """
-        if self._registrations.refused:
-            self.pool.collect()
-            return False
-        try:
-            if size is None or size >= self.threshold:
-                for tensor in inputs:
-                    if byte_size(tensor) >= self.threshold:
-                        return True
-            return model in self._large
-        except (AttributeError, TypeError):
-            return False  # encoding the request says what is wrong with the arguments
 
     def note(self, model: Model, result: InferResult) -> None:
         """Remember a model whose answer over HTTP is large."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from .._protocol.inferences import Inference, is_placed
+from .._calls.safety import may_be_asked_again, may_run_twice
+from .._protocol.inference import Inference
 from .._protocol.operations import Operation
 from .._protocol.result import InferResult
 from .._protocol.tensors import InferInput, InferRequestedOutput
@@ -28,12 +29,10 @@ from .region import aligned
 from .registrations import GATEWAY, Registrations, in_own_words
 from .sizes import Form, OutputSizes
 
-__all__ = ["Call", "InferFlow", "Make", "byte_size"]
+__all__ = ["Call", "InferFlow", "byte_size"]
 
 #: Operations that a client carries out one after the other: it sends their results, or throws their errors in.
 InferFlow: TypeAlias = Generator[Operation[Any], Any, InferResult]
-#: Makes the operation of an inference.
-Make: TypeAlias = Callable[[Inference], Operation[InferResult]]
 
 # Triton's words.
 _FORGOTTEN = "nable to find shared memory region"
@@ -59,8 +58,6 @@ class Call:
     threshold : int
         Smaller outputs travel over HTTP, in bytes.
     inference : Inference
-    make : callable
-        Makes an operation of an inference.
     large : list of int
         The large inputs, by their index.
     """
@@ -71,7 +68,6 @@ class Call:
         sizes: OutputSizes,
         threshold: int,
         inference: Inference,
-        make: Make,
         large: list[int],
     ) -> None:
         self._registrations = registrations
@@ -79,7 +75,6 @@ class Call:
         self._sizes = sizes
         self._threshold = threshold
         self._inference = inference
-        self._make = make
         #: The inputs as they travel over HTTP, and all inputs with the large ones placed in the block.
         self._inputs: list[InferInput] = list(inference.inputs)
         self._placed_inputs: list[InferInput] = []
@@ -94,11 +89,10 @@ class Call:
         self._tainted = False
         #: Tries without an answer that were repeated here.
         self._unheard = 0
-        alone = inference.sequence_id in (0, "")
-        #: Whether running twice is no worse than running once.
-        self._repeatable = inference.idempotent is not False and alone
-        #: Whether it may be sent again though it may have run, or may still run and write to the caller's memory.
-        self._resendable = inference.idempotent is True and alone and not is_placed(inference.outputs)
+        #: Whether it may be asked for again when the server has refused its result.
+        self._repeatable = may_be_asked_again(inference)
+        #: Whether it may be sent again though it may have run, or may still run.
+        self._resendable = may_run_twice(inference)
         self._form = Form(
             (inference.model_name, inference.model_version),
             # The form of BYTES has their size at its end. There is none for JSON.
@@ -127,8 +121,8 @@ class Call:
         """Drop all references to the caller's objects, once the large arrays are in the block."""
         if self._outputs is not None:
             self._outputs = [copy.copy(each) for each in self._outputs]
-        parameters = copy.deepcopy(self._inference.parameters)
-        self._inference = self._inference._replace(inputs=(), outputs=None, parameters=parameters)
+        self._inference = self._inference.with_tensors((), None)
+        self._inference.parameters = copy.deepcopy(self._inference.parameters)
         offset = 0
         for index, tensor in enumerate(self._inputs):
             own = self._inputs[index] = copy.copy(tensor)
@@ -210,7 +204,7 @@ class Call:
             if self._places:
                 result._place(self._places.arrays(result))
             return result
-        plain: InferResult = yield self.plain()
+        plain: InferResult = yield self._plain()
         return plain
 
     def _blocks(self) -> list[Block]:
@@ -222,9 +216,9 @@ class Call:
                 return False
         return True
 
-    def plain(self) -> Operation[InferResult]:
-        """Return the inference as it travels over HTTP; this refuses arguments that cannot be sent."""
-        return self._make(self._inference._replace(inputs=self._inputs, outputs=self._outputs))
+    def _plain(self) -> Operation[InferResult]:
+        """Return the inference as it travels over HTTP."""
+        return self._inference.with_tensors(self._inputs, self._outputs).sendable()
 
     def _placed(self) -> Operation[InferResult]:
         """Return the inference with its tensors placed. Its blocks are spent, and stay so if it is interrupted."""
@@ -232,10 +226,10 @@ class Call:
             block.spent = True
         inputs = self._placed_inputs if self._lease else self._inputs
         outputs = self._places.outputs if self._places else self._outputs
-        operation = self._make(self._inference._replace(inputs=inputs, outputs=outputs))
-        operation.repeatable, operation.renew = self._resendable, self._renew
-        self._operation = operation
-        return operation
+        inference = self._inference.with_tensors(inputs, outputs)
+        inference.idempotent, inference.renew = self._resendable, self._renew
+        self._operation = inference.sendable()
+        return self._operation
 
     def _settle(self) -> None:
         """Clear the blocks of the last try, which the server is done with; earlier tries may still run."""
