@@ -619,6 +619,7 @@ class Storm(RuleBasedStateMachine):
         assert books.holders <= places, "a place is lost"
         assert len(set(books.line)) == len(books.line)
         assert set(books.line) <= places
+        assert all(each in books.line or each.wake is not None for each in books.ready)
         hands = [*books.idle, *(each.connection for each in places if each.connection is not None)]
         assert len(set(hands)) == len(hands), "a connection is in two hands"
         assert not (books.closed and books.idle)
@@ -628,6 +629,7 @@ class Storm(RuleBasedStateMachine):
             wake: Any = place.wake
             if place in books.holders:
                 assert wake is None or not wake._lock.locked(), "it was not woken"
+                assert wake is not None or place not in books.line, "it keeps room twice"
             elif wake is not None:
                 assert place in books.line
                 if books.closed:
@@ -657,6 +659,22 @@ TestStorm = Storm.TestCase
 TestStorm.settings = settings(
     max_examples=300, stateful_step_count=30, deadline=None, report_multiple_bugs=False
 )
+
+
+@pytest.mark.parametrize("inside", INSIDE[1:])
+def test_any_step_of_coming_to_wait_may_be_disturbed(inside: str) -> None:
+    """The call stands ahead of one that is ready, and has room; such a search by chance finds it too seldom."""
+    for at in range(250):
+        storm = Storm()
+        try:
+            for _ in range(3):
+                storm.reserve()
+            storm.come_to_wait(which=0, at=0, inside=None)
+            storm.come_to_wait(which=1, at=0, inside=None)
+            storm.come_to_wait(which=0, at=at, inside=inside)
+            storm.the_books_are_right()
+        finally:
+            storm.teardown()
 
 
 # -- threads ---------------------------------------------------------------------------------------

@@ -98,9 +98,6 @@ class BlockingPool(Pool[C]):
             if place in self.holders or (not reserved and self.take(place)):
                 place.served = True
                 return True
-            if reserved and self.take_first(place):
-                place.served = True
-                return True
             if not reserved:
                 self.join(place)
             bell = Bell()

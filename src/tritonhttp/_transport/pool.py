@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from .._repetition.repeater import Place
@@ -97,21 +98,10 @@ class Pool(Generic[C]):
         if place.wake is not None:
             self.ready.add(place)
 
-    def take_first(self, place: Place[C]) -> bool:
-        """Take what :meth:`serve` would give to a place in the line, if it were ready; return whether it would."""
-        for ahead in range(min(self.limit - len(self.holders), len(self.line))):
-            if self.line[ahead] is place:
-                self.leave_line(place)  # first, so that an exception leaves it nowhere
-                self.holders.add(place)
-                if self.idle:
-                    place.connection = self.idle.pop()
-                return True
-        return False
-
     def wait(self, place: Place[C], wake: Callable[[], object]) -> None:
         """Be ready to be served, in the line."""
-        place.wake = wake
         self.ready.add(place)
+        place.wake = wake
         if len(self.holders) < self.limit or self._serving is not None:
             self.serve()
 
@@ -119,6 +109,7 @@ class Pool(Generic[C]):
         """Take note that the call of a place that was served goes on."""
         if self._serving is place:  # whoever served it was interrupted
             self.leave_line(place)
+        self.ready.discard(place)  # a handler may have served it just before it got ready
         place.wake, place.served = None, True
 
     def serve(self) -> None:
@@ -127,7 +118,8 @@ class Pool(Generic[C]):
             self._serving = place
             self.holders.add(place)
             if place.connection is None and self.idle:
-                place.connection = self.idle.pop()
+                with contextlib.suppress(IndexError):  # a handler has closed the pool
+                    place.connection = self.idle.pop()
             if place.wake is not None:
                 place.wake()
             self.leave_line(place)
@@ -158,21 +150,22 @@ class Pool(Generic[C]):
 
     def has_room(self, place: Place[C]) -> bool:
         """Return whether a place in the line would be served if it were ready."""
-        for ahead, each in enumerate(list(self.line)):  # a handler may change the line
-            if each is place:
-                return self.limit - len(self.holders) > ahead
-        return place in self.holders
+        room = max(0, self.limit - len(self.holders))
+        return (
+            place in list(islice(self.line, room)) or place in self.holders
+        )  # in one step: a handler may serve
 
     def leave_line(self, place: Place[C]) -> bool:
         """Take a place out of the line, and return whether it was there: its call goes on, or has given up."""
-        if self._serving is place:
-            self._serving = None
         self.ready.discard(place)
         try:
             self.line.remove(place)
+            was_there = True
         except ValueError:
-            return False
-        return True
+            was_there = False
+        if self._serving is place:  # last: until then an interrupted `serve` is completed by the next one
+            self._serving = None
+        return was_there
 
     def is_nested(self, place: Place[C], owners: Collection[int]) -> bool:
         """Return whether a place would wait for another one of the same thread, as in a signal's handler."""
@@ -180,8 +173,10 @@ class Pool(Generic[C]):
 
     def exceed(self, place: Place[C]) -> None:
         """Let a place open a connection beyond the limit."""
+        self.leave_line(
+            place
+        )  # first: what an interrupt left in the line would keep room for itself for ever
         self.holders.add(place)
-        self.leave_line(place)
 
     def give_back(self, place: Place[C], *, reusable: bool, serve: bool = True) -> C | None:
         """Give up a place, or the wish for one; return its connection if it has to be closed.
