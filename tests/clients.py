@@ -20,7 +20,7 @@ import numpy as np
 
 import tritonhttp
 import tritonhttp.aio
-from tritonhttp._transport.address import tls_context
+from tritonhttp._transport.tls import tls_context
 
 
 class OverAsyncio:

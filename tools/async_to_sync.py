@@ -31,7 +31,7 @@ WORDS = (
     (r"\bAsync(Generator)\[(.+), None\]", r"\1[\2, None, None]"),
     (r"\bAsync(?=Iterator\b|Generator\b)", ""),
     (r"\bAsyncio(?=Pool\b|Transport\b)", "Blocking"),
-    (r"\b_transport\.asyncio\b", "_transport.blocking"),
+    (r"\b_transport\.asyncio", "_transport.blocking"),
     (r"\basyncio\.get_running_loop\(\)\.time\b", "time.monotonic"),
     (r"\basyncio\.sleep\b", "time.sleep"),
     (r"^import asyncio$", "import time"),

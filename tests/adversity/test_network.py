@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 import trustme
 
-import tritonhttp._transport.connection
-import tritonhttp._transport.protocol
+import tritonhttp._transport.asyncio_connection
+import tritonhttp._transport.blocking_connection
 from tritonhttp import ConnectionLost, DeadlineExceeded, InvalidRequest, ProtocolError, Retry, ServerError
 from tritonhttp._transport import route
 from tritonhttp._transport.pool import Place
@@ -520,7 +520,7 @@ def test_a_refusal_comes_before_the_body(serve, open_client, status, then):
 def short_wait(monkeypatch):
     """Let clients wait 0.3 s for the server's word, in place of a second."""
     assert route.CONTINUE_WAIT == 1
-    for transport in (tritonhttp._transport.connection, tritonhttp._transport.protocol):
+    for transport in (tritonhttp._transport.blocking_connection, tritonhttp._transport.asyncio_connection):
         monkeypatch.setattr(transport, "CONTINUE_WAIT", 0.3)
 
 

@@ -16,8 +16,10 @@ import pytest
 import trustme
 
 from tritonhttp import DeadlineExceeded, InvalidRequest, NameResolutionError
-from tritonhttp._transport import address as address_module
-from tritonhttp._transport.address import Address, leave, look_up, parse_url, resolve, tls_context
+from tritonhttp._transport import resolver
+from tritonhttp._transport.address import Address, parse_url
+from tritonhttp._transport.resolver import leave, look_up, resolve
+from tritonhttp._transport.tls import tls_context
 
 from ..clients import wait_until
 
@@ -292,7 +294,7 @@ def test_a_look_up_under_way_is_joined(names: Names) -> None:
     assert outcomes == [[V4]] * 8
     assert len({id(outcome) for outcome in outcomes}) == 8
     assert names.asked == 1
-    wait_until(lambda: not address_module._under_way)
+    wait_until(lambda: not resolver._under_way)
     assert resolve(NAME, None) == [V4]
     assert names.asked == 2
 
@@ -330,7 +332,7 @@ def test_who_has_left_is_not_told(names: Names) -> None:
 
 
 def test_who_joins_a_look_up_that_ends_meanwhile_is_told_once() -> None:
-    under_way, told = address_module._LookUp(), []
+    under_way, told = resolver._LookUp(), []
     under_way.end("name", [V4])
     under_way.join("name", told.append)
     assert told == [[V4]]

@@ -154,7 +154,7 @@ def test_the_wire_does_no_io_and_reads_no_clock(module: str) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *(f"tritonhttp._transport.{name}" for name in ("policy", "pool", "race")),
+        *(f"tritonhttp._transport.{name}" for name in ("policy", "pool", "happy_eyeballs")),
         "tritonhttp._calls.balance",
         "tritonhttp._calls.retry",
     ],
@@ -186,17 +186,10 @@ def test_transports_do_not_know_each_other(module: str) -> None:
 
 
 def test_the_blocking_side_and_asyncio_are_apart() -> None:
-    blocking = (
-        "tritonhttp._transport.blocking",
-        "tritonhttp._transport.connecting",
-        "tritonhttp._transport.connection",
-    )
-    for module in (
-        "tritonhttp._transport.asyncio",
-        "tritonhttp._transport.protocol",
-        "tritonhttp._transport.racing",
-    ):
-        assert set(blocking).isdisjoint(own_imports(module))
+    parts = ("", "_connect", "_connection", "_pool")
+    blocking = {f"tritonhttp._transport.blocking{part}" for part in parts}
+    for part in parts:
+        assert blocking.isdisjoint(own_imports(f"tritonhttp._transport.asyncio{part}"))
     clients = (
         "base",
         "model_base",

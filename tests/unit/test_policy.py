@@ -132,20 +132,26 @@ def test_a_step_ends_at_its_limit_or_at_the_deadline(
 
 
 @pytest.mark.parametrize(
-    ("repeatable", "answered", "handed_over", "may"),
+    ("reused", "repeatable", "answered", "handed_over", "may", "resendable"),
     [
-        (True, False, True, True),
-        (True, False, False, True),
-        (False, False, False, True),
-        (False, False, True, False),
-        (True, True, True, False),
-        (False, True, False, False),
+        (True, True, False, True, True, True),
+        (True, True, False, False, True, True),
+        (True, False, False, False, True, True),
+        (True, False, False, True, False, True),
+        (True, True, True, True, False, False),
+        (True, False, True, False, False, False),
+        (False, True, False, False, False, False),
+        (False, True, False, True, False, False),
     ],
 )
-def test_a_request_goes_out_again_only_where_that_is_safe(
-    repeatable: bool, answered: bool, handed_over: bool, may: bool
+def test_a_request_is_resent_only_where_that_is_safe_and_may_help(
+    reused: bool, repeatable: bool, answered: bool, handed_over: bool, may: bool, resendable: bool
 ) -> None:
-    assert may_resend(repeatable=repeatable, answered=answered, handed_over=handed_over) == may
+    error = errors.ConnectionLost("lost")
+    resent = may_resend(
+        error, reused=reused, answered=answered, handed_over=handed_over, repeatable=repeatable
+    )
+    assert (resent, error.resendable) == (may, resendable)
 
 
 # -- retries

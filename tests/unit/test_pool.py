@@ -16,8 +16,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tritonhttp._transport import blocking, pool
-from tritonhttp._transport.blocking import BlockingPool
+from tritonhttp._transport import blocking_pool, pool
+from tritonhttp._transport.blocking_pool import BlockingPool
 from tritonhttp._transport.pool import Place, Pool, release
 from tritonhttp.errors import InferenceServerException
 
@@ -469,8 +469,8 @@ class Storm(RuleBasedStateMachine):
         self.pool = Counting(2)
         self.places: list[Place[int]] = []
         self.thread, self.threads, self.count = 1, itertools.count(2), 0
-        self.this_thread = blocking.this_thread
-        blocking.this_thread = lambda: (self.thread, self.thread)
+        self.this_thread = blocking_pool.this_thread
+        blocking_pool.this_thread = lambda: (self.thread, self.thread)
 
     def use(self, place: Place[int]) -> None:
         """Have a place that is served open its connection, and use it."""
@@ -652,7 +652,7 @@ class Storm(RuleBasedStateMachine):
             assert not self.pool.line
             assert self.pool.take(Place()) is not self.pool.closed
         finally:
-            blocking.this_thread = self.this_thread
+            blocking_pool.this_thread = self.this_thread
 
 
 TestStorm = Storm.TestCase
@@ -724,7 +724,7 @@ def test_a_call_in_a_handler_waits_for_no_thread_that_waits_for_the_lock() -> No
 
     for number in itertools.count():
         operation, act = prepare()
-        with at_step(number, act, "line", (blocking, pool)) as done:
+        with at_step(number, act, "line", (blocking_pool, pool)) as done:
             operation()
         if not done[0]:
             break

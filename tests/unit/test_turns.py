@@ -10,7 +10,7 @@ import pytest
 from tritonhttp._calls import turns
 from tritonhttp._calls.turns import Turn, Turns
 from tritonhttp._transport import pool
-from tritonhttp._transport.blocking import BlockingPool
+from tritonhttp._transport.blocking_pool import BlockingPool
 
 from .test_pool import at_step
 

@@ -10,78 +10,26 @@ import contextlib
 import dataclasses
 import os
 import socket
-import sys
 from collections.abc import Iterable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-from .._wire.http1 import Response, ResponseReader, StreamedResponse
+from .._wire.http1 import Response, StreamedResponse
 from .._wire.requests import Buffer, coalesce
-from ..errors import (
-    ConnectionLost,
-    DeadlineExceeded,
-    InvalidRequest,
-    NameResolutionError,
-    ProtocolError,
-    TransportError,
-)
-from .address import Address, SocketAddress, leave, literal, look_up
-from .failures import (
-    closed,
-    connect_failure,
-    located,
-    resolve_timeout,
-    set_up_failure,
-    tls_failure,
-    wait_timeout,
-)
+from ..errors import ConnectionLost, DeadlineExceeded, InvalidRequest, ProtocolError, TransportError
+from .address import Address, SocketAddress
+from .asyncio_connect import connect, open_tunnel, resolve, timeout_at
+from .asyncio_connection import Connection
+from .asyncio_pool import AsyncioPool
+from .failures import located, set_up_failure, tls_failure, wait_timeout
 from .policy import Connections, earliest, may_resend, moment
-from .pool import Place, Pool
-from .protocol import Connection
-from .race import Race
-from .racing import drop, run
-from .route import MAX_REFUSAL, Proxy, Route
+from .pool import Place
+from .route import Route
 from .trace import Counts, Trace
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["AsyncioPool", "AsyncioTransport", "Stream", "timeout_at"]
-
-C = TypeVar("C")
-
-
-if sys.version_info >= (3, 11):
-    timeout_at = asyncio.timeout_at
-else:
-
-    class timeout_at:  # noqa: N801  stands for a function
-        """End the block with TimeoutError when the time has come."""
-
-        def __init__(self, when: float | None) -> None:
-            self._when = when
-            self._expired = False
-            self._timer: asyncio.TimerHandle | None = None
-
-        async def __aenter__(self) -> None:
-            if self._when is not None:
-                loop = asyncio.get_running_loop()
-                self._timer = loop.call_at(self._when, self._expire, asyncio.current_task())
-
-        def expired(self) -> bool:
-            return self._expired
-
-        def _expire(self, task: asyncio.Task[object] | None) -> None:
-            self._expired = True
-            if task is not None:
-                task.cancel()
-
-        async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-            if self._expired and kind is asyncio.CancelledError:
-                raise TimeoutError
-
+__all__ = ["AsyncioTransport", "Stream"]
 
 #: In a forked child: the connections of the parent.
 _inherited: list[Connection] = []
@@ -90,58 +38,6 @@ _inherited: list[Connection] = []
 def _abort_all(connections: Iterable[Connection]) -> None:
     for connection in connections:
         connection.abort()
-
-
-class AsyncioPool(Pool[C]):
-    """A pool for the tasks of one event loop."""
-
-    def __init__(self, limit: int, lock: Any = None) -> None:
-        super().__init__(limit)
-
-    async def hold(self, place: Place[C], deadline: float | None, *, reserved: bool = False) -> bool:
-        """Wait until a place is served; return False if the deadline passed before.
-
-        Parameters
-        ----------
-        reserved : bool
-            Whether the place is in the line already.
-
-        Raises
-        ------
-        InferenceServerException
-            If the pool is closed.
-        """
-        if place not in self.holders and not (not reserved and self.take(place)):
-            loop = asyncio.get_running_loop()
-            waiter: asyncio.Future[None] = loop.create_future()
-            ring = partial(_ring, waiter)
-            if not reserved:
-                self.join(place)
-            self.wait(place, ring)
-            if place not in self.holders and not self.closed:
-                timer = None if deadline is None else loop.call_at(deadline, ring)
-                try:
-                    await waiter
-                except BaseException:
-                    # Its connection, if it came meanwhile, was not used.
-                    if place in self.holders:
-                        self.give_back(place, reusable=True)
-                    raise
-                finally:
-                    if timer is not None:
-                        timer.cancel()
-            if place not in self.holders:
-                if self.closed:
-                    raise closed()
-                return False
-            self.begin(place)
-        place.served = True
-        return True
-
-
-def _ring(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 class AsyncioTransport:
@@ -191,12 +87,12 @@ class AsyncioTransport:
         method: str,
         target: str,
         buffers: Sequence[Buffer],
-        place: Place[Connection] | None = None,
         *,
         repeatable: bool = False,
         deadline: float | None = None,
         trace: Trace | None = None,
         streamed: bool = False,
+        place: Place[Connection] | None = None,
     ) -> Response:
         """Send a request and return its response, whatever its status.
 
@@ -206,9 +102,6 @@ class AsyncioTransport:
             The request, for messages.
         buffers : sequence of buffers
             The whole request, its head first.
-        place : Place, optional
-            The call's; of a streamed success it holds the connection behind the return. Counts how often the
-            request was sent again.
         repeatable : bool
             Whether it may go out again when a reused connection turns out closed.
         deadline : float or None
@@ -217,6 +110,8 @@ class AsyncioTransport:
             Is told how long each phase takes.
         streamed : bool
             Whether to return a success with its head: a StreamedResponse whose `stream` is a :class:`Stream`.
+        place : Place, optional
+            The call's; of a streamed success it holds the connection behind the return.
 
         Raises
         ------
@@ -298,22 +193,22 @@ class AsyncioTransport:
                 response = await connection.exchange(buffers, deadline, expects, trace, streamed)
                 break
             except ConnectionLost as error:
-                answered, handed_over = not connection.reader.blank, connection.handed_over
-                fresh = reused and may_resend(
-                    repeatable=repeatable, answered=answered, handed_over=handed_over
+                fresh = may_resend(
+                    error,
+                    reused=reused,
+                    answered=not connection.reader.blank,
+                    handed_over=connection.handed_over,
+                    repeatable=repeatable,
                 )
                 if not fresh:
-                    error.resendable = reused and may_resend(
-                        repeatable=True, answered=answered, handed_over=handed_over
-                    )
                     raise
                 self._counts.resent += 1
             finally:
                 if trace is not None:
                     trace.end(connection)
-            place.resent += handed_over
             if trace is not None:
                 trace.start()
+                trace.resent += connection.handed_over
         response.asked = asked = method, self._origin, target
         if connection.reader.open:
             head = StreamedResponse(response.head, b"")
@@ -332,7 +227,7 @@ class AsyncioTransport:
     async def addresses(self, deadline: float | None) -> list[SocketAddress]:
         """Look up the addresses of the server's name."""
         try:
-            return literal(self._address) or await self._resolve(asyncio.get_running_loop(), deadline)
+            return await resolve(asyncio.get_running_loop(), self._address, deadline)
         except TransportError as error:
             raise located(error, self._address, "", "") from error.__cause__
 
@@ -464,11 +359,11 @@ class AsyncioTransport:
     ) -> Connection:
         address, route, context = self._address, self._route, self._context
         began = loop.time()
-        found = literal(route.address) or await self._resolve(loop, deadline)
+        found = await resolve(loop, route.address, deadline)
         if trace is not None:
             trace.mark("resolve")
         connecting = loop.time()
-        sock = await self._connect(loop, found, deadline)
+        sock = await connect(loop, found, deadline, route.peer)
         if trace is not None:
             trace.mark("connect")
         connection = Connection(loop, sock, context is not None, self._options.max_response_bytes)
@@ -476,7 +371,7 @@ class AsyncioTransport:
         connection.reader.reusable = self._options.keep_alive
         try:
             if route.tunnel is not None:
-                await self._dig(loop, sock, route.tunnel, deadline)
+                await open_tunnel(loop, sock, route.tunnel, address, deadline)
                 if trace is not None:
                     trace.mark("proxy")
             handshake = loop.time()
@@ -504,73 +399,6 @@ class AsyncioTransport:
             connection.discard()
             self._connections.discard(connection)
             raise
-
-    async def _dig(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: Proxy, deadline: float | None
-    ) -> None:
-        """Have the proxy open a tunnel to the server."""
-        began = loop.time()
-        reader = ResponseReader(MAX_REFUSAL, tunnel=True)
-        try:
-            async with timeout_at(deadline):
-                await loop.sock_sendall(sock, proxy.connect_request(self._address))
-                while reader.response is None:
-                    count = await loop.sock_recv_into(sock, reader.get_buffer())
-                    if not (reader.received(count) if count else reader.received_eof()) and not count:
-                        raise ConnectionResetError(f"it closed the connection after {reader.progress()}")
-        except (OSError, ProtocolError, TimeoutError) as error:
-            raise proxy.failure(self._address, error, loop.time() - began, deadline) from error
-        proxy.check_tunnel(self._address, reader.response)
-
-    async def _resolve(self, loop: asyncio.AbstractEventLoop, deadline: float | None) -> list[SocketAddress]:
-        outcome: asyncio.Future[list[SocketAddress] | NameResolutionError] = loop.create_future()
-        address, began = self._route.address, loop.time()
-
-        def tell(answer: list[SocketAddress] | NameResolutionError) -> None:
-            if not outcome.done():
-                outcome.set_result(answer)
-
-        def done(answer: list[SocketAddress] | NameResolutionError) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(tell, answer)
-
-        look_up(address, done)
-        try:
-            async with timeout_at(deadline):
-                found = await outcome
-        except TimeoutError:
-            raise resolve_timeout(address, loop.time() - began, deadline) from None
-        finally:
-            leave(address, done)
-        if isinstance(found, NameResolutionError):
-            raise found
-        return found
-
-    async def _connect(
-        self, loop: asyncio.AbstractEventLoop, addresses: Sequence[SocketAddress], deadline: float | None
-    ) -> socket.socket:
-        began = loop.time()
-        if len(addresses) > 1:
-            race = Race(addresses, began, deadline)
-            winner = await run(loop, race)
-            if winner is not None:
-                return winner
-            failures = race.failures
-        else:
-            ((family, address),) = addresses
-            try:
-                sock = socket.socket(family, socket.SOCK_STREAM)
-                try:
-                    sock.setblocking(False)
-                    async with timeout_at(deadline):
-                        await loop.sock_connect(sock, address)
-                except BaseException:
-                    drop(loop, sock)
-                    raise
-                return sock
-            except OSError as error:  # TimeoutError too
-                failures = [((family, address), error)]
-        raise connect_failure(self._route.peer, failures, loop.time() - began, deadline) from failures[0][1]
 
 
 class Stream:

@@ -11,121 +11,33 @@ import contextlib
 import dataclasses
 import math
 import socket
-import sys
 import threading
 import weakref
 from collections.abc import Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from .._repetition.answer import Answer, Repeated
-from .._repetition.repeater import REPEATS, Repeater
-from .._wire.http1 import Response, ResponseReader, StreamedResponse
+from .._repetition.repeater import REPEATS, Expected, Repeater
+from .._wire.http1 import Response, StreamedResponse
 from .._wire.requests import Buffer, coalesce
 from ..errors import ConnectionLost, ProtocolError, TransportError
-from .address import Address, SocketAddress, resolve
-from .connecting import connect
-from .connection import Connection
-from .failures import closed, located, tls_failure, wait_timeout
-from .policy import Connections, Timeouts, earliest, may_resend, step_timeout
-from .pool import Place, Pool
-from .route import MAX_REFUSAL, Proxy, Route
+from .address import Address, SocketAddress
+from .blocking_connect import connect, encrypt, open_tunnel
+from .blocking_connection import Connection
+from .blocking_pool import BlockingPool, this_thread
+from .failures import located, wait_timeout
+from .policy import Connections, Timeouts, earliest, may_resend
+from .pool import Place
+from .resolver import resolve
+from .route import Route
 from .trace import Counts, Trace
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["Bell", "BlockingPool", "BlockingTransport", "Stream", "is_owned", "this_thread"]
-
-C = TypeVar("C")
+__all__ = ["BlockingTransport", "Stream"]
 
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
-#: As it is now: gevent's tells greenlets apart, the extension threads.
-_get_ident = threading.get_ident
-
-
-class Bell:
-    """Wakes the one thread that waits for it. Ringing it is one step of C, and may be done again."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def __call__(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it has rung
-            self._lock.release()
-
-    def wait(self, seconds: float | None) -> bool:
-        """Wait until it has rung since the last time, for so many seconds at most; return whether it has."""
-        return self._lock.acquire(True, -1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
-
-
-class BlockingPool(Pool[C]):
-    """A pool for threads."""
-
-    def __init__(self, limit: int, lock: Any = None) -> None:
-        super().__init__(limit)
-        #: Re-entrant: a signal's handler may use the pool while its thread holds this. Nothing that may block runs
-        #: under it, since gevent's greenlets of one thread would all have it.
-        self.lock: Any = lock or threading.RLock()
-
-    @property
-    def is_interrupted(self) -> bool:
-        """Whether this code runs in the middle of a method of the pool, as a signal's handler does."""
-        return is_owned(self.lock)
-
-    def hold(self, place: Place[C], deadline: float | None, *, reserved: bool = False) -> bool:
-        """Wait until a place is served; return False if the deadline passed before.
-
-        Parameters
-        ----------
-        reserved : bool
-            Whether the place is in the line already.
-
-        Raises
-        ------
-        InferenceServerException
-            If the pool is closed.
-        """
-        owners = this_thread()
-        place.owner = owners[0]
-        nested = place.exceeds or self.is_interrupted
-        with self.lock:
-            if nested and not self.closed:
-                self.exceed(place)
-            if place in self.holders or (not reserved and self.take(place)):
-                place.served = True
-                return True
-            if not reserved:
-                self.join(place)
-            bell = Bell()
-            self.wait(place, bell)
-            if place not in self.holders and self.is_nested(place, owners) and not self.closed:
-                self.exceed(place)
-        while True:
-            with self.lock:
-                if place in self.holders:
-                    self.begin(place)
-                    return True
-                if self.closed:
-                    raise closed()
-            left = step_timeout(None, deadline, monotonic())
-            if left == 0:
-                return False
-            bell.wait(left)
-
-
-def is_owned(lock: Any) -> bool:
-    """Whether this thread holds a re-entrant lock."""
-    return bool(lock._is_owned())
-
-
-def this_thread() -> tuple[int, int]:
-    """Return what tells this thread from others: its greenlet, where there are any, and the thread itself."""
-    greenlet, number = sys.modules.get("greenlet"), _get_ident()
-    return (id(greenlet.getcurrent()) if greenlet is not None else number), number
 
 
 class BlockingTransport:
@@ -193,16 +105,15 @@ class BlockingTransport:
         method: str,
         target: str,
         buffers: Sequence[Buffer],
-        place: Place[Connection] | None = None,
         *,
         repeatable: bool = False,
         deadline: float | None = None,
         trace: Trace | None = None,
         streamed: bool = False,
         idle_timeout: float | None = None,
-        answer: Answer | None = None,
-        id_json: bytes = b"",
-    ) -> Response:
+        place: Place[Connection] | None = None,
+        answer: Expected | None = None,
+    ) -> Any:
         """Send a request and return its response, whatever its status.
 
         Parameters
@@ -211,9 +122,6 @@ class BlockingTransport:
             The request, for messages.
         buffers : sequence of buffers
             The whole request, its head first.
-        place : Place, optional
-            The call's, in the line or new; of a streamed success it holds the connection behind the return. Counts
-            how often the request was sent again.
         repeatable : bool
             Whether it may go out again when a reused connection turns out closed.
         deadline : float or None
@@ -224,10 +132,10 @@ class BlockingTransport:
             Whether to return a success with its head: a StreamedResponse whose `stream` is a :class:`Stream`.
         idle_timeout : float or None
             Seconds for each step without progress of a streamed one, in place of the network timeout.
-        answer : Answer, optional
-            An answer that is expected to come again.
-        id_json : bytes
-            The request's id, as the answer will have it.
+        place : Place, optional
+            The call's, in the line or new; of a streamed success it holds the connection behind the return.
+        answer : Expected, optional
+            An answer that is expected to come again; it is returned as the bytes of its body alone.
 
         Raises
         ------
@@ -244,14 +152,7 @@ class BlockingTransport:
         try:
             try:
                 if answer is not None and socket.socket is self._kind:
-                    began = monotonic()
-                    expected = (
-                        buffers[0],
-                        answer.start_with(id_json),
-                        answer.head_size,
-                        answer.size,
-                        deadline,
-                    )
+                    expected = buffers[0], answer.start, answer.head_size, answer.size, deadline
                     body = self.repeater.repeat(place, *expected)
                     if body is None and place.connection is None:
                         self._hold(place, deadline, reserved=reserved)
@@ -260,11 +161,7 @@ class BlockingTransport:
                     if body is not None:
                         if place.connection is not None:
                             self._put_by(place)
-                        response = Repeated(answer, body)
-                        response.asked = method, self._origin, target
-                        if trace is not None:
-                            trace.repeated(began, place, len(buffers[0]), answer.size)
-                        return response
+                        return body
                 return self._exchange(
                     method,
                     target,
@@ -321,23 +218,23 @@ class BlockingTransport:
                 )
                 break
             except ConnectionLost as error:
-                answered, handed_over = not connection.reader.blank, connection.handed_over
-                fresh = reused and may_resend(
-                    repeatable=repeatable, answered=answered, handed_over=handed_over
+                fresh = may_resend(
+                    error,
+                    reused=reused,
+                    answered=not connection.reader.blank,
+                    handed_over=connection.handed_over,
+                    repeatable=repeatable,
                 )
                 if not fresh:
-                    error.resendable = reused and may_resend(
-                        repeatable=True, answered=answered, handed_over=handed_over
-                    )
                     raise
                 with self.pool.lock:
                     self._counts.resent += 1
             finally:
                 if trace is not None:
                     trace.end(connection)
-            place.resent += handed_over
             if trace is not None:
                 trace.start()
+                trace.resent += connection.handed_over
         response.asked = asked = method, self._origin, target
         if connection.reader.open:
             head = StreamedResponse(response.head, b"")
@@ -484,7 +381,7 @@ class BlockingTransport:
         addresses = resolve(route.address, deadline)
         if trace is not None:
             trace.mark("resolve")
-        sock = self._connect(addresses, deadline)
+        sock = connect(addresses, deadline, route.peer)
         if trace is not None:
             trace.mark("connect")
         try:
@@ -492,11 +389,11 @@ class BlockingTransport:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if route.tunnel is not None:
-                self._dig(sock, route.tunnel, deadline)
+                open_tunnel(sock, route.tunnel, self._address, deadline)
                 if trace is not None:
                     trace.mark("proxy")
             if self._context is not None:
-                sock = self._encrypt(sock, self._context, deadline)
+                sock = encrypt(sock, self._context, self._address, deadline)
                 if trace is not None:
                     trace.mark("tls")
             connection = Connection(
@@ -511,48 +408,6 @@ class BlockingTransport:
             place.connection = connection
             self._connections.add(connection)
             self._counts.opened += 1
-
-    def _connect(self, addresses: Sequence[SocketAddress], deadline: float | None) -> socket.socket:
-        return connect(addresses, deadline, self._route.peer)
-
-    def _dig(self, sock: socket.socket, proxy: Proxy, deadline: float | None) -> None:
-        """Have the proxy open a tunnel to the server."""
-        began = monotonic()
-        reader = ResponseReader(MAX_REFUSAL, tunnel=True)
-        try:
-            _arm(sock, deadline)
-            sock.sendall(proxy.connect_request(self._address))
-            while reader.response is None:
-                _arm(sock, deadline)
-                count = sock.recv_into(reader.get_buffer())
-                if not (reader.received(count) if count else reader.received_eof()) and not count:
-                    raise ConnectionResetError(f"it closed the connection after {reader.progress()}")
-        except (OSError, ProtocolError) as error:
-            raise proxy.failure(self._address, error, monotonic() - began, deadline) from error
-        proxy.check_tunnel(self._address, reader.response)
-
-    def _encrypt(self, sock: socket.socket, context: ssl.SSLContext, deadline: float | None) -> socket.socket:
-        began = monotonic()
-        _arm(sock, deadline)
-        try:
-            # Where a body ends with the connection, only the server's word (close_notify) tells it from a cut one.
-            encrypted = context.wrap_socket(
-                sock,
-                server_hostname=self._address.host,
-                suppress_ragged_eofs=False,
-                do_handshake_on_connect=False,
-            )
-        except (OSError, ValueError) as error:
-            raise tls_failure(self._address, error, monotonic() - began, deadline) from error
-        try:
-            encrypted.do_handshake()
-        except (OSError, ValueError) as error:
-            encrypted.close()
-            raise tls_failure(self._address, error, monotonic() - began, deadline) from error
-        except BaseException:
-            encrypted.close()
-            raise
-        return encrypted
 
 
 class Stream:
@@ -630,9 +485,3 @@ class Stream:
             else:
                 with contextlib.suppress(RuntimeError):  # the interpreter ends
                     threading.Thread(target=self.close, name="tritonhttp-close").start()
-
-
-def _arm(sock: socket.socket, deadline: float | None) -> None:
-    """Bound the next step on a socket; a handshake is one step, whatever it reads and writes."""
-    left = step_timeout(None, deadline, monotonic())
-    sock.settimeout(None if left is None else max(left, 0.001))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from .. import errors
 from ..errors import (
@@ -16,10 +15,8 @@ from ..errors import (
     ProtocolError,
     TransportError,
 )
+from .address import Address, SocketAddress
 from .policy import IdleMoment, Moment
-
-if TYPE_CHECKING:
-    from .address import Address, SocketAddress
 
 __all__ = [
     "WAITING",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from .._basics.quantities import integer, real
-from ..errors import DeadlineExceeded, InvalidRequest
+from ..errors import ConnectionLost, DeadlineExceeded, InvalidRequest
 
 __all__ = [
     "FOREVER",
@@ -199,16 +199,21 @@ def step_timeout(limit: float | None, deadline: float | None, now: float) -> flo
     return left if limit is None else min(limit, left)
 
 
-def may_resend(*, repeatable: bool, answered: bool, handed_over: bool) -> bool:
-    """Decide whether a request goes out again after a reused connection turned out closed.
+def may_resend(
+    error: ConnectionLost, *, reused: bool, answered: bool, handed_over: bool, repeatable: bool
+) -> bool:
+    """Decide whether the transport sends a request again, and set the error's `resendable`.
 
     Parameters
     ----------
-    repeatable : bool
-        Whether sending it twice does no more than sending it once.
+    reused : bool
+        Whether the connection had carried a request before: the server may have closed it while it was idle.
     answered : bool
         Whether any byte of an answer came.
     handed_over : bool
         Whether the kernel took the whole request, so that the server may have seen it.
+    repeatable : bool
+        Whether sending it twice does no more than sending it once.
     """
-    return not answered and (repeatable or not handed_over)
+    error.resendable = reused and not answered
+    return error.resendable and (repeatable or not handed_over)

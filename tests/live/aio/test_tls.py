@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import trustme
 
-from tritonhttp._transport.protocol import Connection
+from tritonhttp._transport.asyncio_connection import Connection
 from tritonhttp.aio import InferenceServerClient
 from tritonhttp.errors import TLSError
 

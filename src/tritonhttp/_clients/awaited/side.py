@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
-from ..._transport.asyncio import timeout_at
+from ..._transport.asyncio_connect import timeout_at
 from ..._transport.failures import over
 from ..._transport.policy import Moment
 from ...errors import DeadlineExceeded

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tritonhttp._transport.failures import connect_failure
-from tritonhttp._transport.race import Race, interleaved
+from tritonhttp._transport.happy_eyeballs import Race, interleaved
 from tritonhttp.errors import ConnectError, ConnectRefused, ConnectTimeout
 
 V4, V6 = socket.AF_INET, socket.AF_INET6

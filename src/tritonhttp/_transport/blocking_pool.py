@@ -1,0 +1,104 @@
+"""The pool of the blocking client's connections: calls wait in their threads."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from time import monotonic
+from typing import Any, TypeVar
+
+from .failures import closed
+from .policy import step_timeout
+from .pool import Place, Pool
+
+__all__ = ["Bell", "BlockingPool", "is_owned", "this_thread"]
+
+C = TypeVar("C")
+
+#: As it is now: gevent's tells greenlets apart, the extension threads.
+_get_ident = threading.get_ident
+
+
+class Bell:
+    """Wakes the one thread that waits for it. Ringing it is one step of C, and may be done again."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def __call__(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it has rung
+            self._lock.release()
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait until it has rung since the last time, for so many seconds at most; return whether it has."""
+        return self._lock.acquire(True, -1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+
+
+class BlockingPool(Pool[C]):
+    """A pool for threads."""
+
+    def __init__(self, limit: int, lock: Any = None) -> None:
+        super().__init__(limit)
+        #: Re-entrant: a signal's handler may use the pool while its thread holds this. Nothing that may block runs
+        #: under it, since gevent's greenlets of one thread would all have it.
+        self.lock: Any = lock or threading.RLock()
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether this code runs in the middle of a method of the pool, as a signal's handler does."""
+        return is_owned(self.lock)
+
+    def hold(self, place: Place[C], deadline: float | None, *, reserved: bool = False) -> bool:
+        """Wait until a place is served; return False if the deadline passed before.
+
+        Parameters
+        ----------
+        reserved : bool
+            Whether the place is in the line already.
+
+        Raises
+        ------
+        InferenceServerException
+            If the pool is closed.
+        """
+        owners = this_thread()
+        place.owner = owners[0]
+        nested = place.exceeds or self.is_interrupted
+        with self.lock:
+            if nested and not self.closed:
+                self.exceed(place)
+            if place in self.holders or (not reserved and self.take(place)):
+                place.served = True
+                return True
+            if not reserved:
+                self.join(place)
+            bell = Bell()
+            self.wait(place, bell)
+            if place not in self.holders and self.is_nested(place, owners) and not self.closed:
+                self.exceed(place)
+        while True:
+            with self.lock:
+                if place in self.holders:
+                    self.begin(place)
+                    return True
+                if self.closed:
+                    raise closed()
+            left = step_timeout(None, deadline, monotonic())
+            if left == 0:
+                return False
+            bell.wait(left)
+
+
+def is_owned(lock: Any) -> bool:
+    """Whether this thread holds a re-entrant lock."""
+    return bool(lock._is_owned())
+
+
+def this_thread() -> tuple[int, int]:
+    """Return what tells this thread from others: its greenlet, where there are any, and the thread itself."""
+    greenlet, number = sys.modules.get("greenlet"), _get_ident()
+    return (id(greenlet.getcurrent()) if greenlet is not None else number), number

@@ -1,0 +1,112 @@
+"""The TLS context for the connections to a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["as_context", "tls_context"]
+
+_TLS_OPTIONS = frozenset(
+    (
+        "ca_certs",
+        "cert_reqs",
+        "certfile",
+        "ciphers",
+        "do_handshake_on_connect",
+        "keyfile",
+        "options",
+        "password",
+        "server_side",
+        "ssl_version",
+        "suppress_ragged_eofs",
+        "verify_flags",
+    )
+)
+
+
+def tls_context(
+    options: Mapping[str, Any] | None, factory: Callable[[], ssl.SSLContext] | None, insecure: bool
+) -> ssl.SSLContext:
+    """Return the context for a client's connections. The server's chain is verified always.
+
+    Parameters
+    ----------
+    options : mapping, optional
+        What ``ssl.wrap_socket`` took: keyfile, certfile, ca_certs, ciphers, ssl_version; and the context's
+        `options` and `verify_flags`. `cert_reqs` and the options of its behaviour (do_handshake_on_connect,
+        suppress_ragged_eofs) are accepted and change nothing.
+    factory : callable, optional
+        Returns a context, which is used as it is; `options` then add certificates and ciphers to it.
+    insecure : bool
+        Do not compare the server's name with its certificate.
+
+    Raises
+    ------
+    InvalidRequest
+        For an unknown option, or files that cannot be loaded.
+    """
+    import ssl
+
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    unknown = set(given) - _TLS_OPTIONS
+    if unknown:
+        raise InvalidRequest(
+            f"unknown ssl_options {sorted(unknown)}: expected some of {sorted(_TLS_OPTIONS)}"
+        )
+    if "keyfile" in given and "certfile" not in given:
+        raise InvalidRequest("ssl_options: a keyfile needs its certfile as well")
+    context = ssl.create_default_context() if factory is None else _made(factory, given.get("ca_certs"))
+    try:
+        if "ca_certs" in given:
+            context.load_verify_locations(cafile=given["ca_certs"])
+        if "certfile" in given:
+            context.load_cert_chain(given["certfile"], given.get("keyfile"), given.get("password"))
+        if "ciphers" in given:
+            context.set_ciphers(given["ciphers"])
+        for option in ("options", "verify_flags"):
+            if option in given:
+                setattr(context, option, given[option])
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"ssl_options {sorted(given)} cannot be used: {error}") from error
+    version = given.get("ssl_version")
+    if version is not None and version not in (ssl.PROTOCOL_TLS, ssl.PROTOCOL_TLS_CLIENT):
+        name = str(getattr(version, "name", version)).removeprefix("PROTOCOL_")
+        exact = ssl.TLSVersion.__members__.get(name)
+        if exact is None:
+            raise InvalidRequest(f"ssl_version {version!r} is not supported")
+        context.minimum_version = context.maximum_version = exact
+    if insecure:
+        context.check_hostname = False
+    return context
+
+
+def _made(factory: Callable[..., ssl.SSLContext], ca_certs: str | None) -> ssl.SSLContext:
+    """Call a factory; the reference gives it `cafile`, and some cannot do without."""
+    import inspect
+
+    if not callable(factory):
+        raise InvalidRequest(
+            f"ssl_context_factory must be a function that returns a context, got {factory!r}"
+        )
+    try:
+        inspect.signature(factory).bind()
+    except TypeError:
+        return as_context(factory(cafile=ca_certs), "what ssl_context_factory returns")
+    except ValueError:  # nobody can tell what a function in C takes
+        pass
+    return as_context(factory(), "what ssl_context_factory returns")
+
+
+def as_context(given: Any, what: str) -> ssl.SSLContext:
+    """Return what a caller gave as a context, or refuse it."""
+    import ssl
+
+    if not isinstance(given, ssl.SSLContext):
+        raise InvalidRequest(f"{what} must be an ssl.SSLContext, got {given!r}")
+    return given
