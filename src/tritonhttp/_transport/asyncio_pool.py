@@ -26,26 +26,26 @@ class AsyncioPool(Pool[C]):
         Parameters
         ----------
         reserved : bool
-            Whether the place is in the line already.
+            Whether the place is already in the line.
 
         Raises
         ------
         InferenceServerException
             If the pool is closed.
         """
-        if place not in self.holders and not (not reserved and self.take(place)):
+        if place not in self.holders and (reserved or not self.take(place)):
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
-            ring = partial(_ring, waiter)
+            wake = partial(_finish, waiter)
             if not reserved:
                 self.join(place)
-            self.wait(place, ring)
+            self.wait(place, wake)
             if place not in self.holders and not self.closed:
-                timer = None if deadline is None else loop.call_at(deadline, ring)
+                timer = None if deadline is None else loop.call_at(deadline, wake)
                 try:
                     await waiter
                 except BaseException:
-                    # Its connection, if it came meanwhile, was not used.
+                    # If its connection came meanwhile, it was not used.
                     if place in self.holders:
                         self.give_back(place, reusable=True)
                     raise
@@ -61,6 +61,6 @@ class AsyncioPool(Pool[C]):
         return True
 
 
-def _ring(waiter: asyncio.Future[None]) -> None:
+def _finish(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)

@@ -1,8 +1,8 @@
 """Exchanges over blocking sockets, by any number of threads.
 
-A request is a tuple of buffers that goes out without being joined; the response is received into the memory
+A request is a sequence of buffers, and large ones are sent without a copy. The response is received into memory
 that the result will use. Functions of the socket module are looked up when they are called, so that gevent's
-replacements are used where a program has put them in.
+replacements are used if a program has installed them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .._wire.http1 import Response, StreamedResponse
 from .._wire.requests import Buffer, coalesce
 from ..errors import ConnectionLost, ProtocolError, TransportError
 from .address import Address, SocketAddress
-from .blocking_connect import connect, encrypt, open_tunnel
+from .blocking_connect import open_connection
 from .blocking_connection import Connection
 from .blocking_pool import BlockingPool, this_thread
 from .failures import located, wait_timeout
-from .policy import Connections, Timeouts, earliest, may_resend
+from .policy import Connections, Timeouts, may_resend
 from .pool import Place
 from .resolver import resolve
 from .route import Route
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     import ssl
 
 __all__ = ["BlockingTransport", "Stream"]
-
-_INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 
 class BlockingTransport:
@@ -80,18 +78,18 @@ class BlockingTransport:
         self._route = route = Route(address, options)
         self._prepare = None if route.plain else route.prepare
         self._max_idle = options.idle_limit
-        #: Whose sockets there were then: the system's that the repeater uses would block greenlets.
+        #: The socket class at first. Once gevent has replaced it, the system calls of the repeater would block it.
         self._kind = socket.socket
-        #: Whether the repeater is worth asking.
+        #: Whether the repeater can carry out exchanges.
         self.repeats = REPEATS and route.plain and context is None
         self.reset()
 
     def reset(self) -> None:
-        """Start anew with no connection: at first, and in a forked child, whose inherited sockets are closed."""
+        """Start without connections: at first, and in a forked child, which closes its inherited sockets."""
         for connection in getattr(self, "_connections", ()):
             connection.close()
         closed_before = hasattr(self, "pool") and self.pool.closed
-        #: The open connections; one that a call lost to an exception is closed when it is dropped.
+        #: The open connections. One that an exception took from a call closes itself when it is collected.
         self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
         self.pool: BlockingPool[Connection] = BlockingPool(self._limit)
         self.pool.closed = closed_before
@@ -251,16 +249,16 @@ class BlockingTransport:
             return self.pool.has_room(place)
 
     def reserve(self, place: Place[Connection]) -> None:
-        """Let a place join the line for a call that another thread will make: it is served when that waits."""
+        """Let a place join the line for a call that another thread will make; it is served once that waits."""
         again, place.transport = place.transport is self, self
         with self.pool.lock:
             if not again or place not in self.pool.line:
                 self.pool.join(place)
 
     def give_back(self, place: Place[Connection], *, reusable: bool = False, now: float = -math.inf) -> None:
-        """Give up a place, or the wish for one; its connection is closed, unless it is reusable.
+        """Give up a place, or leave the line; close its connection unless that is reusable.
 
-        An idle connection whose time is over `now` is closed as well.
+        Also close an idle connection that has expired by `now`.
         """
         pool = self.pool
         nested = pool.is_interrupted
@@ -280,7 +278,7 @@ class BlockingTransport:
             place.sent()
 
     def _put_by(self, place: Place[Connection], *, reusable: bool = True) -> None:
-        """Give back a place whose exchange is over."""
+        """Give back a place after its exchange."""
         connection = place.connection
         assert connection is not None
         now = monotonic()
@@ -301,7 +299,7 @@ class BlockingTransport:
 
     @property
     def counts(self) -> Counts:
-        """What the transport did since it was made; in a forked child, since the fork."""
+        """Counts since the transport was made; in a forked child, since the fork."""
         pool = self.pool
         with pool.lock:
             counts = self._counts.with_open(self._connections)
@@ -310,13 +308,13 @@ class BlockingTransport:
         return counts
 
     def close(self) -> None:
-        """Close the idle connections now, and the others when their requests end; turn away who waits."""
+        """Close the idle connections now, and the others when their requests end; refuse waiting calls."""
         with self.pool.lock:
             idle = self.pool.close()
         for connection in idle:
             self._forget(connection)
 
-    # -- the pool's decisions, carried out --
+    # -- carrying out the pool's decisions --
 
     def _hold(
         self,
@@ -339,7 +337,7 @@ class BlockingTransport:
     def _take(
         self, place: Place[Connection], fresh: bool, deadline: float | None, trace: Trace | None
     ) -> bool:
-        """Give a place that is held a connection, or a new one; return whether it had a request before."""
+        """See that a place has a usable connection; return False if a new one was opened for it."""
         connection = place.connection
         reused = connection is not None and (
             bool(connection.ahead)
@@ -374,36 +372,9 @@ class BlockingTransport:
 
     def _open(self, place: Place[Connection], deadline: float | None, trace: Trace | None) -> None:
         """Open a connection for a place."""
-        began = monotonic()
-        limit = self._timeouts.connection
-        deadline = earliest(deadline, None if limit is None else began + limit)
-        route = self._route
-        addresses = resolve(route.address, deadline)
-        if trace is not None:
-            trace.mark("resolve")
-        sock = connect(addresses, deadline, route.peer)
-        if trace is not None:
-            trace.mark("connect")
-        try:
-            if sock.family in _INTERNET:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if route.tunnel is not None:
-                open_tunnel(sock, route.tunnel, self._address, deadline)
-                if trace is not None:
-                    trace.mark("proxy")
-            if self._context is not None:
-                sock = encrypt(sock, self._context, self._address, deadline)
-                if trace is not None:
-                    trace.mark("tls")
-            connection = Connection(
-                sock, self._context is not None, self._timeouts.network, self._options.max_response_bytes
-            )
-        except BaseException:
-            sock.close()
-            raise
-        connection.dies = began + self._options.age_limit
-        connection.reader.reusable = self._options.keep_alive
+        connection = open_connection(
+            self._address, self._route, self._context, self._timeouts, self._options, deadline, trace
+        )
         with self.pool.lock:
             place.connection = connection
             self._connections.add(connection)
@@ -411,7 +382,7 @@ class BlockingTransport:
 
 
 class Stream:
-    """The body of a response, as it comes. It keeps its connection, until its end or until it is closed."""
+    """The body of a response, as it comes. It keeps its connection until its end, or until it is closed."""
 
     def __init__(
         self, transport: BlockingTransport, place: Place[Connection], method: str, target: str
@@ -421,7 +392,7 @@ class Stream:
         self._request = method, target
 
     def more(self, idle: float | None, deadline: float | None) -> bytes:
-        """Return the next piece of the body, or b"" where it has ended.
+        """Return the next piece of the body, or b"" at its end.
 
         Parameters
         ----------
@@ -433,7 +404,7 @@ class Stream:
         Raises
         ------
         TransportError, ProtocolError
-            The connection is closed then.
+            The connection was closed.
         """
         place = self._place
         connection = place.connection
@@ -456,17 +427,17 @@ class Stream:
         return piece
 
     def close(self) -> None:
-        """Give the connection back where the body has ended, and close it otherwise. Idempotent."""
+        """Give the connection back if the body has ended, or close it. Idempotent."""
         place, transport = self._place, self._transport
         connection = place.connection
         if connection is None:
             return
-        # In a forked child the transport has started anew: the place is none of its own.
+        # A forked child has reset the transport, which no longer knows the place.
         if place in transport.pool.holders:
             transport._put_by(place, reusable=connection.reader.ended and connection.reader.reusable)
 
     def interrupt(self) -> None:
-        """Wake a thread that waits in :meth:`more`, which then ends or fails; only that one may close it."""
+        """Wake a thread that waits in :meth:`more`: its call then ends or fails. Only it may close the stream."""
         connection = self._place.connection
         if connection is not None and connection in self._transport._connections:
             with contextlib.suppress(OSError):
@@ -474,7 +445,7 @@ class Stream:
                 socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
     def __del__(self) -> None:
-        # The collector may run on any thread, in the middle of anything, so this must not wait for the lock.
+        # The garbage collector may run on any thread, in the middle of anything, so this must not wait for a lock.
         if self._place.connection is not None:
             lock = self._transport.pool.lock
             if lock.acquire(blocking=False):
@@ -483,5 +454,5 @@ class Stream:
                 finally:
                     lock.release()
             else:
-                with contextlib.suppress(RuntimeError):  # the interpreter ends
+                with contextlib.suppress(RuntimeError):  # the interpreter shuts down
                     threading.Thread(target=self.close, name="tritonhttp-close").start()

@@ -1,4 +1,4 @@
-"""How a blocking socket is connected: to one address or the first of several, through a tunnel, under TLS.
+"""How a blocking connection is opened: the name resolved, the socket connected, a tunnel, TLS.
 
 Functions of the socket and selectors modules are looked up when they are called, so that the replacements of
 gevent and eventlet are used where a program has installed them.
@@ -17,37 +17,74 @@ from typing import TYPE_CHECKING
 from .._wire.http1 import ResponseReader
 from ..errors import ProtocolError
 from .address import Address, SocketAddress
+from .blocking_connection import Connection
 from .failures import connect_failure, tls_failure
 from .happy_eyeballs import Race
-from .policy import step_timeout
-from .route import MAX_REFUSAL, Proxy
+from .policy import Connections, Timeouts, earliest, step_timeout
+from .resolver import resolve
+from .route import MAX_REFUSAL, Proxy, Route
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["connect", "encrypt", "open_tunnel"]
+    from .trace import Trace
+
+__all__ = ["open_connection"]
+
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 #: Results of a connect that the kernel continues; the last is from Windows.
 _IN_PROGRESS = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", 0))
 
 
-def connect(addresses: Sequence[SocketAddress], deadline: float | None, peer: str) -> socket.socket:
-    """Return a socket that is connected to one of the addresses; the caller sets its timeout.
-
-    Parameters
-    ----------
-    addresses : sequence of SocketAddress
-        In the system's order.
-    deadline : float or None
-        When to give up, on the monotonic clock.
-    peer : str
-        What is connected to, for messages.
+def open_connection(
+    server: Address,
+    route: Route,
+    context: ssl.SSLContext | None,
+    timeouts: Timeouts,
+    options: Connections,
+    deadline: float | None,
+    trace: Trace | None,
+) -> Connection:
+    """Open a connection to a server.
 
     Raises
     ------
-    ConnectError
-        Says how each address failed.
+    NameResolutionError, ConnectError, DeadlineExceeded
+        If it cannot be opened in time.
     """
+    began = monotonic()
+    if timeouts.connection is not None:
+        deadline = earliest(deadline, began + timeouts.connection)
+    addresses = resolve(route.address, deadline)
+    if trace is not None:
+        trace.mark("resolve")
+    sock = _connect(addresses, deadline, route.peer)
+    if trace is not None:
+        trace.mark("connect")
+    try:
+        if sock.family in _INTERNET:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if route.tunnel is not None:
+            _open_tunnel(sock, route.tunnel, server, deadline)
+            if trace is not None:
+                trace.mark("proxy")
+        if context is not None:
+            sock = _encrypt(sock, context, server, deadline)
+            if trace is not None:
+                trace.mark("tls")
+        connection = Connection(sock, context is not None, timeouts.network, options.max_response_bytes)
+    except BaseException:
+        sock.close()
+        raise
+    connection.dies = began + options.age_limit
+    connection.reader.reusable = options.keep_alive
+    return connection
+
+
+def _connect(addresses: Sequence[SocketAddress], deadline: float | None, peer: str) -> socket.socket:
+    """Return a socket that is connected to one of the addresses; the caller sets its timeout."""
     began = monotonic()
     if len(addresses) > 1:
         race = Race(addresses, began, deadline)
@@ -137,7 +174,7 @@ def _drop_failed(race: Race, socks: dict[int, socket.socket], number: int, error
         sock.close()
 
 
-def open_tunnel(sock: socket.socket, proxy: Proxy, server: Address, deadline: float | None) -> None:
+def _open_tunnel(sock: socket.socket, proxy: Proxy, server: Address, deadline: float | None) -> None:
     """Ask the proxy to open a tunnel to the server."""
     began = monotonic()
     reader = ResponseReader(MAX_REFUSAL, tunnel=True)
@@ -154,7 +191,7 @@ def open_tunnel(sock: socket.socket, proxy: Proxy, server: Address, deadline: fl
     proxy.check_tunnel(server, reader.response)
 
 
-def encrypt(
+def _encrypt(
     sock: socket.socket, context: ssl.SSLContext, server: Address, deadline: float | None
 ) -> socket.socket:
     """Return the socket under TLS, its handshake done."""

@@ -16,12 +16,12 @@ __all__ = ["Bell", "BlockingPool", "is_owned", "this_thread"]
 
 C = TypeVar("C")
 
-#: As it is now: gevent's tells greenlets apart, the extension threads.
+#: Bound at import, since the extension identifies threads; gevent's replacement would identify greenlets.
 _get_ident = threading.get_ident
 
 
 class Bell:
-    """Wakes the one thread that waits for it. Ringing it is one step of C, and may be done again."""
+    """Wakes the one thread that waits for it. Ringing is one step in C, and may be repeated."""
 
     __slots__ = ("_lock",)
 
@@ -34,7 +34,7 @@ class Bell:
             self._lock.release()
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait until it has rung since the last time, for so many seconds at most; return whether it has."""
+        """Wait for a ring since the last wait, at most for so many seconds; return whether it rang."""
         return self._lock.acquire(True, -1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
 
 
@@ -43,13 +43,13 @@ class BlockingPool(Pool[C]):
 
     def __init__(self, limit: int, lock: Any = None) -> None:
         super().__init__(limit)
-        #: Re-entrant: a signal's handler may use the pool while its thread holds this. Nothing that may block runs
-        #: under it, since gevent's greenlets of one thread would all have it.
+        #: Re-entrant: a signal handler may use the pool while its thread holds the lock. Nothing that may block
+        #: runs under it: unless gevent has patched it, all greenlets of one thread hold it together.
         self.lock: Any = lock or threading.RLock()
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether this code runs in the middle of a method of the pool, as a signal's handler does."""
+        """Whether this code runs in the middle of one of the pool's methods, as a signal handler does."""
         return is_owned(self.lock)
 
     def hold(self, place: Place[C], deadline: float | None, *, reserved: bool = False) -> bool:
@@ -58,7 +58,7 @@ class BlockingPool(Pool[C]):
         Parameters
         ----------
         reserved : bool
-            Whether the place is in the line already.
+            Whether the place is already in the line.
 
         Raises
         ------
@@ -99,6 +99,6 @@ def is_owned(lock: Any) -> bool:
 
 
 def this_thread() -> tuple[int, int]:
-    """Return what tells this thread from others: its greenlet, where there are any, and the thread itself."""
+    """Identify the running greenlet, if there are any, and the thread; without greenlets both are the thread."""
     greenlet, number = sys.modules.get("greenlet"), _get_ident()
     return (id(greenlet.getcurrent()) if greenlet is not None else number), number

@@ -1,12 +1,12 @@
 """Which connection carries the next request: decided here, carried out by the transports.
 
 A call makes a :class:`Place`, claims a connection for it, and gives it back in a ``finally``. Places are served
-in the order in which they were asked for. The pool does no I/O; where several threads use it, a re-entrant lock
-is held around every method.
+first come, first served. The pool does no I/O. If several threads use it, they hold a re-entrant lock around every
+method.
 
-An exception may end any method at any instruction, and a signal's handler may use the pool in the middle of
-one. So nothing is counted: what is in use is the places in `holders`, each step leaves the books whole, and
-:meth:`Pool.give_back` completes what an exception cut short when it is called again.
+An exception may end any method at any instruction, and a signal handler may use the pool in the middle of one. So
+the connections in use are never counted up and down: they are the places in `holders`. Each step leaves the books
+consistent, and :meth:`Pool.give_back` completes an interrupted method when it is called again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ __all__ = ["Place", "Pool", "release"]
 C = TypeVar("C")
 
 
-class _Kept(list[C]):
-    """Idle connections that the extension leaves alone, since it knows lists only: nothing moves meanwhile."""
+class _Frozen(list[C]):
+    """Idle connections that the extension leaves alone, since it only uses lists of exactly that type."""
 
 
 class Pool(Generic[C]):
@@ -38,21 +38,26 @@ class Pool(Generic[C]):
 
     Attributes
     ----------
+    limit : int
+        As given.
+    closed : bool
+        Whether :meth:`close` was called.
     idle : list of C
-        Connections without a request. The one used last is used first, so that the others may grow old.
+        Connections without a request. The one used last is used first, so that the others can expire.
     holders : set of Place
-        The places that may use a connection: theirs, or one that they open.
+        The places that may use a connection: the one they have, or a new one.
     line : deque of Place
-        The places that wait, in order. One without a `wake` is not served yet: its call has not begun to wait.
+        The places that wait, in order. A place without a `wake` is not served yet: its call has not begun to wait.
     ready : set of Place
-        Those in the line that are woken when they are served.
+        The places in the line that have a `wake`.
     ended : int
         How many places were given back.
 
     Notes
     -----
-    The extension uses `idle`, `holders`, `line`, `ready`, `closed` and `limit` without the lock: each step of it
-    is one step of the interpreter.
+    The C extension (``_repeater.c``) uses these attributes by name: it reads `limit`, `closed` and `ready`, and
+    changes `idle`, `holders` and `line`. It does not take the lock, since each of its steps is atomic under the
+    GIL. It leaves the pool to Python unless `idle` is exactly a list and `holders` exactly a set.
     """
 
     def __init__(self, limit: int) -> None:
@@ -63,12 +68,12 @@ class Pool(Generic[C]):
         self.line: deque[Place[C]] = deque()
         self.ready: set[Place[C]] = set()
         self.ended = 0
-        #: The place that is taken from the line to the holders just now.
+        #: The place that is being moved from the line to the holders.
         self._serving: Place[C] | None = None
 
     @property
     def taken(self) -> int:
-        """How many connections there are or will be: those that are idle, and one for each holder."""
+        """How many connections exist or will: the idle ones, and one for each holder."""
         return len(self.holders) + len(self.idle)
 
     @property
@@ -77,7 +82,7 @@ class Pool(Generic[C]):
         return self.ended + len(self.holders) + len(self.line)
 
     def take(self, place: Place[C]) -> bool:
-        """Take an idle connection, or the right to open one, if nobody waits; return whether there was one."""
+        """Take an idle connection, or the right to open one; return False if there is neither, or others wait."""
         if self.line or self.closed:
             return False
         self.holders.add(place)
@@ -99,21 +104,21 @@ class Pool(Generic[C]):
             self.ready.add(place)
 
     def wait(self, place: Place[C], wake: Callable[[], object]) -> None:
-        """Be ready to be served, in the line."""
+        """Make a place in the line ready to be served; serve it now if there is room."""
         self.ready.add(place)
         place.wake = wake
         if len(self.holders) < self.limit or self._serving is not None:
             self.serve()
 
     def begin(self, place: Place[C]) -> None:
-        """Take note that the call of a place that was served goes on."""
-        if self._serving is place:  # whoever served it was interrupted
+        """Note that the call of a place that was served continues."""
+        if self._serving is place:  # the one who served it was interrupted
             self.leave_line(place)
-        self.ready.discard(place)  # a handler may have served it just before it got ready
+        self.ready.discard(place)  # a handler may have served it just before `wait` made it ready
         place.wake, place.served = None, True
 
     def serve(self) -> None:
-        """Serve the line as far as there is room. A place that is not ready keeps room for itself."""
+        """Serve the line as far as there is room. A place that is not ready keeps its room."""
         while (place := self._serving or self._next()) is not None:
             self._serving = place
             self.holders.add(place)
@@ -133,11 +138,11 @@ class Pool(Generic[C]):
                 place.wake()
 
     def _next(self) -> Place[C] | None:
-        """Return the first place in the line that is ready and that there is room for."""
+        """Return the first place in the line that is ready and has room."""
         kept = 0
         try:
             while not self.closed:
-                # Looked up before the room is: a handler that uses the room in between has served it.
+                # Look the place up before the room: a handler that uses the room in between has served the place.
                 place = self.line[kept]
                 if self.limit - len(self.holders) <= kept:
                     return None
@@ -151,42 +156,39 @@ class Pool(Generic[C]):
     def has_room(self, place: Place[C]) -> bool:
         """Return whether a place in the line would be served if it were ready."""
         room = max(0, self.limit - len(self.holders))
-        return (
-            place in list(islice(self.line, room)) or place in self.holders
-        )  # in one step: a handler may serve
+        # The copy is one step, during which no handler can change the line.
+        return place in list(islice(self.line, room)) or place in self.holders
 
     def leave_line(self, place: Place[C]) -> bool:
-        """Take a place out of the line, and return whether it was there: its call goes on, or has given up."""
+        """Remove a place from the line, and return whether it was there."""
         self.ready.discard(place)
         try:
             self.line.remove(place)
             was_there = True
         except ValueError:
             was_there = False
-        if self._serving is place:  # last: until then an interrupted `serve` is completed by the next one
+        if self._serving is place:  # last: until then the next `serve` completes an interrupted one
             self._serving = None
         return was_there
 
     def is_nested(self, place: Place[C], owners: Collection[int]) -> bool:
-        """Return whether a place would wait for another one of the same thread, as in a signal's handler."""
+        """Return whether a place would wait for another one of its own thread, as in a signal handler."""
         return any(each.owner in owners for each in (*self.holders, *self.line) if each is not place)
 
     def exceed(self, place: Place[C]) -> None:
         """Let a place open a connection beyond the limit."""
-        self.leave_line(
-            place
-        )  # first: what an interrupt left in the line would keep room for itself for ever
+        self.leave_line(place)  # first: a holder that an interrupt left in the line would stay there
         self.holders.add(place)
 
     def give_back(self, place: Place[C], *, reusable: bool, serve: bool = True) -> C | None:
-        """Give up a place, or the wish for one; return its connection if it has to be closed.
+        """Give up a place, or leave the line; return its connection if the caller must close it.
 
         Parameters
         ----------
         reusable : bool
-            Whether the place's connection is fit for another request.
+            Whether the place's connection can carry another request.
         serve : bool
-            Whether to serve the line. A signal's handler leaves that to the method that it interrupted.
+            Whether to serve the line. A signal handler leaves that to the method that it interrupted.
         """
         connection, place.connection = place.connection, None
         held = place in self.holders
@@ -196,22 +198,22 @@ class Pool(Generic[C]):
             self.holders.discard(place)
             if connection is not None and reusable and not self.closed:
                 self.idle.append(connection)
-                # Looked at behind the step: a handler may have closed the pool, or used the room, just before.
+                # Checked afterwards: a handler may have closed the pool, or used the room, just before.
                 connection = self._drop_excess()
         if serve and (self.ready or self._serving is not None or self.closed):
             self.serve()
         return connection
 
     def _drop_excess(self) -> C | None:
-        """Take the connection that became idle last out, if it may not stay."""
+        """Remove and return the connection that became idle last, if it must not stay."""
         if self.closed or self.taken > self.limit:
             with contextlib.suppress(IndexError):  # a call has taken it
                 return self.idle.pop()
         return None
 
     def lost(self, connections: Iterable[C]) -> list[C]:
-        """Return those of the open connections that an exception took out of the books between two steps."""
-        self.idle = _Kept(self.idle)
+        """Return those of the open connections that an exception removed from the books between two steps."""
+        self.idle = _Frozen(self.idle)
         try:
             known = {*self.idle, *(place.connection for place in self.holders)}
             return [connection for connection in connections if connection not in known]
@@ -219,15 +221,15 @@ class Pool(Generic[C]):
             self.idle = list(self.idle)
 
     def drop_expired(self, now: float) -> C | None:
-        """Take the connection that has been idle longest out, if its time is over; the caller closes it."""
-        # The others are looked at in their turn.
+        """Remove and return the connection that was idle longest, if it has expired; the caller closes it."""
+        # One at a time is enough: each request checks one.
         with contextlib.suppress(IndexError):  # there is none, or a call has taken it
             if self.idle[0].expires <= now:  # type: ignore[attr-defined]
                 return self.idle.pop(0)
         return None
 
     def close(self) -> list[C]:
-        """Close the books, and turn away who waits; return the connections to close."""
+        """Close the books, and wake all that wait; return the connections to close."""
         self.closed = True
         idle, self.idle = self.idle, []
         self._turn_away()
@@ -235,6 +237,6 @@ class Pool(Generic[C]):
 
 
 def release(place: Place[Any] | None) -> None:
-    """Give a place back to wherever it is, if it is anywhere."""
+    """Give a place back to its transport, if it has one."""
     if place is not None and place.transport is not None:
         place.transport.give_back(place)
