@@ -1,6 +1,6 @@
 """Exchanges on an asyncio event loop (uvloop's too), by any number of tasks.
 
-The transport belongs to the loop that uses it; when another loop comes, it starts anew there.
+The transport belongs to the loop that uses it. On another loop it starts again without connections.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncioTransport", "Stream"]
 
-#: In a forked child: the connections of the parent.
+#: In a forked child: the connections of its parent.
 _inherited: list[Connection] = []
 
 
@@ -103,26 +103,27 @@ class AsyncioTransport:
         buffers : sequence of buffers
             The whole request, its head first.
         repeatable : bool
-            Whether it may go out again when a reused connection turns out closed.
+            Whether it may be sent again if a reused connection turns out closed.
         deadline : float or None
             When the call must end, on the event loop's clock.
         trace : Trace, optional
-            Is told how long each phase takes.
+            Records how long each phase takes.
         streamed : bool
-            Whether to return a success with its head: a StreamedResponse whose `stream` is a :class:`Stream`.
+            Whether to return a success once its head has come: a StreamedResponse whose `stream` is a
+            :class:`Stream`.
         place : Place, optional
-            The call's; of a streamed success it holds the connection behind the return.
+            The call's. It keeps the connection of a streamed success.
 
         Raises
         ------
         TransportError
-            When no whole response came.
+            If no whole response came.
         ProtocolError
-            When what came is no HTTP.
+            If what came is not HTTP.
         """
         if place is None:
             place = Place()
-        # Twice: an interrupt in the first giving back leaves it to the second.
+        # Twice: if an interrupt ends the first `give_back`, the second completes it.
         try:
             try:
                 return await self._exchange(
@@ -158,7 +159,7 @@ class AsyncioTransport:
         trace: Trace | None,
         streamed: bool,
     ) -> Response:
-        """Carry an exchange out for a place that :meth:`exchange` gives back where this raises."""
+        """Carry out an exchange; if it raises, :meth:`exchange` gives the place back."""
         if len(buffers) > 1:
             buffers = coalesce(buffers)
         expects = False
@@ -238,15 +239,15 @@ class AsyncioTransport:
 
     @property
     def counts(self) -> Counts:
-        """What the transport did since it was made; in a forked child, since the fork."""
+        """Counts since the transport was made; in a forked child, since the fork."""
         counts = self._counts.with_open(self._connections)
         counts.calls += self.pool.begun
         return counts
 
     async def close(self) -> None:
-        """Close the idle connections now, and the others when their requests end; turn away who waits."""
+        """Close the idle connections now, and the others when their requests end; refuse waiting calls."""
         if self._loop is not asyncio.get_running_loop():
-            self._leave_loop()  # or refuse, before anything of the other loop is touched
+            self._leave_loop()  # raises if the other loop is running
         self._closed = True
         idle = self.pool.close()
         for connection in idle:
@@ -257,12 +258,12 @@ class AsyncioTransport:
         """In a forked child: close the inherited sockets, and leave the parent's event loop untouched."""
         self._loop = None
         for connection in self._connections:
-            number = connection.sock.detach()  # uvloop keeps a socket open that is only closed
+            number = connection.sock.detach()  # with uvloop, `close` leaves the descriptor open
             if number >= 0:
                 os.close(number)
-        # The collector must not find them: uvloop would take them out of the epoll that the parent shares.
+        # They must never be collected: uvloop would remove them from the epoll that the parent shares.
         _inherited.extend(self._connections)
-        self._start_anew()
+        self._reset()
         self._counts = Counts()
 
     def abandon(self) -> None:
@@ -290,15 +291,15 @@ class AsyncioTransport:
                 connection.sock.close()
             else:
                 connection.abort()
-        self._start_anew()
+        self._reset()
 
-    def _start_anew(self) -> None:
+    def _reset(self) -> None:
         self._counts.calls += self.pool.begun
         self._connections = set()
         self.pool = AsyncioPool(self._limit)
         self.pool.closed = self._closed
 
-    # -- the pool's decisions, carried out --
+    # -- carrying out the pool's decisions --
 
     async def _renew(
         self,
@@ -307,7 +308,7 @@ class AsyncioTransport:
         deadline: float | None,
         trace: Trace | None,
     ) -> Connection:
-        """Give a place that is held a new connection."""
+        """Open a new connection for a place, in place of the one it has."""
         if place.connection is not None:
             self._forget(place.connection)
             place.connection = None
@@ -315,7 +316,7 @@ class AsyncioTransport:
         return connection
 
     def give_back(self, place: Place[Connection], *, reusable: bool = False) -> None:
-        """Give up a place, or the wish for one; its connection is closed, unless it is reusable."""
+        """Give up a place, or leave the line; close its connection unless that is reusable."""
         connection = place.connection
         fit = reusable and connection is not None and not connection.stale
         try:
@@ -328,13 +329,13 @@ class AsyncioTransport:
         place.transport = None
 
     def _end(self, place: Place[Connection]) -> None:
-        """Give back the place of a stream, unless it is of another loop, or of the process that forked us."""
+        """Give back the place of a stream, unless that is from another loop, or from before a fork."""
         connection = place.connection
         if connection is not None and connection in self._connections:
             self._put_by(place, connection.reader.ended and connection.reader.reusable)
 
     def _put_by(self, place: Place[Connection], reusable: bool) -> None:
-        """Give back a place whose exchange is over."""
+        """Give back a place after its exchange."""
         connection = place.connection
         assert connection is not None
         now = connection.loop.time()
@@ -349,7 +350,7 @@ class AsyncioTransport:
             self._forget(connection)
 
     def _forget(self, connection: Connection) -> None:
-        if connection in self._connections:  # or it is of a loop that the transport has left
+        if connection in self._connections:  # otherwise it belongs to a loop that the transport has left
             connection.abort()
             self._connections.discard(connection)
             self._counts.end(connection)
@@ -402,7 +403,7 @@ class AsyncioTransport:
 
 
 class Stream:
-    """The body of a response, as it comes. It keeps its connection, until its end or until it is closed."""
+    """The body of a response, as it comes. It keeps its connection until its end, or until it is closed."""
 
     def __init__(
         self, transport: AsyncioTransport, place: Place[Connection], method: str, target: str
@@ -412,7 +413,7 @@ class Stream:
         self._request = method, target
 
     async def more(self, idle: float | None, deadline: float | None) -> bytes:
-        """Return the next piece of the body, or b"" where it has ended.
+        """Return the next piece of the body, or b"" at its end.
 
         Parameters
         ----------
@@ -424,7 +425,7 @@ class Stream:
         Raises
         ------
         TransportError, ProtocolError
-            The connection is closed then.
+            The connection was closed.
         """
         connection = self._place.connection
         if connection is None:
@@ -456,12 +457,12 @@ class Stream:
         return piece
 
     def close(self) -> None:
-        """Give the connection back where the body has ended, and close it otherwise. Idempotent."""
+        """Give the connection back if the body has ended, or close it. Idempotent."""
         self._transport._end(self._place)
 
     def __del__(self) -> None:
         connection = self._place.connection
-        # In a forked child not even the loop may be touched: it is the parent's.
+        # A forked child must not touch the loop, which belongs to its parent.
         if connection is not None and connection in self._transport._connections:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and its connections with it
                 connection.loop.call_soon_threadsafe(self._transport._end, self._place)

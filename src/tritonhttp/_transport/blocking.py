@@ -78,7 +78,7 @@ class BlockingTransport:
         self._route = route = Route(address, options)
         self._prepare = None if route.plain else route.prepare
         self._max_idle = options.idle_limit
-        #: The socket class at first. Once gevent has replaced it, the system calls of the repeater would block it.
+        #: The socket class at first. Once gevent has replaced it, the repeater would block all greenlets.
         self._kind = socket.socket
         #: Whether the repeater can carry out exchanges.
         self.repeats = REPEATS and route.plain and context is None
@@ -121,32 +121,33 @@ class BlockingTransport:
         buffers : sequence of buffers
             The whole request, its head first.
         repeatable : bool
-            Whether it may go out again when a reused connection turns out closed.
+            Whether it may be sent again if a reused connection turns out closed.
         deadline : float or None
             When the call must end, on the monotonic clock.
         trace : Trace, optional
-            Is told how long each phase takes.
+            Records how long each phase takes.
         streamed : bool
-            Whether to return a success with its head: a StreamedResponse whose `stream` is a :class:`Stream`.
+            Whether to return a success once its head has come: a StreamedResponse whose `stream` is a
+            :class:`Stream`.
         idle_timeout : float or None
-            Seconds for each step without progress of a streamed one, in place of the network timeout.
+            Seconds for each step without progress of a streamed request, in place of the network timeout.
         place : Place, optional
-            The call's, in the line or new; of a streamed success it holds the connection behind the return.
+            The call's, in the line or new. It keeps the connection of a streamed success.
         answer : Expected, optional
             An answer that is expected to come again; it is returned as the bytes of its body alone.
 
         Raises
         ------
         TransportError
-            When no whole response came.
+            If no whole response came.
         ProtocolError
-            When what came is no HTTP.
+            If what came is not HTTP.
         """
         if place is None:
             place = Place()
         reserved = place.transport is self
         place.transport = self
-        # Twice: an interrupt in the first giving back leaves it to the second.
+        # Twice: if an interrupt ends the first `give_back`, the second completes it.
         try:
             try:
                 if answer is not None and socket.socket is self._kind:
@@ -197,7 +198,7 @@ class BlockingTransport:
         network: float | None,
         reserved: bool,
     ) -> Response:
-        """Carry an exchange out for a place that :meth:`exchange` gives back where this raises."""
+        """Carry out an exchange; if it raises, :meth:`exchange` gives the place back."""
         if len(buffers) > 1:
             buffers = coalesce(buffers)
         expects = False
@@ -324,7 +325,7 @@ class BlockingTransport:
         reserved: bool = False,
         trace: Trace | None = None,
     ) -> None:
-        """Wait in line for a place."""
+        """Wait until a place is served."""
         began = monotonic()
         if trace is not None:
             trace.start()
