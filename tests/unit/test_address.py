@@ -294,7 +294,7 @@ def test_a_look_up_under_way_is_joined(names: Names) -> None:
     assert outcomes == [[V4]] * 8
     assert len({id(outcome) for outcome in outcomes}) == 8
     assert names.asked == 1
-    wait_until(lambda: not resolver._under_way)
+    wait_until(lambda: not resolver._look_ups)
     assert resolve(NAME, None) == [V4]
     assert names.asked == 2
 

@@ -1,9 +1,9 @@
-"""Which server gets the next request, and which are left alone for a while: decided here, carried out elsewhere.
+"""Which server gets the next request, and which servers are set aside: decided here, carried out elsewhere.
 
-The balancer does no I/O and holds no lock: a caller with several threads holds one around every method. The time
-is an argument, in seconds on one clock. A request has a ticket, made before its server is picked and handed back
-with `done`, whatever happened. A server that fails is set aside, for longer each time, and comes back when a probe
-of its readiness succeeds.
+The balancer does no I/O and takes no lock: a caller with several threads holds one around every method. The time
+is an argument, in seconds on one clock. A request has a ticket, made before its server is picked, and handed back
+with `done` whatever happened. A server that fails is set aside, for longer each time, and returns when a probe
+finds it ready.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ S = TypeVar("S", bound=Hashable)
 
 
 class Signal:
-    """An answer of the balancer that is no server."""
+    """Returned by the balancer in place of a server."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -33,24 +33,24 @@ class Signal:
         return self._name
 
 
-#: The sequence's server failed since its last request, or is no longer one of ours; its state may be gone.
+#: The sequence's server failed since its last request, or was removed, so the sequence's state may be gone.
 SERVER_LOST = Signal("SERVER_LOST")
-#: The sequence was not started here, or so many were since that this one is forgotten.
+#: The sequence was not started here, or was forgotten because so many others were started since.
 NOT_STARTED = Signal("NOT_STARTED")
 
-#: After so many calls in a row that heard nothing before their own time was over, a server is taken to hang.
+#: A server is taken to hang after so many calls in a row whose own deadlines passed before it answered.
 _SILENCES = 3
 
 _POLICIES = ("least_outstanding", "round_robin")
 
 
 def server_failed(result: int | BaseException) -> bool:
-    """Say whether a status, or what was raised, speaks against the server."""
+    """Return whether a status or an exception suggests that the server failed."""
     return classify(result) in ("connect", "lost", "timeout", 502, 503, 504)
 
 
 class Ticket:
-    """One request: under way from :meth:`Balancer.pick` until :meth:`Balancer.done`, or until it is dropped."""
+    """One request: outstanding from :meth:`Balancer.pick` to :meth:`Balancer.done`, or until it is collected."""
 
     __slots__ = ("__weakref__", "_entry")
 
@@ -58,7 +58,7 @@ class Ticket:
         self._entry: _Server[Any] | None = None
 
     def drop(self) -> bool:
-        """Be under way no more, in one step; return whether it was."""
+        """Stop being outstanding, in one step; return whether it was."""
         entry, mark = self._entry, ref(self)
         if entry is None or mark not in entry.tickets:
             return False
@@ -67,25 +67,25 @@ class Ticket:
 
 
 class _Server(Generic[S]):
-    """What is known of a server.
+    """The state of a server.
 
     Attributes
     ----------
     tickets : set of weakref to Ticket
-        Requests under way. An exception may come between any two steps, the last ones of a `finally` among them:
-        what nobody hands back goes with its ticket.
+        Outstanding requests. The references are weak because an exception may come between any two steps, even in
+        a `finally`: a request that is never handed back ends with its ticket.
     due : float or None
         When it may be probed; None while it is in rotation.
     lease : float
-        Until when a probe under way is waited for.
+        Until when to wait for a probe in progress.
     strikes : int
-        Failures since its last success, those of one burst counted once.
+        Failures since its last success; those of one burst count once.
     failures : int
-        How often it lost its state or was removed: what sequences compare.
+        How often it lost its state or was removed; sequences compare this number.
     silences : int
-        Calls that heard nothing of it before their own time was over, since one that did.
+        Calls whose own deadline passed before it answered, since the last one that it answered.
     removed : bool
-        Whether it is no longer one of ours, and only has requests under way.
+        Whether it was removed, and only has outstanding requests.
     """
 
     __slots__ = ("due", "failures", "lease", "removed", "server", "silences", "strikes", "tickets")
@@ -101,37 +101,37 @@ class _Server(Generic[S]):
         self.removed = False
 
     def admit(self, ticket: Ticket) -> None:
-        """Count a request as under way, in one step."""
+        """Make a request outstanding here, in one step."""
         ticket.drop()
         ticket._entry = self
         self.tickets.add(ref(ticket, self.tickets.discard))
 
     def probe_at(self) -> float | None:
-        """Return when it may be given out to be probed; None while it is in rotation."""
+        """Return when it may be probed; None while it is in rotation."""
         return None if self.due is None else max(self.due, self.lease)
 
 
 class Balancer(Generic[S]):
-    """The books over servers of the type S, any hashable value that names one.
+    """The books over servers of the type S, any hashable value that identifies one.
 
     Parameters
     ----------
     servers : iterable of S
-        At least one; what comes twice counts once.
+        At least one; duplicates count once.
     policy : str
-        "least_outstanding" picks the server with the fewest requests under way, ties in turn; "round_robin" picks
-        each in turn.
+        "least_outstanding" picks the server with the fewest outstanding requests, ties in turn; "round_robin"
+        picks each in turn.
     set_aside, max_set_aside : float
-        Seconds until the first probe of a server that failed, doubled with each further failure, and the most.
+        Seconds until a server that failed is probed; doubled with each further failure, up to the second value.
     max_sequences : int
-        The most sequences remembered; beyond them the one that was idle longest is forgotten.
+        The most sequences to remember; beyond that the one idle longest is forgotten.
     first : int
-        Where the first turn begins. Clients that take a random number do not all begin with the same server.
+        Where the first turn begins. With random numbers not all clients begin with the same server.
 
     Raises
     ------
     InvalidRequest
-        For no server, or another policy.
+        Without a server, or for another policy.
     """
 
     def __init__(
@@ -153,37 +153,38 @@ class Balancer(Generic[S]):
         self._ring: list[_Server[S]] = []
         #: Where in the ring the next search begins.
         self._next = 0
-        #: Those in the ring, and those removed from it that had requests under way when this was last looked at.
+        #: Those in the ring, and removed ones that had outstanding requests at the last `update`.
         self._known: dict[S, _Server[S]] = {}
-        #: A sequence's server, and the failures it had when the sequence began; the last one used stands last.
+        #: A sequence's server, and its failures when the sequence began; the sequence used last is at the end.
         self._sequences: OrderedDict[Hashable, tuple[_Server[S], int]] = OrderedDict()
         self.update(servers)
         self._next = first % len(self._ring)
 
     @property
     def servers(self) -> tuple[S, ...]:
-        """The servers that there are, in the order of their turns."""
+        """The current servers, in the order of their turns."""
         return tuple(entry.server for entry in self._ring)
 
     def outstanding(self, server: S) -> int:
-        """Return how many requests are under way to a server."""
+        """Return how many requests to a server are outstanding."""
         entry = self._known.get(server)
         return len(entry.tickets) if entry else 0
 
     def in_rotation(self, server: S) -> bool:
-        """Say whether a server is one of ours and not set aside."""
+        """Return whether a server is a current one and not set aside."""
         entry = self._known.get(server)
         return entry is not None and entry.due is None and not entry.removed
 
     def update(self, servers: Iterable[S]) -> None:
-        """Replace the servers; those that stay keep their state and turn, new ones come last.
+        """Replace the servers; those that stay keep their state and turn, new ones are added at the end.
 
-        A server that goes may still have requests under way, handed back as ever; its sequences are lost.
+        A removed server may still have outstanding requests, which are handed back as usual; its sequences are
+        lost.
 
         Raises
         ------
         InvalidRequest
-            For no server.
+            Without a server.
         """
         names = dict.fromkeys(servers)
         if not names:
@@ -206,17 +207,17 @@ class Balancer(Generic[S]):
         self._known, self._ring, self._next = known, ring, turns % len(ring)
 
     def pick(self, ticket: Ticket, exclude: Collection[S] = ()) -> S:
-        """Return the server for a request, which counts as under way until :meth:`done`.
+        """Return the server for a request, which is outstanding until :meth:`done`.
 
-        Servers set aside are picked only where all are: then one with the fewest requests under way, the one due
-        soonest among them. So a client never refuses to try.
+        If all servers are set aside, pick the one with the fewest outstanding requests, and among equals the one
+        to be probed soonest. So a client never refuses to try.
 
         Parameters
         ----------
         ticket : Ticket
             The request's own.
         exclude : collection of S
-            Servers to avoid while there is a better one, as those that the call has tried.
+            Servers to avoid if possible, such as those that the call has tried.
         """
         ring = self._ring  # a signal handler may bring another one
         index = self._search(ring, exclude)
@@ -232,7 +233,7 @@ class Balancer(Generic[S]):
         return chosen.server
 
     def _search(self, ring: list[_Server[S]], exclude: Collection[S]) -> int:
-        """Return the index of the best server in rotation, the first in turn among equals; -1 for none."""
+        """Return the index of the best server in rotation, the first in turn among equals; -1 if there is none."""
         best, least, first = -1, 0, self._next % len(ring)
         for turn in (range(first, len(ring)), range(first)):
             for index in turn:
@@ -255,24 +256,24 @@ class Balancer(Generic[S]):
         keeps_state: bool = False,
         silent: bool = False,
     ) -> None:
-        """Hand back a picked server; where it failed, it is set aside. The second time this changes nothing.
+        """Hand back a picked server, and set it aside if it failed. The second time this changes nothing.
 
-        Others that fail while it is set aside belong to the same burst, and do not make that longer before the
-        server is due. A success then does not bring it back, since a server that is shutting down still finishes
-        what it has begun, but makes it due at once.
+        Requests that fail while their server is set aside belong to the same burst, and do not set it aside for
+        longer before it is due. One that succeeds makes it due at once, but does not bring it back, since a server
+        that is shutting down still finishes what it has begun.
 
         Parameters
         ----------
         ticket : Ticket
-            The one that the server was picked with; nothing happens where it came to none.
+            The one that the server was picked with; without effect if none was picked.
         failed : bool or None
-            Whether the outcome speaks against the server (:func:`server_failed`); None where it says nothing, as
-            with a call that was cancelled, or whose own deadline passed.
+            Whether the outcome suggests that the server failed (:func:`server_failed`); None if it says nothing
+            about the server: the call was cancelled, or its own deadline passed.
         keeps_state : bool
-            Whether a server that failed still has its sequences, as one that answered.
+            Whether a server that failed still has its sequences, because it answered.
         silent : bool
-            Whether the call's own deadline passed before the server answered. Once that says nothing; the third
-            such call in a row is a failure.
+            Whether the call's own deadline passed before the server answered. The third such call in a row counts
+            as a failure.
         """
         entry = ticket._entry
         if not ticket.drop() or entry is None:
@@ -297,14 +298,14 @@ class Balancer(Generic[S]):
 
     def _put_aside(self, entry: _Server[S], now: float) -> None:
         entry.silences = 0
-        # 2**60 doublings pass every limit; more would overflow.
+        # 60 doublings exceed every limit; more might overflow.
         entry.due = now + min(self._max_set_aside, self._set_aside * 2.0 ** min(entry.strikes, 60))
         entry.strikes += 1
 
     def due(self, now: float) -> list[S]:
-        """Return the servers to probe now; each is the caller's, who must come back with :meth:`probed`.
+        """Return the servers to probe now; the caller reports each result to :meth:`probed`.
 
-        Nobody else is given it meanwhile, unless the caller does not come back within `max_set_aside`.
+        No other caller gets the same server meanwhile, unless there is no report within `max_set_aside`.
         """
         found = []
         for entry in self._ring:
@@ -315,14 +316,14 @@ class Balancer(Generic[S]):
         return found
 
     def next_due(self) -> float | None:
-        """Return when :meth:`due` will have something to say, None where no server is set aside."""
+        """Return when :meth:`due` will return a server; None if no server is set aside."""
         return earliest(*(entry.probe_at() for entry in self._ring))
 
     def probed(self, server: S, now: float, ready: bool) -> None:
-        """Say what a probe found: a ready server is back in rotation, another is set aside for longer.
+        """Report a probe: a ready server returns to rotation, another is set aside for longer.
 
-        How long the next failure sets it aside is forgotten with its next success, not with the probe: a server
-        may be ready and fail all the same.
+        Only its next success resets how long the next failure sets it aside, not the probe: a server may be ready
+        and still fail.
         """
         entry = self._known.get(server)
         if entry is None or entry.due is None:
@@ -336,24 +337,24 @@ class Balancer(Generic[S]):
     def pick_for(
         self, ticket: Ticket, key: Hashable, *, start: bool, exclude: Collection[S] = ()
     ) -> S | Signal:
-        """Return the server of a sequence, or why there is none. A sequence is never moved.
+        """Return the server of a sequence, or why there is none. A sequence never moves to another server.
 
         Parameters
         ----------
         ticket : Ticket
             As for :meth:`pick`.
         key : hashable
-            What tells the sequence from all others.
+            Identifies the sequence.
         start : bool
-            Whether the request starts the sequence: then a server is picked if it has none, or lost it.
+            Whether the request starts the sequence: then pick a server if it has none, or lost its own.
         exclude : collection of S
             As for :meth:`pick`.
 
         Returns
         -------
         S, SERVER_LOST or NOT_STARTED
-            Only a server counts as picked. A lost sequence stays lost, though its server come back, until it is
-            started again or forgotten.
+            Only with a server is the request outstanding. A lost sequence stays lost, even if its server returns,
+            until it is started again or forgotten.
         """
         bound = self._sequences.get(key)
         if bound is not None:
@@ -369,16 +370,16 @@ class Balancer(Generic[S]):
         server = self.pick(ticket, exclude)
         assert ticket._entry is not None
         self._sequences.pop(key, None)
-        self._sequences[key] = ticket._entry, ticket._entry.failures  # the last one used stands last
+        self._sequences[key] = ticket._entry, ticket._entry.failures  # moves it to the end
         if len(self._sequences) > self._max_sequences:
             self._sequences.popitem(last=False)
         return server
 
     def sticky(self, key: Hashable) -> S | None:
-        """Return the server that a sequence is or was with, None where it is not known."""
+        """Return the server of a sequence, even if lost; None if the sequence is not known."""
         bound = self._sequences.get(key)
         return bound[0].server if bound else None
 
     def end(self, key: Hashable) -> None:
-        """Forget a sequence: its last request was answered."""
+        """Forget a sequence, once its last request was answered."""
         self._sequences.pop(key, None)

@@ -1,4 +1,4 @@
-"""When a call is tried again, and after which pause. No I/O; the time and chance are arguments."""
+"""When a call is tried again, and after which delay. No I/O; the time and random numbers are arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import ConnectError, ConnectionLost, DeadlineExceeded, InvalidRequ
 
 __all__ = ["Retry", "classify", "parse_retry_after"]
 
-#: A server that asks for a longer pause than this, in seconds, is not waited for without a deadline.
+#: Seconds; without a deadline a call does not wait for a server that asks for a longer delay.
 _LONGEST_PAUSE = 600.0
 
 #: How a try ends without an answer.
@@ -20,7 +20,7 @@ Failure: TypeAlias = Literal["connect", "lost", "timeout"]
 
 
 def classify(result: int | BaseException) -> int | Failure | None:
-    """Return what became of a try, in the words of `Retry.on`.
+    """Return how a try ended, in the terms of `Retry.on`.
 
     Parameters
     ----------
@@ -30,8 +30,8 @@ def classify(result: int | BaseException) -> int | Failure | None:
     Returns
     -------
     int, "connect", "lost", "timeout" or None
-        "connect": no byte of the request was sent. "lost": the connection broke under the request. "timeout":
-        nothing moved on it for as long as a step may take. None: what another try would not mend.
+        "connect": no byte of the request was sent. "lost": the connection broke during the request. "timeout":
+        the connection made no progress for as long as one step may take. None: another try would not help.
     """
     if isinstance(result, int):
         return result
@@ -46,28 +46,28 @@ def classify(result: int | BaseException) -> int | Failure | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retry:
-    """Try a call again where that is safe and may help, always within the call's deadline.
+    """Try a call again if that is safe and may help, always within the call's deadline.
 
-    What never reached a server ("connect") is sent again whatever it is. All else is repeated only where the
-    call may be: health, metadata, statistics, and an inference that the caller declared idempotent; even a 429
-    or 503 may come from a gateway that had passed the request on.
+    Any request that never reached a server ("connect") is sent again. After other failures only idempotent calls
+    are repeated: health, metadata, statistics, and an inference that the caller declared idempotent. Even a 429 or
+    503 may come from a gateway that had passed the request on.
 
     Attributes
     ----------
     attempts : int
-        The most often that a call's whole request is sent, the first time included; 1 never sends it again. What a
-        client sends again by itself, since a reused connection turned out closed, counts: it does not do so with
-        the last attempt.
+        How often a call's whole request is sent at most, including the first time; 1 never sends it again. When a
+        client sends a request again because a reused connection turned out closed, that counts too; it does not
+        do so in the last attempt.
     on : iterable of int, "connect", "lost" or "timeout"
-        The statuses (400 to 599) and failures to try again after. "lost" is a connection that broke under the
-        request, "timeout" one on which nothing moved for as long as a step may take; that is not in the default,
-        since a busy server works on all the same, and trying again would keep it busy.
+        The statuses (400 to 599) and failures after which to try again. "lost" is a connection that broke during
+        the request, "timeout" one that made no progress for as long as one step may take. The default leaves
+        "timeout" out: a busy server still works on the request, and another try would add to its load.
     backoff : float
-        Seconds before the second try; they double with each further one.
+        Seconds before the second try; the delay doubles with each further one.
     jitter : float
-        The fraction of the delay, 0 to 1, that is left to chance: 1 is anything down to no delay.
+        The fraction of the delay, 0 to 1, that is random: with 1 it may be anything down to 0.
     max_backoff : float
-        The longest delay in seconds of our own; a server that sends Retry-After may ask for a longer one.
+        The longest delay in seconds; a server may ask for a longer one with Retry-After.
     """
 
     attempts: int = 3
@@ -92,7 +92,7 @@ class Retry:
             object.__setattr__(self, name, _required(getattr(self, name), name, most))
 
     def applies(self, result: int | BaseException, repeatable: bool) -> bool:
-        """Say whether this is something to try again after; how often and until when, :meth:`delay` says.
+        """Return whether to try again after this result; :meth:`delay` decides how often and until when.
 
         Parameters
         ----------
@@ -113,7 +113,7 @@ class Retry:
         deadline: float | None = None,
         retry_after: float | None = None,
     ) -> float | None:
-        """Return the seconds to wait before the next try, or None for no more tries.
+        """Return the seconds to wait before the next try, or None to stop trying.
 
         Parameters
         ----------
@@ -122,14 +122,14 @@ class Retry:
         random : float
             Uniform from 0 up to 1.
         now, deadline : float
-            On one clock. A wait that would not end before the deadline is not begun.
+            On one clock. If the wait would not end before the deadline, there is no further try.
         retry_after : float, optional
-            Seconds that the server asked for (:func:`parse_retry_after`); no wait is shorter. Without a deadline
-            a request for more than 10 minutes ends the tries.
+            Seconds that the server asked for (:func:`parse_retry_after`), the least to wait. Without a deadline,
+            more than 10 minutes end the tries.
         """
         if tries >= self.attempts:
             return None
-        # 2**60 doublings pass every max_backoff; more would overflow.
+        # 60 doublings exceed every max_backoff; more might overflow.
         delay = min(self.max_backoff, self.backoff * 2.0 ** min(tries - 1, 60))
         delay *= 1 - self.jitter * random
         if retry_after is not None:
@@ -140,7 +140,7 @@ class Retry:
 
 
 def _outcome(value: Any) -> int | str | None:
-    """Return what a try may end with, or None for what is none of that."""
+    """Return a status or failure in canonical form, or None if it is neither."""
     if isinstance(value, str):
         return value if value in ("connect", "lost", "timeout") else None
     status = integer(value)
@@ -162,12 +162,12 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
     value : str or None
         The header: whole seconds, or an HTTP date in any of its three forms.
     now : float
-        Seconds since 1970 by the wall clock, which dates are read against.
+        Seconds since 1970 by the wall clock, to compare dates with.
 
     Returns
     -------
     float or None
-        0 for a date that has passed; None where there is no header, or one that makes no sense.
+        0 for a date that has passed; None without a header, or if it is malformed.
     """
     if value is None:
         return None

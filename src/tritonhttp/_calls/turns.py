@@ -1,6 +1,6 @@
-"""The order of a sequence's requests: each call has its turn, one after the other.
+"""The order of a sequence's requests: one call at a time.
 
-A turn is a place in a pool of one; the two kinds of client have pools of their own, which wait.
+A turn is a place in a pool of one; the pools of the two clients wait in their own ways.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ P = TypeVar("P", bound=Pool[Any])
 
 
 class Turns(Generic[P]):
-    """Lets the calls of one sequence go one after the other, in the order in which they were made.
+    """Lets the calls of each sequence run one after the other, in the order in which they were made.
 
     Parameters
     ----------
     pool : callable
-        Makes a pool of the caller's kind, of a limit and a lock.
+        Makes the client's kind of pool from a limit and a lock.
     then : callable, optional
-        Is called, without a lock, when a turn has been given back.
+        Called, without a lock, after a turn was given back.
     """
 
     def __init__(self, pool: Callable[[int, Any], P], then: Callable[[], object] = lambda: None) -> None:
@@ -35,9 +35,9 @@ class Turns(Generic[P]):
 
 
 class Turn(Generic[P]):
-    """A call's turn among those of its sequence: in line once it has joined, until the end of its block.
+    """A call's turn in its sequence: it waits in line once it has joined, and ends with its ``with`` block.
 
-    Use it twice, ``with turn, turn:``, so that an interrupt in the first end leaves it to the second.
+    Use it twice, ``with turn, turn:``: if an interrupt ends the first exit, the second completes it.
     """
 
     def __init__(self, turns: Turns[P], key: Hashable) -> None:
@@ -51,9 +51,9 @@ class Turn(Generic[P]):
         Parameters
         ----------
         wake : callable, optional
-            Is told when the turn has come; without it the pool's `hold` waits for that.
+            Called when the turn has come; without it the pool's `hold` waits for that.
         first : bool
-            Whether it interrupts a call of the same thread that is about to join.
+            Whether to join at the front: in a signal handler that interrupted a call about to join.
         """
         turns, place = self._turns, self.place
         with turns.lock:
@@ -70,7 +70,7 @@ class Turn(Generic[P]):
         self.leave()
 
     def leave(self) -> None:
-        """Let the next one have its turn. Idempotent."""
+        """Let the next call have its turn. Idempotent."""
         turns, pool = self._turns, self.pool
         if pool is None:
             return
@@ -78,6 +78,6 @@ class Turn(Generic[P]):
             pool.give_back(self.place, reusable=False)
             if not pool.holders and not pool.line and turns._pools.get(self._key) is pool:
                 turns._pools.pop(self._key, None)
-                if pool.holders or pool.line:  # of a handler that came in between
+                if pool.holders or pool.line:  # a handler joined in between
                     turns._pools.setdefault(self._key, pool)
         turns.then()

@@ -21,7 +21,7 @@ _URL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A server's place.
+    """The address of a server.
 
     Attributes
     ----------
@@ -31,11 +31,11 @@ class Address:
     tls : bool
         Whether the connection is encrypted.
     base_path : str
-        What stands before every path: empty, or with a leading slash and without one at its end.
+        Prefix of every path: empty, or with a leading slash and no trailing one.
     socket_path : str
-        The path of a unix domain socket that is connected to in place of host and port; empty: none.
+        A unix domain socket to connect to in place of host and port; empty: none.
     at : str
-        The one of the host's addresses that is connected to, as a literal; empty: whichever it has.
+        The one of the host's addresses to connect to, as a literal; empty: any.
     """
 
     host: str
@@ -78,14 +78,14 @@ class Address:
 
 
 def parse_url(url: str, ssl: bool) -> Address:
-    """Take ``host:port/base-path`` apart, with or without ``http://`` or ``https://`` before it.
+    """Parse ``host:port/base-path``, with or without ``http://`` or ``https://`` before it.
 
-    ``unix:///path`` names a unix domain socket. All of it is the path: there is no base path.
+    ``unix:///path`` names a unix domain socket; it has no base path.
 
     Raises
     ------
     InvalidRequest
-        Where it has another form, or its scheme contradicts `ssl`.
+        If it has another form, or its scheme contradicts `ssl`.
     """
     if isinstance(url, str) and url.strip()[:7].lower() == "unix://":
         return _unix_address(url.strip()[7:], ssl)
@@ -122,11 +122,11 @@ def _unix_address(path: str, ssl: bool) -> Address:
 
 
 def without_credentials(url: object) -> str:
-    """Return a URL fit for a message: neither a password nor a query, which may hold a token."""
+    """Return a URL to show in a message: without a password, or a query, which may hold a token."""
     return re.sub(
         r"(?s)^([a-z]+://)?.*@", r"\1***@", re.sub(r"(?s)\?.*", "?…", str(url)), flags=re.IGNORECASE
     )
 
 
 SocketAddress = tuple[int, Any]
-"""An address family, and the address in its form for ``socket.connect``."""
+"""An address family, and the address as ``socket.connect`` takes it."""

@@ -433,7 +433,7 @@ class Stream:
         loop = asyncio.get_running_loop()
         if connection.loop is not loop or connection not in self._transport._connections:
             raise InvalidRequest(
-                "this stream was begun on another event loop, or before a fork: only there it can be read on"
+                "this stream was begun on another event loop, or before a fork: it can only be read there"
             )
         limit = moment(loop.time(), idle)
         try:

@@ -1,7 +1,7 @@
-"""One connection on an asyncio event loop: a BufferedProtocol, and one exchange after the other.
+"""One connection on an asyncio event loop: a BufferedProtocol, one exchange at a time.
 
-It receives into the memory which the result will use. Large tensors are written in slices under flow control, so
-that no more than one slice of them is ever copied.
+It receives into the memory that the result will use. Large tensors are written in slices under flow control, so
+that asyncio never copies more than one slice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .trace import Trace
 
 __all__ = ["Connection"]
 
-#: What asyncio may have to copy when the socket takes no more.
+#: The size of a slice: asyncio copies what the socket does not take at once.
 _SLICE = 1 << 18
 
 
@@ -33,7 +33,7 @@ def _slices(buffer: Buffer) -> Iterator[memoryview]:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One connection, and the reader of its responses; one exchange at a time."""
+    """A connection, and the reader of its responses."""
 
     def __init__(
         self,
@@ -47,11 +47,11 @@ class Connection(asyncio.BufferedProtocol):
         self._encrypted = encrypted
         self._transport: asyncio.Transport | None = None
         self.reader = ResponseReader(max_body)
-        #: Until when it may be used again: by its age, and, while it is idle, by that as well.
+        #: When it will be too old, and when it will be too old or idle for too long.
         self.dies = self.expires = math.inf
         #: Since it was made: requests begun, and bytes.
         self.requests = self.sent = self.received = 0
-        #: Whether the connection was closed, or something came that nobody asked for.
+        #: Whether the connection was closed, or received something unasked.
         self.stale = False
         self._poller = None
         if hasattr(select, "poll"):
@@ -67,7 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         self._deadline: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._trace: Trace | None = None
-        #: What became of a connection while nobody waited for more of an open body.
+        #: The error that came while nobody waited for more of an open body.
         self._broken: Exception | None = None
 
     @property
@@ -77,15 +77,15 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def _streaming(self) -> bool:
-        """Whether what comes is part of an open body, also while nobody waits for it."""
+        """Whether an open body is being received, even if nobody waits for it."""
         return self.reader.open and not self.reader.ended
 
-    # -- what the event loop calls --
+    # -- called by the event loop --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        # Nothing may lie in asyncio's own buffer while a slice is written. Its TLS pauses at the limit, plain
-        # sockets above it: with 0 a TLS connection would stay paused with an empty buffer.
+        # Asyncio's own buffer must be empty before a slice is written. Plain sockets pause above the limit, TLS at
+        # the limit: with 0 a TLS connection would stay paused with an empty buffer.
         self._transport.set_write_buffer_limits(high=1 if self._encrypted else 0)
 
     def get_buffer(self, sizehint: int) -> memoryview | bytearray:
@@ -124,7 +124,7 @@ class Connection(asyncio.BufferedProtocol):
         return False
 
     def _cut(self) -> bool:
-        """Whether a TLS connection ended without close_notify: anybody on the way can end it like that."""
+        """Whether a TLS connection ended without close_notify, as anyone on the way can end it."""
         if not self._encrypted or self._transport is None:
             return False
         import ssl
@@ -143,7 +143,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._answer is not None and exc is not None and not self._encrypted:
             self._salvage()
         elif exc is None and self._encrypted:
-            self.eof_received()  # before Python 3.11 close_notify is told in no other way
+            self.eof_received()  # before Python 3.11 nothing else reports close_notify
         self._fail(self._lost(exc))
         if not self.gone.done():
             self.gone.set_result(None)
@@ -155,14 +155,14 @@ class Connection(asyncio.BufferedProtocol):
         self._paused = False
         self._wake_writer()
 
-    # -- what the pool calls --
+    # -- called by the transport --
 
     def is_stale(self) -> bool:
-        """Look whether it was closed, or something came; a call behind another is ahead of the event loop."""
+        """Whether it was closed, or received something unasked; the loop may not have seen that yet."""
         return self.stale or (self._poller is not None and bool(self._poller.poll(0)))
 
     def abort(self) -> None:
-        """Close at once; what was not sent yet is dropped."""
+        """Close at once, without sending what is buffered."""
         self.stale = True
         if self._alarm is not None:
             self._alarm.cancel()
@@ -171,7 +171,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def discard(self) -> None:
-        """Close a connection that did not come about."""
+        """Close a connection that could not be opened."""
         if self._transport is None:
             self.sock.close()
         else:
@@ -187,12 +187,12 @@ class Connection(asyncio.BufferedProtocol):
     ) -> Response:
         """Send the request and receive its response.
 
-        With `expects`, the first buffer waits for the server's word before the others follow.
+        With `expects`, only the first buffer is sent before the server's 100 Continue.
 
         Raises
         ------
         TransportError, ProtocolError
-            The connection is of no use afterwards.
+            The connection cannot be used afterwards.
         """
         transport = self._transport
         assert transport is not None
@@ -212,8 +212,8 @@ class Connection(asyncio.BufferedProtocol):
                     if self._paused and not answer.done():
                         await self._drained()
                     elif self._encrypted:
-                        # asyncio's TLS does not tell that it is closing, and a write that fails would keep the
-                        # answer from being read that came before: let the loop look first.
+                        # Asyncio's TLS does not say that it is closing, and after a failed write an early answer
+                        # could not be read: let the loop receive first.
                         await asyncio.sleep(0)
                     if self._skipped or answer.done() or transport.is_closing():
                         self._skipped = True
@@ -232,18 +232,18 @@ class Connection(asyncio.BufferedProtocol):
             return response
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled():
-                answer.exception()  # nobody else will look at it, and asyncio would complain
+                answer.exception()  # or asyncio would log that it was never retrieved
             raise
         finally:
             self._answer = None
 
     async def more(self, deadline: float | None) -> bytes:
-        """Return the next piece of an open body, or b"" where it has ended.
+        """Return the next piece of an open body, or b"" at its end.
 
         Raises
         ------
         TransportError, ProtocolError
-            The connection is of no use afterwards.
+            The connection cannot be used afterwards.
         """
         assert self._transport is not None
         while not (piece := self.reader.take()) and not self.reader.ended:
@@ -259,7 +259,7 @@ class Connection(asyncio.BufferedProtocol):
         return piece
 
     async def _refused(self, answer: asyncio.Future[Response]) -> bool:
-        """Wait for the server's word; return whether it answers already, and wants no more of the request."""
+        """Wait for 100 Continue; return whether the server answers instead, and needs no more of the request."""
         until = self.loop.time() + CONTINUE_WAIT
         timer = self.loop.call_at(until, self._wake_writer)
         try:
@@ -278,7 +278,7 @@ class Connection(asyncio.BufferedProtocol):
             self._writable = None
 
     def _watch(self, deadline: float | None) -> None:
-        """See to it that the exchange ends in time; one timer serves all exchanges of the connection."""
+        """End the exchange at its deadline; one timer serves all exchanges of the connection."""
         self._deadline = deadline
         if deadline is not None:
             if self._alarm is not None:
@@ -303,7 +303,7 @@ class Connection(asyncio.BufferedProtocol):
         )
 
     def _salvage(self) -> None:
-        """Read what a server sent before it hung up on a request that it would not read to the end."""
+        """Read the answer of a server that closed the connection before it had read the whole request."""
         with contextlib.suppress(OSError, ProtocolError):
             while self._answer is not None:
                 count = self.sock.recv_into(self.reader.get_buffer())
@@ -317,7 +317,7 @@ class Connection(asyncio.BufferedProtocol):
         if answer is not None and not answer.done() and self.reader.response is not None:
             answer.set_result(self.reader.response)
         if self.reader.open and not self.reader.ended and not self.stale and self._transport is not None:
-            self._transport.pause_reading()  # until somebody wants more
+            self._transport.pause_reading()  # until `more` is called
         self._wake_writer()
 
     def _fail(self, error: Exception) -> None:

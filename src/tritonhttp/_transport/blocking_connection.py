@@ -1,7 +1,7 @@
-"""One blocking connection: a socket, the reader of its responses, and one exchange after the other.
+"""One blocking connection: a socket, the reader of its responses, one exchange at a time.
 
-Each step is bounded by the network timeout and by the call's deadline, whichever comes first. Signals that are
-handled meanwhile do not stretch either.
+The network timeout and the call's deadline bound each step, whichever ends first. Signals that are
+handled meanwhile extend neither.
 """
 
 from __future__ import annotations
@@ -31,22 +31,21 @@ __all__ = ["Connection"]
 
 #: Linux takes at most 1,024 buffers in one sendmsg.
 _MAX_VECTOR = 1024
-#: TLS encrypts what it is given at once; slices keep that memory small.
+#: TLS encrypts a whole buffer at once; slices keep that memory small.
 _TLS_SLICE = 1 << 18
-#: How long an answer may take that a server sent before it stopped reading.
+#: Seconds to wait for an answer after a send failed: the server may have answered before it stopped reading.
 _EARLY_ANSWER = 1.0
-#: How often a send under TLS that makes no progress is interrupted, to look for an answer that came before its
-#: end.
+#: Seconds after which a send without progress looks for an early answer, where poll cannot watch for both.
 _LOOK = 0.1
-#: Take what fits, without waiting: what waits may also have to read.
+#: Send without waiting: a send that waits must also watch for an early answer.
 _AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)
-#: How a call ends that must not wait, and how a time limit of Python's socket ends one.
+#: Raised by calls that must not wait, and by a socket's timeout.
 _TIMED_OUT = (BlockingIOError, TimeoutError)
 _TIMEVAL = struct.Struct("ll")
 
 
 class Connection(Track):
-    """One socket, and the reader of its responses."""
+    """A socket, and the reader of its responses."""
 
     __slots__ = (
         "__weakref__",
@@ -66,14 +65,14 @@ class Connection(Track):
         super().__init__()
         self.sock = sock
         self.reader = ResponseReader(max_body)
-        #: Whose sockets there were then: gevent and eventlet may put theirs in place later.
+        #: The socket class when it was made: gevent and eventlet may replace it later.
         self.kind = socket.socket
         #: Whether the kernel has taken the whole request.
         self.handed_over = False
         self._vectored = not encrypted and hasattr(sock, "sendmsg")
-        # A socket with a timeout of Python's polls before every send and receive. Sockets of the system, not
-        # gevent's and not under TLS, are polled here only where a call has to wait; if there is the extension,
-        # the kernel's own limit (SO_RCVTIMEO) saves the poll before a receive.
+        # With a timeout Python's socket polls before every send and receive. Plain sockets, neither gevent's nor
+        # under TLS, are polled here instead, only when a call must wait. With the extension SO_RCVTIMEO saves the
+        # poll before a receive as well.
         self._polls = (
             self._vectored
             and type(sock).__module__ == "socket"
@@ -90,8 +89,7 @@ class Connection(Track):
                 limit = _TIMEVAL.pack(int(seconds), min(int(fraction * 1e6) + 1, 999_999))
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             self.attach(sock.fileno(), self.reader.view)
-        #: Says of an idle connection, when called with 0, whether it was closed, or something came on it
-        #: unasked.
+        #: Called with 0, tells whether an idle connection was closed, or received something unasked.
         self.is_stale: Callable[[int], Any]
         if hasattr(select, "poll"):
             poller = select.poll()
@@ -100,12 +98,12 @@ class Connection(Track):
         else:
             self.is_stale = lambda seconds: select.select([sock], [], [], seconds)[0]
         if encrypted:
-            # What TLS has deciphered already is seen on the socket no more.
+            # The socket does not show what TLS has decrypted already.
             look, pending = self.is_stale, sock.pending  # type: ignore[attr-defined]
             self.is_stale = lambda seconds: pending() or look(seconds)
 
     def __del__(self) -> None:
-        # Of a call that an exception ended between two instructions.
+        # An exception between two instructions may have taken it from its call.
         sock = getattr(self, "sock", None)
         if sock is not None:
             sock.close()
@@ -124,15 +122,15 @@ class Connection(Track):
         streamed: bool = False,
         handed: Callable[[], object] | None = None,
     ) -> Response:
-        """Send the request and receive its response. A repetition that took another course is resumed.
+        """Send the request and receive its response; resume an exchange that the extension left to Python.
 
-        With `expects`, the first buffer waits for the server's word before the others follow. `handed` is
-        called when the kernel has taken the whole request.
+        With `expects`, only the first buffer is sent before the server's 100 Continue. `handed` is called when
+        the kernel has taken the whole request.
 
         Raises
         ------
         TransportError, ProtocolError
-            The connection is of no use afterwards.
+            The connection cannot be used afterwards.
         """
         reader = self.reader
         if not reader.blank:
@@ -162,7 +160,7 @@ class Connection(Track):
                 if sent < len(buffers[0]):
                     early = self._send(buffers, sent, network, deadline)
             if early is not None:
-                reader.reusable = False  # the server may wait for the rest of the request
+                reader.reusable = False  # the server may still wait for the rest of the request
                 return early
         except _TIMED_OUT:
             raise DeadlineExceeded(
@@ -171,7 +169,7 @@ class Connection(Track):
         except OSError as error:
             if isinstance(error, TransportError):
                 raise
-            # A server that refuses a large request may answer at once and stop reading.
+            # A server that refuses a large request may answer early and stop reading.
             try:
                 reader.reusable = False
                 return self._receive(_EARLY_ANSWER, earliest(deadline, monotonic() + _EARLY_ANSWER))
@@ -185,7 +183,7 @@ class Connection(Track):
         return self._receive(network, deadline, trace)
 
     def _arm(self, limit: float | None, deadline: float | None) -> None:
-        """Limit the next step of a socket that does not poll here."""
+        """Set the timeout of the next step, for a socket that is not polled here."""
         timeout = step_timeout(limit, deadline, monotonic())
         if timeout == 0:
             raise TimeoutError
@@ -194,7 +192,7 @@ class Connection(Track):
             self.armed = math.inf if timeout is None else timeout
 
     def _poll(self, events: int, until: float) -> int:
-        """Wait for the socket, and return what may be done; 0 where the time is over."""
+        """Wait for the socket and return its events; 0 if the time is over."""
         poller = select.poll()
         poller.register(self.sock, events)
         left = until - monotonic()
@@ -202,7 +200,7 @@ class Connection(Track):
         return found[0][1] if found else 0
 
     def _read(self, buffer: memoryview, network: float | None, deadline: float | None) -> int:
-        """Receive once, within the time; TimeoutError where nothing came."""
+        """Receive once; raise TimeoutError if nothing comes in time."""
         if not self._polls:
             self._arm(network, deadline)
             return self.sock.recv_into(buffer)
@@ -210,19 +208,19 @@ class Connection(Track):
         if self._kernel_waits:
             return self.receive(buffer, until)
         while self._poll(select.POLLIN, until):
-            with contextlib.suppress(BlockingIOError):  # readable, and then not
+            with contextlib.suppress(BlockingIOError):  # poll may report data that the kernel then discards
                 return self.sock.recv_into(buffer, 0, _AT_ONCE)
         raise TimeoutError
 
     def _send(
         self, buffers: Sequence[Buffer], sent: int, network: float | None, deadline: float | None
     ) -> Response | None:
-        """Send what is left of the buffers behind the first `sent` bytes; return the answer if it comes before."""
+        """Send the buffers from the byte `sent` on; return the answer if it comes before they are sent."""
         pending = [memoryview(buffers[0])[sent:], *buffers[1:]]
         first = 0
         progress = monotonic()
         while first < len(pending):
-            # What came before a write fails can't be read behind it under TLS: OpenSSL has given up then.
+            # Under TLS look first: after a failed write OpenSSL cannot read what came before it.
             early = self._early(0.001, network, deadline) if not self._vectored and self.is_stale(0) else None
             if early is not None:
                 return early
@@ -233,7 +231,7 @@ class Connection(Track):
                 if until <= monotonic():
                     raise
                 may = self._poll(select.POLLIN | select.POLLOUT, until) if self._polls else None
-                # What can be read is an answer that comes before the request's end, or the connection's end.
+                # Readable: an early answer, or the connection's end.
                 if may is None or may & ~select.POLLOUT:
                     early = self._early(0.001, network, deadline)
                     if early is not None:
@@ -251,7 +249,7 @@ class Connection(Track):
     def _write(
         self, pending: Sequence[Buffer], first: int, network: float | None, deadline: float | None
     ) -> int:
-        """Send once, as much as is taken; TimeoutError or BlockingIOError where nothing is."""
+        """Send once and return how many bytes; TimeoutError or BlockingIOError if none could be sent."""
         if self._polls:
             if deadline is not None and deadline <= monotonic():
                 raise TimeoutError
@@ -263,9 +261,9 @@ class Connection(Track):
         return self.sock.send(memoryview(pending[first])[:_TLS_SLICE])
 
     def _early(self, seconds: float, network: float | None, deadline: float | None) -> Response | None:
-        """Return the answer, received to its end, if it begins within so many seconds.
+        """Return the whole answer if it begins within so many seconds.
 
-        None, and the request goes on, where the time is over, or the server asks for the rest.
+        None if it does not, or if the server asks for the rest of the request, which is then sent.
         """
         reader = self.reader
         until = earliest(deadline, monotonic() + seconds)
@@ -327,7 +325,7 @@ class Connection(Track):
 
 
 def _end(now: float, network: float | None, deadline: float | None) -> float:
-    """Return when a step must end that begins now."""
+    """Return when a step that begins now must end."""
     until = math.inf if network is None else now + network
     return until if deadline is None or until < deadline else deadline
 

@@ -1,4 +1,4 @@
-"""What went wrong at the edge, as errors of our tree: the same words whoever does the I/O."""
+"""The errors of both transports, so that their messages are the same."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ __all__ = [
     "wait_timeout",
 ]
 
-#: The phase in which a call has no connection yet, and the server no part in how long it takes.
+#: The phase in which a call has no connection yet, so that the server is not the cause of a delay.
 WAITING = "wait for a connection"
 
 
 def lasted(seconds: float, deadline: float | None = None) -> str:
-    """Spell out how long something took, and whose time was over where that was the call's."""
+    """Say how long something took, and which limit of the call ended it, if one did."""
     text = f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
     return f"{text}: {over(deadline)}" if isinstance(deadline, Moment) else text
 
@@ -53,7 +53,7 @@ def over(deadline: float) -> str:
 
 
 def closed() -> InferenceServerException:
-    """The client was closed before the call, or while it waited."""
+    """The client was closed before the call, or while the call waited."""
     return InferenceServerException("the client is closed")
 
 
@@ -74,7 +74,7 @@ def turn_timeout(seconds: float, deadline: float | None) -> DeadlineExceeded:
 
 
 def resolve_timeout(address: Address, seconds: float, deadline: float | None) -> DeadlineExceeded:
-    """The system did not say in time which addresses a name has."""
+    """The system did not resolve a name in time."""
     return DeadlineExceeded(
         f"timed out while resolving the name {address.host!r}, after {lasted(seconds, deadline)}",
         phase="resolve",
@@ -82,7 +82,7 @@ def resolve_timeout(address: Address, seconds: float, deadline: float | None) ->
 
 
 class NotTried(TimeoutError):
-    """The time was over before an address had its turn."""
+    """The time was over before an address was tried."""
 
 
 def connect_failure(
@@ -91,7 +91,7 @@ def connect_failure(
     seconds: float,
     deadline: float | None,
 ) -> ConnectError:
-    """No address of a peer could be connected to."""
+    """No connection to any of a peer's addresses succeeded."""
     causes = [failure for _, failure in failures]
     reasons = "; ".join(
         f"{tried[0] if isinstance(tried, tuple) else tried}: {_reason(failure)}"
@@ -106,7 +106,7 @@ def connect_failure(
 
 
 def set_up_failure(peer: str, error: Exception, seconds: float, deadline: float | None) -> ConnectError:
-    """A connection without TLS was made, and could not be put to use."""
+    """A plain socket connected, but could not be set up."""
     text = f"cannot connect to {peer}: {_reason(error)}"
     if isinstance(error, TimeoutError):
         return ConnectTimeout(f"{text}, after {lasted(seconds, deadline)}", phase="connect")
@@ -118,7 +118,7 @@ def _reason(failure: Exception) -> str:
         return "not tried in that time"
     if isinstance(failure, TimeoutError):
         return "timed out"
-    # asyncio puts words of its own in place of the system's.
+    # The system's words, in place of asyncio's.
     number = failure.errno if isinstance(failure, OSError) else None
     return f"[Errno {number}] {os.strerror(number)}" if number else str(failure)
 
@@ -133,7 +133,7 @@ def tls_failure(address: Address, error: Exception, seconds: float, deadline: fl
     import ssl
 
     kind = errors.CertificateError if isinstance(error, ssl.SSLCertVerificationError) else errors.TLSError
-    # A server without TLS closes, or answers in plain text.
+    # A server without TLS closes the connection, or answers in plain text.
     plain = not isinstance(error, ssl.SSLError) or "EOF" in str(error) or "WRONG_VERSION" in str(error)
     advice = f" (does port {address.port} speak TLS, or is it http://?)" if plain else ""
     return kind(f"the TLS handshake with {address.host} failed: {error}{advice}", phase="tls")
@@ -142,7 +142,7 @@ def tls_failure(address: Address, error: Exception, seconds: float, deadline: fl
 def located(
     error: TransportError | ProtocolError, address: Address, method: str, target: str
 ) -> TransportError | ProtocolError:
-    """Return the error with the request named in it."""
+    """Return the error with the request in its message."""
     url = f"{address.origin}{target}"
     if isinstance(error, TransportError):
         error.locate(method, url)

@@ -1,7 +1,7 @@
 """Which of a name's addresses is tried next, and when: Happy Eyeballs, RFC 8305. No I/O; the time is an argument.
 
-Addresses are tried in the system's order, families in turn. An attempt begins a quarter of a second after the one
-before it, or at once when none is under way. The first that connects wins.
+Addresses are tried in the system's order, alternating between families. An attempt begins a quarter of a second
+after the one before it, or at once when that fails. The first that connects wins.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Race", "interleaved"]
 
-#: Seconds from one attempt to the next: what RFC 8305 recommends, and the least that it allows.
+#: Seconds between two attempts: what RFC 8305 recommends, and the least that it allows.
 _SPACING, _LEAST_SPACING = 0.25, 0.01
 
 
 def interleaved(addresses: Sequence[SocketAddress]) -> list[SocketAddress]:
-    """Return the addresses with their families in turn, each family in the order that it had (section 4)."""
+    """Return the addresses with alternating families, each family in its order (section 4)."""
     families: dict[int, list[SocketAddress]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)
@@ -30,19 +30,19 @@ def interleaved(addresses: Sequence[SocketAddress]) -> list[SocketAddress]:
 
 
 class Race:
-    """The attempts to connect to one of several addresses; each is known by its number.
+    """The attempts to connect to one of several addresses, identified by their numbers.
 
     Parameters
     ----------
     addresses : sequence of SocketAddress
         In the system's order.
     now, deadline : float
-        When the first attempt begins and the last one ends; without a deadline attempts end by themselves. Little
-        time is shared out, so that every address has its turn.
+        When the first attempt begins, and when all end; without a deadline the system ends them. If there is
+        little time, attempts follow each other sooner, so that every address is tried.
     """
 
     def __init__(self, addresses: Sequence[SocketAddress], now: float, deadline: float | None) -> None:
-        #: In the order in which they are tried.
+        #: In the order of the attempts.
         self.addresses = interleaved(addresses)
         self._deadline = deadline
         self._spacing = _SPACING
@@ -54,7 +54,7 @@ class Race:
         self._failed: dict[int, OSError] = {}
 
     def start(self, now: float) -> int | None:
-        """Return the number of the attempt that begins now, or None where none is due."""
+        """Return the number of the attempt to begin now, or None if none is due."""
         begun = self._begun
         if begun == len(self.addresses) or (begun and now < self._next) or (begun and self.is_over(now)):
             return None
@@ -63,18 +63,18 @@ class Race:
         return begun
 
     def failed(self, number: int, error: OSError, now: float) -> None:
-        """Take note of an attempt that failed: the next one begins at once."""
+        """Note that an attempt failed: the next one begins at once."""
         self._failed[number] = error
         self._next = now
 
     def is_over(self, now: float) -> bool:
-        """Say whether there is nothing left to wait for: every attempt has failed, or the time has come."""
+        """Return whether every attempt has failed, or the deadline has passed."""
         return len(self._failed) == len(self.addresses) or (
             self._deadline is not None and now >= self._deadline
         )
 
     def pause(self, now: float) -> float | None:
-        """Return the seconds until an attempt is due or the time has come; None where neither will happen."""
+        """Return the seconds until the next attempt or the deadline; None if there is neither."""
         ends = [] if self._deadline is None else [self._deadline]
         if self._begun < len(self.addresses):
             ends.append(self._next)
@@ -82,7 +82,7 @@ class Race:
 
     @property
     def failures(self) -> list[tuple[SocketAddress, OSError]]:
-        """What became of each address where none has connected."""
+        """How each address failed, if none has connected."""
         return [
             (address, self._failed.get(number) or (TimeoutError() if number < self._begun else NotTried()))
             for number, address in enumerate(self.addresses)

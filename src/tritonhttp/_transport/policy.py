@@ -1,4 +1,4 @@
-"""Decisions of the transports, and the frozen options that they follow. No I/O, and the time is an argument."""
+"""Options of the transports, and decisions about time and resending. No I/O; the time is an argument."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Unset(enum.Enum):
-    """Stands for an argument that was not given, where None means something."""
+    """Stands for an argument that was not given, if None has a meaning of its own."""
 
     UNSET = "the client's default"
 
@@ -39,12 +39,12 @@ class Unset(enum.Enum):
 
 UNSET: Literal[Unset.UNSET] = Unset.UNSET
 
-#: Seconds that a call may take; None: as long as it likes; UNSET: as the client says.
+#: Seconds that a call may take; None: unlimited; UNSET: the client's default.
 Deadline: TypeAlias = float | Unset | None
 
 
 class Moment(float):
-    """When a call must end, on a monotonic clock; it remembers how many seconds the call had."""
+    """When a call must end, on a monotonic clock; `limit` is how many seconds it had."""
 
     __slots__ = ("limit",)
 
@@ -52,13 +52,13 @@ class Moment(float):
 
 
 class IdleMoment(Moment):
-    """When a stream must have begun, by its idle_timeout."""
+    """When a stream must have begun, according to its idle_timeout."""
 
     __slots__ = ()
 
 
 def moment(now: float, limit: float | None, kind: type[Moment] = Moment) -> Moment | None:
-    """Return the moment that is `limit` seconds from now; None where there is no limit."""
+    """Return the moment `limit` seconds from now; None without a limit."""
     if limit is None:
         return None
     end = kind(now + limit)
@@ -66,7 +66,7 @@ def moment(now: float, limit: float | None, kind: type[Moment] = Moment) -> Mome
     return end
 
 
-#: More seconds than this are no limit: poll counts milliseconds in 31 bits, and refuses infinity.
+#: More seconds than this mean no limit: poll takes 31 bits of milliseconds, and no infinity.
 FOREVER = 1e6
 
 
@@ -77,7 +77,7 @@ class Timeouts:
     Attributes
     ----------
     connection : float or None
-        For making a connection: name, connect and TLS together.
+        For opening a connection: name resolution, connect and TLS together.
     network : float or None
         For each send or receive without progress.
     """
@@ -97,17 +97,17 @@ class Connections:
     Attributes
     ----------
     max_idle, max_age : float or None
-        Seconds after which a connection is not used again: since its last request, since it was made.
+        Seconds after which a connection is not used again: since its last request, since it was opened.
     keep_alive : bool
         Whether a connection carries more than one request.
     proxy : str or None
         ``http://user:password@host:port``: a proxy to go through.
     trust_env : bool
-        Whether, without `proxy`, the environment says which (http_proxy, https_proxy, all_proxy, no_proxy).
+        Whether, without `proxy`, the environment names one (http_proxy, https_proxy, all_proxy, no_proxy).
     max_response_bytes : int or None
-        The most bytes of a response's body, packed and unpacked.
+        The most bytes of a response's body, both compressed and decompressed.
     expect_continue : bool
-        Whether a request with a body of more than 1 MiB asks the server first.
+        Whether a request of more than 1 MiB waits for 100 Continue before it sends its body.
     """
 
     max_idle: float | None = 45.0
@@ -135,21 +135,22 @@ class Connections:
 
     @property
     def idle_limit(self) -> float:
-        """Seconds that a connection may be idle, infinity without a limit: what clocks can be compared with."""
+        """Seconds that a connection may be idle; infinity without a limit."""
         return math.inf if self.max_idle is None else self.max_idle
 
     @property
     def age_limit(self) -> float:
+        """Seconds that a connection may live; infinity without a limit."""
         return math.inf if self.max_age is None else self.max_age
 
 
 def seconds(value: float | None, name: str) -> float | None:
-    """Return a time limit, None for none and for one beyond what clocks of a system take.
+    """Return a time limit in seconds; None when unlimited or above `FOREVER`.
 
     Raises
     ------
     InvalidRequest
-        For what is no number of seconds above 0.
+        Unless it is a number of seconds above 0, or None.
     """
     if value is None:
         return None
@@ -160,14 +161,14 @@ def seconds(value: float | None, name: str) -> float | None:
 
 
 def call_limit(value: Deadline, default: float | None, name: str = "deadline") -> float | None:
-    """Return how many seconds a call may take, None for any time; `default` where the call does not say.
+    """Return how many seconds a call may take, None when unlimited; `default` for UNSET.
 
     Raises
     ------
     DeadlineExceeded
-        For 0 and below: a caller's budget may be spent before the call.
+        For 0 and below: a caller's time may be over before the call.
     InvalidRequest
-        For what is no number of seconds.
+        Unless it is a number of seconds, None or UNSET.
     """
     if value is None:
         return None
@@ -186,13 +187,13 @@ def call_limit(value: Deadline, default: float | None, name: str = "deadline") -
 
 
 def earliest(*deadlines: float | None) -> float | None:
-    """Return the first of the deadlines that there are."""
+    """Return the earliest deadline, ignoring None; None if there is no other."""
     present = [deadline for deadline in deadlines if deadline is not None]
     return min(present) if present else None
 
 
 def step_timeout(limit: float | None, deadline: float | None, now: float) -> float | None:
-    """Return how long one step may take: its own limit, or what is left until the deadline; never below 0."""
+    """Return how long one step may take: at most its limit, and what is left until the deadline; never below 0."""
     if deadline is None:
         return limit
     left = max(0.0, deadline - now)

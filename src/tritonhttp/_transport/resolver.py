@@ -1,4 +1,4 @@
-"""The addresses of a server's name, looked up in threads that many calls may share."""
+"""Name resolution: look-ups in threads, each shared by all calls that wait for the same name."""
 
 from __future__ import annotations
 
@@ -17,95 +17,95 @@ __all__ = ["leave", "literal", "look_up", "resolve"]
 
 
 def literal(address: Address) -> list[SocketAddress]:
-    """Return the address of a unix domain socket, or the one that a literal is; empty where the host is a name."""
+    """Return the address of a unix domain socket or of a literal; empty if the host is a name."""
     if address.socket_path:
         return [(socket.AF_UNIX, address.socket_path)]
     try:
         return _look_up(address.at or address.host, address.port, socket.AI_NUMERICHOST)
-    except (OSError, UnicodeError):  # the latter where no name can be like that
+    except (OSError, UnicodeError):  # the latter if it cannot be a name
         return []
 
 
-#: Is called with the addresses of a name, or with why there are none.
-Told: TypeAlias = Callable[[list[SocketAddress] | NameResolutionError], object]
+#: Called with the addresses of a name, or with the reason why there are none.
+Done: TypeAlias = Callable[[list[SocketAddress] | NameResolutionError], object]
 
 
 class _LookUp:
-    """A look-up under way, and who is to be told.
+    """A look-up in progress, and the callbacks of those who wait for it.
 
-    Each step on it is one operation of a dict, so no lock is needed: a signal's handler may come in between, on a
-    thread that is in the middle of any of this.
+    It needs no lock, since each step is one operation of a dict. A lock could deadlock: a signal handler may run
+    on a thread that is in the middle of any step.
     """
 
     __slots__ = ("outcome", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: dict[Told, bool] = {}
-        #: The addresses, or what the system said instead; None while it is asked.
+        self.waiting: dict[Done, bool] = {}
+        #: The addresses, or the system's error; None while it is asked.
         self.outcome: list[SocketAddress] | Exception | None = None
 
-    def join(self, host: str, done: Told) -> None:
+    def join(self, host: str, done: Done) -> None:
         self.waiting[done] = True
-        # It may have ended meanwhile. Whoever takes `done` out calls it: this thread, or that of the look-up.
+        # It may have ended meanwhile. Either this thread or the look-up's removes `done`, and calls it.
         if self.outcome is not None and self.waiting.pop(done, False):
-            _tell(host, self.outcome, done)
+            _notify(host, self.outcome, done)
 
     def end(self, host: str, outcome: list[SocketAddress] | Exception) -> None:
         self.outcome = outcome
         while self.waiting:
             try:
                 done, _ = self.waiting.popitem()
-            except KeyError:  # the last one was taken out meanwhile
+            except KeyError:  # the last one was removed meanwhile
                 return
-            _tell(host, outcome, done)
+            _notify(host, outcome, done)
 
 
-#: The look-ups under way, by host and port, of all clients.
-_under_way: dict[tuple[str, int], _LookUp] = {}
+#: The look-ups in progress, of all clients, by host and port.
+_look_ups: dict[tuple[str, int], _LookUp] = {}
 
 if hasattr(os, "register_at_fork"):
-    # Their threads are the parent's.
-    os.register_at_fork(after_in_child=_under_way.clear)
+    # Their threads run only in the parent.
+    os.register_at_fork(after_in_child=_look_ups.clear)
 
 
-def look_up(address: Address, done: Told) -> None:
-    """Look a name up in a thread of its own, since that cannot be interrupted, and call `done` there.
+def look_up(address: Address, done: Done) -> None:
+    """Look a name up in a new thread, since that cannot be interrupted, and call `done` there.
 
-    A look-up of the same name that is under way is joined. Who gives up waiting calls :func:`leave`; the thread
-    ends by itself.
+    If the same name is being looked up already, share that look-up. A caller that gives up waiting calls
+    :func:`leave`; the thread ends by itself.
     """
     host, port = address.host, address.port
-    found = _under_way.get((host, port))
+    found = _look_ups.get((host, port))
     if found is not None:
         found.join(host, done)
         return
 
     def work() -> None:
-        # The thread itself makes the entry: what interrupts the caller leaves none that nobody works on.
+        # The thread makes the entry, not the caller: an interrupt there would leave an entry without a thread.
         mine = _LookUp()
-        found = _under_way.setdefault((host, port), mine)
+        found = _look_ups.setdefault((host, port), mine)
         found.join(host, done)
         if found is mine:
-            outcome: list[SocketAddress] | Exception = OSError("the look-up was broken off")
+            outcome: list[SocketAddress] | Exception = OSError("the look-up was interrupted")
             try:
                 outcome = _outcome(host, port)
             finally:  # a greenlet may be killed
-                _under_way.pop((host, port), None)
+                _look_ups.pop((host, port), None)
                 mine.end(host, outcome)
 
     try:
         threading.Thread(target=work, name="tritonhttp-resolve", daemon=True).start()
     except RuntimeError as error:
         if "interpreter shutdown" in str(error):  # in CPython 3.12 and later; calls still work there
-            _tell(host, _outcome(host, port), done)
+            _notify(host, _outcome(host, port), done)
             return
         message = f"cannot resolve the name {host!r}, which takes a thread: {error}"
         done(NameResolutionError(message, phase="resolve"))
 
 
-def leave(address: Address, done: Told) -> None:
-    """Wait for a look-up no more."""
-    found = _under_way.get((address.host, address.port))
+def leave(address: Address, done: Done) -> None:
+    """Stop waiting for a look-up."""
+    found = _look_ups.get((address.host, address.port))
     if found is not None:
         found.waiting.pop(done, None)
 
@@ -113,12 +113,12 @@ def leave(address: Address, done: Told) -> None:
 def _outcome(host: str, port: int) -> list[SocketAddress] | Exception:
     try:
         return _look_up(host, port, 0)
-    except Exception as error:  # OSError; UnicodeError where no name can be like that
+    except Exception as error:  # OSError; UnicodeError if it cannot be a name
         return error
 
 
-def _tell(host: str, outcome: list[SocketAddress] | Exception, done: Told) -> None:
-    """Tell one of those who wait: each gets an error of its own, since a call writes its URL into it."""
+def _notify(host: str, outcome: list[SocketAddress] | Exception, done: Done) -> None:
+    """Call one callback; each gets an error of its own, since a call adds its URL to it."""
     if isinstance(outcome, Exception):
         done(NameResolutionError(f"cannot resolve the name {host!r}: {outcome}", phase="resolve"))
     else:

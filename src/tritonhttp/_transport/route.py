@@ -1,6 +1,6 @@
-"""How requests get to a server: straight or through a proxy, and what is added to their heads on the way.
+"""How requests reach a server: directly or through a proxy, and what that adds to their heads.
 
-A proxy forwards what is for a server of http, and opens a tunnel (CONNECT) to one of https.
+A proxy forwards requests to an http server, and opens a tunnel (CONNECT) to an https one.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from .policy import Connections
 
 __all__ = ["CONTINUE_WAIT", "MAX_REFUSAL", "Proxy", "Route", "choose", "parse"]
 
-#: Requests with more bytes than this may ask first, and how many seconds they wait for the server's word.
+#: Requests with more bytes than this may ask for 100 Continue, and wait so many seconds for it.
 _EXPECT_FROM = 1 << 20
 CONTINUE_WAIT = 1.0
-#: The most bytes of a proxy's refusal.
+#: The most bytes of the body with which a proxy refuses a tunnel.
 MAX_REFUSAL = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy's place, and the header line that shows who asks (empty, or with its line end)."""
+    """A proxy's address, and its Proxy-Authorization header line (empty, or with its line end)."""
 
     address: Address
     authorization: bytes = field(repr=False)
@@ -38,13 +38,13 @@ class Proxy:
 
     def connect_request(self, server: Address) -> bytes:
         """Return the request for a tunnel to a server."""
-        # Always with the port (RFC 9110, 9.3.6), which an authority may leave out.
+        # RFC 9110, 9.3.6 requires the port, which an authority may leave out.
         host = f"[{server.host}]" if ":" in server.host else server.host
         place = f"{host}:{server.port}".encode()
         return b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (place, place, self.authorization)
 
     def check_tunnel(self, server: Address, response: Response) -> None:
-        """Refuse an answer that opens no tunnel, with the proxy's words."""
+        """Raise ConnectError with the proxy's words if its answer opens no tunnel."""
         from .._protocol.operations import check
 
         try:
@@ -57,7 +57,7 @@ class Proxy:
     def failure(
         self, server: Address, error: Exception, seconds: float, deadline: float | None
     ) -> ConnectError:
-        """What broke the request for a tunnel."""
+        """Return the error for a request for a tunnel that got no answer."""
         if isinstance(error, TimeoutError):
             return ConnectTimeout(
                 f"timed out while {self.peer} opened a tunnel to {server.peer}, after {lasted(seconds, deadline)}",
@@ -68,7 +68,7 @@ class Proxy:
 
 
 def parse(url: str) -> Proxy:
-    """Take ``http://user:password@host:port`` apart; the scheme may be left out.
+    """Parse ``http://user:password@host:port``; the scheme may be left out.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def parse(url: str) -> Proxy:
     if not at:
         return Proxy(address, b"")
     import base64
-    from urllib.parse import unquote_to_bytes  # takes longer to import than all of this
+    from urllib.parse import unquote_to_bytes  # slow to import
 
     name, _, password = user.partition(":")
     secret = base64.b64encode(unquote_to_bytes(name) + b":" + unquote_to_bytes(password))
@@ -99,7 +99,7 @@ def parse(url: str) -> Proxy:
 
 
 def choose(server: Address, options: Connections) -> Proxy | None:
-    """Return the proxy to a server: the one that was given, or the environment's, or none.
+    """Return the proxy to a server: the option's, the environment's, or None.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def choose(server: Address, options: Connections) -> Proxy | None:
         return parse(options.proxy)
     if not options.trust_env or server.socket_path:
         return None
-    # Costs as much to import as the rest of this library. It knows what CGI makes of HTTP_PROXY.
+    # Slow to import. It ignores HTTP_PROXY under CGI, where a request's Proxy header sets that.
     from urllib.request import getproxies_environment, proxy_bypass
 
     found = getproxies_environment()
@@ -126,14 +126,14 @@ def choose(server: Address, options: Connections) -> Proxy | None:
 
 
 class Route:
-    """The way of a transport's requests to its server.
+    """How a transport's requests reach its server.
 
     Parameters
     ----------
     server : Address
         The server.
     options : Connections
-        What the caller wants.
+        The caller's.
 
     Raises
     ------
@@ -145,7 +145,7 @@ class Route:
         proxy = choose(server, options)
         #: The proxy that has to open a tunnel, or None.
         self.tunnel = proxy if server.tls else None
-        #: What is connected to, and how it is called in messages.
+        #: What is connected to, and its name in messages.
         self.address = server if proxy is None else proxy.address
         self.peer = server.peer if proxy is None else proxy.peer
         self._origin = ""
@@ -158,7 +158,7 @@ class Route:
         self.plain = not (self._origin or self._lines or self._expects)
 
     def prepare(self, buffers: Sequence[Buffer]) -> tuple[Sequence[Buffer], bool]:
-        """Return the buffers as they go out, and whether the first of them waits for the server's word."""
+        """Return the buffers to send, and whether to wait for 100 Continue after the first."""
         expects = self._expects and sum(map(len, buffers)) > _EXPECT_FROM
         lines = self._lines
         if expects:

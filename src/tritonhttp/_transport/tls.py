@@ -33,18 +33,18 @@ _TLS_OPTIONS = frozenset(
 def tls_context(
     options: Mapping[str, Any] | None, factory: Callable[[], ssl.SSLContext] | None, insecure: bool
 ) -> ssl.SSLContext:
-    """Return the context for a client's connections. The server's chain is verified always.
+    """Return the context for a client's connections. It always verifies the server's chain.
 
     Parameters
     ----------
     options : mapping, optional
-        What ``ssl.wrap_socket`` took: keyfile, certfile, ca_certs, ciphers, ssl_version; and the context's
-        `options` and `verify_flags`. `cert_reqs` and the options of its behaviour (do_handshake_on_connect,
-        suppress_ragged_eofs) are accepted and change nothing.
+        The arguments of ``ssl.wrap_socket`` (keyfile, certfile, ca_certs, ciphers, ssl_version) and the context's
+        `options` and `verify_flags`. `cert_reqs`, do_handshake_on_connect and suppress_ragged_eofs are accepted
+        and ignored.
     factory : callable, optional
-        Returns a context, which is used as it is; `options` then add certificates and ciphers to it.
+        Returns the context to use; `options` then add certificates and ciphers to it.
     insecure : bool
-        Do not compare the server's name with its certificate.
+        Do not check the host name against the certificate.
 
     Raises
     ------
@@ -61,7 +61,9 @@ def tls_context(
         )
     if "keyfile" in given and "certfile" not in given:
         raise InvalidRequest("ssl_options: a keyfile needs its certfile as well")
-    context = ssl.create_default_context() if factory is None else _made(factory, given.get("ca_certs"))
+    context = (
+        ssl.create_default_context() if factory is None else _call_factory(factory, given.get("ca_certs"))
+    )
     try:
         if "ca_certs" in given:
             context.load_verify_locations(cafile=given["ca_certs"])
@@ -86,8 +88,8 @@ def tls_context(
     return context
 
 
-def _made(factory: Callable[..., ssl.SSLContext], ca_certs: str | None) -> ssl.SSLContext:
-    """Call a factory; the reference gives it `cafile`, and some cannot do without."""
+def _call_factory(factory: Callable[..., ssl.SSLContext], ca_certs: str | None) -> ssl.SSLContext:
+    """Call a factory, with `cafile` if it requires an argument: the reference always passes that."""
     import inspect
 
     if not callable(factory):
@@ -98,13 +100,13 @@ def _made(factory: Callable[..., ssl.SSLContext], ca_certs: str | None) -> ssl.S
         inspect.signature(factory).bind()
     except TypeError:
         return as_context(factory(cafile=ca_certs), "what ssl_context_factory returns")
-    except ValueError:  # nobody can tell what a function in C takes
+    except ValueError:  # a function in C may have no signature
         pass
     return as_context(factory(), "what ssl_context_factory returns")
 
 
 def as_context(given: Any, what: str) -> ssl.SSLContext:
-    """Return what a caller gave as a context, or refuse it."""
+    """Return a context that a caller gave; raise InvalidRequest for anything else."""
     import ssl
 
     if not isinstance(given, ssl.SSLContext):
