@@ -8,6 +8,7 @@ finds it ready.
 
 from __future__ import annotations
 
+import enum
 from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterable
 from contextlib import suppress
@@ -23,20 +24,16 @@ __all__ = ["NOT_STARTED", "SERVER_LOST", "Balancer", "Ticket", "server_failed"]
 S = TypeVar("S", bound=Hashable)
 
 
-class Signal:
-    """Returned by the balancer in place of a server."""
+class NoServer(enum.Enum):
+    """Why a sequence has no server."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    #: It failed since the sequence's last request, or was removed, so the sequence's state may be gone.
+    SERVER_LOST = enum.auto()
+    #: The sequence was not started here, or was forgotten because so many others were started since.
+    NOT_STARTED = enum.auto()
 
-    def __repr__(self) -> str:
-        return self._name
 
-
-#: The sequence's server failed since its last request, or was removed, so the sequence's state may be gone.
-SERVER_LOST = Signal("SERVER_LOST")
-#: The sequence was not started here, or was forgotten because so many others were started since.
-NOT_STARTED = Signal("NOT_STARTED")
+SERVER_LOST, NOT_STARTED = NoServer.SERVER_LOST, NoServer.NOT_STARTED
 
 #: A server is taken to hang after so many calls in a row whose own deadlines passed before it answered.
 _SILENCES = 3
@@ -336,7 +333,7 @@ class Balancer(Generic[S]):
 
     def pick_for(
         self, ticket: Ticket, key: Hashable, *, start: bool, exclude: Collection[S] = ()
-    ) -> S | Signal:
+    ) -> S | NoServer:
         """Return the server of a sequence, or why there is none. A sequence never moves to another server.
 
         Parameters

@@ -353,9 +353,15 @@ class BlockingTransport:
             if connection is not None:
                 self._forget(connection)
                 place.connection = None
-            self._open(place, deadline, trace)
-        if trace is not None and place.connection is not None:
-            trace.take(place.connection, reused=reused)
+            connection = open_connection(
+                self._address, self._route, self._context, self._timeouts, self._options, deadline, trace
+            )
+            with self.pool.lock:
+                place.connection = connection
+                self._connections.add(connection)
+                self._counts.opened += 1
+        if trace is not None and connection is not None:
+            trace.take(connection, reused=reused)
         return reused
 
     def _close_lost(self) -> None:
@@ -370,16 +376,6 @@ class BlockingTransport:
             if connection in self._connections:
                 self._connections.discard(connection)
                 self._counts.end(connection)
-
-    def _open(self, place: Place[Connection], deadline: float | None, trace: Trace | None) -> None:
-        """Open a connection for a place."""
-        connection = open_connection(
-            self._address, self._route, self._context, self._timeouts, self._options, deadline, trace
-        )
-        with self.pool.lock:
-            place.connection = connection
-            self._connections.add(connection)
-            self._counts.opened += 1
 
 
 class Stream:

@@ -12,22 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = ["as_context", "tls_context"]
 
-_TLS_OPTIONS = frozenset(
-    (
-        "ca_certs",
-        "cert_reqs",
-        "certfile",
-        "ciphers",
-        "do_handshake_on_connect",
-        "keyfile",
-        "options",
-        "password",
-        "server_side",
-        "ssl_version",
-        "suppress_ragged_eofs",
-        "verify_flags",
-    )
-)
+#: The options that a caller may give.
+_TLS_OPTIONS = {
+    *("keyfile", "certfile", "ca_certs", "ciphers", "ssl_version", "password", "options", "verify_flags"),
+    *("cert_reqs", "do_handshake_on_connect", "server_side", "suppress_ragged_eofs"),  # ignored
+}
 
 
 def tls_context(
