@@ -661,20 +661,42 @@ TestStorm.settings = settings(
 )
 
 
-@pytest.mark.parametrize("inside", INSIDE[1:])
-def test_any_step_of_coming_to_wait_may_be_disturbed(inside: str) -> None:
-    """The call stands ahead of one that is ready, and has room; such a search by chance finds it too seldom."""
+# A search by chance finds these too seldom.
+
+
+def at_any_step(prepare: Callable[[Storm], None], disturbed: Callable[[Storm, int], None]) -> None:
     for at in range(250):
         storm = Storm()
         try:
-            for _ in range(3):
-                storm.reserve()
-            storm.come_to_wait(which=0, at=0, inside=None)
-            storm.come_to_wait(which=1, at=0, inside=None)
-            storm.come_to_wait(which=0, at=at, inside=inside)
+            prepare(storm)
+            disturbed(storm, at)
             storm.the_books_are_right()
         finally:
             storm.teardown()
+
+
+@pytest.mark.parametrize("inside", INSIDE[1:])
+def test_a_call_that_comes_to_wait_ahead_of_another_may_be_disturbed(inside: str) -> None:
+    def prepare(storm: Storm) -> None:
+        for _ in range(3):
+            storm.reserve()
+        storm.come_to_wait(which=0, at=0, inside=None)
+        storm.come_to_wait(which=1, at=0, inside=None)
+
+    at_any_step(prepare, lambda storm, at: storm.come_to_wait(which=0, at=at, inside=inside))
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("inside", INSIDE[1:])
+def test_a_call_that_ends_while_others_wait_may_be_disturbed(inside: str, held: bool) -> None:
+    def prepare(storm: Storm) -> None:
+        for _ in range(4):
+            storm.call(at=0, inside=None)
+
+    at_any_step(
+        prepare,
+        lambda storm, at: storm.give_back(which=0, held=held, reusable=True, at=at, inside=inside),
+    )
 
 
 # -- threads ---------------------------------------------------------------------------------------

@@ -190,9 +190,10 @@ class Pool(Generic[C]):
         serve : bool
             Whether to serve the line. A signal handler leaves that to the method that it interrupted.
         """
-        connection, place.connection = place.connection, None
+        waited = (place.wake is not None or place not in self.holders) and self.leave_line(place)
+        # After that, since a handler may have served the place until then.
         held = place in self.holders
-        waited = (place.wake is not None or not held) and self.leave_line(place)
+        connection, place.connection = place.connection, None
         self.ended += held or waited
         if held:
             self.holders.discard(place)
