@@ -87,12 +87,12 @@ class AsyncioTransport:
         method: str,
         target: str,
         buffers: Sequence[Buffer],
+        place: Place[Connection] | None = None,
         *,
         repeatable: bool = False,
         deadline: float | None = None,
         trace: Trace | None = None,
         streamed: bool = False,
-        place: Place[Connection] | None = None,
     ) -> Response:
         """Send a request and return its response, whatever its status.
 
@@ -102,6 +102,9 @@ class AsyncioTransport:
             The request, for messages.
         buffers : sequence of buffers
             The whole request, its head first.
+        place : Place, optional
+            The call's. It keeps the connection of a streamed success, and counts how often the request was sent
+            again.
         repeatable : bool
             Whether it may be sent again if a reused connection turns out closed.
         deadline : float or None
@@ -111,8 +114,6 @@ class AsyncioTransport:
         streamed : bool
             Whether to return a success once its head has come: a StreamedResponse whose `stream` is a
             :class:`Stream`.
-        place : Place, optional
-            The call's. It keeps the connection of a streamed success.
 
         Raises
         ------
@@ -207,9 +208,9 @@ class AsyncioTransport:
             finally:
                 if trace is not None:
                     trace.end(connection)
+            place.resent += connection.handed_over
             if trace is not None:
                 trace.start()
-                trace.resent += connection.handed_over
         response.asked = asked = method, self._origin, target
         if connection.reader.open:
             head = StreamedResponse(response.head, b"")

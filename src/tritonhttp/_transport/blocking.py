@@ -15,9 +15,10 @@ import threading
 import weakref
 from collections.abc import Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .._repetition.repeater import REPEATS, Expected, Repeater
+from .._repetition.answer import Answer, Repeated
+from .._repetition.repeater import REPEATS, Repeater
 from .._wire.http1 import Response, StreamedResponse
 from .._wire.requests import Buffer, coalesce
 from ..errors import ConnectionLost, ProtocolError, TransportError
@@ -103,15 +104,16 @@ class BlockingTransport:
         method: str,
         target: str,
         buffers: Sequence[Buffer],
+        place: Place[Connection] | None = None,
         *,
         repeatable: bool = False,
         deadline: float | None = None,
         trace: Trace | None = None,
         streamed: bool = False,
         idle_timeout: float | None = None,
-        place: Place[Connection] | None = None,
-        answer: Expected | None = None,
-    ) -> Any:
+        answer: Answer | None = None,
+        id_json: bytes = b"",
+    ) -> Response:
         """Send a request and return its response, whatever its status.
 
         Parameters
@@ -120,6 +122,9 @@ class BlockingTransport:
             The request, for messages.
         buffers : sequence of buffers
             The whole request, its head first.
+        place : Place, optional
+            The call's, in the line or new. It keeps the connection of a streamed success, and counts how often the
+            request was sent again.
         repeatable : bool
             Whether it may be sent again if a reused connection turns out closed.
         deadline : float or None
@@ -131,10 +136,10 @@ class BlockingTransport:
             :class:`Stream`.
         idle_timeout : float or None
             Seconds for each step without progress of a streamed request, in place of the network timeout.
-        place : Place, optional
-            The call's, in the line or new. It keeps the connection of a streamed success.
-        answer : Expected, optional
-            An answer that is expected to come again; it is returned as the bytes of its body alone.
+        answer : Answer, optional
+            An answer that is expected to come again.
+        id_json : bytes
+            The request's id, as the answer will have it.
 
         Raises
         ------
@@ -151,7 +156,9 @@ class BlockingTransport:
         try:
             try:
                 if answer is not None and socket.socket is self._kind:
-                    expected = buffers[0], answer.start, answer.head_size, answer.size, deadline
+                    began = monotonic()
+                    start = answer.start_with(id_json)
+                    expected = buffers[0], start, answer.head_size, answer.size, deadline
                     body = self.repeater.repeat(place, *expected)
                     if body is None and place.connection is None:
                         self._hold(place, deadline, reserved=reserved)
@@ -160,7 +167,11 @@ class BlockingTransport:
                     if body is not None:
                         if place.connection is not None:
                             self._put_by(place)
-                        return body
+                        response = Repeated(answer, body)
+                        response.asked = method, self._origin, target
+                        if trace is not None:
+                            trace.repeated(began, place, len(buffers[0]), answer.size)
+                        return response
                 return self._exchange(
                     method,
                     target,
@@ -231,9 +242,9 @@ class BlockingTransport:
             finally:
                 if trace is not None:
                     trace.end(connection)
+            place.resent += connection.handed_over
             if trace is not None:
                 trace.start()
-                trace.resent += connection.handed_over
         response.asked = asked = method, self._origin, target
         if connection.reader.open:
             head = StreamedResponse(response.head, b"")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = ["Counts", "Trace"]
 
@@ -22,14 +22,11 @@ class Trace:
         Bytes, heads included.
     reused : bool
         Whether the connection had carried a request before.
-    resent : int
-        How often the request was sent again after the kernel had taken all of it.
     """
 
-    __slots__ = ("_since", "phases", "received", "resent", "reused", "sent")
+    __slots__ = ("_since", "phases", "received", "reused", "sent")
 
     def __init__(self) -> None:
-        self.resent = 0
         self.start()
 
     def start(self) -> None:
@@ -54,6 +51,16 @@ class Trace:
         """Note that the exchange is over."""
         self.sent += connection.sent
         self.received += connection.received
+
+    def repeated(self, began: float, place: Any, sent: int, received: int) -> None:
+        """Note a repetition, whose place has the times of its phases."""
+        self.phases = {
+            "wait": place.taken - began,
+            "send": place.handed - place.taken,
+            "first_byte": place.answered - place.handed,
+            "receive": time.monotonic() - place.answered,
+        }
+        self.sent, self.received, self.reused = sent, received, True
 
 
 class Carrier(Protocol):

@@ -20,7 +20,8 @@ from ..._protocol.inference import Inference
 from ..._protocol.operations import Endpoint, Operation
 from ..._protocol.result import InferResult
 from ..._protocol.tensors import InferInput, InferRequestedOutput
-from ..._transport.asyncio import AsyncioPool, AsyncioTransport
+from ..._transport.asyncio import AsyncioTransport
+from ..._transport.asyncio_pool import AsyncioPool
 from ..._transport.policy import UNSET, Deadline, Moment, call_limit, moment, seconds
 from ..._transport.pool import Place
 from ..._transport.trace import Trace

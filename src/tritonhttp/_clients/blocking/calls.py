@@ -21,7 +21,8 @@ from ..._protocol.inference import Inference
 from ..._protocol.operations import Endpoint, Operation
 from ..._protocol.result import InferResult
 from ..._protocol.tensors import InferInput, InferRequestedOutput
-from ..._transport.blocking import BlockingPool, BlockingTransport
+from ..._transport.blocking import BlockingTransport
+from ..._transport.blocking_pool import BlockingPool
 from ..._transport.policy import UNSET, Deadline, Moment, call_limit, moment, seconds
 from ..._transport.pool import Place
 from ..._transport.trace import Trace

@@ -19,11 +19,13 @@ from ..._protocol.inference import Inference
 from ..._protocol.operations import Operation
 from ..._protocol.result import InferResult
 from ..._protocol.tensors import InferInput, InferRequestedOutput
-from ..._transport.address import parse_url, tls_context
-from ..._transport.blocking import Bell, BlockingPool, BlockingTransport, is_owned, this_thread
+from ..._transport.address import parse_url
+from ..._transport.blocking import BlockingTransport
+from ..._transport.blocking_pool import Bell, BlockingPool, is_owned, this_thread
 from ..._transport.failures import closed, turn_timeout, wait_timeout
 from ..._transport.policy import UNSET, Connections, Deadline, Moment, Timeouts, seconds
 from ..._transport.pool import Place, release
+from ..._transport.tls import tls_context
 from ...errors import InferenceServerException, InvalidRequest
 from ..base import (
     CLOSING,
