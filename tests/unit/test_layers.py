@@ -1,9 +1,11 @@
-"""Who may import whom: a lower room never enters a higher one. Read from the source, so lazy imports count too."""
+"""Which module may import which. Read from the source, so lazy imports count too."""
 
 from __future__ import annotations
 
 import ast
+import io
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +64,28 @@ NO_IO = {"socket", "ssl", "asyncio", "threading", "time", "select", "selectors",
 
 TRANSPORTS = {"tritonhttp._transport.blocking", "tritonhttp._transport.asyncio"}
 
+#: Modules that import each other in a circle. Take out each circle that has been broken.
+CIRCLES = {
+    frozenset({"tritonhttp._transport.address", "tritonhttp._transport.failures"}),
+    frozenset({"tritonhttp._transport.pool", "tritonhttp._repetition.repeater"}),
+    *(
+        frozenset(f"tritonhttp._clients.{side}.{name}" for name in ("calls", "client", "model", "parallel"))
+        for side in ("awaited", "blocking")
+    ),
+}
+
+MOST_LINES = 450
+#: Modules with more lines of code than that. Take out each that has become shorter; the client's source stays.
+LONG = {
+    "tritonhttp._clients.awaited.calls",
+    "tritonhttp._clients.blocking.calls",
+    "tritonhttp._regions.auto",
+    "tritonhttp._transport.asyncio",
+}
+
+#: The most rooms that one above the other import each other.
+MOST_FLOORS = 11
+
 
 def module_name(path: Path) -> str:
     parts = ("tritonhttp", *path.relative_to(ROOT).with_suffix("").parts)
@@ -71,23 +95,28 @@ def module_name(path: Path) -> str:
 NAMES = {module_name(path): path for path in SOURCES}
 
 
-def room(module: str) -> int:
+def room_name(module: str) -> str:
     while module not in ROOMS:
         module = module.rpartition(".")[0]
-    return ROOMS[module]
+    return module
+
+
+def room(module: str) -> int:
+    return ROOMS[room_name(module)]
 
 
 class Imports(ast.NodeVisitor):
-    """Collects (module, whether inside a function) of all imports that are executed."""
+    """Collects (module, whether inside a function) of all imports, with `typing` also those for type checkers."""
 
-    def __init__(self, package: str) -> None:
+    def __init__(self, package: str, typing: bool) -> None:
         self.package = package.split(".")
+        self.typing = typing
         self.depth = 0
         self.found: list[tuple[str, bool]] = []
 
     def visit_If(self, node: ast.If) -> None:
         test = node.test
-        typing_only = isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
+        typing_only = isinstance(test, ast.Name) and test.id == "TYPE_CHECKING" and not self.typing
         for child in node.orelse if typing_only else [*node.body, *node.orelse]:
             self.visit(child)
 
@@ -118,9 +147,9 @@ class Imports(ast.NodeVisitor):
         self.generic_visit(node)
 
 
-def imports(module: str) -> list[tuple[str, bool]]:
+def imports(module: str, *, typing: bool = False) -> list[tuple[str, bool]]:
     path = NAMES[module]
-    visitor = Imports(module if path.name == "__init__.py" else module.rpartition(".")[0])
+    visitor = Imports(module if path.name == "__init__.py" else module.rpartition(".")[0], typing)
     visitor.visit(ast.parse(path.read_text("utf-8")))
     return visitor.found
 
@@ -221,3 +250,63 @@ def prints(path: Path) -> list[int]:
 @pytest.mark.parametrize("module", [name for name in NAMES if not name.startswith("tritonhttp.cli")])
 def test_only_the_command_line_prints(module: str) -> None:
     assert prints(NAMES[module]) == []
+
+
+def reached(graph: dict[str, set[str]], start: str) -> set[str]:
+    """Return what can be reached from a node; the node itself only if it is in a circle."""
+    found: set[str] = set()
+    ahead = [start]
+    while ahead:
+        new = graph[ahead.pop()] - found
+        found |= new
+        ahead += new
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {
+        name: {found for found, _ in imports(name, typing=True)} & NAMES.keys() - {name} for name in NAMES
+    }
+    below = {name: reached(graph, name) for name in NAMES}
+    circles = {frozenset(other for other in below[name] if name in below[other]) for name in NAMES}
+    assert circles - {frozenset()} == CIRCLES
+
+
+def code_lines(path: Path) -> int:
+    """Count the lines of a module that are neither blank nor part of a comment or docstring."""
+    source = path.read_text("utf-8")
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT and token.string.strip():
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+            and ast.get_docstring(node) is not None
+        ):
+            lines.difference_update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return len(lines)
+
+
+def test_code_lines_leave_out_comments_and_docstrings(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(
+        '"""One.\n\nTwo.\n"""\n\n# three\nx = 1  # four\n\ndef f():\n    """Five."""\n    return (\n        1)\n'
+    )
+    assert code_lines(path) == 4
+
+
+def test_modules_are_short() -> None:
+    assert {name for name, path in NAMES.items() if code_lines(path) > MOST_LINES} == LONG
+
+
+def test_rooms_make_few_floors() -> None:
+    below: dict[str, set[str]] = {name: set() for name in ROOMS}
+    for module in NAMES:
+        below[room_name(module)] |= {room_name(found) for found in own_imports(module)}
+
+    def longest(chain: list[str]) -> list[str]:
+        return max((longest([*chain, name]) for name in below[chain[-1]] - {*chain}), key=len, default=chain)
+
+    chain = max((longest([name]) for name in ROOMS), key=len)
+    assert len(chain) <= MOST_FLOORS, " > ".join(chain)
