@@ -8,7 +8,8 @@ import os
 import time
 from typing import Any
 
-from .servers import Peer, answer
+from ..framing import JSON_SIZE, answer, chunks, inference_answer, number_in
+from .servers import Peer
 
 _PIECES = [b'data: {"text": "%d"}\n\n' % number for number in range(3)]
 _STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -37,31 +38,13 @@ class Echo:
         self._regions: dict[str, mmap.mmap] = {}
 
     def __call__(self, peer: Peer) -> None:
-        received, given = b"", 0
-        while True:
-            while (end := received.find(b"\r\n\r\n")) < 0:
-                piece = peer.sock.recv(1 << 16)
-                if not piece:
-                    return
-                received += piece
-            target = received[:end].decode().split(" ", 2)[1]
-            sizes = {"content-length": 0, "inference-header-content-length": 0}
-            for line in received[:end].decode().lower().split("\r\n")[1:]:
-                name, _, value = line.partition(": ")
-                if name in sizes:
-                    sizes[name] = int(value)
-            length, json_size = sizes.values()
-            received = received[end + 4 :]
-            while len(received) < length:
-                piece = peer.sock.recv(1 << 20)
-                if not piece:
-                    return
-                received += piece
-            body, received = received[:length], received[length:]
+        given = 0
+        while (head := peer.read_head()) and (body := peer.read_body(head)) is not None:
+            target = head.decode().split(" ", 2)[1]
             if target.endswith("/generate_stream"):
                 self._stream(peer)
                 continue
-            data = self._answer(target.split("?")[0], body, json_size or length)
+            data = self._answer(target.split("?")[0], body, number_in(head, JSON_SIZE) or len(body))
             if data is None:
                 return
             given += 1
@@ -78,7 +61,7 @@ class Echo:
     def _stream(self, peer: Peer) -> None:
         head = _STREAM
         for each in (*_PIECES, b""):
-            peer.send(head + b"%x\r\n%s\r\n" % (len(each), each))
+            peer.send(head + chunks(each, end=b""))
             time.sleep(0.001)
             head = b""
 
@@ -113,8 +96,7 @@ class Echo:
         head = {"model_name": "echo", "model_version": "1", "outputs": [output]}
         if self.varied:
             head["model_version"] = "1" * (1 + self._answers % 3)
-        encoded = json.dumps(head).encode()
-        return answer(encoded + data, headers=f"Inference-Header-Content-Length: {len(encoded)}\r\n")
+        return inference_answer(head, data)
 
     def _placed(self, tensor: Any, data: bytes) -> bytes:
         where = tensor.get("parameters", {})

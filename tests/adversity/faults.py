@@ -34,6 +34,7 @@ from tritonhttp.errors import (
     TLSError,
 )
 
+from ..framing import JSON_SIZE, chunks, inference_answer
 from .servers import HEALTHY, Peer, Script, Sends, Trickles, answer, behind_a_good_answer, over_tls
 
 #: The seconds that a call gets where a fault is that time passes, and where it should not matter.
@@ -124,10 +125,6 @@ JSON = json.dumps(HEALTHY).encode()
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
 
 
-def chunks(*pieces: bytes, end: bytes = b"0\r\n\r\n", extension: bytes = b"") -> bytes:
-    return b"".join(b"%x%s\r\n%s\r\n" % (len(piece), extension, piece) for piece in pieces) + end
-
-
 OUTPUT: dict[str, Any] = {
     "name": "O",
     "datatype": "INT32",
@@ -139,15 +136,13 @@ BINARY = np.array([1, 2], np.int32).tobytes()
 
 def binary_answer(outputs: list[Any], binary: bytes = BINARY, header_length: object = None) -> bytes:
     """Return an answer to infer with binary tensors; what its JSON and its headers say of them may be wrong."""
-    head = json.dumps({"model_name": "m", "outputs": outputs}).encode()
-    header_length = len(head) if header_length is None else header_length
-    return answer(head + binary, headers=f"Inference-Header-Content-Length: {header_length}\r\n")
+    return inference_answer({"model_name": "m", "outputs": outputs}, binary, head_size=header_length)
 
 
 def expected(script: Script) -> bytes:
     """Return an answer to infer that a client expects again; if possible as long as what the script sends."""
     size = len(getattr(script, "data", b""))
-    headers = f"Inference-Header-Content-Length: {len(JSON)}\r\n"
+    headers = f"{JSON_SIZE}: {len(JSON)}\r\n"
     least = len(answer(JSON, headers=headers + "X: \r\n"))
     if least <= size <= 4096:
         headers += f"X: {'x' * (size - least)}\r\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import socket
@@ -13,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+
+from ..framing import answer, read_body, read_head
 
 HEALTHY = {"name": "healthy", "model_name": "healthy", "outputs": []}
 
@@ -28,32 +29,19 @@ class Peer:
 
     def read_head(self) -> bytes:
         """Return the head of the next request; b"" where none comes. What follows it stays unread."""
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            byte = self.sock.recv(1)
-            if not byte:
-                return b""
-            head += byte
-        self.server.requests.append(head)
+        head = read_head(self.sock)
+        if head:
+            self.server.requests.append(head)
         return head
 
     def read_request(self) -> bool:
         """Take the next request with its body; False where none comes."""
         head = self.read_head()
-        return bool(head) and self.read_body(head)
+        return bool(head) and self.read_body(head) is not None
 
-    def read_body(self, head: bytes, left: int = 0) -> bool:
-        """Take the body that belongs to a head, but for the `left` bytes at its end; False where it is cut."""
-        length = -left
-        for line in head.split(b"\r\n")[1:]:
-            if line.lower().startswith(b"content-length:"):
-                length += int(line.split(b":")[1])
-        while length > 0:
-            piece = self.sock.recv(min(length, 1 << 20))
-            if not piece:
-                return False
-            length -= len(piece)
-        return True
+    def read_body(self, head: bytes, left: int = 0) -> bytes | None:
+        """Return the body that belongs to a head, but for the `left` bytes at its end; None where it is cut."""
+        return read_body(self.sock, head, left)
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
@@ -217,21 +205,6 @@ class Server:
     def keep(self, sock: socket.socket) -> None:
         """See to it that the end of the test ends this connection."""
         self._open.add(sock)
-
-
-def answer(
-    body: bytes | object,
-    status: str = "200 OK",
-    headers: str = "",
-    *,
-    version: str = "1.1",
-    length: object = None,
-) -> bytes:
-    """Return a response's bytes; a body that is no bytes goes out as JSON."""
-    if not isinstance(body, bytes):
-        body = json.dumps(body).encode()
-    length = len(body) if length is None else length
-    return f"HTTP/{version} {status}\r\n{headers}Content-Length: {length}\r\n\r\n".encode() + body
 
 
 def healthy(peer: Peer) -> None:

@@ -13,6 +13,7 @@ import tritonhttp.aio
 from tritonhttp import ConnectionLost, DeadlineExceeded
 
 from ..clients import tensor
+from ..framing import inference_answer
 from .conftest import LARGE, SMALL
 from .faults import identity, reads_one, trusting
 from .servers import HEALTHY, Sends, answer, behind_a_good_answer, healthy, over_tls
@@ -33,8 +34,7 @@ def test_a_large_answer_under_a_large_request(serve, open_client):
     body = b"x" * 3_000_000
     head = b'{"model_name":"m","outputs":[{"name":"O","datatype":"UINT8","shape":[3000000],'
     head += b'"parameters":{"binary_data_size":3000000}}]}'
-    reply = answer(head + body, headers=f"Inference-Header-Content-Length: {len(head)}\r\n")
-    client = open_client(serve(Sends(reply, "go on")).url)
+    client = open_client(serve(Sends(inference_answer(head, body), "go on")).url)
     result = client.infer("healthy", [tensor("INPUT0", LARGE)])
     assert result.as_numpy("O").tobytes() == body
 

@@ -6,7 +6,8 @@ import pytest
 
 from tritonhttp import DeadlineExceeded
 
-from .faults import CHUNKED, JSON, chunks
+from ..framing import chunks
+from .faults import CHUNKED, JSON
 from .servers import HEALTHY, Sends, Trickles, answer
 
 

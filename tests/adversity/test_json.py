@@ -9,6 +9,7 @@ import pytest
 from tritonhttp import InferenceServerException, ProtocolError, ServerError
 
 from ..clients import tensor
+from ..framing import inference_answer
 from .conftest import SMALL
 from .servers import HEALTHY, answer
 
@@ -77,11 +78,6 @@ def is_accepted(place, other, right):
     return any(other == value and type(other) is type(value) for values in allowed for value in values)
 
 
-def answer_of(value, binary):
-    head = json.dumps(value).encode()
-    return answer(head + binary, headers=f"Inference-Header-Content-Length: {len(head)}\r\n")
-
-
 @pytest.fixture
 def answers(serve, open_client):
     """Return a client, and a list that takes the answers of its server to the next requests."""
@@ -110,7 +106,7 @@ def test_an_inference_with_json_of_the_wrong_type(answers, right, binary, path):
     client, due = answers
     place = "/".join(map(str, path))
     for other in OTHERS:
-        due.append(answer_of(replaced(right, path, other), binary))
+        due.append(inference_answer(replaced(right, path, other), binary))
         if is_accepted(place, other, right):
             read(client)
         else:
@@ -137,7 +133,7 @@ def read(client):
 def test_the_answers_that_are_changed_are_right(answers):
     client, due = answers
     for right, binary in ((AS_JSON, b""), (AS_BINARY, TENSORS)):
-        due.append(answer_of(right, binary))
+        due.append(inference_answer(right, binary))
         result = client.infer("m", [tensor("INPUT0", SMALL)])
         assert result.as_numpy("I").tolist() == [3, 4]
         assert len(result.as_numpy("S"))

@@ -286,7 +286,7 @@ def guarded(_nothing_is_left):
 
 def test_a_proxy_forwards(serve, proxy, open_client, call):
     server = serve(*[healthy] * 9)
-    client = open_client(f"{server.url}/base", proxy=proxy.place)
+    client = open_client(f"{server.url}/base", proxy=proxy.url)
     for _ in range(3):
         assert call(client) == HEALTHY
     assert all(line.split()[1].startswith(f"http://{server.url}/base/v2") for line in proxy.seen)
@@ -296,7 +296,7 @@ def test_a_proxy_forwards(serve, proxy, open_client, call):
 
 def test_a_proxy_opens_a_tunnel(serve, proxy, open_client, call, server_context, secure):
     server = serve(context=server_context)
-    client = open_client(server.url, proxy=f"http://{proxy.place}", **secure)
+    client = open_client(server.url, proxy=f"http://{proxy.url}", **secure)
     for _ in range(3):
         assert call(client) == HEALTHY
     infer(client, LARGE)
@@ -311,7 +311,7 @@ def test_a_proxy_gets_user_and_password_and_the_server_does_not(
     serve, guarded, open_client, call, server_context, secure, tls
 ):
     server = serve(*[healthy] * 9, context=server_context if tls else None)
-    url = f"http://us%20er:p%40ss:word%2F@{guarded.place}"
+    url = f"http://us%20er:p%40ss:word%2F@{guarded.url}"
     client = open_client(server.url, proxy=url, **(secure if tls else {}))
     for _ in range(2):
         assert call(client) == HEALTHY
@@ -321,7 +321,7 @@ def test_a_proxy_gets_user_and_password_and_the_server_does_not(
 def test_a_proxy_that_forwards_refuses_with_its_own_answer(serve, guarded, open_client, call, caplog):
     server = serve()
     caplog.set_level(logging.DEBUG)
-    client = open_client(server.url, proxy=f"http://wrong:secret@{guarded.place}")
+    client = open_client(server.url, proxy=f"http://wrong:secret@{guarded.url}")
     with pytest.raises(ServerError, match="who are you") as caught:
         call(client)
     assert caught.value.status() == "407"
@@ -331,7 +331,7 @@ def test_a_proxy_that_forwards_refuses_with_its_own_answer(serve, guarded, open_
 
 def test_a_tunnel_is_refused_in_the_proxys_words(serve, guarded, open_client, call, secure, caplog):
     caplog.set_level(logging.DEBUG)
-    client = open_client("127.0.0.1:1", proxy=f"http://wrong:secret@{guarded.place}", **secure)
+    client = open_client("127.0.0.1:1", proxy=f"http://wrong:secret@{guarded.url}", **secure)
     for _ in range(2):
         with pytest.raises(
             ConnectError, match=r"no tunnel to 127.0.0.1 port 1: \[407\] who are you"
@@ -339,12 +339,12 @@ def test_a_tunnel_is_refused_in_the_proxys_words(serve, guarded, open_client, ca
             call(client)
     assert not isinstance(caught.value, TLSError)
     assert caught.value.phase == "proxy"
-    assert guarded.place.replace(":", " port ") in caught.value.message()
+    assert guarded.url.replace(":", " port ") in caught.value.message()
     assert "secret" not in f"{caught.value!r} {caplog.text}"
 
 
 def test_a_proxy_that_cannot_reach_the_server(proxy, open_client, call, secure, nobody_listens):
-    client = open_client(nobody_listens, proxy=proxy.place, **secure)
+    client = open_client(nobody_listens, proxy=proxy.url, **secure)
     with pytest.raises(ConnectError, match=r"\[502\] cannot reach 127.0.0.1.*refused") as caught:
         call(client)
     assert caught.value.phase == "proxy"
@@ -426,7 +426,7 @@ def environment(monkeypatch):
     ids=str,
 )
 def test_the_environments_proxy(serve, proxy, open_client, environment, variables, used):
-    environment(**{name: value.replace("PROXY", proxy.place) for name, value in variables.items()})
+    environment(**{name: value.replace("PROXY", proxy.url) for name, value in variables.items()})
     server = serve(*[healthy] * 9)
     assert open_client(server.url).get_server_metadata() == HEALTHY
     assert proxy.seen == []
@@ -435,7 +435,7 @@ def test_the_environments_proxy(serve, proxy, open_client, environment, variable
 
 
 def test_the_environments_proxy_of_https(serve, proxy, open_client, environment, server_context, secure):
-    environment(https_proxy=f"http://{proxy.place}")
+    environment(https_proxy=f"http://{proxy.url}")
     client = open_client(serve(context=server_context).url, trust_env=True, **secure)
     assert client.get_server_metadata() == HEALTHY
     assert len(proxy.seen) == 1
@@ -832,7 +832,7 @@ def test_the_phases_of_an_exchange(serve, open_client, server_context, secure):
 
 
 def test_the_phases_through_a_proxy(serve, proxy, open_client, server_context, secure):
-    client = open_client(serve(context=server_context).url, proxy=proxy.place, **secure)
+    client = open_client(serve(context=server_context).url, proxy=proxy.url, **secure)
     trace = Trace()
     exchange(client, encode_head("POST", "/v2", "Host: h\r\n", 0), trace=trace)
     assert list(trace.phases)[1:5] == ["resolve", "connect", "proxy", "tls"]

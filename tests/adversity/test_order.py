@@ -103,15 +103,9 @@ class Line:
 
     def _read(self, peer):
         head = peer.read_head()
-        if not head:
+        body = peer.read_body(head) if head else None
+        if body is None:
             return None
-        lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-        left, body = int(lengths[0].split(b":")[1]) if lengths else 0, b""
-        while len(body) < left:
-            piece = peer.sock.recv(left - len(body))
-            if not piece:
-                return None
-            body += piece
         path = head.split()[1].decode().partition("?")[0].split("/")
         if path[-1] != "infer":
             name = path[-2] if path[-1].startswith("generate") else path[-1]

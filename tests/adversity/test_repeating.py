@@ -35,7 +35,8 @@ from tritonhttp._repetition.repeater import REPEATS
 from tritonhttp.errors import ConnectRefused
 
 from ..clients import tensor, wait_until
-from .faults import CHUNKED, SHORT, chunks
+from ..framing import JSON_SIZE, chunks, inference_answer, number_in
+from .faults import CHUNKED, SHORT
 from .servers import Answers, Sends, Server, answer, behind_equal_answers
 from .test_fork import status_of_child
 
@@ -60,17 +61,12 @@ def repeated(client):
     return client._transport.repeater.calls
 
 
-def body(data, **differs):
-    """Return the body of an answer with a tensor of these bytes, and the size of its JSON."""
+def binary(values, status="200 OK", headers="", **differs):
+    """Return an answer with a tensor of these values, or bytes."""
+    data = values if isinstance(values, bytes) else np.array(values, "<f4").tobytes()
     output = {"datatype": "FP32", "shape": [len(data) // 4], **differs}
     output = {"name": "OUTPUT0", **output, "parameters": {"binary_data_size": len(data)}}
-    text = json.dumps({"model_name": "m", "outputs": [output], "z": 1}).encode()
-    return text + data, len(text)
-
-
-def binary(values, status="200 OK", headers="", **differs):
-    data, size = body(values if isinstance(values, bytes) else np.array(values, "<f4").tobytes(), **differs)
-    return answer(data, status, f"Inference-Header-Content-Length: {size}\r\n{headers}")
+    return inference_answer({"model_name": "m", "outputs": [output], "z": 1}, data, status, headers)
 
 
 GOOD = binary(VALUES)
@@ -107,7 +103,7 @@ def warm(serve, open_client):
 
 # -- answers that differ from the one that is expected
 
-SIZED, _ = body(bytes(12))
+SIZED = binary(bytes(12)).partition(b"\r\n\r\n")[2]
 DIFFERENT = {
     "the same": GOOD,
     "other data": binary([4, 5, 6]),
@@ -139,12 +135,10 @@ DIFFERENT = {
             {"model_name": "m", "outputs": [{"name": "O", "datatype": "INT32", "shape": [1], "data": [7]}]}
         )
     ),
-    "chunks": CHUNKED
-    + b"Inference-Header-Content-Length: %d\r\n\r\n" % (len(SIZED) - 12)
-    + chunks(SIZED[:50], SIZED[50:]),
+    "chunks": CHUNKED + f"{JSON_SIZE}: {len(SIZED) - 12}\r\n\r\n".encode() + chunks(SIZED[:50], SIZED[50:]),
     "gzip": answer(
         gzip.compress(SIZED),
-        headers=f"Inference-Header-Content-Length: {len(SIZED) - 12}\r\nContent-Encoding: gzip\r\n",
+        headers=f"{JSON_SIZE}: {len(SIZED) - 12}\r\nContent-Encoding: gzip\r\n",
     ),
     "Connection: close": binary(VALUES, headers="Connection: close\r\n"),
     "HTTP/1.0": GOOD.replace(b"HTTP/1.1", b"HTTP/1.0"),
@@ -533,12 +527,8 @@ def test_a_request_that_the_kernel_takes_in_parts(serve, open_client):
 
     def reads(peer):
         while head := peer.read_head():
-            size = int(re.search(rb"\r\nContent-Length: (\d+)", head)[1])
             time.sleep(0.05)
-            data = b""
-            while len(data) < size:
-                data += peer.sock.recv(4096)
-            received.append(data)
+            received.append(peer.read_body(head))
             peer.send(GOOD)
 
     server = serve(reads)
@@ -589,11 +579,7 @@ def echoes(peer):
     """Answer with the values that were sent, and for some of them in another way, or not at all."""
     chance = random.Random(peer.server.connections)
     while head := peer.read_head():
-        sizes = {name.lower(): int(size) for name, size in re.findall(rb"([\w-]+-Length): (\d+)\r\n", head)}
-        data = b""
-        while len(data) < sizes[b"content-length"]:
-            data += peer.sock.recv(65536)
-        sent = data[sizes[b"inference-header-content-length"] :]
+        sent = peer.read_body(head)[number_in(head, JSON_SIZE) :]
         model = re.search(rb"/models/(\w+)/", head)[1]
         came = binary(sent, headers=f"X-Model: {model.decode()}\r\n")
         fate = chance.random() if model == b"moody" else 1
@@ -1033,9 +1019,7 @@ def test_results_do_not_share_what_a_caller_may_change(serve, open_client):
     text = json.dumps({"model_name": "m", "outputs": outputs}).encode()
     assert len(text) > 5000
     data = np.arange(100, dtype="<f4").tobytes()
-    client = open_client(
-        serve(Answers(answer(text + data, headers=f"Inference-Header-Content-Length: {len(text)}\r\n"))).url
-    )
+    client = open_client(serve(Answers(inference_answer(text, data))).url)
     for _ in range(4):
         result = infer(client)
         assert [result[f"O{n}"].tolist() for n in (0, 50, 99)] == [[0], [50], [99]]

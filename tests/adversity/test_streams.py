@@ -14,8 +14,8 @@ from tritonhttp import ConnectionLost, DeadlineExceeded, ProtocolError, Retry, S
 from tritonhttp._protocol import generation
 
 from ..clients import wait_until
+from ..framing import chunks
 from . import faults
-from .faults import chunks
 from .servers import HEALTHY, Sends, Server, Trickles, answer, behind_a_good_answer, over_tls
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"

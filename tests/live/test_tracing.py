@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 from tritonhttp.testing import TritonServer
 
 from ..clients import tensor, wait_until
+from ..framing import Handler, HandlerServer
 
 pytest.importorskip("opentelemetry.sdk")
 
@@ -29,25 +28,20 @@ def collected() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Run a collector; its URL, and the spans that it was sent, as OTLP in JSON has them."""
     spans: list[dict[str, Any]] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Collector(Handler):
+        protocol_version = "HTTP/1.0"  # so that no connection outlives its request
+
         def do_POST(self) -> None:
-            told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            for resource in told["resourceSpans"]:
+            for resource in json.loads(self.read())["resourceSpans"]:
                 for scope in resource["scopeSpans"]:
                     spans.extend(scope["spans"])
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.answer(200)
 
-        def log_message(self, *arguments: Any) -> None: ...
+    class Server(HandlerServer):
+        handler = Collector
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/v1/traces", spans
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Server() as server:
+        yield f"http://{server.url}/v1/traces", spans
 
 
 def test_the_servers_spans_are_children_of_the_clients(

@@ -34,7 +34,7 @@ def proxy():
 
 
 def test_through_a_proxy(proxy, make_client):
-    client = make_client(proxy=f"http://user:pass%20word@{proxy.place}")
+    client = make_client(proxy=f"http://user:pass%20word@{proxy.url}")
     check_traffic(client)
     assert len(proxy.seen) == 4
     assert client._transport.counts.opened == 1
@@ -52,11 +52,11 @@ def test_through_a_tunnel(proxy, make_gateway, open_client):
 
     gateway = make_gateway(context=context, base_path="/triton")
     options = {"ssl": True, "ssl_context_factory": trusting}
-    client = open_client(gateway.url, proxy=f"http://user:pass%20word@{proxy.place}", **options)
+    client = open_client(gateway.url, proxy=f"http://user:pass%20word@{proxy.url}", **options)
     check_traffic(client)
     assert proxy.seen == [f"CONNECT 127.0.0.1:{gateway.port} HTTP/1.1"]
     with pytest.raises(tritonhttp.errors.ConnectError, match=r"\[407\] who are you"):
-        open_client(gateway.url, proxy=proxy.place, **options).is_server_live()
+        open_client(gateway.url, proxy=proxy.url, **options).is_server_live()
 
 
 @pytest.fixture
