@@ -1,46 +1,17 @@
 """A process that forks while other threads are in calls: the child's calls are its own, the parent's go on."""
 
-import os
 import threading
 import time
-import traceback
-import warnings
 
 import pytest
 
 from ..clients import wait_until
+from ..processes import exit_status, in_child, needs_fork
 from .conftest import infer_large, metadata
 from .faults import identity, trusting
 from .servers import HEALTHY, answer, healthy, over_tls
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-
-
-def status_of_child(work, seconds=20):
-    """Return the exit status of a forked child that did the work; one that hangs is killed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # of a fork beside threads: that is what is tested
-        pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(pid, 9)
-    os.waitpid(pid, 0)
-    return "hangs"
+pytestmark = needs_fork
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "TLS"])
@@ -73,12 +44,12 @@ def test_a_fork_while_another_thread_is_in_a_call(serve, open_client, call, phas
     callers[1].start()
     time.sleep(0.05)
 
-    def in_child():
+    def in_the_child():
         for _ in range(2):
             assert call(client, deadline=5) == HEALTHY
 
     try:
-        assert status_of_child(in_child) == 0
+        assert exit_status(in_child(in_the_child)) == 0
         assert not results
         assert server.connections == 2
     finally:

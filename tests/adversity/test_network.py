@@ -11,8 +11,6 @@ import os
 import select
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +29,7 @@ from tritonhttp._wire.requests import encode_head
 from tritonhttp.errors import ConnectError, ConnectRefused, ConnectTimeout, TLSError
 
 from ..clients import tensor, wait_until
+from ..processes import needs_fork, run_program
 from ..proxies import Proxy
 from .servers import HEALTHY, Sends, answer, healthy
 
@@ -944,9 +943,10 @@ def test_a_result_tells_of_what_was_sent_again_unseen(serve, open_client, watche
 
 
 FORKING = """
-import os, sys, threading, time
+import threading, time
 import tritonhttp
 from tests.adversity.servers import HEALTHY, Server, answer
+from tests.processes import exit_status, in_child
 
 def slow(peer):
     while peer.read_request():
@@ -965,6 +965,13 @@ with Server((slow,)) as server:
             except BaseException as error:
                 failures.append(error)
 
+    def asks():
+        for _ in range(3):
+            assert client.get_server_metadata() == HEALTHY
+        counts = client._transport.counts
+        assert (counts.calls, counts.opened) == (3, 1), counts
+        client.close()
+
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -980,29 +987,11 @@ with Server((slow,)) as server:
             holder = threading.Thread(target=hold)
             holder.start()
             held.wait(5)
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                for _ in range(3):
-                    assert client.get_server_metadata() == HEALTHY
-                counts = client._transport.counts
-                assert (counts.calls, counts.opened) == (3, 1), counts
-                client.close()
-                code = 0
-            finally:
-                os._exit(code)
+        child = in_child(asks)
         if number % 2:
             go.set()
             holder.join()
-        deadline = time.monotonic() + 10
-        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
-            if time.monotonic() > deadline:
-                os.kill(child, 9)
-                os.waitpid(child, 0)
-                sys.exit("the child hangs")
-            time.sleep(0.01)
-        assert ended[1] == 0, ended
+        assert exit_status(child) == 0
     done.set()
     for thread in threads:
         thread.join()
@@ -1012,13 +1001,7 @@ print("fine")
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@needs_fork
 def test_a_process_may_fork_while_its_threads_are_in_calls():
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKING],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
-    )
+    done = run_program(FORKING, timeout=120)
     assert (done.stdout, done.stderr) == ("fine\n", "")

@@ -6,7 +6,6 @@ import gc
 import gzip
 import json
 import logging
-import os
 import pickle
 import random
 import re
@@ -36,9 +35,9 @@ from tritonhttp.errors import ConnectRefused
 
 from ..clients import tensor, wait_until
 from ..framing import JSON_SIZE, chunks, inference_answer, number_in
+from ..processes import exit_status, in_child, needs_fork
 from .faults import CHUNKED, SHORT
 from .servers import Answers, Sends, Server, answer, behind_equal_answers
-from .test_fork import status_of_child
 
 pytestmark = [
     pytest.mark.skipif(not REPEATS, reason="no extension was built"),
@@ -762,22 +761,22 @@ def test_a_call_within_a_signals_handler(warm, signals):
     assert server.connections == 2
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@needs_fork
 def test_a_fork_between_two_inferences(warm):
     server, client = warm(Answers(GOOD))
 
-    def in_child():
+    def in_the_child():
         assert repeated(client) == 0
         for _ in range(3):
             assert values_of(infer(client, deadline=5)) == VALUES
         assert repeated(client) == 2
 
-    assert status_of_child(in_child) == 0
+    assert exit_status(in_child(in_the_child)) == 0
     assert values_of(infer(client)) == VALUES
     assert (server.connections, repeated(client)) == (2, 3)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@needs_fork
 def test_a_fork_while_another_thread_waits(warm):
     go_on = threading.Event()
 
@@ -789,7 +788,7 @@ def test_a_fork_while_another_thread_waits(warm):
 
     server, client = warm(slow)
 
-    def in_child():
+    def in_the_child():
         for _ in range(3):
             assert values_of(infer(client, deadline=5)) == VALUES
         client.close()
@@ -798,7 +797,7 @@ def test_a_fork_while_another_thread_waits(warm):
         waits = threads.submit(infer, client)
         wait_until(lambda: len(server.requests) == 4)
         try:
-            assert status_of_child(in_child) == 0
+            assert exit_status(in_child(in_the_child)) == 0
             assert not waits.done()
         finally:
             go_on.set()

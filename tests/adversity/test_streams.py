@@ -1,9 +1,6 @@
 """Streams of answers that go wrong, and consumers that are slow, on both clients."""
 
 import gzip
-import os
-import subprocess
-import sys
 import time
 import tracemalloc
 import zlib
@@ -15,6 +12,7 @@ from tritonhttp._protocol import generation
 
 from ..clients import wait_until
 from ..framing import chunks
+from ..processes import needs_fork, run_program
 from . import faults
 from .servers import HEALTHY, Sends, Server, Trickles, answer, behind_a_good_answer, over_tls
 
@@ -434,10 +432,11 @@ def test_a_stream_whose_end_has_come_keeps_its_connection_when_it_is_left(serve,
 
 
 FORKING = """
-import asyncio, gc, os, sys
+import asyncio, gc, sys
 import tritonhttp, tritonhttp.aio
 from tests.adversity.servers import HEALTHY, Server, healthy
 from tests.adversity.test_streams import CHUNKED, EVENTS, SEEN, chunks
+from tests.processes import exit_status, in_child
 
 def held(peer):
     import time
@@ -446,17 +445,6 @@ def held(peer):
     time.sleep(0.4)
     peer.send(chunks(*EVENTS[1:]))
     healthy(peer)
-
-def in_child(work):
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitpid(child, 0)[1] == 0
 
 with Server((held, healthy)) as server:
     client = tritonhttp.InferenceServerClient(server.url)
@@ -472,7 +460,7 @@ with Server((held, healthy)) as server:
             assert client.get_server_metadata() == HEALTHY
         assert pool.taken == 1, pool.taken
         client.close()
-    in_child(work)
+    assert exit_status(in_child(work)) == 0
     assert list(holder[0]) == SEEN[1:]
     client.close()
 
@@ -484,7 +472,7 @@ async def main(url):
         holder.clear()
         gc.collect()
         assert client._transport.pool.taken == 0
-    in_child(work)
+    assert exit_status(in_child(work)) == 0
     assert [each async for each in holder[0]] == SEEN[1:]
     await client.close()
 
@@ -494,13 +482,7 @@ print("fine")
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@needs_fork
 def test_a_stream_is_the_parents_in_a_forked_child():
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKING],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
-    )
+    done = run_program(FORKING)
     assert (done.stdout, done.stderr) == ("fine\n", "")

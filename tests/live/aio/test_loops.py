@@ -3,14 +3,11 @@
 import asyncio
 import gc
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import traceback
-import warnings
 
 import numpy as np
 import pytest
@@ -19,6 +16,7 @@ import tritonhttp
 from tritonhttp.aio import InferenceServerClient
 
 from ...clients import tensor
+from ...processes import exit_status, in_child, needs_fork
 
 #: A loop that ends before its client is closed leaves connections, which asyncio and uvloop tell of.
 left_open = pytest.mark.filterwarnings("ignore:unclosed (transport|resource):ResourceWarning")
@@ -200,32 +198,11 @@ print(asyncio.run(client.is_server_live()))
 # -- fork
 
 
-def in_child(work):
-    """Run the work in a forked child; return its pid."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
-        pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            signal.alarm(30)
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc(file=sys.__stderr__)
-        finally:
-            os._exit(status)
-    return pid
-
-
-fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-
-
 def sockets(open_descriptors):
     return {target for target in open_descriptors().values() if target.startswith("socket:")}
 
 
-@fork
+@needs_fork
 def test_a_child_forked_inside_of_the_loop_makes_its_own_connections(run, make_client, open_descriptors):
     client = make_client()
 
@@ -254,7 +231,7 @@ def test_a_child_forked_inside_of_the_loop_makes_its_own_connections(run, make_c
     run(parent())
 
 
-@fork
+@needs_fork
 @left_open
 def test_a_child_forked_behind_the_loop_starts_anew(run, make_client):
     client = make_client()
@@ -264,12 +241,12 @@ def test_a_child_forked_behind_the_loop_starts_anew(run, make_client):
         run(check(client, 2))
         run(client.close())
 
-    assert os.waitstatus_to_exitcode(os.waitpid(in_child(child), 0)[1]) == 0
+    assert exit_status(in_child(child)) == 0
     run(check(client, 3))
     run(client.close())
 
 
-@fork
+@needs_fork
 def test_a_child_leaves_calls_under_way_to_the_parent(make_client):
     client = make_client(conn_limit=1)
 
@@ -284,7 +261,7 @@ def test_a_child_leaves_calls_under_way_to_the_parent(make_client):
         pid = in_child(child)
         assert (await slow).as_numpy("OUTPUT") == np.float32(0.5)
         await waits
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert exit_status(pid) == 0
         await client.close()
 
     asyncio.run(parent())

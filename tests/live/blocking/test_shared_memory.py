@@ -15,8 +15,9 @@ import pytest
 import tritonhttp
 
 from ...clients import tensor, wait_until
+from ...processes import exit_status, in_child
 from ..regions import files, idle, load_sizes, nothing_left, placed, registered, sizes_inputs
-from .test_threads import exit_status, in_child, run_in_threads
+from .test_threads import run_in_threads
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the server runs on Linux")
 

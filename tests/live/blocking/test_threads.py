@@ -2,12 +2,10 @@
 
 import contextlib
 import os
-import signal
 import socket
 import sys
 import threading
 import time
-import traceback
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ import pytest
 import tritonhttp
 
 from ...clients import tensor
+from ...processes import exit_status, in_child, needs_fork
 
 
 def run_in_threads(work, count):
@@ -105,35 +104,7 @@ def client_closed(outcomes):
 # -- fork
 
 
-def in_child(work):
-    """Run the work in a forked child; return its exit status."""
-    # Under Python 3.12 and later a fork of a process with threads warns; the child here only makes calls.
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            signal.alarm(30)
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc(file=sys.__stderr__)
-        finally:
-            os._exit(status)
-    return pid
-
-
-def exit_status(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-
-
-@fork
+@needs_fork
 def test_a_forked_child_opens_its_own_connection_and_the_parents_goes_on(make_client):
     client = make_client()
     assert client.is_server_live()
@@ -167,7 +138,7 @@ def exists(number):
     return False
 
 
-@fork
+@needs_fork
 def test_a_fork_while_other_threads_hold_locks_and_connections(make_client):
     client = make_client(concurrency=2)
     stop = threading.Event()
@@ -195,7 +166,7 @@ def check(client):
     assert client.is_server_live()
 
 
-@fork
+@needs_fork
 def test_a_fork_with_async_inferences_under_way_leaves_them_to_the_parent(make_client):
     client = make_client()
     handle = client.async_infer("slow", [tensor("DELAY", np.array([0.5], np.float32))])
@@ -209,7 +180,7 @@ def test_a_fork_with_async_inferences_under_way_leaves_them_to_the_parent(make_c
     assert exit_status(pid) == 0
 
 
-@fork
+@needs_fork
 def test_a_closed_client_stays_closed_in_the_child(make_client):
     client = make_client()
     client.close()
