@@ -104,8 +104,8 @@ matrix: ## unit and adversity tests on Python 3.10 to 3.13, with numpy 2 and 1.2
 	done
 
 fuzz: $(VENV)/.developed ## long runs of random input, not part of the tests
-	$(BIN)/python tests/fuzz/fuzz_bytes_tensor.py
-	$(BIN)/python tests/fuzz/fuzz_repeater.py
+	$(BIN)/python -m tests.fuzz.fuzz_bytes_tensor
+	$(BIN)/python -m tests.fuzz.fuzz_repeater
 
 bench: ## ours, its peers and a bare socket side by side (ONLY=small: one case); writes benchmarks/RESULTS.md
 	$(PYTHON) benchmarks/run.py $(if $(ONLY),--only $(ONLY))

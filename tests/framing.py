@@ -6,12 +6,14 @@ import http.client
 import json
 import re
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+_END = b"\r\n\r\n"
 JSON_SIZE = "Inference-Header-Content-Length"
 
 
@@ -24,11 +26,15 @@ def number_in(head: bytes, name: str) -> int:
 def read_head(sock: socket.socket) -> bytes:
     """Return the head of the next request, b"" if there is none; what follows it stays unread."""
     head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        byte = sock.recv(1)
-        if not byte:
+    while not head.endswith(_END):
+        size = 1  # TLS has nothing to peek at
+        if not isinstance(sock, ssl.SSLSocket):
+            ahead = head + sock.recv(1 << 16, socket.MSG_PEEK)
+            size = (ahead.find(_END) + len(_END) if _END in ahead else len(ahead)) - len(head)
+        piece = sock.recv(size)
+        if not piece:
             return b""
-        head += byte
+        head += piece
     return head
 
 

@@ -21,9 +21,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def in_child(work: Callable[[], object]) -> int:
     """Do the work in a forked child, which exits with 1 if it raises and is killed if it hangs; return its pid."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # of a fork beside threads: that is what is tested
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which is tested
         pid = os.fork()
     if pid:
         return pid

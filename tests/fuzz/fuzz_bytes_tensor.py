@@ -1,26 +1,22 @@
 """Compare C, Python and a plain reading of the format on random and mutated input, for as long as asked.
 
-Run ``python tests/fuzz/fuzz_bytes_tensor.py --seconds 600 --seed 1``; best with the extension built with
+Run ``python -m tests.fuzz.fuzz_bytes_tensor --seconds 600 --seed 1``; best with the extension built with
 ``-fsanitize=address,undefined``. Ends with status 1 at the first difference and shows how to see it again.
 """
 
-# ruff: noqa: T201  a program
-
 from __future__ import annotations
 
-import argparse
 import random
-import resource
 import struct
 import sys
-import time
 from typing import Any
 
 import numpy as np
-from mutations import mutated
 
 from tritonhttp._wire import bytes_tensor
 from tritonhttp.errors import InvalidRequest, ProtocolError
+
+from .mutations import fuzzed, mutated
 
 _SPEEDUPS = bytes_tensor._speedups
 _ALPHABETS = ("ab\0", "aäß€😀\0", "a\ud800\udfff")
@@ -124,7 +120,8 @@ def _arm(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def _check(generator: random.Random) -> None:
+def _check(seed: str) -> None:
+    generator = random.Random(seed)
     array = _array(generator)
     expected = _outcome(_plain, array)
     encoded = []
@@ -150,27 +147,5 @@ def _check(generator: random.Random) -> None:
         assert _plain(np.array([*decoded[0], None], dtype=object)[:-1]) == data, data
 
 
-def main() -> int:
-    """Run until the time is over or something differs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=time.time_ns() % 2**32)
-    options = parser.parse_args()
-    print("extension", "built" if _SPEEDUPS else "NOT BUILT", "- seed", options.seed)
-    end = time.monotonic() + options.seconds
-    done = 0
-    while time.monotonic() < end:
-        try:
-            _check(random.Random(f"{options.seed} {done}"))
-        except AssertionError as error:
-            print(f"seed {options.seed}, case {done}: {error}")
-            return 1
-        done += 1
-        if done % 20_000 == 0:
-            print(done, "cases,", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MiB at most")
-    print(done, "cases without a difference")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(fuzzed(__doc__, _check, bool(_SPEEDUPS)))

@@ -1,17 +1,13 @@
 """Compare a transport with and without the extension over peers that answer at random, for as long as asked.
 
-Run ``python tests/fuzz/fuzz_repeater.py --seconds 600 --seed 1``; best with the extension built with
+Run ``python -m tests.fuzz.fuzz_repeater --seconds 600 --seed 1``; best with the extension built with
 ``-fsanitize=address,undefined``. Ends with status 1 at the first difference and shows how to see it again.
 """
 
-# ruff: noqa: T201  a program
-
 from __future__ import annotations
 
-import argparse
 import contextlib
 import random
-import resource
 import socket
 import struct
 import sys
@@ -21,14 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
-from mutations import mutated
-
 from tritonhttp._repetition.repeater import REPEATS
 from tritonhttp._transport.address import Address
 from tritonhttp._transport.blocking import BlockingTransport
 from tritonhttp._transport.policy import Connections, Timeouts
 from tritonhttp._wire.requests import encode_head
 from tritonhttp.errors import ConnectionLost, InferenceServerException
+
+from ..adversity.servers import Peer, Server
+from ..framing import inference_answer
+from .mutations import fuzzed, mutated
 
 #: How long a call waits for a peer that has fallen silent, in seconds.
 _SHORT = 0.02
@@ -43,17 +41,10 @@ class _Off:
         return None
 
 
-def _answer(data: bytes) -> tuple[bytes, bytes]:
-    body = b"{json}" + data
-    return b"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: 6\r\nContent-Length: %d\r\n\r\n" % len(
-        body
-    ), body
-
-
 def _course(seed: str, data: bytes) -> tuple[list[bytes], float, str]:
     """Return what answers a request: pieces, the pause behind each, and what the peer does in the end."""
     generator = random.Random(f"{seed} {data.hex()}")
-    answer = b"".join(_answer(data))
+    answer = inference_answer(b"{json}", data)
     end = generator.choices(("stay", "close", "reset", "silence"), (20, 2, 2, 1))[0]
     if end == "silence":
         answer = answer[: generator.randrange(len(answer))]
@@ -66,75 +57,53 @@ def _course(seed: str, data: bytes) -> tuple[list[bytes], float, str]:
     return pieces, generator.choice((0.0, 0.0, 0.001)), end
 
 
-class _Peer:
+class _Server(Server):
     """A server whose answers are drawn by what is asked, one of these `calls`."""
 
     def __init__(self, seed: str, calls: list[bytes]) -> None:
         self._seed = seed
         #: Set when the connection of a request was closed.
         self.gone = {data: threading.Event() for data in (b"", *calls)}
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
+        super().__init__((self._talk,))
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._threads.append(threading.Thread(target=self._talk, args=(sock,)))
-            self._threads[-1].start()
-
-    def _talk(self, sock: socket.socket) -> None:
+    def _talk(self, peer: Peer) -> None:
+        peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         data = b""
-        with contextlib.suppress(OSError), sock, sock.makefile("rb") as file:
-            while line := file.readline():
-                if line.startswith(b"Content-Length: "):
-                    length = int(line[16:])
-                if line != b"\r\n":
-                    continue
-                data = file.read(length)[:8]
+        with contextlib.suppress(OSError), peer.sock:
+            while (head := peer.read_head()) and (body := peer.read_body(head)) is not None:
+                data = body[:8]
                 pieces, pause, end = _course(self._seed, data)
                 for piece in pieces:
-                    sock.sendall(piece)
+                    peer.send(piece)
                     time.sleep(pause)
                 if end == "reset":
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    peer.reset()
                 if end in ("close", "reset"):
                     break
         self.gone[data].set()
 
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join()
 
-
-def _call(transport: BlockingTransport, peer: _Peer, seed: str, data: bytes, alone: bool) -> Any:
+def _call(transport: BlockingTransport, server: _Server, seed: str, data: bytes, alone: bool) -> Any:
     """Return what becomes of a call; where it is `alone`, after the peer has closed if it does."""
     generator = random.Random(f"{seed} {data!r}")
     end = _course(seed, data)[2]
     left = _SHORT if end == "silence" else generator.choice((None, None, 60.0))
     payload = data + bytes(generator.choices((0, 5000, 1 << 18, 1 << 22), (20, 4, 1, 1))[0])
-    head, body = _answer(data)
+    expected = inference_answer(b"{json}", data)
+    head_size = expected.index(b"{json}")
     request, end_of_call = (
         encode_head("POST", "/v2", "", len(payload)) + payload,
         left and time.monotonic() + left,
     )
     try:
-        expected = SimpleNamespace(start=head + body[:-8], head_size=len(head), size=len(head) + len(body))
-        answer = transport.exchange("POST", "/v2", [request], deadline=end_of_call, answer=expected)
+        known = SimpleNamespace(start=expected[:-8], head_size=head_size, size=len(expected))
+        answer = transport.exchange("POST", "/v2", [request], deadline=end_of_call, answer=known)
     except InferenceServerException as error:
         outcome: Any = type(error).__name__
     else:
         outcome = (200, answer) if isinstance(answer, bytes) else (answer.status_code, bytes(answer.body))
     if alone and end in ("close", "reset"):
-        assert peer.gone[data].wait(10), "the peer did not close"
+        assert server.gone[data].wait(10), "the peer did not close"
     return outcome
 
 
@@ -144,28 +113,27 @@ def _run(seed: str, extension: bool) -> tuple[list[Any], int, bool]:
     threads = generator.choice((1, 1, 1, 2, 4))
     limit = generator.randint(1, threads)
     calls = [struct.pack("<Q", number) for number in range(generator.randrange(60))]
-    peer = _Peer(seed, calls)
-    transport = BlockingTransport(
-        Address("127.0.0.1", peer.port, False, ""), limit, Timeouts(network=30.0), None, Connections()
-    )
-    if not extension:
-        transport.repeater = _Off()  # type: ignore[assignment]
-    try:
-        with ThreadPoolExecutor(threads) as executor:
-            outcomes = list(
-                executor.map(lambda data: _call(transport, peer, seed, data, threads == 1), calls)
-            )
-        pool = transport.pool
-        assert not [*pool.holders, *pool.line], (pool.holders, pool.line)
-        assert set(pool.idle) == set(transport._connections), (pool.idle, transport._connections)
-        assert len(pool.idle) <= limit, pool.idle
-        assert transport.counts.calls == len(calls), transport.counts
-        transport.close()
-        assert not [*pool.holders, *pool.line, *pool.idle], (pool.holders, pool.line, pool.idle)
-        assert transport.counts.opened == transport.counts.closed, transport.counts
-    finally:
-        transport.close()
-        peer.close()
+    with _Server(seed, calls) as server:
+        transport = BlockingTransport(
+            Address("127.0.0.1", server.port, False, ""), limit, Timeouts(network=30.0), None, Connections()
+        )
+        if not extension:
+            transport.repeater = _Off()  # type: ignore[assignment]
+        try:
+            with ThreadPoolExecutor(threads) as executor:
+                outcomes = list(
+                    executor.map(lambda data: _call(transport, server, seed, data, threads == 1), calls)
+                )
+            pool = transport.pool
+            assert not [*pool.holders, *pool.line], (pool.holders, pool.line)
+            assert set(pool.idle) == set(transport._connections), (pool.idle, transport._connections)
+            assert len(pool.idle) <= limit, pool.idle
+            assert transport.counts.calls == len(calls), transport.counts
+            transport.close()
+            assert not [*pool.holders, *pool.line, *pool.idle], (pool.holders, pool.line, pool.idle)
+            assert transport.counts.opened == transport.counts.closed, transport.counts
+        finally:
+            transport.close()
     return outcomes, transport.repeater.calls, threads == 1
 
 
@@ -179,27 +147,5 @@ def _check(seed: str) -> int:
     return taken
 
 
-def main() -> int:
-    """Run until the time is over or something differs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=time.time_ns() % 2**32)
-    options = parser.parse_args()
-    print("extension", "built" if REPEATS else "NOT BUILT", "- seed", options.seed)
-    end = time.monotonic() + options.seconds
-    done = taken = 0
-    while time.monotonic() < end:
-        try:
-            taken += _check(f"{options.seed} {done}")
-        except AssertionError as error:
-            print(f"seed {options.seed}, case {done}: {error}")
-            return 1
-        done += 1
-        if done % 500 == 0:
-            print(done, "cases,", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MiB at most")
-    print(done, "cases without a difference,", taken, "calls by the extension")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(fuzzed(__doc__, _check, REPEATS))

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from ..framing import answer, read_body, read_head
+
 
 class Peer:
     """One accepted connection, as the server sees it."""
@@ -29,25 +31,11 @@ class Peer:
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """Return the next request's head and body, or None where the client closed."""
-        data = b""
-        while b"\r\n\r\n" not in data:
-            piece = self.sock.recv(1 << 16)
-            if not piece:
-                return None
-            data += piece
-        head, _, start = data.partition(b"\r\n\r\n")
-        length = 0
-        for line in head.split(b"\r\n")[1:]:
-            name, _, value = line.partition(b":")
-            if name.lower() == b"content-length":
-                length = int(value)
-        body = bytearray(start)
-        while len(body) < length:
-            piece = self.sock.recv(1 << 20)
-            if not piece:
-                return None
-            body += piece
-        request = (head + b"\r\n\r\n", bytes(body))
+        head = read_head(self.sock)
+        body = read_body(self.sock, head) if head else None
+        if body is None:
+            return None
+        request = head, body
         self.server.requests.append(request)
         return request
 
@@ -55,8 +43,7 @@ class Peer:
         self.sock.sendall(data)
 
     def reply(self, body: bytes = b"{}", *, status: str = "200 OK", headers: str = "") -> None:
-        lines = headers and f"{headers}\r\n"
-        self.send(f"HTTP/1.1 {status}\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        self.send(answer(body, status, headers and f"{headers}\r\n"))
 
 
 Handler = Callable[[Peer], None]
@@ -122,13 +109,13 @@ class Server:
 def serve() -> Iterator[Callable[..., Server]]:
     """Start a server with the handler of its connections; without one every request is answered with `{}`."""
 
-    def answer(peer: Peer) -> None:
+    def answer_all(peer: Peer) -> None:
         while peer.receive() is not None:
             peer.reply()
 
     with contextlib.ExitStack() as stack:
 
-        def start(handler: Handler = answer, **options: Any) -> Server:
+        def start(handler: Handler = answer_all, **options: Any) -> Server:
             server = Server(handler, **options)
             stack.callback(server.close)
             return server
