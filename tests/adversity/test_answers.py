@@ -121,7 +121,7 @@ def test_the_answer_that_the_faults_change_is_right(serve, open_client):
     ],
     ids=json.dumps,
 )
-def test_what_other_servers_add_is_accepted(serve, open_client, change):
+def test_fields_that_other_servers_add_are_accepted(serve, open_client, change):
     body = {"model_name": "m", "model_version": None, "id": None, "parameters": None, "unknown": 1}
     server = serve(Sends(answer({**body, "outputs": [{**RIGHT, **change}]}), "go on"))
     assert infer(open_client(server.url)).as_numpy("O").tolist() == [1, 2]
@@ -136,7 +136,7 @@ def test_an_answer_without_outputs_holds_none(serve, open_client, outputs):
     assert repr(result)
 
 
-def test_a_body_received_by_other_means_is_judged_alike():
+def test_an_error_in_a_body_received_by_other_means_is_raised():
     parse = tritonhttp.InferenceServerClient.parse_response_body
     assert parse(FOLDED, content_encoding="gzip").as_numpy("O").tolist() == [1, 2]
     assert InferResult.from_response_body(bytearray(gzip.decompress(FOLDED))).as_numpy("O").tolist() == [1, 2]

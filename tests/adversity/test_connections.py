@@ -19,7 +19,7 @@ from .faults import identity, reads_one, trusting
 from .servers import HEALTHY, Sends, answer, behind_a_good_answer, healthy, over_tls
 
 
-def test_a_server_that_says_nothing(serve, fails, within, client_kind):
+def test_a_silent_server_is_a_deadline(serve, fails, within, client_kind):
     server = serve(lambda peer: peer.hold())
     with within(0.25, 1.5):
         error = fails(server, DeadlineExceeded, "timed out.*no byte of a response", network_timeout=0.3)
@@ -30,7 +30,7 @@ def test_a_server_that_says_nothing(serve, fails, within, client_kind):
     assert error.phase == "receive"
 
 
-def test_a_large_answer_under_a_large_request(serve, open_client):
+def test_a_large_answer_to_a_large_request_arrives(serve, open_client):
     body = b"x" * 3_000_000
     head = b'{"model_name":"m","outputs":[{"name":"O","datatype":"UINT8","shape":[3000000],'
     head += b'"parameters":{"binary_data_size":3000000}}]}'
@@ -62,7 +62,7 @@ def infer_often(client, count):
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_what_stands_behind_a_large_answer_is_not_the_next_one(serve, open_client, tls):
+def test_bytes_after_a_large_answer_are_not_the_next_answer(serve, open_client, tls):
     pad = b" " * 200_000
     script = Sends(answer(json.dumps(HEALTHY).encode() + pad) + answer({**HEALTHY, "name": "wrong"}), "go on")
     server = serve(over_tls(identity(), script), over_tls(identity(), healthy)) if tls else serve(script)
@@ -80,7 +80,7 @@ def test_an_idle_connection_does_not_keep_the_answer(serve, open_client):
     assert client.infer("healthy", [tensor("INPUT0", SMALL)]).get_response() == HEALTHY
 
 
-def test_a_call_that_its_loop_left_behind_takes_no_place_of_the_next_loops(serve):
+def test_a_call_abandoned_on_one_loop_takes_no_place_on_the_next(serve):
     server = serve(lambda peer: peer.hold())
     client = tritonhttp.aio.InferenceServerClient(server.url, conn_limit=2)
     with (
@@ -99,7 +99,7 @@ def test_a_call_that_its_loop_left_behind_takes_no_place_of_the_next_loops(serve
 
 
 @pytest.mark.skipif(not hasattr(socket, "MSG_MORE"), reason="needs an answer and its FIN in one segment")
-def test_a_server_that_closes_behind_each_answer_without_saying_so(serve, open_client):
+def test_a_server_may_close_after_each_answer_without_announcing_it(serve, open_client):
     def once(peer):
         peer.read_request()
         peer.sock.send(answer(HEALTHY), socket.MSG_MORE)

@@ -73,7 +73,7 @@ def test_every_method_that_sends_takes_a_deadline() -> None:
 
 
 @pytest.mark.parametrize("limit", SPENT, ids=str)
-def test_a_call_whose_time_is_over_sends_nothing(
+def test_a_deadline_that_has_passed_sends_nothing(
     serve: Callable[..., Server], open_client: Callable[..., Any], client_kind: str, limit: Any
 ) -> None:
     server = serve()
@@ -96,7 +96,7 @@ def test_a_call_whose_time_is_over_sends_nothing(
 
 
 @pytest.mark.parametrize("limit", [math.nan, True, np.True_, "1", np.array(1.0)], ids=str)
-def test_what_is_no_number_is_refused(
+def test_a_deadline_that_is_no_number_is_refused(
     serve: Callable[..., Server], open_client: Callable[..., Any], client_kind: str, limit: Any
 ) -> None:
     server = serve()
@@ -116,13 +116,13 @@ def test_what_is_no_number_is_refused(
 
 @pytest.mark.parametrize("name", ["deadline", "connection_timeout", "max_idle", "max_age", "resolve_every"])
 @pytest.mark.parametrize("value", [0, -1, math.nan, True])
-def test_a_clients_own_limit_is_above_0(open_client: Callable[..., Any], name: str, value: Any) -> None:
+def test_a_clients_deadline_must_be_above_0(open_client: Callable[..., Any], name: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match="must be a number of seconds above 0, or None"):
         open_client("localhost:1", **{name: value})
 
 
 @pytest.mark.parametrize("limit", [0.25, np.float32(0.25), Fraction(1, 4), Decimal("0.25")], ids=repr)
-def test_a_deadline_of_any_type(
+def test_a_deadline_may_be_of_any_numeric_type(
     serve: Callable[..., Server], open_client: Callable[..., Any], within: Any, limit: Any
 ) -> None:
     client = open_client(serve(lambda peer: peer.hold()).url)
@@ -131,7 +131,7 @@ def test_a_deadline_of_any_type(
     assert metadata(client, deadline=np.int8(20)) == metadata(client)
 
 
-def test_a_stream_that_does_not_begin_says_whose_time_is_over(
+def test_a_stream_that_never_begins_names_the_limit_that_ended_it(
     serve: Callable[..., Server], open_client: Callable[..., Any], within: Any
 ) -> None:
     client = open_client(serve(lambda peer: peer.hold()).url)
@@ -143,7 +143,7 @@ def test_a_stream_that_does_not_begin_says_whose_time_is_over(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a full backlog swallows connects on Linux")
-def test_the_seconds_of_connecting_are_told(
+def test_a_connect_timeout_says_how_long_it_took(
     serve: Callable[..., Server], open_client: Callable[..., Any], within: Any
 ) -> None:
     client = open_client(serve(answers_connects=None).url)
@@ -158,7 +158,7 @@ def test_the_seconds_of_connecting_are_told(
 
 
 @pytest.mark.parametrize("client_kind", ["asyncio"])
-def test_a_connection_that_is_late_is_no_tls_handshake(
+def test_a_slow_connect_is_not_reported_as_a_tls_handshake(
     serve: Callable[..., Server],
     open_client: Callable[..., Any],
     client_kind: str,

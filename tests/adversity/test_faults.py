@@ -88,7 +88,7 @@ def _low_limits(monkeypatch):
 
 
 @pytest.mark.parametrize(("fault", "variant", "name"), list(cases()))
-def test_a_fault(fault: Fault, variant, name, open_client):
+def test_each_fault_has_the_documented_outcome(fault: Fault, variant, name, open_client):
     with faulty(fault, variant) as (server, url, mend):
         client = open_client(url, **options_of(fault))
         meet(fault, name, client, server, mend)
@@ -109,7 +109,7 @@ REPEATED = [
 @pytest.mark.skipif(not REPEATS, reason="no extension was built")
 @pytest.mark.parametrize("client_kind", ["blocking"])
 @pytest.mark.parametrize(("fault", "variant"), REPEATED)
-def test_a_fault_behind_equal_inferences(fault: Fault, variant, open_client):
+def test_each_fault_has_the_documented_outcome_after_equal_inferences(fault: Fault, variant, open_client):
     with faulty(fault, variant, EQUAL) as (server, url, mend):
         client = open_client(url)
         transport = client._transport
@@ -207,7 +207,7 @@ RETRIED = [
 
 
 @pytest.mark.parametrize(("fault", "name"), RETRIED)
-def test_a_fault_with_retries(fault, name, open_client):
+def test_each_fault_is_retried_only_as_documented(fault, name, open_client):
     """What the table says of `Retry()` holds; a call that may not be repeated is not."""
     tried_again = fault.tried_again() == "yes" or (fault.tried_again() != "no" and name == "metadata")
     variant = next(iter(fault.scripts), "")
@@ -232,7 +232,7 @@ def test_a_fault_with_retries(fault, name, open_client):
         client.close()
 
 
-def test_the_documented_table_is_this_one():
+def test_the_table_of_faults_in_the_documents_is_up_to_date():
     expected = faults.section()
     assert faults.documented() == expected, "run python -m tests.adversity.faults"
     assert len(FAULTS) >= 50
@@ -253,7 +253,7 @@ SENT = [
 
 
 @pytest.mark.parametrize(("fault", "script"), SENT)
-def test_a_fault_byte_by_byte(fault, script, open_client):
+def test_a_fault_that_comes_byte_by_byte_has_the_same_outcome(fault, script, open_client):
     """However an answer comes in pieces, it comes to the same."""
     with Server((Trickles(script.data, script.then, pause=0), healthy)) as server:
         client = open_client(server.url)
@@ -276,7 +276,7 @@ def meet_in_pieces(fault, call, client, server):
 @pytest.mark.skipif(not REPEATS, reason="no extension was built")
 @pytest.mark.parametrize("client_kind", ["blocking"])
 @pytest.mark.parametrize(("fault", "script"), [case for case in SENT if "infer" in case.values[0].calls])
-def test_a_fault_byte_by_byte_behind_equal_inferences(fault, script, open_client):
+def test_a_fault_byte_by_byte_after_equal_inferences_has_the_same_outcome(fault, script, open_client):
     data = faults.expected(script)
     pieces = Trickles(script.data, script.then, pause=0)
     with Server((behind_equal_answers(data, pieces, EQUAL), Answers(data))) as server:

@@ -16,7 +16,9 @@ pytestmark = needs_fork
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("phase", ["send", "receive"])
-def test_a_fork_while_another_thread_is_in_a_call(serve, open_client, call, phase, encrypted):
+def test_a_child_forked_while_a_thread_is_in_a_call_makes_its_own_calls(
+    serve, open_client, call, phase, encrypted
+):
     go_on = threading.Event()
 
     def slow(peer):

@@ -58,7 +58,7 @@ CONCURRENCY = pytest.mark.parametrize("concurrency", [1, 4])
 
 @CONCURRENCY
 @pytest.mark.parametrize("then", ["", "del handles, client", "sys.exit()", "begin()"], ids=repr)
-def test_the_end_waits_for_what_was_begun(run, concurrency, then):
+def test_a_programs_end_waits_for_the_inferences_it_began(run, concurrency, then):
     line, _ = run(f"handles = [begin() for _ in range(5)]\n{then}", concurrency, pause=0.05)
     assert len(line.arrived) == 5 + (then == "begin()")
 
@@ -66,7 +66,7 @@ def test_the_end_waits_for_what_was_begun(run, concurrency, then):
 @CONCURRENCY
 @pytest.mark.parametrize("used", ["", "infer()", "begin().get_result()", "begin()"], ids=repr)
 @pytest.mark.parametrize("first", [False, True], ids=["registered behind the import", "before it"])
-def test_a_handler_of_the_end(run, concurrency, used, first):
+def test_an_atexit_handler_may_infer(run, concurrency, used, first):
     """`infer` works there; `async_infer` does, or says why not."""
     register = """
 def at_exit():
@@ -89,7 +89,9 @@ atexit.register(at_exit)
 @CONCURRENCY
 @pytest.mark.parametrize("options", ["", "headers={'X-A': '1'}", "sequence_id='s'"], ids=repr)
 @pytest.mark.parametrize("before", ["", "begin().get_result(), infer()"], ids=["unused", "used"])
-def test_handlers_of_signals_begin_while_the_main_thread_does(run, concurrency, before, options):
+def test_signal_handlers_may_begin_inferences_while_the_main_thread_begins_some(
+    run, concurrency, before, options
+):
     """Also the first one, where modules may be half imported."""
     line, (written,) = run(
         f"""
@@ -118,7 +120,7 @@ print(len(handles) + len(nested))
 
 @CONCURRENCY
 @pytest.mark.parametrize("waits", ["infer()", "check(handle.get_result())", "client.close()"])
-def test_a_handler_begins_while_the_main_thread_waits(run, concurrency, waits):
+def test_a_signal_handler_may_begin_an_inference_while_the_main_thread_waits(run, concurrency, waits):
     """What it began is carried out; where the client is being closed it may be refused."""
     line, (written,) = run(
         f"""
@@ -149,7 +151,7 @@ print(len(nested))
 
 @CONCURRENCY
 @pytest.mark.parametrize("options", ["", "headers={'X-A': '1'}", "sequence_id='s'"], ids=repr)
-def test_handlers_that_raise_out_of_async_infer(run, concurrency, options):
+def test_an_inference_interrupted_as_it_begins_leaves_the_client_usable(run, concurrency, options):
     """Each comes out, and whatever was begun ends: no place and no turn is lost."""
     run(
         f"""
@@ -192,7 +194,7 @@ client.close()
 
 @CONCURRENCY
 @pytest.mark.parametrize("place", ["before", "behind"])
-def test_a_handler_that_raises_where_a_thread_is_started(run, concurrency, place):
+def test_an_interrupt_while_a_thread_starts_leaves_the_client_usable(run, concurrency, place):
     """Not even the end waits for a thread that nobody knows."""
     run(
         f"""

@@ -309,18 +309,20 @@ def blocking(echo: Echo, server: Server, other: Server) -> Blocking:
 
 @pytest.mark.parametrize("ruler", RULERS)
 @pytest.mark.parametrize("name", BLOCKING)
-def test_an_exception_comes_out_and_leaves_nothing(
+def test_an_interrupt_anywhere_in_a_call_leaves_nothing_behind(
     name: str, ruler: str, blocking: Blocking, watch: Watch
 ) -> None:
     sweep(getattr(blocking, name)(), partial(Interruption, ruler=ruler), watch, least=10)
 
 
 @pytest.mark.parametrize("name", ["first", "plain", "watched", "retried", "stream_read", "in_line"])
-def test_an_exception_of_the_ordinary_kind_comes_out(name: str, blocking: Blocking, watch: Watch) -> None:
+def test_an_ordinary_exception_anywhere_in_a_call_reaches_the_caller(
+    name: str, blocking: Blocking, watch: Watch
+) -> None:
     sweep(getattr(blocking, name)(), partial(Interruption, kind=OrdinaryInterrupt), watch)
 
 
-def test_a_handshake_is_interrupted(echo: Echo, watch: Watch) -> None:
+def test_an_interrupt_in_a_tls_handshake_leaves_nothing_behind(echo: Echo, watch: Watch) -> None:
     with Server((echo,), identity()) as server:
         way = Way(
             open=partial(
@@ -510,7 +512,7 @@ def on_a_loop(echo: Echo, server: Server, other: Server) -> Iterator[Asyncio]:
 
 @pytest.mark.parametrize("ruler", RULERS)
 @pytest.mark.parametrize("name", ASYNCIO)
-def test_an_exception_in_a_task_comes_out_and_leaves_nothing(
+def test_an_interrupt_anywhere_in_a_task_leaves_nothing_behind(
     name: str, ruler: str, on_a_loop: Asyncio, watch: Watch
 ) -> None:
     sweep(getattr(on_a_loop, name)(), partial(Interruption, ruler=ruler), watch, least=4)
@@ -518,7 +520,9 @@ def test_an_exception_in_a_task_comes_out_and_leaves_nothing(
 
 @pytest.mark.parametrize("how", ["cancel", "late", "close"])
 @pytest.mark.parametrize("name", ASYNCIO)
-def test_a_cancelled_call_leaves_nothing(name: str, how: str, on_a_loop: Asyncio, watch: Watch) -> None:
+def test_a_call_cancelled_anywhere_leaves_nothing_behind(
+    name: str, how: str, on_a_loop: Asyncio, watch: Watch
+) -> None:
     least = 0 if name == "stream_closed" else 1  # which waits for nothing
     sweep(getattr(on_a_loop, name)(), partial(Stepped, how=how), watch, least=least)
 

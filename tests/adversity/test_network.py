@@ -91,7 +91,7 @@ def test_a_system_without_ipv6_goes_on_with_the_next_address(
     assert call(open_client(f"triton.test:{server.port}")) == HEALTHY
 
 
-def test_no_socket_to_be_had(serve, open_client, call, refused_sockets):
+def test_running_out_of_descriptors_is_a_connect_error(serve, open_client, call, refused_sockets):
     client = open_client(serve().url)
     refused_sockets[socket.AF_INET] = errno.EMFILE
     with pytest.raises(ConnectError, match=r"cannot connect to .*Too many open files") as caught:
@@ -221,7 +221,7 @@ def test_options_that_cannot_be_used_are_refused_at_once(open_client, options):
 # -- unix domain sockets
 
 
-def test_a_unix_domain_socket(serve, open_client, call, tmp_path):
+def test_calls_go_over_a_unix_domain_socket(serve, open_client, call, tmp_path):
     server = serve(path=f"{tmp_path}/to a.sock")
     client = open_client(server.url)
     for _ in range(3):
@@ -232,13 +232,13 @@ def test_a_unix_domain_socket(serve, open_client, call, tmp_path):
     assert b"/v2" in server.requests[0].split(b"\r\n")[0]
 
 
-def test_no_unix_domain_socket_there(open_client, call, tmp_path):
+def test_a_missing_unix_domain_socket_is_named(open_client, call, tmp_path):
     path = f"{tmp_path}/none.sock"
     with pytest.raises(ConnectError, match=f"unix://{path}:/v2.*cannot connect to {path}.*No such file"):
         call(open_client(f"unix://{path}"))
 
 
-def test_a_unix_domain_socket_that_nobody_serves(open_client, call, tmp_path):
+def test_a_unix_domain_socket_that_nobody_serves_refuses(open_client, call, tmp_path):
     path = f"{tmp_path}/left.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -246,7 +246,7 @@ def test_a_unix_domain_socket_that_nobody_serves(open_client, call, tmp_path):
         call(open_client(f"unix://{path}"))
 
 
-def test_the_path_of_a_unix_domain_socket_may_be_too_long(open_client, call, tmp_path):
+def test_too_long_a_path_of_a_unix_domain_socket_is_refused(open_client, call, tmp_path):
     path = f"{tmp_path}/{'x' * 120}"
     with pytest.raises(ConnectError, match=f"{path}.*too long"):
         call(open_client(f"unix://{path}"))
@@ -342,14 +342,14 @@ def test_a_tunnel_is_refused_in_the_proxys_words(serve, guarded, open_client, ca
     assert "secret" not in f"{caught.value!r} {caplog.text}"
 
 
-def test_a_proxy_that_cannot_reach_the_server(proxy, open_client, call, secure, nobody_listens):
+def test_a_proxy_that_cannot_reach_the_server_is_quoted(proxy, open_client, call, secure, nobody_listens):
     client = open_client(nobody_listens, proxy=proxy.url, **secure)
     with pytest.raises(ConnectError, match=r"\[502\] cannot reach 127.0.0.1.*refused") as caught:
         call(client)
     assert caught.value.phase == "proxy"
 
 
-def test_no_proxy_there(open_client, call, secure, nobody_listens):
+def test_a_proxy_that_is_not_there_is_named(open_client, call, secure, nobody_listens):
     for options in ({}, secure):
         client = open_client("127.0.0.1:1", proxy=f"u:secret@{nobody_listens}", **options)
         with pytest.raises(ConnectRefused, match="cannot connect to the proxy 127") as caught:
@@ -373,7 +373,7 @@ TUNNELS = {
 
 
 @pytest.mark.parametrize("kind", sorted(TUNNELS))
-def test_a_proxy_that_opens_no_tunnel(serve, open_client, call, secure, within, kind):
+def test_a_proxy_that_opens_no_tunnel_is_an_error(serve, open_client, call, secure, within, kind):
     data, then, error, match = TUNNELS[kind]
     server = serve(Sends(data, then))
     client = open_client("127.0.0.1:1", proxy=server.url, connection_timeout=0.3, **secure)
@@ -382,7 +382,7 @@ def test_a_proxy_that_opens_no_tunnel(serve, open_client, call, secure, within, 
     assert caught.value.phase == "proxy"
 
 
-def test_what_a_proxy_says_with_its_yes_is_no_part_of_the_tunnel(serve, open_client, call, secure, authority):
+def test_a_body_announced_with_a_connects_success_is_ignored(serve, open_client, call, secure, authority):
     """A success to CONNECT has no body, whatever Content-Length says."""
 
     def script(peer):
@@ -424,7 +424,7 @@ def environment(monkeypatch):
     ],
     ids=str,
 )
-def test_the_environments_proxy(serve, proxy, open_client, environment, variables, used):
+def test_the_proxy_of_the_environment_is_used(serve, proxy, open_client, environment, variables, used):
     environment(**{name: value.replace("PROXY", proxy.url) for name, value in variables.items()})
     server = serve(*[healthy] * 9)
     assert open_client(server.url).get_server_metadata() == HEALTHY
@@ -433,14 +433,16 @@ def test_the_environments_proxy(serve, proxy, open_client, environment, variable
     assert len(proxy.seen) == used
 
 
-def test_the_environments_proxy_of_https(serve, proxy, open_client, environment, server_context, secure):
+def test_the_https_proxy_of_the_environment_is_used(
+    serve, proxy, open_client, environment, server_context, secure
+):
     environment(https_proxy=f"http://{proxy.url}")
     client = open_client(serve(context=server_context).url, trust_env=True, **secure)
     assert client.get_server_metadata() == HEALTHY
     assert len(proxy.seen) == 1
 
 
-def test_an_environments_proxy_that_cannot_be_used(open_client, environment):
+def test_an_unusable_proxy_of_the_environment_is_named(open_client, environment):
     environment(all_proxy="socks5://user:secret@proxy:1080")
     with pytest.raises(InvalidRequest, match="the environment's proxy") as caught:
         open_client("127.0.0.1:1", trust_env=True)
@@ -488,7 +490,7 @@ REFUSALS = ["401 Unauthorized", "403 Forbidden", "413 Payload Too Large", "417 E
 
 @pytest.mark.parametrize("status", REFUSALS)
 @pytest.mark.parametrize("then", ["holds", "closes", "in two parts"])
-def test_a_refusal_comes_before_the_body(serve, open_client, status, then):
+def test_a_server_may_refuse_before_the_body_is_sent(serve, open_client, status, then):
     left = []
 
     def script(peer):
@@ -524,7 +526,7 @@ def short_wait(monkeypatch):
 
 
 @pytest.mark.parametrize("word", ["100", "102, then 100", "none", "late"])
-def test_the_body_follows_the_servers_word_or_that_time(serve, open_client, word, within, short_wait):
+def test_the_body_follows_a_100_or_the_end_of_the_wait(serve, open_client, word, within, short_wait):
     def script(peer):
         for _ in range(2):
             head = peer.read_head()
@@ -548,7 +550,7 @@ def test_the_body_follows_the_servers_word_or_that_time(serve, open_client, word
     assert counts(client).opened == 1
 
 
-def test_only_a_large_body_asks(serve, open_client):
+def test_only_a_large_body_expects_a_100(serve, open_client):
     server = serve()
     client = open_client(server.url, expect_continue=True)
     assert infer(client).get_response() == HEALTHY
@@ -576,7 +578,7 @@ def test_a_body_that_was_not_sent_goes_out_on_another_connection(serve, open_cli
 
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("end", ["holds", "shuts down", "closes", "in two parts"])
-def test_an_answer_under_a_request_that_nobody_reads(
+def test_an_early_answer_ends_a_request_that_nobody_reads(
     serve, open_client, server_context, secure, within, tls, end
 ):
     done = threading.Event()
@@ -693,7 +695,7 @@ def test_an_answer_that_trickles_is_bounded(
     assert call(client) == HEALTHY
 
 
-def test_a_name_that_takes_long_is_bounded(open_client, call, within, monkeypatch):
+def test_a_slow_look_up_is_bounded(open_client, call, within, monkeypatch):
     known = threading.Event()
 
     def getaddrinfo(*_, flags=0, **__):
@@ -798,7 +800,7 @@ def test_the_servers_name_is_sent(serve, open_client, authority, secure):
     assert names == ["localhost"]
 
 
-def test_an_expired_certificate(serve, open_client, call, secure, authority):
+def test_an_expired_certificate_is_refused(serve, open_client, call, secure, authority):
     import datetime
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -811,7 +813,7 @@ def test_an_expired_certificate(serve, open_client, call, secure, authority):
 # -- what observers are told
 
 
-def test_the_phases_of_an_exchange(serve, open_client, server_context, secure):
+def test_a_trace_times_the_phases_of_an_exchange(serve, open_client, server_context, secure):
     def script(peer):
         while peer.read_request():
             time.sleep(0.1)
@@ -830,14 +832,14 @@ def test_the_phases_of_an_exchange(serve, open_client, server_context, secure):
     assert (first.reused, second.reused) == (False, True)
 
 
-def test_the_phases_through_a_proxy(serve, proxy, open_client, server_context, secure):
+def test_a_trace_times_the_phases_through_a_proxy(serve, proxy, open_client, server_context, secure):
     client = open_client(serve(context=server_context).url, proxy=proxy.url, **secure)
     trace = Trace()
     exchange(client, encode_head("POST", "/v2", "Host: h\r\n", 0), trace=trace)
     assert list(trace.phases)[1:5] == ["resolve", "connect", "proxy", "tls"]
 
 
-def test_counts(serve, open_client):
+def test_counts_include_resent_requests(serve, open_client):
     def dies(peer):
         if peer.read_request():
             peer.send(answer(HEALTHY))
@@ -871,7 +873,7 @@ def test_what_is_sent_again_after_it_was_handed_over_is_counted_in_the_place(ser
     assert (place.resent, trace.reused) == (1, False)
 
 
-def test_what_was_not_handed_over_whole_counts_as_sent_once(serve, open_client, short_wait):
+def test_a_request_not_handed_over_whole_is_not_traced_as_resent(serve, open_client, short_wait):
     def script(peer):
         peer.read_request()
         peer.send(answer(HEALTHY))

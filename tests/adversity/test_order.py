@@ -180,7 +180,7 @@ BEHIND = {
 
 @pytest.mark.parametrize("client_kind", ["blocking"])
 @pytest.mark.parametrize("way", WAYS)
-def test_whoever_calls_behind_async_infer_stands_behind_it(serve, open_client, way):
+def test_later_calls_wait_behind_async_infer(serve, open_client, way):
     line = Line(pause=0.002)
     options, of_client = WAYS[way]
     client = open_client(serve(*[line] * 20).url, **of_client)
@@ -203,7 +203,7 @@ def test_whoever_calls_behind_async_infer_stands_behind_it(serve, open_client, w
     assert line.arrived == expected
 
 
-def test_a_line_of_inferences(serve, open_client):
+def test_inferences_over_one_connection_arrive_in_order(serve, open_client):
     line = Line()
     client = open_client(serve(*[line] * 20).url, concurrency=1)
     names = [str(n) for n in range(30)]
@@ -212,7 +212,7 @@ def test_a_line_of_inferences(serve, open_client):
 
 
 @pytest.mark.parametrize("client_kind", ["blocking"])
-def test_a_thread_that_calls_later_stands_behind(serve, open_client):
+def test_a_later_call_of_another_thread_waits_its_turn(serve, open_client):
     line = Line()
     go_on = line.hold("0")
     client = open_client(serve(*[line] * 20).url)
@@ -230,7 +230,7 @@ def test_a_thread_that_calls_later_stands_behind(serve, open_client):
 
 @pytest.mark.parametrize("client_kind", ["blocking"])
 @pytest.mark.parametrize("concurrency", [1, 4, 16])
-def test_two_hundred_at_a_time(serve, open_client, concurrency):
+def test_two_hundred_inferences_stay_within_concurrency(serve, open_client, concurrency):
     line = Line(pause=0.001)
     server = serve(*[line] * 20)
     client = open_client(server.url, concurrency=concurrency)
@@ -245,7 +245,7 @@ def test_two_hundred_at_a_time(serve, open_client, concurrency):
 
 @pytest.mark.parametrize("client_kind", ["blocking"])
 @pytest.mark.parametrize("sequence", [0, "s"])
-def test_fewer_at_a_time_than_connections(serve, open_client, sequence):
+def test_fewer_threads_than_connections_keep_the_order(serve, open_client, sequence):
     line = Line(pause=0.002)
     client = open_client(serve(*[line] * 20).url, concurrency=4, max_greenlets=1)
     names = [str(n) for n in range(20)]
@@ -292,7 +292,7 @@ def test_a_sequence_goes_out_one_by_one(serve, open_client, way, concurrency):
 
 
 @pytest.mark.parametrize("client_kind", ["asyncio"])
-def test_a_sequence_of_tasks_that_are_gathered(serve):
+def test_gathered_tasks_of_a_sequence_go_out_one_by_one(serve):
     line = Line(pause=0.001)
     server = serve(*[line] * 20)
     names = [str(n) for n in range(40)]
@@ -310,7 +310,7 @@ def test_a_sequence_of_tasks_that_are_gathered(serve):
 
 @pytest.mark.parametrize("client_kind", ["blocking"])
 @pytest.mark.parametrize("concurrency", [1, 2, 8])
-def test_infer_goes_on_with_a_sequence_of_async_infer(serve, open_client, concurrency):
+def test_infer_waits_its_turn_in_a_sequence_of_async_infer(serve, open_client, concurrency):
     line = Line(pause=0.002)
     client = open_client(serve(*[line] * 20).url, concurrency=concurrency)
     names = [str(n) for n in range(24)]
@@ -326,7 +326,7 @@ def test_infer_goes_on_with_a_sequence_of_async_infer(serve, open_client, concur
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["one server", "two servers"])
-def test_sequences_side_by_side(serve, open_client, several):
+def test_sequences_side_by_side_each_keep_their_order(serve, open_client, several):
     lines = [Line(pause=0.002) for _ in range(2)]
     urls = [serve(*[line] * 20).url for line in lines]
     client = open_client(urls if several else urls[0], concurrency=4)
@@ -345,7 +345,7 @@ def test_sequences_side_by_side(serve, open_client, several):
 
 @pytest.mark.parametrize("other", [("m", "other"), ("another", "s"), ("m", 0)], ids=repr)
 @pytest.mark.parametrize("way", ["begun", "waited for"])
-def test_what_belongs_to_another_sequence_does_not_wait(serve, open_client, other, way):
+def test_another_sequence_does_not_wait(serve, open_client, other, way):
     line = Line()
     names = [str(n) for n in range(6)]
     go_on = line.hold(*names)
@@ -368,7 +368,7 @@ def test_what_belongs_to_another_sequence_does_not_wait(serve, open_client, othe
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("way", ["plain", "hooks"])
-def test_what_fails_does_not_keep_those_behind(serve, open_client, way, concurrency):
+def test_a_failed_inference_does_not_hold_up_the_next(serve, open_client, way, concurrency):
     line = Line(fails={"2": "500", "4": "close", "5": "close"})
     go_on = line.hold("7")
     client = open_client(serve(*[line] * 20).url, concurrency=concurrency, **WAYS[way][1])
@@ -432,7 +432,7 @@ def test_the_deadline_of_async_infer_passes_in_the_line(serve, open_client, with
 
 
 @pytest.mark.parametrize("client_kind", ["asyncio"])
-def test_a_cancelled_task_does_not_keep_those_behind(serve, open_client):
+def test_a_cancelled_task_does_not_hold_up_the_next(serve, open_client):
     line = Line()
     names = [str(n) for n in range(6)]
     go_on = line.hold(*names[:3])
@@ -454,7 +454,7 @@ def test_a_cancelled_task_does_not_keep_those_behind(serve, open_client):
 @pytest.mark.parametrize(
     "limits", [{"concurrency": 1}, {"concurrency": 4}, {"concurrency": 4, "max_greenlets": 1}], ids=repr
 )
-def test_threads_that_go_on_with_one_sequence_at_once(serve, open_client, limits):
+def test_threads_that_share_a_sequence_take_turns(serve, open_client, limits):
     line = Line(pause=0.001)
     client = open_client(serve(*[line] * 20).url, **limits)
     results = []

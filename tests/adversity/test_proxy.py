@@ -40,7 +40,7 @@ def infer(client, array=ARRAY, **options):
     ],
     ids=["throttled", "one byte at a time", "far away"],
 )
-def test_what_is_slow_arrives(triton, serve, open_client, within, options, array, least):
+def test_slow_answers_arrive_whole(triton, serve, open_client, within, options, array, least):
     address, runs = triton
     server = serve(relays(*address, **options))
     client = open_client(server.url)

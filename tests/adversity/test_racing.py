@@ -97,7 +97,7 @@ def test_a_slow_address_wins_where_the_next_ones_fail(
     timer.join()
 
 
-def test_every_address_is_told_where_none_answers(
+def test_an_error_names_every_address_where_none_answers(
     hole: Server, addresses: list[str], open_client: Callable[..., Any], within: Any
 ) -> None:
     addresses[:] = [HOLE, CLOSED]
@@ -206,7 +206,7 @@ def test_a_task_may_be_cancelled_at_every_step(
     run(kind, main())
 
 
-def test_the_race_on_each_event_loop(good: Server, addresses: list[str], kind: str) -> None:
+def test_each_event_loop_tries_the_next_address(good: Server, addresses: list[str], kind: str) -> None:
     addresses[:] = [HOLE, CLOSED, GOOD]
 
     async def main() -> None:
@@ -282,7 +282,7 @@ sys.stdout.write("fine")
         ("eventlet", "import eventlet\neventlet.monkey_patch()\nfrom eventlet import spawn\n"),
     ],
 )
-def test_a_program_of_greenlets(good: Server, package: str, prologue: str) -> None:
+def test_a_program_of_greenlets_tries_the_next_address(good: Server, package: str, prologue: str) -> None:
     pytest.importorskip(package, reason="a dependency of the tests only")
     command = [sys.executable, "-W", "ignore", "-c", prologue + PATCHED, str(good.port), HOLE, CLOSED, GOOD]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -190,7 +190,7 @@ def seen(result):
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_another_answer_comes_to_what_it_comes_to_at_first(serve, open_client, warm, name):
+def test_an_unexpected_answer_has_the_outcome_of_a_first_one(serve, open_client, warm, name):
     data = DIFFERENT[name]
     ways = [[data]]
     if len(data) < 2 * len(GOOD) and not data.startswith(GOOD + b"x"):
@@ -209,14 +209,14 @@ def test_another_answer_comes_to_what_it_comes_to_at_first(serve, open_client, w
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_an_answer_that_comes_again(serve, open_client, name):
+def test_equal_answers_have_equal_outcomes(serve, open_client, name):
     client = open_client(serve(*[Answers(DIFFERENT[name])] * 5).url)
     first = outcome(client)
     for _ in range(4):
         assert outcome(client) == first
 
 
-def test_answers_that_end_their_connections(serve, open_client):
+def test_answers_that_end_their_connections_are_read(serve, open_client):
     """Each of them does, also where that was expected, and the server leaves it open."""
     together = threading.Barrier(2)
 
@@ -236,7 +236,7 @@ def test_answers_that_end_their_connections(serve, open_client):
         assert server.connections == max(2, n + 1)
 
 
-def test_what_comes_behind_the_expected_answer_belongs_to_nobody(warm):
+def test_bytes_after_the_expected_answer_are_dropped(warm):
     def script(peer):
         peer.read_request()
         peer.send(GOOD)
@@ -251,7 +251,7 @@ def test_what_comes_behind_the_expected_answer_belongs_to_nobody(warm):
     assert server.connections == 2
 
 
-def test_the_answer_that_came_last_is_the_one_that_is_expected(serve, open_client):
+def test_the_last_answer_is_expected_next(serve, open_client):
     answers = [binary([n] * 3, headers=f"X-Version: {n // 4}\r\n") for n in range(16)]
 
     def script(peer):
@@ -268,13 +268,13 @@ def test_the_answer_that_came_last_is_the_one_that_is_expected(serve, open_clien
 
 
 @pytest.mark.parametrize("values", [[], VALUES, range(16_000)], ids=len)
-def test_sizes_of_answers(serve, open_client, values):
+def test_answers_of_any_size_are_repeated(serve, open_client, values):
     client = open_client(serve(Answers(binary(values))).url)
     for _ in range(4):
         assert values_of(infer(client)) == list(values)
 
 
-def test_sizes_of_requests(serve, open_client):
+def test_requests_of_any_size_are_repeated(serve, open_client):
     """With the head, or without it, some of them have 64 KiB: below that a request is one piece."""
     client = open_client(serve(Answers(GOOD)).url)
     for size in range(65_536 - 600, 65_536 + 100, 7):
@@ -299,7 +299,7 @@ def test_a_deadline_while_the_answer_is_waited_for(warm, within):
     assert values_of(infer(client)) == VALUES
 
 
-def test_the_clients_deadline(warm, within):
+def test_the_clients_deadline_ends_a_repeated_inference(warm, within):
     server, client = warm(lambda peer: peer.end("hold"), deadline=2 * SHORT)
     assert repeated(client) == 2
     with within(1.8 * SHORT, 2), pytest.raises(DeadlineExceeded, match=r"the call's 0\.4 s are over"):
@@ -324,7 +324,7 @@ def test_a_deadline_comes_before_other_limits(warm, within, network, before):
     assert repeated(client) == 4
 
 
-def test_a_deadline_within_the_answer(warm, within):
+def test_a_deadline_ends_a_trickling_answer(warm, within):
     def trickles(peer):
         peer.read_request()
         for byte in GOOD:
@@ -338,7 +338,7 @@ def test_a_deadline_within_the_answer(warm, within):
 
 
 @pytest.mark.parametrize("limits", [{}, {"deadline": 5}], ids=["alone", "before the deadline"])
-def test_the_network_timeout(warm, within, limits):
+def test_the_network_timeout_ends_a_repeated_inference(warm, within, limits):
     server, client = warm(lambda peer: peer.end("hold"), network_timeout=0.7)
     with within(0.6, 1.3), pytest.raises(DeadlineExceeded) as caught:
         infer(client, **limits)
@@ -369,7 +369,7 @@ def test_the_network_timeout_holds_behind_a_call_with_a_deadline(warm, within):
         infer(client)
 
 
-def test_what_was_left_of_a_calls_time_limits_no_later_one(serve, open_client):
+def test_a_calls_deadline_does_not_limit_the_next_call(serve, open_client):
     def script(peer):
         for _ in range(3):
             peer.read_request()
@@ -389,7 +389,7 @@ def test_what_was_left_of_a_calls_time_limits_no_later_one(serve, open_client):
     assert values_of(infer(client)) == VALUES
 
 
-def test_what_has_no_time_left_is_not_sent(warm):
+def test_a_call_without_time_left_is_not_sent(warm):
     server, client = warm(Answers(GOOD))
     with pytest.raises(DeadlineExceeded, match="timed out while sending") as caught:
         infer(client, deadline=1e-9)
@@ -399,7 +399,7 @@ def test_what_has_no_time_left_is_not_sent(warm):
     assert repeated(client) == 2
 
 
-def test_what_waited_in_line_until_its_time_was_over_is_not_sent(warm):
+def test_a_call_whose_time_ends_in_the_line_is_not_sent(warm):
     def slow(peer):
         peer.read_request()
         time.sleep(2 * SHORT)
@@ -430,7 +430,7 @@ def test_a_reset_is_told_in_the_systems_words(warm):
 
 
 @pytest.mark.parametrize("ending", ["close", "reset", "half-close"])
-def test_a_connection_that_was_closed_while_idle(serve, open_client, ending):
+def test_a_connection_closed_while_idle_is_replaced(serve, open_client, ending):
     def script(peer):
         for _ in range(3):
             peer.read_request()
@@ -448,7 +448,7 @@ def test_a_connection_that_was_closed_while_idle(serve, open_client, ending):
     assert (server.connections, len(server.requests), repeated(client)) == (2, 5, 3)
 
 
-def test_a_server_that_starts_again(open_client):
+def test_a_restarted_server_is_found_again(open_client):
     with Server((Answers(GOOD),)) as server:
         client = open_client(server.url)
         for _ in range(3):
@@ -461,7 +461,7 @@ def test_a_server_that_starts_again(open_client):
         client.close()
 
 
-def test_a_connection_has_its_time(serve, open_client):
+def test_connections_past_max_idle_or_max_age_are_replaced(serve, open_client):
     for options in ({"max_idle": 0.2}, {"max_age": 0.2}):
         server = serve(Answers(GOOD), Answers(GOOD))
         client = open_client(server.url, **options)
@@ -474,7 +474,7 @@ def test_a_connection_has_its_time(serve, open_client):
         assert (server.connections, repeated(client)) == (2, 4)
 
 
-def test_a_busy_connection_has_its_age(serve, open_client):
+def test_a_busy_connection_past_max_age_is_replaced(serve, open_client):
     server = serve(*[Answers(GOOD)] * 20)
     client = open_client(server.url, max_age=0.2)
     end = time.monotonic() + 0.5
@@ -514,14 +514,14 @@ def test_without_keep_alive_nothing_is_repeated(serve, open_client):
     assert (server.connections, repeated(client)) == (3, 0)
 
 
-def test_a_unix_domain_socket(serve, open_client, tmp_path):
+def test_inferences_are_repeated_over_a_unix_domain_socket(serve, open_client, tmp_path):
     client = open_client(serve(Answers(GOOD), path=str(tmp_path / "s")).url)
     for _ in range(3):
         assert values_of(infer(client)) == VALUES
     assert repeated(client) == 2
 
 
-def test_a_request_that_the_kernel_takes_in_parts(serve, open_client):
+def test_a_request_that_the_kernel_takes_in_parts_arrives_whole(serve, open_client):
     received = []
 
     def reads(peer):
@@ -642,7 +642,7 @@ def test_inferences_in_turn_over_one_connection(serve, open_client):
     assert repeated(client) == 9 * 6
 
 
-def test_one_waits_while_another_is_repeated(warm):
+def test_a_waiting_call_gets_the_repeated_ones_connection(warm):
     """The place goes to who waits for it, with its connection."""
     go_on = threading.Event()
 
@@ -663,7 +663,7 @@ def test_one_waits_while_another_is_repeated(warm):
     assert server.connections == 1
 
 
-def test_a_client_that_is_closed_while_another_thread_waits(warm):
+def test_closing_ends_the_wait_of_another_thread(warm):
     go_on = threading.Event()
 
     def slow(peer):
@@ -720,7 +720,7 @@ LIMITS = pytest.mark.parametrize("limits", [{}, {"deadline": 5}], ids=["no deadl
 
 
 @LIMITS
-def test_a_signal_that_ends_the_call(warm, signals, limits):
+def test_a_handler_that_raises_ends_the_call(warm, signals, limits):
     """Its connection is closed, since the answer is still to come, and its place is free."""
     server, client = warm(in_pieces([b"", GOOD], pause=0.3))
     signals(interrupt)
@@ -734,7 +734,7 @@ def test_a_signal_that_ends_the_call(warm, signals, limits):
 
 
 @LIMITS
-def test_a_signal_that_does_not(warm, signals, limits):
+def test_a_handler_that_returns_does_not_end_the_call(warm, signals, limits):
     server, client = warm(in_pieces([b"", GOOD], pause=0.3))
     ran = []
     signals(lambda: ran.append(True))
@@ -751,7 +751,7 @@ def test_a_signal_does_not_stretch_the_deadline(warm, signals, within):
         infer(client, deadline=2 * SHORT)
 
 
-def test_a_call_within_a_signals_handler(warm, signals):
+def test_a_signal_handler_may_make_a_call(warm, signals):
     """While the answer is waited for, the handler infers with the same client, over another connection."""
     server, client = warm(in_pieces([b"", GOOD], pause=0.3), concurrency=2)
     inner = []
@@ -762,7 +762,7 @@ def test_a_call_within_a_signals_handler(warm, signals):
 
 
 @needs_fork
-def test_a_fork_between_two_inferences(warm):
+def test_a_child_forked_between_inferences_makes_its_own_connection(warm):
     server, client = warm(Answers(GOOD))
 
     def in_the_child():
@@ -777,7 +777,7 @@ def test_a_fork_between_two_inferences(warm):
 
 
 @needs_fork
-def test_a_fork_while_another_thread_waits(warm):
+def test_a_child_forked_while_a_thread_waits_makes_its_own_connection(warm):
     go_on = threading.Event()
 
     def slow(peer):
@@ -807,7 +807,7 @@ def test_a_fork_while_another_thread_waits(warm):
     assert repeated(client) == 4
 
 
-def test_async_infer(serve, open_client):
+def test_async_infer_repeats_and_keeps_results_apart(serve, open_client):
     client = open_client(serve(*[echoes] * 4).url, concurrency=4)
     infer(client, [0.0] * 3)
     pending = []
@@ -838,7 +838,7 @@ class Plugin(InferenceServerClientPlugin):
         request.headers["X-Plugin"] = "was here"
 
 
-def test_a_plugin_that_is_registered_later(warm):
+def test_a_plugin_registered_later_is_called(warm):
     server, client = warm(Answers(GOOD))
     client.register_plugin(Plugin())
     infer(client)
@@ -849,7 +849,7 @@ def test_a_plugin_that_is_registered_later(warm):
     assert repeated(client) == 4
 
 
-def test_a_log_that_is_switched_on_later(warm, caplog):
+def test_a_log_switched_on_later_is_written(warm, caplog):
     _, client = warm(Answers(GOOD))
     with caplog.at_level(logging.DEBUG, "tritonhttp"):
         infer(client)
@@ -859,7 +859,7 @@ def test_a_log_that_is_switched_on_later(warm, caplog):
     assert (repeated(client), len(caplog.records)) == (4, 1)
 
 
-def test_hooks_that_are_added_later(warm):
+def test_hooks_added_later_are_called(warm):
     _, client = warm(Answers(GOOD))
     told = []
     client.hooks.add(on_response=told.append)
@@ -873,7 +873,7 @@ def test_hooks_that_are_added_later(warm):
     assert repeated(client) == 3
 
 
-def test_a_post_that_is_put_in_later(warm):
+def test_a_post_replaced_later_is_called(warm):
     server, client = warm(Answers(GOOD))
     ours, seen = client._post, []
 
@@ -889,7 +889,7 @@ def test_a_post_that_is_put_in_later(warm):
     assert (len(server.requests), repeated(client)) == (5, 3)
 
 
-def test_options_of_a_single_call(warm):
+def test_options_of_a_single_call_are_sent(warm):
     server, client = warm(Answers(GOOD))
     for options in (
         {"headers": {"X-Mine": "1"}},
@@ -1027,7 +1027,7 @@ def test_results_do_not_share_what_a_caller_may_change(serve, open_client):
             output["shape"], output["datatype"] = [7], "mine"
 
 
-def test_strings(serve, open_client):
+def test_strings_are_repeated(serve, open_client):
     framed = b"".join(len(text).to_bytes(4, "little") + text for text in (b"a", b"", "é".encode()))
     client = open_client(serve(Answers(binary(framed, datatype="BYTES", shape=[3]))).url)
     results = [infer(client) for _ in range(3)]

@@ -90,7 +90,7 @@ def test_the_name_is_looked_up_again(
     assert client.stats().requests > requests  # what the closed ones did still counts
 
 
-def test_a_name_that_is_lost_changes_nothing(
+def test_a_failed_look_up_keeps_the_known_addresses(
     three: dict[str, Server], addresses: list[str], open_client: Callable[..., Any]
 ) -> None:
     client = open_client(f"triton.test:{three[FIRST].port}", resolve_every=0.05)
@@ -102,7 +102,7 @@ def test_a_name_that_is_lost_changes_nothing(
     assert spread(client, three) == {FIRST: 6, SECOND: 6, THIRD: 0}
 
 
-def test_a_name_that_is_not_known_yet(
+def test_a_name_that_is_not_known_yet_is_looked_up_by_each_call(
     three: dict[str, Server], addresses: list[str], open_client: Callable[..., Any]
 ) -> None:
     addresses.clear()
@@ -141,12 +141,16 @@ def test_a_closed_client_looks_nothing_up(three: dict[str, Server], addresses: l
         ("localhost:1", {"resolve_every": 0}),
     ],
 )
-def test_what_does_not_go_together(url: Any, options: Any, open_client: Callable[..., Any]) -> None:
+def test_options_that_exclude_resolve_every_are_refused(
+    url: Any, options: Any, open_client: Callable[..., Any]
+) -> None:
     with pytest.raises(InvalidRequest, match="resolve_every"):
         open_client(url, **{"resolve_every": 1.0, **options})
 
 
-def test_the_phases_of_a_call_are_told(serve: Callable[..., Server], open_client: Callable[..., Any]) -> None:
+def test_a_hook_sees_the_phases_of_a_call(
+    serve: Callable[..., Server], open_client: Callable[..., Any]
+) -> None:
     calls: list[Any] = []
     server = serve(lambda peer: peer.read_request() and peer.send(answer({})))
     client = open_client(server.url, on_response=calls.append)
@@ -156,7 +160,9 @@ def test_the_phases_of_a_call_are_told(serve: Callable[..., Server], open_client
     assert 0 < sum(phases.values()) <= calls[0].seconds * 1e3
 
 
-def test_counts_of_a_client(serve: Callable[..., Server], open_client: Callable[..., Any]) -> None:
+def test_stats_count_requests_and_connections(
+    serve: Callable[..., Server], open_client: Callable[..., Any]
+) -> None:
     server = serve()
     client = open_client(server.url)
     assert client.stats().requests == 0
@@ -234,13 +240,13 @@ atexit.register(last)
 """
 
 
-def test_a_call_at_the_interpreters_exit(serve: Callable[..., Server]) -> None:
+def test_a_call_at_the_interpreters_exit_works(serve: Callable[..., Server]) -> None:
     url = f"localhost:{serve().port}"
     ran = subprocess.run([sys.executable, "-c", AT_EXIT, url], capture_output=True, text=True, timeout=60)
     assert ran.stdout == "fine", ran.stderr
 
 
-def test_a_call_for_which_no_thread_can_be_created(
+def test_a_call_works_where_no_thread_can_be_created(
     serve: Callable[..., Server], open_client: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, words = threading.Thread.start, "can't create new thread at interpreter shutdown"

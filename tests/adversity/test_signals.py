@@ -96,7 +96,7 @@ def test_limits_hold_while_signals_come(lines_of: Any, program: tuple[str, str, 
 
 
 @pytest.mark.parametrize("program", [each for each in PROGRAMS if each[1] == RAISES], ids=id_of)
-def test_what_a_handler_raises_ends_the_call(lines_of: Any, program: tuple[str, str, str]) -> None:
+def test_an_exception_of_a_handler_ends_the_call(lines_of: Any, program: tuple[str, str, str]) -> None:
     lines = lines_of(program)
     assert lines.keys() == CASES.keys()
     assert {

@@ -105,7 +105,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_who_watches_is_told_once_when_it_has_ended(serve, open_client, caplog, name):
+def test_hooks_hear_once_of_a_streams_end(serve, open_client, caplog, name):
     data, then, act, seen, error, size = ENDS[name]
     begun, ended = Told(), Told()
     client = open_client(serve(Sends(data, then)).url, on_request=begun, on_response=ended)
@@ -136,7 +136,7 @@ def test_who_watches_is_told_once_when_it_has_ended(serve, open_client, caplog, 
     assert len(ended) == 2
 
 
-def test_it_has_not_ended_with_its_head(serve, open_client):
+def test_a_stream_does_not_end_with_its_head(serve, open_client):
     go_on = threading.Event()
 
     def script(peer):
@@ -182,7 +182,7 @@ def test_a_hook_that_is_told_may_use_the_client(serve, open_client):
     assert said == [HEALTHY] * 2
 
 
-def test_a_dropped_stream_is_told_of_where_a_hook_may_take_any_lock(serve, open_client):
+def test_a_dropped_stream_is_reported_where_a_hook_may_take_any_lock(serve, open_client):
     """Not from the collector: the thread that it runs on may hold the lock."""
     lock, ended = threading.Lock(), Told()
 
@@ -251,7 +251,7 @@ def test_a_stream_counts_as_outstanding_until_it_has_ended(serve, open_client):
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_what_the_end_of_a_stream_says_of_its_server(serve, open_client, name):
+def test_a_streams_end_sets_a_failed_server_aside(serve, open_client, name):
     data, then, act, _, error, _ = ENDS[name]
     servers = [serve(streams_once(data, "close" if then == "go on" else then)) for _ in range(2)]
     client = open_client([each.url for each in servers])
@@ -263,7 +263,7 @@ def test_what_the_end_of_a_stream_says_of_its_server(serve, open_client, name):
     assert in_rotation(client) == (1 if bad else 2)
 
 
-def test_the_end_of_a_streams_own_time_says_nothing_of_its_server(serve, open_client):
+def test_a_streams_own_deadline_does_not_set_its_server_aside(serve, open_client):
     client = open_client([serve(Sends(BEGUN, "hold")).url for _ in range(2)])
     seen, error = read(client, deadline=0.15, idle_timeout=5)
     assert (seen, type(error)) == (SEEN, DeadlineExceeded)
@@ -286,7 +286,7 @@ def waiting(stream):
 
 
 @pytest.mark.parametrize("answers", [0, 1])
-def test_two_that_ask_at_once(serve, open_client, answers):
+def test_one_of_two_readers_at_once_is_refused(serve, open_client, answers):
     """One of them is refused, be it before the head or behind it; the other gets all answers."""
     go_on = threading.Event()
 
@@ -319,7 +319,7 @@ def test_two_that_ask_at_once(serve, open_client, answers):
     assert client.get_server_metadata() == HEALTHY
 
 
-def test_eight_threads_that_ask_get_each_answer_once_and_in_order(serve, open_client):
+def test_eight_threads_get_each_answer_once_and_in_order(serve, open_client):
     events = [event(b'{"OUT": %d}' % number) for number in range(2000)]
     data = CHUNKED + b"".join(chunks(each, end=b"") for each in events) + b"0\r\n\r\n"
     client = open_client(serve(Sends(data, "go on")).url)
@@ -351,7 +351,7 @@ def test_eight_threads_that_ask_get_each_answer_once_and_in_order(serve, open_cl
 
 @pytest.mark.parametrize("how", ["plain", "tls", "to the end"])
 @pytest.mark.parametrize("answers", [0, 1])
-def test_another_may_close_a_stream_that_is_waited_for(open_client, how, answers):
+def test_a_stream_may_be_closed_while_another_thread_reads_it(open_client, how, answers):
     """Then it ends for who waits, at once where it has begun; and for the server."""
     gone, go_on, ended = [], threading.Event(), Told()
 
@@ -571,7 +571,7 @@ else:
 
 
 @needs_fork
-def test_in_a_forked_child_a_stream_is_the_parents():
+def test_a_forked_child_leaves_streams_and_their_ends_to_the_parent():
     done = run_program(FORKING)
     assert (done.stdout, done.stderr) == ("fine\n", "")
 

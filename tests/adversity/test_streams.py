@@ -66,7 +66,7 @@ BODIES = (
 
 @pytest.mark.parametrize("step", [None, 1])
 @pytest.mark.parametrize("framing", ["chunks", "small chunks", "length", "to the end"])
-def test_every_framing(serve, open_client, framing, step):
+def test_a_stream_is_read_in_every_framing(serve, open_client, framing, step):
     answers = [framed(body, framing) for body in BODIES]
     ends = framing == "to the end"
 
@@ -100,7 +100,7 @@ def test_every_framing(serve, open_client, framing, step):
     ],
     ids=["between", "in an event", "in a chunk", "in the end", "length", "no body", "in the head", "nothing"],
 )
-def test_a_stream_that_is_cut(serve, open_client, data, seen, says, end, step):
+def test_a_stream_that_is_cut_is_an_error_after_its_answers(serve, open_client, data, seen, says, end, step):
     server = serve(Sends(data, end) if step is None else Trickles(data, end, pause=0, step=step))
     client = open_client(server.url)
     came, error = take(client.generate_stream("m", {}))
@@ -136,7 +136,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_wrong_comes_behind_what_was_right(serve, open_client, monkeypatch, name):
+def test_an_error_comes_after_the_answers_before_it(serve, open_client, monkeypatch, name):
     monkeypatch.setattr(generation, "_LIMIT", 1 << 16)
     data, says = BAD[name]
     client = open_client(serve(Sends(data, "go on")).url, network_timeout=5)
@@ -169,7 +169,7 @@ def test_errors_of_the_server_with_status_200(serve, open_client, data, seen, sa
     assert client.get_server_metadata() == HEALTHY
 
 
-def test_one_answer_as_plain_json(serve, open_client):
+def test_one_answer_may_come_as_plain_json(serve, open_client):
     data = answer({"OUT": 0}, headers="Content-Type: application/json\r\n")
     server = serve(Sends(data, "go on"))
     client = open_client(server.url)
@@ -181,7 +181,7 @@ def test_one_answer_as_plain_json(serve, open_client):
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "502 Bad Gateway", "302 Found"])
-def test_other_statuses(serve, open_client, status):
+def test_another_status_is_an_error(serve, open_client, status):
     client = open_client(serve(Sends(answer({"error": "no"}, status), "go on")).url)
     _, error = take(client.generate_stream("m", {}))
     assert isinstance(error, ServerError)
@@ -191,7 +191,7 @@ def test_other_statuses(serve, open_client, status):
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 @pytest.mark.parametrize("step", [None, 10])
-def test_a_stream_that_somebody_compressed(serve, open_client, coding, step):
+def test_a_compressed_stream_is_read(serve, open_client, coding, step):
     folded = gzip.compress(WHOLE) if coding == "gzip" else zlib.compress(WHOLE)
     data = HEAD + f"Content-Encoding: {coding}\r\nContent-Length: {len(folded)}\r\n\r\n".encode() + folded
     server = serve(Sends(data, "go on") if step is None else Trickles(data, "go on", pause=0, step=step))
@@ -253,7 +253,7 @@ def test_the_clients_limit_of_bodies_holds_for_all_of_a_stream(serve, open_clien
 
 @pytest.mark.parametrize("data", [b"", HEAD, CHUNKED, CHUNKED + chunks(*EVENTS, end=b"")])
 @pytest.mark.parametrize("option", ["idle_timeout", "deadline"])
-def test_a_stream_that_stalls(serve, open_client, within, data, option):
+def test_a_stream_that_stalls_is_a_deadline(serve, open_client, within, data, option):
     client = open_client(serve(Sends(data, "hold")).url)
     with within(0.1, 1.5):
         seen, error = take(client.generate_stream("m", {}, **{option: 0.15}))
@@ -392,7 +392,7 @@ def test_a_slow_consumer_holds_the_server_back(open_client, tls):
             tracemalloc.stop()
 
 
-def test_what_came_before_the_end_is_there_for_a_consumer_that_comes_late(serve, open_client):
+def test_a_late_consumer_gets_all_answers_before_the_end(serve, open_client):
     for data, lost in ((framed(WHOLE, "to the end"), False), (CHUNKED + chunks(*EVENTS, end=b""), True)):
         client = open_client(serve(Sends(data)).url)
         stream = client.generate_stream("m", {}, idle_timeout=0.1)
@@ -483,6 +483,6 @@ print("fine")
 
 
 @needs_fork
-def test_a_stream_is_the_parents_in_a_forked_child():
+def test_a_forked_child_leaves_a_stream_to_its_parent():
     done = run_program(FORKING)
     assert (done.stdout, done.stderr) == ("fine\n", "")

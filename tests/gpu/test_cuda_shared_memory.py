@@ -91,7 +91,7 @@ def test_many_regions_leave_nothing(make, device):
     assert free_memory(device) >= before
 
 
-def test_too_much_is_told_in_cudas_words(make):
+def test_too_large_a_region_is_refused_in_cudas_words(make):
     with pytest.raises(
         CudaSharedMemoryException, match=r"cudaMalloc: cudaErrorMemoryAllocation: out of memory$"
     ):
@@ -125,7 +125,7 @@ def test_the_current_device_and_context_stay(make):
     assert before[0] == 0
 
 
-def test_inside_the_runtime_sees_the_device(device):
+def test_the_runtime_sees_the_device_inside_the_block(device):
     with _cuda.load().device(device):
         error, current = runtime.cudaGetDevice()
         assert (int(error), current) == (0, device)
@@ -249,7 +249,7 @@ def torch():
     return torch
 
 
-def test_torch_goes_in(torch, make, device):
+def test_a_torch_tensor_is_written(torch, make, device):
     region = make()
     tensors = [
         torch.arange(6, dtype=torch.float32, device=f"cuda:{device}").reshape(2, 3),
@@ -322,7 +322,7 @@ def test_a_tensor_of_another_gpu_goes_in(torch, make, device):
 # -- CuPy
 
 
-def test_cupy_in_and_out(make, device):
+def test_cupy_arrays_go_in_and_out(make, device):
     cupy = pytest.importorskip("cupy")
     region = make()
     with cupy.cuda.Device(device):
@@ -338,7 +338,7 @@ def test_cupy_in_and_out(make, device):
 # -- JAX
 
 
-def test_jax_in_and_out(make, device, monkeypatch):
+def test_jax_arrays_go_in_and_out(make, device, monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     jax = pytest.importorskip("jax")
     try:
@@ -425,7 +425,7 @@ def test_a_server_reads_and_writes_the_region(make, device, triton_client):
         triton_client.unregister_cuda_shared_memory(name)
 
 
-def test_the_asyncio_client_does_the_same(make, device, triton_server):
+def test_a_server_reads_and_writes_the_region_for_the_asyncio_client(make, device, triton_server):
     region = make()
     cudashm.set_shared_memory_region(region, [FLOATS])
 
@@ -445,7 +445,7 @@ def test_the_asyncio_client_does_the_same(make, device, triton_server):
     np.testing.assert_array_equal(found, FLOATS)
 
 
-def test_a_program_for_tritonclient_does_the_same(triton_server):
+def test_a_program_for_tritonclient_uses_cuda_regions(triton_server):
     reference = os.environ.get("TRITONCLIENT_PYTHON")
     if not reference:
         pytest.skip("needs TRITONCLIENT_PYTHON, an interpreter with tritonclient[http]: run `make gpu`")

@@ -21,7 +21,7 @@ def test_a_model_is_a_function(client):
 
 
 @pytest.mark.parametrize("datatype", VALUES)
-def test_it_sends_what_the_server_takes(client, server, datatype):
+def test_a_model_sends_the_form_that_the_server_takes(client, server, datatype):
     values, kind = VALUES[datatype], server.kind
     if datatype not in kind.binary | kind.json:
         pytest.skip(f"{kind.name} has no {datatype}")
@@ -39,7 +39,7 @@ def test_json_is_used_only_where_it_must_be(make_client, server):
 
 
 @pytest.mark.parametrize("binary_data", [True, False])
-def test_the_client_says_which_form(make_client, server, binary_data):
+def test_a_client_may_say_which_form_to_send(make_client, server, binary_data):
     model = make_client(binary_data=binary_data).model("identity_fp32")
     if binary_data and not server.kind.binary:
         with pytest.raises(tritonhttp.ServerError):
@@ -50,7 +50,7 @@ def test_the_client_says_which_form(make_client, server, binary_data):
     assert ("data" not in outputs.result.get_output("OUTPUT0")) is binary_data
 
 
-def test_what_does_not_fit_is_refused_before_it_is_sent(client):
+def test_inputs_that_do_not_fit_are_refused_before_sending(client):
     model = client.model("add_sub")
     for inputs, match in (
         ({"INPUT0": SIXTEEN}, "INPUT1"),

@@ -79,7 +79,7 @@ def test_each_datatype_comes_back(client, server, datatype, way_in, way_out):
 
 @pytest.mark.parametrize("datatype", ["INT32", "FP32", "BOOL", "BYTES"])
 @pytest.mark.parametrize("way", ["binary", "json"])
-def test_nothing_comes_back_as_nothing_of_its_dtype(client, server, datatype, way):
+def test_an_empty_tensor_keeps_its_dtype(client, server, datatype, way):
     if datatype not in getattr(server.kind, way):
         pytest.skip(f"{server.kind.name} has no {way} {datatype}")
     given = tensor("INPUT0", VALUES[datatype][:0], binary_data=way == "binary")
@@ -156,7 +156,7 @@ def test_errors_are_readable(client, case):
     np.testing.assert_array_equal(result.as_numpy("OUTPUT0"), SIXTEEN * 2)
 
 
-def test_what_the_server_did_not_understand_is_a_readable_error(client, server):
+def test_a_misunderstood_request_is_a_readable_error(client, server):
     if server.kind.binary:
         pytest.skip(f"{server.kind.name} understands binary tensors")
     # What is valid as UTF-8 is answered by 422; what is not breaks the answer, which is then 500.
@@ -202,7 +202,7 @@ def test_models_are_unloaded_and_loaded(client):
 @pytest.mark.parametrize(
     "ask", ["get_model_config", "get_inference_statistics", "get_trace_settings", "get_log_settings"]
 )
-def test_what_a_server_does_not_have_is_not_found(client, server, ask):
+def test_missing_endpoints_are_not_found(client, server, ask):
     arguments = ("add_sub",) if ask == "get_model_config" else ()
     if server.kind.name == "triton":
         assert getattr(client, ask)(*arguments)

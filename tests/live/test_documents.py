@@ -53,7 +53,7 @@ CHAT_CONFIG = {
 }
 
 
-def test_every_block_is_taken() -> None:
+def test_every_block_of_the_documents_is_collected() -> None:
     """A fence that is written otherwise would be passed over, and a page without blocks says nothing."""
     for name, blocks in PAGES.items():
         assert len(blocks) == len(
@@ -77,7 +77,7 @@ def chat(triton_server: TritonServer) -> Iterator[None]:
 
 @pytest.mark.parametrize("page", [name for name, blocks in PAGES.items() if blocks])
 @pytest.mark.usefixtures("chat")
-def test_blocks_run(
+def test_the_documents_blocks_run(
     page: str, triton_server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -140,7 +140,7 @@ def run(block: str, page: str, names: dict[str, Any]) -> None:
         asyncio.run(made)
 
 
-def test_the_first_program_prints_what_is_said(
+def test_the_first_program_prints_what_the_readme_says(
     triton_server: TritonServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(redirected(PAGES["README.md"][0], triton_server.url), "README.md", {})

@@ -139,7 +139,7 @@ def test_a_sequence_stays_with_one_server_and_fails_clearly_when_that_dies(
     assert accumulate(client, 1, "c", sequence_end=True) == 6
 
 
-def test_what_is_for_one_server_is_done_on_each(
+def test_a_call_for_one_server_is_made_on_each_by_on_each(
     servers: list[TritonServer], open_client: Callable[..., Any]
 ) -> None:
     client = open_client(urls(servers))

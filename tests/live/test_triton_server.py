@@ -107,7 +107,7 @@ def owner(start_server, tmp_path):
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_nothing_is_left_after(start_server, end):
+def test_a_stopped_server_leaves_nothing(start_server, end):
     server = start_server(models=FEW)
     assert add(server.url) == [0, 2, 4]
     with urllib.request.urlopen(server.metrics_url) as reply:
@@ -141,13 +141,13 @@ def test_restart_keeps_the_ports(start_server, running):
     assert add(url) == [0, 2, 4]
 
 
-def test_start_twice(start_server):
+def test_starting_twice_is_refused(start_server):
     server = start_server(models=FEW)
     with pytest.raises(RuntimeError, match="started already"):
         server.start()
 
 
-def test_two_at_once(start_server):
+def test_two_servers_run_at_once(start_server):
     one, two = start_server(models=FEW), start_server(models=FEW)
     assert one.url != two.url
     one.kill()
@@ -155,7 +155,7 @@ def test_two_at_once(start_server):
     assert shared_memory(prefix(two.log))
 
 
-def test_a_server_that_dies(start_server):
+def test_a_killed_server_leaves_nothing_and_can_be_restarted(start_server):
     server = start_server(models=FEW)
     url, group, own = server.url, server.pid, prefix(server.log)
     os.kill(group, signal.SIGKILL)
@@ -166,7 +166,7 @@ def test_a_server_that_dies(start_server):
     assert add(url) == [0, 2, 4]
 
 
-def test_a_supervisor_that_dies(start_server):
+def test_a_killed_supervisor_takes_its_server_along(start_server):
     server = start_server(models=FEW)
     url, group, own = server.url, server.pid, prefix(server.log)
     supervisor = int(Path(f"/proc/{group}/stat").read_text().rpartition(")")[2].split()[1])
@@ -177,7 +177,7 @@ def test_a_supervisor_that_dies(start_server):
     assert not answers(url)
 
 
-def test_the_owner_is_killed(owner):
+def test_a_killed_owner_takes_its_server_along(owner):
     process, url, group, own = owner("")
     assert add(url) == [0, 2, 4]
     process.kill()
@@ -185,7 +185,7 @@ def test_the_owner_is_killed(owner):
     assert not answers(url)
 
 
-def test_the_owner_is_killed_while_a_forked_child_lives(owner):
+def test_a_killed_owner_takes_its_server_along_though_a_forked_child_lives(owner):
     # The child has the pipe's write end too, and what it does with its copy of the object does not count.
     process, url, group, own = owner("if os.fork() == 0: server.stop(); time.sleep(60)")
     time.sleep(0.5)
@@ -198,7 +198,7 @@ def test_the_owner_is_killed_while_a_forked_child_lives(owner):
         os.kill(child, signal.SIGKILL)
 
 
-def test_own_model_repository(start_server, tmp_path):
+def test_a_repository_of_ones_own_is_served(start_server, tmp_path):
     folder = tmp_path / "models" / "mine" / "1"
     folder.mkdir(parents=True)
     (folder / "model.py").write_text("print('loaded mine', flush=True)\n" + MODEL)
@@ -254,7 +254,7 @@ def test_missing_repository_shows_the_log(start_server, tmp_path):
         start_server(tmp_path / "nowhere", models=FEW)
 
 
-def test_deadline(start_server, tmp_path):
+def test_a_start_past_its_deadline_is_given_up(start_server, tmp_path):
     shutil.copytree(packaged_models() / "add_sub", tmp_path / "models" / "late")
     model = tmp_path / "models" / "late" / "1" / "model.py"
     model.write_text("import time\ntime.sleep(60)\n" + model.read_text())
@@ -288,7 +288,7 @@ def test_no_address_before_the_start():
     server.kill()
 
 
-def test_the_demo(triton_server):
+def test_the_demo_prints_its_steps(triton_server):
     """With the server that is there; starting one is the other tests' matter."""
     done = subprocess.run(
         [sys.executable, "-m", "tritonhttp.cli.demo", triton_server.url], capture_output=True, text=True
@@ -298,7 +298,7 @@ def test_the_demo(triton_server):
     assert max(map(len, done.stdout.splitlines())) < 80
 
 
-def test_the_demo_without_a_server():
+def test_the_demo_without_a_server_says_so():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"

@@ -100,19 +100,19 @@ def test_a_url_with_tls(url: str, address: Address) -> None:
         ("localhost", 8000),
     ],
 )
-def test_another_form_is_refused(url: Any) -> None:
+def test_urls_of_other_forms_are_refused(url: Any) -> None:
     with pytest.raises(InvalidRequest, match="expected a URL of the form host:port/base-path"):
         parse_url(url, ssl=False)
 
 
 @pytest.mark.parametrize("url", ["host:0", "host:65536", "http://host:99999/t", "[::1]:70000"])
-def test_a_port_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_port_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest, match="expected a port from 1 to 65535"):
         parse_url(url, ssl=False)
 
 
 @pytest.mark.parametrize("url", ["ftp://host", "grpc://host:8001", "ws://host"])
-def test_another_scheme_is_refused(url: str) -> None:
+def test_other_schemes_are_refused(url: str) -> None:
     with pytest.raises(InvalidRequest, match=f"got the scheme '{url.split(':')[0]}'"):
         parse_url(url, ssl=False)
 
@@ -241,7 +241,7 @@ def test_a_name_without_an_address(names: Names, failure: Exception) -> None:
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64])
-def test_what_can_be_no_name_has_no_address(host: str) -> None:
+def test_an_impossible_name_has_no_address(host: str) -> None:
     with pytest.raises(NameResolutionError, match=f"cannot resolve the name '{host}'") as caught:
         resolve(Address(host, 8000, False, ""), None)
     assert caught.value.phase == "resolve"
@@ -256,7 +256,9 @@ def test_a_resolver_that_does_not_answer_is_given_up_in_time(names: Names) -> No
     assert caught.value.phase == "resolve"
 
 
-def test_a_name_that_no_thread_is_there_for(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_up_for_which_no_thread_can_be_created_fails(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -299,7 +301,7 @@ def test_a_look_up_under_way_is_joined(names: Names) -> None:
     assert names.asked == 2
 
 
-def test_those_who_join_have_errors_of_their_own(names: Names) -> None:
+def test_callers_that_share_a_look_up_get_errors_of_their_own(names: Names) -> None:
     names.answers.clear()
     names.found = OSError("no resolver")
     told: list[Any] = []
@@ -312,7 +314,7 @@ def test_those_who_join_have_errors_of_their_own(names: Names) -> None:
     assert {str(error) for error in told} == {"cannot resolve the name 'name': no resolver"}
 
 
-def test_who_has_left_is_not_told(names: Names) -> None:
+def test_a_caller_that_gave_up_a_look_up_is_not_told(names: Names) -> None:
     names.answers.clear()
     told: list[Any] = []
 
@@ -437,7 +439,7 @@ def test_options_are_added_to_a_factorys_context(files: dict[str, str]) -> None:
     assert len(own.get_ca_certs()) == 1
 
 
-def test_files_are_loaded(files: dict[str, str]) -> None:
+def test_certificate_files_are_loaded(files: dict[str, str]) -> None:
     options = {"ca_certs": files["ca"], "certfile": files["cert"], "keyfile": files["key"]}
     before = dict(options)
     assert tls_context(options, None, insecure=False).get_ca_certs()
@@ -459,7 +461,7 @@ def test_ciphers_are_set() -> None:
         {"keyfile": "/does/not/exist.pem"},
     ],
 )
-def test_what_cannot_be_used_is_refused_by_its_name(options: dict[str, Any]) -> None:
+def test_unusable_tls_options_are_refused_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=next(iter(options))):
         tls_context(options, None, insecure=False)
 
@@ -481,17 +483,17 @@ def test_options_of_the_old_wrapper_are_accepted(option: str) -> None:
 
 
 @pytest.mark.parametrize("version", [ssl.PROTOCOL_TLS_CLIENT, None])
-def test_any_version_is_the_default(version: Any) -> None:
+def test_any_tls_version_is_the_default(version: Any) -> None:
     plain, asked = tls_context(None, None, False), tls_context({"ssl_version": version}, None, False)
     assert (asked.minimum_version, asked.maximum_version) == (plain.minimum_version, plain.maximum_version)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_one_version_can_be_asked_for() -> None:
+def test_one_tls_version_can_be_asked_for() -> None:
     context = tls_context({"ssl_version": ssl.PROTOCOL_TLSv1_2}, None, insecure=False)
     assert context.minimum_version == context.maximum_version == ssl.TLSVersion.TLSv1_2
 
 
-def test_a_version_that_is_none_is_refused() -> None:
+def test_an_unknown_tls_version_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="ssl_version"):
         tls_context({"ssl_version": "TLS 9"}, None, insecure=False)

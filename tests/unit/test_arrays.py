@@ -97,7 +97,7 @@ def check(found: Any, expected: Any) -> None:
         (np.array([[1.0], [2.5]], object), np.array([[1.0], [2.5]])),
     ],
 )
-def test_what_becomes_an_array(value: Any, expected: Any) -> None:
+def test_values_become_arrays(value: Any, expected: Any) -> None:
     if sys.platform == "win32" and getattr(expected, "dtype", None) == np.int64:
         pytest.skip("numpy 1 has other whole numbers there")
     check(as_array(value, "it"), expected)
@@ -120,7 +120,7 @@ def test_what_becomes_an_array(value: Any, expected: Any) -> None:
         ),
     ],
 )
-def test_what_is_refused(value: Any, words: str) -> None:
+def test_values_that_make_no_array_are_refused(value: Any, words: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^it: ") as caught:
         as_array(value, "it")
     assert words in str(caught.value)
@@ -149,7 +149,7 @@ def test_bfloat16_is_borrowed_though_numpy_does_not_know_it() -> None:
     assert np.shares_memory(found.view(np.uint16), BF16.view(np.uint16))
 
 
-def test_what_is_borrowed_stays() -> None:
+def test_borrowed_memory_lives_as_long_as_its_array() -> None:
     given = FLOATS.copy()
     gone = weakref.ref(given)
     found = as_array(Tensor(given), "it")[1:]
@@ -162,7 +162,7 @@ def test_what_is_borrowed_stays() -> None:
     assert gone() is None
 
 
-def test_what_has_a_dtype_of_its_own() -> None:
+def test_values_with_a_dtype_are_told_from_those_without() -> None:
     assert all(map(is_typed, [FLOATS, np.float32(1), Series(FLOATS), Tensor(FLOATS)]))
     assert not any(map(is_typed, [1, 1.5, "a", b"a", [1], [FLOATS], None]))
 
@@ -201,7 +201,7 @@ def test_whole_numbers_are_cast_where_all_fit(values: list[int], datatype: str) 
         (np.zeros((0, 2), np.int64), "INT8", np.zeros((0, 2), np.int8)),
     ],
 )
-def test_what_else_is_cast(given: Any, datatype: str, expected: Any) -> None:
+def test_other_casts_that_keep_the_values(given: Any, datatype: str, expected: Any) -> None:
     found = cast(given, datatype, "it")
     assert found.dtype == expected.dtype
     assert found.tobytes() == expected.tobytes()
@@ -225,7 +225,7 @@ def test_a_cast_to_the_same_is_no_copy() -> None:
         (np.array(["2020-01-01"], "M8[D]"), "INT64", "got datetime64[D]"),
     ],
 )
-def test_what_is_never_cast(given: Any, datatype: str, words: str) -> None:
+def test_casts_that_would_lose_something_are_refused(given: Any, datatype: str, words: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         cast(given, datatype, "it")
     assert words in str(caught.value)

@@ -258,7 +258,7 @@ threading.Thread(target=late).start()
 """
 
 
-def test_a_program_sees_what_it_sees_under_python(tmp_path: Path) -> None:
+def test_a_program_sees_the_same_interpreter_state_as_under_python(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(LOOK)
     relative = os.path.relpath(tmp_path / "program.py")
     plain, ours = python(relative, "a b"), run_as(relative, "a b")
@@ -299,14 +299,14 @@ def test_a_program_that_fails_exits_as_python_does(tmp_path: Path) -> None:
         (("nowhere.py",), "nowhere.py': [Errno 2]"),
     ],
 )
-def test_what_cannot_be_run_is_refused(arguments: tuple[str, ...], words: str) -> None:
+def test_unusable_arguments_are_refused(arguments: tuple[str, ...], words: str) -> None:
     ran = run_as(*arguments)
     assert ran.returncode == 2
     assert words in ran.stderr
     assert run_as("--help").stdout.startswith("usage: ")
 
 
-def test_processes_that_a_program_starts_run_so_too(tmp_path: Path, real: Path) -> None:
+def test_a_programs_child_processes_use_the_library_too(tmp_path: Path, real: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text("""
 import multiprocessing, subprocess, sys

@@ -80,7 +80,7 @@ def test_round_robin_counts_nothing() -> None:
     assert served == "abcabc"
 
 
-def test_least_outstanding_prefers_who_is_done() -> None:
+def test_least_outstanding_prefers_the_server_that_answered() -> None:
     balancer = Balancer("abc", policy="least_outstanding")
     assert picks(balancer, 6) == "abcabc"
     balancer.back("b", 0.0, failed=False)
@@ -91,14 +91,14 @@ def test_least_outstanding_prefers_who_is_done() -> None:
 
 
 @either
-def test_who_was_tried_is_avoided_while_there_is_another(policy: Any) -> None:
+def test_a_tried_server_is_avoided_while_there_is_another(policy: Any) -> None:
     balancer = Balancer("abc", policy=policy)
     assert picks(balancer, 3, exclude={"a", "c"}) == "bbb"
     assert picks(balancer, 1, exclude={"a", "b", "c"}) == "c"
 
 
 @either
-def test_who_was_tried_is_better_than_who_is_set_aside(policy: Any) -> None:
+def test_a_tried_server_is_preferred_to_one_set_aside(policy: Any) -> None:
     balancer = Balancer("ab", policy=policy)
     fail(balancer, "a", 0.0)
     assert picks(balancer, 2, exclude={"b"}) == "bb"
@@ -153,7 +153,7 @@ def test_a_ticket_that_is_dropped_counts_no_more() -> None:
     [502, 503, 504, errors.ServerError("no", "503"), errors.ConnectRefused("no"), errors.ConnectionLost("gone"),
      errors.DeadlineExceeded("timed out")],
 )  # fmt: skip
-def test_what_speaks_against_a_server(result: Any) -> None:
+def test_outcomes_that_set_a_server_aside(result: Any) -> None:
     assert server_failed(result)
 
 
@@ -161,7 +161,7 @@ def test_what_speaks_against_a_server(result: Any) -> None:
     "result",
     [200, 400, 404, 429, 500, errors.ServerError("no", "400"), errors.InvalidRequest("no"), KeyError()],
 )
-def test_what_does_not(result: Any) -> None:
+def test_outcomes_that_do_not_set_a_server_aside(result: Any) -> None:
     assert not server_failed(result)
 
 
@@ -220,7 +220,7 @@ def test_a_server_that_is_ready_and_fails_all_the_same_stays_away_longer() -> No
     assert balancer.next_due() == 401.0, "a success makes up for what was before"
 
 
-def test_a_burst_of_failures_is_one() -> None:
+def test_a_burst_of_failures_counts_once() -> None:
     balancer = Balancer("ab", set_aside=1.0)
     picks(balancer, 5, exclude="b")
     for now in (0.0, 0.1, 0.9):

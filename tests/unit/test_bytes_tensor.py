@@ -70,7 +70,7 @@ class Named:
         return "näme"
 
 
-def test_the_framing_by_hand() -> None:
+def test_the_framing_is_length_and_bytes() -> None:
     data = b"\x02\x00\x00\x00ab" + b"\x00\x00\x00\x00" + b"\x01\x00\x00\x00\x00" + b"\x02\x00\x00\x00\xc3\xa4"
     assert bytes(encode(objects(b"ab", b"", b"\0", "ä"))) == data
     decoded = decode(data)
@@ -115,7 +115,7 @@ def test_a_length_takes_all_four_bytes() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_element_goes_out_as(item: Any, sent: bytes) -> None:
+def test_each_element_goes_out_as_its_bytes_or_text(item: Any, sent: bytes) -> None:
     assert bytes(encode(objects(item))) == framed(sent)
     # Among others, and twice: each path has a short way when all elements are alike.
     assert bytes(encode(objects(b"first", item, "last", item))) == framed(b"first", sent, b"last", sent)
@@ -133,16 +133,16 @@ def test_fixed_width_bytes_lose_the_nuls_at_their_end() -> None:
     assert bytes(encode(array)) == bytes(encode(objects(*array.tolist())))
 
 
-def test_fixed_width_bytes_that_fill_their_width() -> None:
+def test_fixed_width_bytes_that_fill_their_width_go_out_whole() -> None:
     assert bytes(encode(np.array([b"abc", b"\0\0d", b"efg"]))) == framed(b"abc", b"\0\0d", b"efg")
 
 
-def test_elements_of_no_width() -> None:
+def test_elements_of_width_0_are_empty() -> None:
     assert bytes(encode(np.zeros(3, dtype="S0"))) == framed(b"", b"", b"")
 
 
 @pytest.mark.parametrize("dtype", ["<U4", ">U4"])
-def test_fixed_width_text(dtype: str) -> None:
+def test_fixed_width_text_goes_out_as_utf8(dtype: str) -> None:
     assert bytes(encode(np.array(["a\0b\0", "", "ä€😀x"], dtype=dtype))) == framed(
         b"a\0b", b"", "ä€😀x".encode()
     )
@@ -170,7 +170,7 @@ def test_a_subclass_of_ndarray_has_no_say(dtype: Any) -> None:
 
 @pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="numpy 1 has no StringDType")
 class TestStringDType:
-    def test_text(self) -> None:
+    def test_string_dtype_goes_out_as_utf8(self) -> None:
         array = np.array([["a\0", "ä" * 50], ["", "x"]], dtype=np.dtypes.StringDType())
         assert bytes(encode(array.T)) == framed(b"a\0", b"", ("ä" * 50).encode(), b"x")
 
@@ -211,7 +211,7 @@ def test_elements_go_out_in_c_order(dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [object, "S4", "U4", "f4"])
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 2, 5)])
-def test_no_elements(dtype: Any, shape: tuple[int, ...]) -> None:
+def test_an_empty_array_is_no_bytes(dtype: Any, shape: tuple[int, ...]) -> None:
     assert bytes(encode(np.empty(shape, dtype=dtype))) == b""
 
 
@@ -275,7 +275,7 @@ def test_str_may_change_the_array() -> None:
 @pytest.mark.parametrize(
     "buffer", [bytes, bytearray, memoryview, lambda data: np.frombuffer(data, dtype=np.uint8)]
 )
-def test_any_buffer(buffer: Any) -> None:
+def test_any_buffer_is_decoded(buffer: Any) -> None:
     items = [b"abc", b"", b"\xff" * 300]
     data = buffer(framed(*items))
     assert decode(data, 3).tolist() == items
@@ -288,7 +288,7 @@ def test_a_view_with_larger_items_is_its_bytes() -> None:
     assert decode(np.array([[2**32 - 1 - 2**32, 7]], "<i4")[:, :0]).tolist() == []
 
 
-def test_an_unaligned_view() -> None:
+def test_an_unaligned_view_is_decoded() -> None:
     data = b"..." + framed(b"abc", b"de") + b"..."
     assert decode(memoryview(data)[3:-3], 2).tolist() == [b"abc", b"de"]
 
@@ -328,7 +328,7 @@ def test_elements_do_not_share_memory_with_the_data() -> None:
         (b"", -1, "expected -1 elements"),
     ],
 )
-def test_malformed_data(data: bytes, count: int | None, message: str) -> None:
+def test_malformed_data_is_refused(data: bytes, count: int | None, message: str) -> None:
     for buffer in (data, memoryview(bytearray(data))):
         with pytest.raises(ProtocolError) as caught:
             decode(buffer, count)
@@ -471,7 +471,7 @@ def test_random_elements_go_out_and_come_back(items: list[Any]) -> None:
 
 @examples
 @given(st.lists(st.binary(max_size=12), min_size=1), st.booleans())
-def test_random_fixed_widths(items: list[bytes], reverse: bool) -> None:
+def test_random_fixed_widths_go_out(items: list[bytes], reverse: bool) -> None:
     array = np.array(items)
     if reverse:
         array = array[::-1]
@@ -557,7 +557,7 @@ class TestExtension:
         assert _BUILT.fill(framed(b"a", b"b"), objects(1)) == 1
         assert _BUILT.fill(framed(b"a")[:-1], objects(1)) == 0
 
-    def test_what_was_in_the_array_is_let_go(self) -> None:
+    def test_filling_an_array_releases_its_old_elements(self) -> None:
         old = Named()
         count = sys.getrefcount(old)
         array = objects(old)

@@ -77,7 +77,7 @@ def test_a_client_shows_what_it_is_and_its_servers(kind: Any) -> None:
         ),
     ],
 )
-def test_what_is_no_context_for_tls_is_refused(make: Callable[[], Any], words: str) -> None:
+def test_an_object_that_is_no_tls_context_is_refused(make: Callable[[], Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         make()
 
@@ -173,7 +173,7 @@ def test_a_subclass_keeps_its_attributes(kind: type[Any]) -> None:
     ],
     ids=["lambda", "factory"],
 )
-def test_what_cannot_be_pickled_is_named(options: dict[str, Any], named: str) -> None:
+def test_an_option_that_cannot_be_pickled_is_named(options: dict[str, Any], named: str) -> None:
     with (
         InferenceServerClient("a:8000", **options) as client,
         pytest.raises(TypeError, match=f"cannot pickle this client because of its {named}: "),
@@ -209,7 +209,7 @@ def test_an_attribute_that_cannot_be_pickled_is_named() -> None:
 # -- waiting ----------------------------------------------------------------------------------------
 
 
-def test_what_is_waited_for_is_asked_more_and_more_seldom() -> None:
+def test_wait_until_ready_asks_less_and_less_often() -> None:
     now, pauses = 0.0, []
     flow = until_ready("m", "2", lambda: 30.0 - now)
     step: Any = next(flow)
@@ -234,7 +234,7 @@ def test_what_is_waited_for_is_asked_more_and_more_seldom() -> None:
     assert sum(pauses) <= 30.0
 
 
-def test_waiting_ends_with_the_first_yes(serve: Any, open_client: Callable[..., Any]) -> None:
+def test_wait_until_ready_ends_with_the_first_yes(serve: Any, open_client: Callable[..., Any]) -> None:
     answers = ["503 Busy", "400 Bad Request", "cut", "200 OK"]
 
     def handler(peer: Any) -> None:
@@ -253,7 +253,9 @@ def test_waiting_ends_with_the_first_yes(serve: Any, open_client: Callable[..., 
     )
 
 
-def test_waiting_ends_in_time_where_nothing_is_said(serve: Any, open_client: Callable[..., Any]) -> None:
+def test_wait_until_ready_ends_in_time_where_nothing_answers(
+    serve: Any, open_client: Callable[..., Any]
+) -> None:
     server = serve(lambda peer: peer.receive() and peer.receive())
     client = open_client(server.url)
     began = time.monotonic()
@@ -262,7 +264,7 @@ def test_waiting_ends_in_time_where_nothing_is_said(serve: Any, open_client: Cal
     assert 0.3 < time.monotonic() - began < 3
 
 
-def test_what_the_caller_got_wrong_is_not_waited_out(open_client: Callable[..., Any]) -> None:
+def test_wait_until_ready_refuses_wrong_arguments_at_once(open_client: Callable[..., Any]) -> None:
     client = open_client("127.0.0.1:9")
     with pytest.raises(InvalidRequest):
         client.wait_until_ready(30, "..")
@@ -274,7 +276,7 @@ def test_what_the_caller_got_wrong_is_not_waited_out(open_client: Callable[..., 
 
 
 @BOTH
-def test_the_servers_of_a_client(kind: type[Any]) -> None:
+def test_a_client_knows_its_servers(kind: type[Any]) -> None:
     client = kind(("a:1", "b:2", "a:1"))
     assert client.servers == ("a:1", "b:2")
     assert client.server("b:2").servers == ("b:2",)
@@ -343,7 +345,7 @@ def replaced(request: pytest.FixtureRequest) -> Callable[..., Any]:
     return run
 
 
-def test_what_a_call_allows_passes_through_a_replaced_post(serve: Any, replaced: Callable[..., Any]) -> None:
+def test_idempotent_passes_through_a_replaced_post(serve: Any, replaced: Callable[..., Any]) -> None:
     answers = ["503 Busy", "200 OK", "503 Busy", "200 OK"]
 
     def handler(peer: Any) -> None:
@@ -387,7 +389,7 @@ def test_hooks_see_how_long_each_phase_took(serve: Any, open_client: Callable[..
         assert f", receive {call.phases['receive']:.3g}" in str(call)
 
 
-def test_the_phase_in_which_a_call_ended_is_not_among_them(open_client: Callable[..., Any]) -> None:
+def test_hooks_see_no_time_of_the_phase_in_which_a_call_failed(open_client: Callable[..., Any]) -> None:
     calls: list[Call] = []
     client = open_client("unix:///not/there", on_response=calls.append)
     with pytest.raises(tritonhttp.ConnectError):
@@ -432,7 +434,7 @@ def test_hooks_plugins_and_the_log_of_async_infer_see_the_callers_context(
     assert seen == [f"{what} {who}" for who in ("one", "two") for what in ("plugin", "hook", "log")]
 
 
-def test_where_no_thread_is_to_be_had_probes_and_look_ups_are_left_out(
+def test_without_threads_probes_and_look_ups_are_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def start(thread: threading.Thread) -> None:

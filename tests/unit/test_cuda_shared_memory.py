@@ -162,7 +162,7 @@ def test_a_destroyed_region_and_anything_else_are_refused(
     refused(f"{words}: expected a CudaSharedMemoryRegion, got 7", call, 7)
 
 
-def test_of_many_threads_one_destroys(make: Make) -> None:
+def test_one_of_many_threads_destroys(make: Make) -> None:
     for _ in range(50):
         region, errors = make(), []
         barrier = threading.Barrier(4)

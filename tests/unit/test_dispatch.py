@@ -372,7 +372,7 @@ def test_what_a_hook_raises_is_logged_and_stops_nothing(caplog: pytest.LogCaptur
     assert caplog.text.count("\nRuntimeError: of the hook") == 3
 
 
-def test_who_began_last_ends_first() -> None:
+def test_the_hook_called_last_at_the_start_is_called_first_at_the_end() -> None:
     heard: list[str] = []
     hooks = Hooks()
     for name in "xy":
@@ -526,7 +526,7 @@ def test_a_server_that_failed_is_left_alone_until_its_probe_succeeds() -> None:
     ],
     ids=["200", "400", "503", "lost", "timeout", "refused", "cancelled"],
 )
-def test_what_speaks_against_a_server(outcome: Any, in_rotation: bool) -> None:
+def test_outcomes_that_set_a_server_aside(outcome: Any, in_rotation: bool) -> None:
     driven = Driven("ab")
     with suppress(InferenceServerException, KeyboardInterrupt):
         driven.run(post(), [outcome])

@@ -129,7 +129,7 @@ def strided(shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
 KEPT: list[Any] = []
 
 
-def test_no_strides_and_a_byte_offset() -> None:
+def test_missing_strides_and_a_byte_offset_are_read() -> None:
     owner = Owner(bytes(range(64)))
     capsule = _dlpack.export(_dlpack.array_over(owner, owner.address, (2, 2), np.dtype("u2")), (1, 0))
     tensor = _dlpack._open(capsule)
@@ -138,7 +138,7 @@ def test_no_strides_and_a_byte_offset() -> None:
     assert contents(_dlpack.borrow(capsule)) == bytes(range(16, 24))
 
 
-def test_lanes_and_odd_bits_count() -> None:
+def test_lanes_and_odd_bits_count_in_the_size() -> None:
     owner = Owner(bytes(64))
     for bits, lanes, expected in [(32, 4, 48), (4, 1, 2), (16, 1, 6)]:
         capsule = _dlpack.export(_dlpack.array_over(owner, owner.address, (3,), np.dtype("u1")), (1, 0))
@@ -147,7 +147,7 @@ def test_lanes_and_odd_bits_count() -> None:
         assert _dlpack.borrow(capsule).byte_size == expected
 
 
-def test_tensors_without_elements() -> None:
+def test_tensors_without_elements_are_read() -> None:
     capsule = np.empty((0, 4), np.float32).__dlpack__()
     tensor = _dlpack._open(capsule)
     tensor.data = None
@@ -156,7 +156,7 @@ def test_tensors_without_elements() -> None:
     assert _dlpack.borrow(transposed).byte_size == 0
 
 
-def test_what_is_no_tensor_is_refused() -> None:
+def test_objects_that_are_no_tensor_are_refused() -> None:
     consumed = FLOATS.copy().__dlpack__()
     np.from_dlpack(Holder(consumed))
     for wrong in (None, 7, [1.0], b"x", consumed):
@@ -219,7 +219,7 @@ def test_device_and_kind_are_written_into_the_capsule(version: tuple[int, int] |
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("consumed", [False, True])
-def test_the_memory_goes_with_the_last_who_needs_it(consumed: bool, version: tuple[int, int] | None) -> None:
+def test_the_memory_goes_with_its_last_user(consumed: bool, version: tuple[int, int] | None) -> None:
     owner = Owner(bytes(64))
     gone = weakref.ref(owner)
     array = _dlpack.array_over(owner, owner.address, (4,), np.dtype("f4"))
@@ -266,7 +266,7 @@ def test_a_consumer_may_call_the_deleter_from_a_thread_without_python() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_nothing_is_left_of_thousands(version: tuple[int, int] | None) -> None:
+def test_thousands_of_tensors_leave_nothing(version: tuple[int, int] | None) -> None:
     resource = pytest.importorskip("resource")
     owner = Owner(bytes(4096))
 
@@ -289,7 +289,7 @@ def test_nothing_is_left_of_thousands(version: tuple[int, int] | None) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 4096
 
 
-def test_numpys_limits_are_told() -> None:
+def test_numpys_limits_are_reported() -> None:
     for shape in [(1,) * 70, (2**40, 2**40)]:
         with pytest.raises(ValueError):
             _dlpack.array_over(None, 4096, shape, np.dtype("f4"))

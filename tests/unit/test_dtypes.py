@@ -72,7 +72,7 @@ def test_string_dtype_is_bytes() -> None:
         "no dtype",
     ],
 )
-def test_what_the_protocol_has_no_name_for_is_none(dtype: Any) -> None:
+def test_a_dtype_that_the_protocol_lacks_is_none(dtype: Any) -> None:
     assert np_to_triton_dtype(dtype) is None
 
 

@@ -184,7 +184,7 @@ def test_two_threads_are_started_at_once(executor: Executor, monkeypatch: pytest
     assert {thread.name for thread in executor._threads} == {"tritonhttp_0", "tritonhttp_1"}
 
 
-def test_a_task_that_nobody_was_hired_for_is_carried_out_by_the_next_that_is(executor: Executor) -> None:
+def test_a_task_without_a_thread_is_run_by_the_next_thread(executor: Executor) -> None:
     """An interrupt came between the two."""
     done = SimpleQueue[int]()
     executor.put(lambda: done.put(1))
@@ -192,7 +192,7 @@ def test_a_task_that_nobody_was_hired_for_is_carried_out_by_the_next_that_is(exe
     assert [done.get(timeout=10), done.get(timeout=10)] == [1, 2]
 
 
-def test_a_task_that_was_withdrawn_holds_nobody_up(executor: Executor) -> None:
+def test_a_withdrawn_task_holds_nothing_up(executor: Executor) -> None:
     done = SimpleQueue[int]()
     pending = pending_of(lambda: done.put(1))
     executor.put(pending.run)
@@ -247,7 +247,7 @@ def test_a_thread_that_started_counts_though_an_interrupt_came(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("point", range(3))
-def test_a_signal_s_handler_may_use_the_executor_in_the_middle(executor: Executor, point: int) -> None:
+def test_a_signal_handler_may_use_the_executor(executor: Executor, point: int) -> None:
     """On the thread that holds its lock."""
     done = SimpleQueue[int]()
     with executor._lock:
@@ -264,7 +264,7 @@ def test_a_signal_s_handler_may_use_the_executor_in_the_middle(executor: Executo
             executor.shutdown(wait=True)
 
 
-def test_without_a_thread_nothing_is_withdrawn_that_another_carries_out(
+def test_a_submission_without_a_thread_withdraws_no_task_under_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     executor, go_on, done = Executor(2), threading.Event(), SimpleQueue[int]()
@@ -313,7 +313,7 @@ def test_a_task_is_carried_out_or_withdrawn_but_never_both() -> None:
 
 
 @pytest.mark.parametrize("withdrawn", [False, True])
-def test_the_first_to_come_has_the_task(withdrawn: bool) -> None:
+def test_a_task_is_run_or_withdrawn_by_whoever_comes_first(withdrawn: bool) -> None:
     ran: list[int] = []
     pending = pending_of(lambda: ran.append(1))
     if withdrawn:
@@ -356,7 +356,7 @@ def test_an_error_keeps_nothing_alive_but_itself() -> None:
         gc.enable()
 
 
-def test_a_result_is_there_for_all_who_wait_and_at_once_behind_that() -> None:
+def test_a_result_wakes_all_waiters_and_later_ones_do_not_wait() -> None:
     begin = threading.Event()
     pending = pending_of(lambda: begin.wait(10))
     with pytest.raises(InferenceServerException, match="failed to obtain"):
@@ -383,7 +383,7 @@ def test_a_result_is_there_for_all_who_wait_and_at_once_behind_that() -> None:
 
 
 @pytest.mark.parametrize("ready", [False, True])
-def test_done_asks_a_greenlet_whether_it_is_ready(ready: bool) -> None:
+def test_done_works_on_a_greenlet(ready: bool) -> None:
     class Greenlet:
         def ready(self) -> bool:
             return ready

@@ -68,7 +68,9 @@ def read(data: bytes, content_type: str = EVENTS, encoding: str | None = None, s
         (b"", "application/json", 0, ProtocolError, "got 0 bytes"),
     ],
 )
-def test_answers(size: int, data: bytes, content_type: str, taken: int, error: Any, match: str) -> None:
+def test_a_streams_body_becomes_answers_and_an_error(
+    size: int, data: bytes, content_type: str, taken: int, error: Any, match: str
+) -> None:
     answers, raised = read(data, content_type, size=size)
     assert len(answers) == taken
     assert all(isinstance(each, dict) for each in answers)
@@ -129,7 +131,7 @@ def test_a_compressed_event_is_there_when_its_coder_was_flushed() -> None:
     assert answers.times == [0, 1, 2]
 
 
-def test_what_is_compressed_wrongly_is_refused_behind_what_came() -> None:
+def test_damaged_compression_is_refused_after_the_answers_before_it() -> None:
     sent = gzip.compress(b'data: {"a": 1}\n\n' * 10_000)
     answers, raised = read(sent[:-20], encoding="gzip")
     assert 0 < len(answers) <= 10_000
@@ -205,7 +207,7 @@ def test_an_open_body_comes_in_pieces_wherever_it_is_cut(name: str) -> None:
         assert bytes(reader.response.body) == BODY
 
 
-def test_a_body_of_no_bytes() -> None:
+def test_an_empty_open_body_ends_at_once() -> None:
     reader = reader_of_stream()
     assert give(reader, OK + b"Content-Length: 0\r\n\r\n")
     assert reader.ended
@@ -240,7 +242,7 @@ def test_an_open_body_that_is_cut(data: bytes, progress: str) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 10**6])
-def test_what_is_wrong_with_chunks_comes_behind_those_before(size: int) -> None:
+def test_a_damaged_chunk_is_an_error_after_those_before_it(size: int) -> None:
     data = OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\n01234\r\nzz\r\n"
     reader = reader_of_stream()
     for start in range(0, len(data), size):
@@ -263,7 +265,7 @@ def test_an_open_body_has_the_limit_of_any_other() -> None:
         reader.take()
 
 
-def test_what_stands_behind_an_open_body() -> None:
+def test_bytes_after_an_open_body_spend_the_connection() -> None:
     reader = reader_of_stream()
     give(reader, FRAMED["chunks"] + OK)
     assert reader.take() == BODY
@@ -303,19 +305,19 @@ def test_what_stands_behind_an_open_body() -> None:
     ],
     ids=repr,
 )
-def test_values_of_inputs(value: Any, sent: Any) -> None:
+def test_values_of_inputs_become_json(value: Any, sent: Any) -> None:
     (body,) = generate("m", {"IN": value}, "", None, "", None).body
     assert json.loads(bytes(body)) == {"IN": sent}
 
 
-def test_numbers_that_are_none_travel_as_triton_writes_them() -> None:
+def test_nan_and_infinity_travel_as_triton_writes_them() -> None:
     (body,) = generate("m", {"IN": np.array([np.nan, np.inf])}, "", None, "", None).body
     first, second = json.loads(bytes(body))["IN"]
     assert math.isnan(first)
     assert second == math.inf
 
 
-def test_the_request() -> None:
+def test_generate_makes_its_request() -> None:
     operation = generate_stream("m", {"IN": 1}, "3", {"top_k": np.int64(5)}, "id", None, 2.0)
     assert (operation.method, operation.path) == ("POST", "v2/models/m/versions/3/generate_stream")
     assert json.loads(bytes(operation.body[0])) == {"id": "id", "IN": 1, "parameters": {"top_k": 5}}
@@ -340,7 +342,7 @@ def test_the_request() -> None:
         ({"IN": np.array([1j])}, "input 'IN' is a complex"),
     ],
 )
-def test_inputs_that_cannot_be_sent(inputs: Any, match: str) -> None:
+def test_inputs_that_cannot_be_sent_are_refused(inputs: Any, match: str) -> None:
     for make in (
         lambda: generate("m", inputs, "", None, "", None),
         lambda: generate_stream("m", inputs, "", None, "", None, None),

@@ -65,7 +65,7 @@ def test_the_next_attempt_begins_at_once_where_one_fails() -> None:
 
 
 @pytest.mark.parametrize(("left", "spacing"), [(0.2, 0.1), (0.5, 0.25), (60.0, 0.25), (0.004, 0.01)])
-def test_little_time_is_shared_out(left: float, spacing: float) -> None:
+def test_a_short_time_is_shared_among_the_addresses(left: float, spacing: float) -> None:
     race = Race([four(1), six(1)], 100.0, 100.0 + left)
     assert race.start(100.0) == 0
     assert race.pause(100.0) == pytest.approx(min(spacing, left))

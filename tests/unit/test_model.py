@@ -341,7 +341,7 @@ def test_where_json_is_refused_too_that_is_the_error_and_nothing_is_known() -> N
     assert client._binary is None
 
 
-def test_what_has_no_form_in_json_leaves_the_first_error() -> None:
+def test_inputs_without_a_json_form_leave_the_first_error() -> None:
     info = {"name": "X", "datatype": "BF16", "shape": [-1]}
     client = Client(**JSON_ONLY, **{"v2/models/m": {**METADATA, "inputs": [info]}})
     client.answers = [refusal(422, "what is this?")]
@@ -359,7 +359,7 @@ def test_other_errors_are_not_tried_again() -> None:
     assert (len(client.inferred), client._binary) == (1, None)
 
 
-def test_what_must_not_run_twice_goes_as_json_while_nothing_is_known() -> None:
+def test_inferences_that_must_not_run_twice_go_as_json_to_unknown_servers() -> None:
     client = Client(**JSON_ONLY)
     model = model_of(client)
     model({"X": [1]}, idempotent=False)
@@ -370,7 +370,7 @@ def test_what_must_not_run_twice_goes_as_json_while_nothing_is_known() -> None:
 
 
 @pytest.mark.parametrize(("binary", "expected"), [(True, (True, None)), (False, AS_JSON)])
-def test_it_can_be_said(binary: bool, expected: Any) -> None:
+def test_binary_data_may_be_given(binary: bool, expected: Any) -> None:
     client = Client(binary, **JSON_ONLY)
     client.answers = [refusal(422)]
     with pytest.raises(ServerError):
@@ -547,7 +547,7 @@ def test_errors_are_returned_where_they_are_wanted() -> None:
 
 
 @pytest.mark.parametrize("return_exceptions", [False, True])
-def test_what_the_iterable_raises_comes_in_its_place(return_exceptions: bool) -> None:
+def test_an_exception_of_the_iterable_comes_in_its_place(return_exceptions: bool) -> None:
     client = Line(True)
 
     def broken() -> Iterator[dict[str, Any]]:
@@ -658,7 +658,7 @@ def test_an_id_of_numpy_is_a_plain_number() -> None:
 
 
 @pytest.mark.parametrize("id", [0, -1, 2**64, "", 1.5, b"x", True, np.array(7)])
-def test_what_can_be_no_id_is_refused(id: Any) -> None:
+def test_impossible_sequence_ids_are_refused(id: Any) -> None:
     with pytest.raises(InvalidRequest, match="a sequence's id must be"):
         model_of(Client()).sequence(id)
 
@@ -772,7 +772,7 @@ def test_a_notebook_shows_a_table_and_nothing_that_the_server_made_up() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Model", "Sequence"])
-def test_the_asyncio_twin_reads_the_same(kind: str) -> None:
+def test_the_asyncio_model_reads_the_same(kind: str) -> None:
     blocking, aio = (
         getattr(tritonhttp._clients.blocking.model, kind),
         getattr(tritonhttp._clients.awaited.model, kind),

@@ -317,7 +317,7 @@ def test_a_span_that_is_not_sampled_is_still_propagated(server: Any, open_client
     assert not int(headers_of(server)["traceparent"][-2:], 16) & 1
 
 
-def test_it_goes_together_with_a_plugin(client: Any, server: Any, traced: Traced) -> None:
+def test_instrumenting_goes_together_with_a_plugin(client: Any, server: Any, traced: Traced) -> None:
     client.register_plugin(BasicAuth("user", "sesame"))
     client.infer("m", [tensor()])
     headers = headers_of(server)
@@ -326,7 +326,9 @@ def test_it_goes_together_with_a_plugin(client: Any, server: Any, traced: Traced
     assert headers["authorization"] not in str(traced.span.to_json())
 
 
-def test_it_goes_together_with_hooks(server: Any, open_client: Callable[..., Any], traced: Traced) -> None:
+def test_instrumenting_goes_together_with_hooks(
+    server: Any, open_client: Callable[..., Any], traced: Traced
+) -> None:
     seen = []
     client = open_client(server.url, on_response=lambda call: seen.append(call.headers))
     instrument(client, tracer_provider=traced.provider)
@@ -337,7 +339,7 @@ def test_it_goes_together_with_hooks(server: Any, open_client: Callable[..., Any
 # -- beginning and end ------------------------------------------------------------------------------
 
 
-def test_it_can_be_ended_and_begun_again(
+def test_instrumenting_can_be_undone_and_done_again(
     server: Any, open_client: Callable[..., Any], traced: Traced
 ) -> None:
     client = open_client(server.url)
@@ -354,7 +356,7 @@ def test_it_can_be_ended_and_begun_again(
     assert len(traced.spans) == 2
 
 
-def test_what_is_under_way_when_it_ends_still_gets_its_span(serve: Any, traced: Traced) -> None:
+def test_a_call_under_way_when_instrumenting_ends_gets_its_span(serve: Any, traced: Traced) -> None:
     undo: list[Callable[[], None]] = []
 
     def handler(peer: Any) -> None:
@@ -394,12 +396,12 @@ def test_a_unix_domain_socket_is_the_servers_address(open_client: Callable[..., 
     assert attributes["url.full"] == "unix:///not/there:/v2"
 
 
-def test_what_is_no_client_is_refused() -> None:
+def test_an_object_that_is_no_client_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="expected a client of tritonhttp, got str"):
         instrument("localhost:8000")  # type: ignore[arg-type]
 
 
-def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_opentelemetry_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     monkeypatch.delitem(sys.modules, "tritonhttp.otel")
     with pytest.raises(ImportError, match=r"pip install 'tritonhttp\[otel\]'"):

@@ -235,7 +235,7 @@ def test_a_method_of_the_asyncio_client_is_the_blocking_ones_awaited(name: str) 
         assert not re.search(r"``(with|for) ", awaited)
 
 
-def test_what_both_modules_name_is_one_thing() -> None:
+def test_both_modules_export_the_same_objects() -> None:
     assert set(tritonhttp.__all__) - set(tritonhttp.aio.__all__) == {
         "InferAsyncRequest",  # what the blocking client's async_infer returns
         "__version__",

@@ -79,7 +79,7 @@ def test_a_call_without_time_is_over_before_it_begins(value: Any, said: str) -> 
 
 
 @pytest.mark.parametrize("value", [math.nan, np.float32("nan"), "5", [1], True, np.True_, np.array(1.0)])
-def test_what_is_no_number_is_no_limit_of_a_call(value: Any) -> None:
+def test_a_deadline_that_is_no_number_is_refused(value: Any) -> None:
     with pytest.raises(InvalidRequest, match="deadline must be a number of seconds, or None; got"):
         call_limit(value, None)
 
@@ -109,7 +109,7 @@ def test_limits_are_frozen_and_named() -> None:
 @pytest.mark.parametrize(
     ("deadlines", "first"), [((), None), ((None,), None), ((None, 3.0, 2.0), 2.0), ((0.0, None), 0.0)]
 )
-def test_earliest(deadlines: tuple[float | None, ...], first: float | None) -> None:
+def test_earliest_ignores_none(deadlines: tuple[float | None, ...], first: float | None) -> None:
     assert earliest(*deadlines) == first
 
 
@@ -173,14 +173,14 @@ HOPELESS = [
 
 
 @pytest.mark.parametrize("error", CONNECT, ids=lambda error: type(error).__name__)
-def test_what_never_reached_the_server_is_sent_again_whatever_it_is(error: Exception) -> None:
+def test_a_request_that_never_reached_the_server_is_always_sent_again(error: Exception) -> None:
     assert classify(error) == "connect"
     assert Retry().applies(error, repeatable=False)
     assert Retry().applies(error, repeatable=True)
     assert not Retry(on=("lost", 503)).applies(error, repeatable=True)
 
 
-def test_what_may_have_been_carried_out_is_sent_again_only_where_it_may_be_repeated() -> None:
+def test_a_request_that_may_have_run_is_sent_again_only_if_repeatable() -> None:
     error = errors.ConnectionLost("gone")
     assert classify(error) == "lost"
     assert not Retry().applies(error, repeatable=False)
@@ -205,7 +205,7 @@ def test_a_busy_server_is_asked_again_only_for_what_may_be_repeated(status: int)
 
 
 @pytest.mark.parametrize("result", [200, 302, 400, 404, 500, 501, errors.ServerError("no", "500"), *HOPELESS])
-def test_all_else_is_final(result: Any) -> None:
+def test_other_outcomes_are_final(result: Any) -> None:
     assert not Retry().applies(result, repeatable=True)
 
 
@@ -286,7 +286,7 @@ def test_a_part_of_the_delay_is_left_to_chance(jitter: float, random: float, del
     assert Retry(backoff=1.0, jitter=jitter).delay(2, random, now=0.0) == delay
 
 
-def test_one_attempt_is_no_retry() -> None:
+def test_one_attempt_means_no_retry() -> None:
     assert Retry(attempts=1).delay(1, 0.0, now=0.0) is None
 
 
@@ -390,12 +390,12 @@ def test_a_date_without_a_zone_is_not_local(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @given(now=st.integers(0, 4_000_000_000), pause=st.integers(0, 100_000))
-def test_what_a_server_writes_is_what_is_read(now: int, pause: int) -> None:
+def test_retry_after_is_read_as_written(now: int, pause: int) -> None:
     assert parse_retry_after(formatdate(now + pause, usegmt=True), now) == pause
     assert parse_retry_after(str(pause), now) == pause
 
 
 @given(header=st.text() | st.text("0123456789:-, GMTSunNov"), now=st.floats(0, 4e9))
-def test_whatever_a_server_writes_is_seconds_or_nothing(header: str, now: float) -> None:
+def test_any_retry_after_is_seconds_or_nothing(header: str, now: float) -> None:
     pause = parse_retry_after(header, now)
     assert pause is None or pause >= 0

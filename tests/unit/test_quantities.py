@@ -28,7 +28,7 @@ def test_a_whole_number_is_a_real_one(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [10**400, Fraction(10**400), Decimal("1e999")])
-def test_what_a_float_cannot_hold_is_infinite(value: Any) -> None:
+def test_a_number_too_large_for_a_float_is_infinite(value: Any) -> None:
     assert real(value) == math.inf
     assert real(-value) == -math.inf
 

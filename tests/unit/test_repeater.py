@@ -735,7 +735,7 @@ COURSES = ["expected", "other", "late", "left alone", "kept", "own", "interrupte
 
 @pytest.mark.parametrize("bench", ["pair"], indirect=True)
 @pytest.mark.parametrize("course", COURSES)
-def test_it_holds_nothing_afterwards(bench: Bench, course: str) -> None:
+def test_a_repetition_holds_nothing_afterwards(bench: Bench, course: str) -> None:
     oldest, line = bench.line(), bench.line()
     request, start = bytes(bytearray(REQUEST)), bytes(bytearray(START))
     until = time.monotonic() + 1e6

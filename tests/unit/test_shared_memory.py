@@ -348,7 +348,7 @@ def test_every_dtype_goes_in_and_comes_out(create: Create, dtype: str, offset: i
 
 
 @pytest.mark.parametrize("name", ["BF16", None])
-def test_bf16(create: Create, name: str | None) -> None:
+def test_bf16_goes_in_and_comes_out(create: Create, name: str | None) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     array = np.array([1.5, -2, 0, 256], ml_dtypes.bfloat16).reshape(2, 2)
     handle = create(9)

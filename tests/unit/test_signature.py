@@ -30,7 +30,7 @@ PLAIN = Signature(
 X = np.array([[1, 2], [3, 4]], np.float32)
 
 
-def test_it_is_read() -> None:
+def test_metadata_becomes_a_signature() -> None:
     assert (
         Signature(
             "m",
@@ -68,7 +68,7 @@ def test_a_server_may_say_nothing_of_tensors(missing: Any) -> None:
         {"name": "m", "inputs": [{"name": "X", "datatype": "FP32", "shape": ["x"]}]},
     ],
 )
-def test_what_is_no_metadata_is_refused(metadata: Any) -> None:
+def test_malformed_metadata_is_refused(metadata: Any) -> None:
     with pytest.raises(ProtocolError, match="expected metadata of a model"):
         Signature.read(metadata, {})
 
@@ -107,13 +107,13 @@ def test_an_empty_list_is_of_every_datatype() -> None:
 @pytest.mark.parametrize(
     "texts", [["a", b"b"], np.array([b"a", b"b"]), np.array(["a", "b"]), np.array(["a", b"b"], object)]
 )
-def test_text_of_every_kind(texts: Any) -> None:
+def test_text_of_every_kind_is_taken(texts: Any) -> None:
     found = PLAIN.arrays({"V": [0], "T": texts})
     (_, tensor) = tensors(found, True)
     assert tensor._get_binary_data() == b"\1\0\0\0a\1\0\0\0b"
 
 
-def test_numpy_strings_of_any_length() -> None:
+def test_numpy_strings_of_any_length_are_taken() -> None:
     dtypes = pytest.importorskip("numpy.dtypes", reason="numpy 1.26 has none")
     if not hasattr(dtypes, "StringDType"):
         pytest.skip("numpy 1.26 has none")
@@ -146,7 +146,7 @@ def test_numpy_strings_of_any_length() -> None:
         ({"X": np.zeros((5, 2), "f4")}, "expected 1 to 4 rows, got 5; batched() splits what is larger"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_what_was_expected(given: Any, words: str | None) -> None:
+def test_a_misfit_is_refused_with_what_was_expected(given: Any, words: str | None) -> None:
     if words is None:
         BATCHES.arrays(given)
         return
@@ -176,7 +176,7 @@ def test_outputs_are_known_by_name() -> None:
 # -- large batches --
 
 
-def test_rows_and_the_most_for_a_call() -> None:
+def test_rows_are_counted_and_max_batch_limits_a_call() -> None:
     rows = np.zeros((9, 2), np.float32)
     assert BATCHES.rows({"X": rows}, None) == (9, 4)
     assert BATCHES.rows({"X": rows}, 3) == (9, 3)
@@ -200,7 +200,9 @@ def test_rows_and_the_most_for_a_call() -> None:
         ),
     ],
 )
-def test_what_cannot_be_split(signature: Signature, arrays: Any, max_batch: Any, words: str) -> None:
+def test_inputs_that_cannot_be_split_are_refused(
+    signature: Signature, arrays: Any, max_batch: Any, words: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
         signature.rows(arrays, max_batch)
     assert words in str(caught.value)
@@ -233,7 +235,7 @@ def test_parts_are_views_and_join_in_any_order(limit: int) -> None:
         ({"Z": np.zeros((2, 1))}, "parts of a batch have other outputs: ['Z'], ['Y']"),
     ],
 )
-def test_what_cannot_be_joined(part: Any, words: str) -> None:
+def test_parts_that_cannot_be_joined_are_refused(part: Any, words: str) -> None:
     joined = Joined(4, 2)
     joined.add(0, {"Y": np.zeros((2, 1))})
     with pytest.raises(ProtocolError) as caught:

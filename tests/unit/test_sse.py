@@ -40,7 +40,7 @@ def test_a_stream_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_where_it_is_cut_makes_no_difference(name: str) -> None:
+def test_a_stream_may_be_cut_anywhere(name: str) -> None:
     stream, events = STREAMS[name]
     for first in range(len(stream) + 1):
         for second in range(first, len(stream) + 1):
@@ -52,7 +52,7 @@ def test_where_it_is_cut_makes_no_difference(name: str) -> None:
 @given(
     st.lists(st.text(alphabet=st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]))), st.data()
 )
-def test_what_was_written_is_read(texts: list[str], data: st.DataObject) -> None:
+def test_events_are_read_as_written(texts: list[str], data: st.DataObject) -> None:
     stream = "".join(f"data: {text}\n\n" for text in texts).encode()
     reader, read, position = EventReader(LIMIT), [], 0
     while position < len(stream):

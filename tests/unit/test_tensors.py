@@ -143,7 +143,7 @@ WAYS: dict[str, Callable[[InferInput], Any]] = {
 
 @pytest.mark.parametrize("last", WAYS)
 @pytest.mark.parametrize("before", WAYS)
-def test_nothing_of_the_way_before_is_left(before: str, last: str) -> None:
+def test_setting_data_another_way_leaves_nothing_of_the_first(before: str, last: str) -> None:
     fresh, switched = InferInput("x", [2, 3], "INT32"), InferInput("x", [2, 3], "INT32")
     WAYS[last](fresh)
     WAYS[before](switched)
@@ -180,7 +180,7 @@ def test_refused_elements_leave_what_was_set(before: str, as_binary: bool) -> No
 
 
 @pytest.mark.parametrize("value", [[1, 2], 5, None, b"abc", memoryview(b"abc")])
-def test_what_is_no_array_is_refused(value: Any) -> None:
+def test_data_that_are_no_array_are_refused(value: Any) -> None:
     with pytest.raises(
         InvalidRequest, match=rf"^input_tensor must be a numpy array, got {type(value).__name__}"
     ):
@@ -531,7 +531,7 @@ def test_a_result_gives_its_outputs(make: Callable[[], InferResult]) -> None:
         assert result.as_numpy(name) is array
 
 
-def test_a_subclass_makes_its_own_kind() -> None:
+def test_a_subclass_of_a_result_makes_its_own_kind() -> None:
     class Mine(InferResult):
         pass
 
@@ -640,7 +640,7 @@ def test_an_input_takes_shape_and_datatype_from_its_array(
     assert body_of(tensor)[1] == data
 
 
-def test_how_an_array_travels_can_be_said() -> None:
+def test_from_numpy_takes_binary_data_and_copy() -> None:
     array = np.array([1, 2], np.int32)
     assert InferInput.from_numpy("x", array)._binary is array
     assert InferInput.from_numpy("x", array, copy=True)._binary is not array
@@ -676,7 +676,7 @@ def test_a_result_without_outputs_is_a_result() -> None:
         result["y"]
 
 
-def test_an_output_elsewhere_has_no_data_here() -> None:
+def test_an_output_in_shared_memory_has_no_data_in_the_result() -> None:
     head = b'{"model_name":"m","outputs":[{"name":"y","datatype":"FP32","shape":[1],"parameters":'
     result = InferResult.from_response_body(head + b'{"shared_memory_region":"r"}}]}')
     assert result.as_numpy("y", copy=True, dtype=int) is None

@@ -58,14 +58,14 @@ def test_no_server_without_use(session):
     assert "server starts" not in result.stdout.str()
 
 
-def test_excused_is_skipped_in_one_line(session):
+def test_an_excused_failure_to_start_skips_in_one_line(session):
     result = session(TWO_TESTS, start="raise TritonUnavailable('a reason', excused=True)")
     result.assert_outcomes(skipped=2)
     assert "no Triton server can run here: a reason; or set TRITON_URL=host:port" in result.stdout.str()
 
 
 @pytest.mark.parametrize("start", ["raise TritonUnavailable('a reason')", "raise TritonFailed('a reason')"])
-def test_anything_else_fails(session, start):
+def test_any_other_failure_to_start_is_an_error(session, start):
     result = session(TWO_TESTS, start=start)
     result.assert_outcomes(errors=2)
     assert "a reason" in result.stdout.str()
@@ -73,7 +73,7 @@ def test_anything_else_fails(session, start):
 
 
 @pytest.mark.parametrize("way", ["option", "variable"])
-def test_a_server_elsewhere(session, monkeypatch, way):
+def test_a_server_elsewhere_is_used_but_not_controlled(session, monkeypatch, way):
     if way == "variable":
         monkeypatch.setenv("TRITON_URL", "triton.example:8000")
     result = session(

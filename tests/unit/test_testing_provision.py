@@ -88,13 +88,13 @@ def reason(python: str | None = None, *, excused: bool) -> str:
     return message
 
 
-def test_another_system(monkeypatch):
+def test_another_system_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     assert "Linux on x86_64, this is Darwin on x86_64" in reason(excused=True)
 
 
-def test_another_processor(monkeypatch):
+def test_another_processor_is_refused(monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert "on aarch64" in reason(excused=True)
 
@@ -103,7 +103,7 @@ def test_another_processor(monkeypatch):
     ("libc", "told"),
     [(("glibc", "2.31"), "glibc 2.31"), (("", ""), "another C library")],
 )
-def test_another_c_library(monkeypatch, libc, told):
+def test_another_c_library_is_refused(monkeypatch, libc, told):
     monkeypatch.setattr(platform, "libc_ver", lambda: libc)
     assert f"needs glibc 2.35, this is {told}" in reason(excused=True)
 
@@ -113,29 +113,29 @@ def test_a_newer_c_library_is_fine(monkeypatch, python):
     assert provision.install(str(python.path)).complete()
 
 
-def test_no_libpython(python):
+def test_a_missing_libpython_is_named(python):
     (python.libraries / python.soname).unlink()
     message = reason(str(python.path), excused=True)
     assert "libpython3.11.so.1.0 is missing" in message
     assert "Debian and Ubuntu install libpython3.11, on Fedora python3.11-libs" in message
 
 
-def test_no_venv(python):
+def test_a_missing_venv_is_named(python):
     python.write(modules=("venv",))
     message = reason(str(python.path), excused=False)
     assert "lacks the module ensurepip (on Debian and Ubuntu install python3.11-venv)" in message
 
 
-def test_an_unfit_version(tmp_path, python):
+def test_an_unfit_version_is_refused(tmp_path, python):
     newer = FakePython(tmp_path / "newer", "3.13")
     assert "is Python 3.13" in reason(str(newer.path), excused=False)
 
 
-def test_no_interpreter(tmp_path):
+def test_a_missing_interpreter_is_refused(tmp_path):
     assert "does not run" in reason(str(tmp_path / "nowhere"), excused=False)
 
 
-def test_another_python_on_path(monkeypatch, tmp_path, python):
+def test_another_python_on_path_is_found(monkeypatch, tmp_path, python):
     """The running one is too new, 3.12 on PATH is a shim that fails, and the first 3.11 lacks its library."""
     running = FakePython(tmp_path / "running", "3.13")
     monkeypatch.setattr(sys, "executable", str(running.path))
@@ -164,25 +164,25 @@ def test_the_trouble_of_the_running_python_is_told(monkeypatch, tmp_path, python
     assert str(python.path) in reason(excused=True)
 
 
-def test_pip_fails(tmp_path, python):
+def test_a_failure_of_pip_is_quoted(tmp_path, python):
     python.write(pip="echo Collecting; echo 'ERROR: No matching distribution' >&2; echo; exit 1")
     assert "pip failed: ERROR: No matching distribution; or" in reason(str(python.path), excused=False)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
-def test_a_wheel_without_its_files(tmp_path, python):
+def test_a_wheel_without_its_files_is_refused(tmp_path, python):
     python.write(pip="true")
     assert "cannot be used" in reason(str(python.path), excused=False)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
-def test_the_cache_cannot_be_written(monkeypatch, tmp_path, python):
+def test_an_unwritable_cache_is_named(monkeypatch, tmp_path, python):
     (tmp_path / "file").touch()
     monkeypatch.setenv("TRITONHTTP_CACHE", str(tmp_path / "file" / "cache"))
     assert "cache folder" in reason(str(python.path), excused=False)
 
 
-def test_installed_once(python):
+def test_a_second_start_installs_nothing(python):
     assert not provision.installed(str(python.path))
     first = provision.install(str(python.path))
     assert provision.installed(str(python.path))
@@ -206,7 +206,7 @@ def test_an_installation_cut_off_counts_for_nothing(tmp_path, python):
     assert not partial.exists()
 
 
-def test_repaired_when_the_interpreter_moved(python):
+def test_an_environment_is_repaired_when_its_interpreter_moved(python):
     provision.install(str(python.path))
     library = python.libraries / python.soname
     library.rename(python.libraries.parent / python.soname)
@@ -230,7 +230,7 @@ def test_two_at_once_install_once(python):
     assert python.count() == 1
 
 
-def test_where_the_cache_is(monkeypatch, tmp_path):
+def test_the_cache_follows_its_variables(monkeypatch, tmp_path):
     assert provision.cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("TRITONHTTP_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
@@ -239,7 +239,7 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     assert provision.cache_folder() == Path.home() / ".cache" / "tritonhttp"
 
 
-def test_environment_of_the_server(monkeypatch, python):
+def test_the_servers_environment_is_its_own(monkeypatch, python):
     monkeypatch.setenv("PYTHONPATH", "/the/callers")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/theirs")
     installation = provision.install(str(python.path))
@@ -249,7 +249,7 @@ def test_environment_of_the_server(monkeypatch, python):
     assert env["LD_LIBRARY_PATH"].split(os.pathsep)[1:] == [str(installation.libpython), "/theirs"]
 
 
-def test_what_is_pinned():
+def test_versions_and_hashes_are_pinned():
     lines = provision._REQUIREMENTS.read_text().splitlines()
     pinned = [line.split()[0] for line in lines if line and not line.startswith((" ", "#"))]
     assert pinned == ["nvidia-pytriton==0.7.0", "numpy==1.26.4"]

@@ -99,7 +99,7 @@ def alive(pid: int) -> bool:
     return True
 
 
-def test_the_end_of_the_pipe_ends_it_at_once(supervise):
+def test_the_end_of_the_pipe_ends_the_server_at_once(supervise):
     supervised = supervise()
     supervised.wait_for_start()
     started = time.monotonic()
@@ -108,7 +108,7 @@ def test_the_end_of_the_pipe_ends_it_at_once(supervise):
     assert "ordered" not in supervised.log.read_text()
 
 
-def test_stop_is_an_order(supervise):
+def test_stop_shuts_the_server_down_in_order(supervise):
     supervised = supervise()
     supervised.wait_for_start()
     supervised.process.stdin.write(b"stop")
@@ -129,7 +129,7 @@ def test_stop_is_not_waited_for_too_long(supervise):
     supervised.finish()
 
 
-def test_the_server_dies(supervise):
+def test_a_dead_server_ends_its_supervisor(supervise):
     supervised = supervise()
     supervised.wait_for_start()
     os.kill(supervised.pid, signal.SIGKILL)
@@ -137,14 +137,14 @@ def test_the_server_dies(supervise):
     supervised.finish()
 
 
-def test_the_owner_is_gone_though_the_pipe_is_open(tmp_path, supervise):
+def test_a_dead_owner_ends_the_server_though_the_pipe_is_open(tmp_path, supervise):
     """As when a forked child of the owner holds the pipe: the parent is another process than the owner."""
     supervised = supervise(owner=os.getppid())
     supervised.process.wait(10)
     assert not supervised.shared.exists()
 
 
-def test_only_files_of_the_prefix_go(tmp_path):
+def test_only_files_with_the_prefix_are_removed(tmp_path):
     prefix = f"tritonhttp-test-{uuid.uuid4().hex}-"
     kept = Path("/dev/shm") / f"other-{prefix}"
     gone = Path("/dev/shm") / f"{prefix}region"

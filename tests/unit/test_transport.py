@@ -252,7 +252,9 @@ def test_a_request_that_may_be_repeated_goes_out_again(serve: Serve, connect: An
 @pytest.mark.parametrize(
     ("repeatable", "answer"), [(False, b""), (True, b"H"), (True, b"HTTP/1.1 200 OK\r\n")]
 )
-def test_any_other_request_does_not(serve: Serve, connect: Any, repeatable: bool, answer: bytes) -> None:
+def test_a_request_that_must_not_be_repeated_does_not_go_out_again(
+    serve: Serve, connect: Any, repeatable: bool, answer: bytes
+) -> None:
     server = serve(dies_on_its_second_request(answer))
     exchange = connect(server.port)
     exchange()

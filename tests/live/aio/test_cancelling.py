@@ -259,7 +259,7 @@ def test_constructor_arguments_that_cannot_be_used_are_named(make_client, option
 # -- the line for a connection
 
 
-def test_who_waits_is_served_in_order(run, make_client):
+def test_waiting_calls_are_served_in_order(run, make_client):
     async def body():
         async with make_client(conn_limit=1) as client:
             served = []
@@ -278,7 +278,7 @@ def test_who_waits_is_served_in_order(run, make_client):
 
 
 @pytest.mark.parametrize("which", ["all", "every other one", "the first", "the last"])
-def test_cancelledwaiters_lose_no_place_and_no_turn(run, make_client, which):
+def test_cancelled_waiters_lose_no_place_and_no_turn(run, make_client, which):
     chosen = {
         "all": range(40),
         "every other one": range(0, 40, 2),

@@ -142,7 +142,7 @@ def test_a_client_that_was_never_used_closes(run, make_client):
     make_client()
 
 
-def test_close_lets_calls_under_way_end_and_turns_away_who_waits(
+def test_close_lets_calls_under_way_end_and_refuses_waiting_ones(
     run, make_client, instances, open_descriptors
 ):
     async def body():

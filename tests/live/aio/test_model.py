@@ -64,7 +64,7 @@ def test_a_part_that_fails_ends_the_others(run, make_client):
     run(body())
 
 
-def test_a_map_reads_what_comes_by_and_by(run, make_client):
+def test_a_map_reads_an_async_iterable_as_it_comes(run, make_client):
     async def numbers():
         for number in range(50):
             await asyncio.sleep(0)

@@ -52,7 +52,7 @@ async def infer(client, factor=1, delay=None):
     return result
 
 
-def test_many_tasks(make_auto, run):
+def test_many_tasks_share_the_blocks(make_auto, run):
     async def work():
         async with make_auto() as client:
             results = await asyncio.gather(*(infer(client, n) for n in range(40)))
@@ -120,7 +120,7 @@ def test_conn_timeout_is_the_time_of_the_whole_call(make_auto, make_gateway):
     asyncio.run(work())
 
 
-def test_closing_while_calls_are_under_way(make_auto):
+def test_closing_waits_for_calls_and_leaves_no_region(make_auto):
     async def work():
         client = make_auto()
         await infer(client)

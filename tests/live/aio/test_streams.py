@@ -14,7 +14,7 @@ async def values(client, numbers, **options):
     return [answer["OUT"] async for answer in client.generate_stream("repeat", {"IN": numbers}, **options)]
 
 
-def test_200_streams_at_once(run, make_client):
+def test_200_streams_at_once_each_get_their_answers(run, make_client):
     async def main():
         async with make_client(conn_limit=50) as client:
             wanted = [list(range(number, number + 5)) for number in range(200)]
@@ -24,7 +24,7 @@ def test_200_streams_at_once(run, make_client):
     run(main())
 
 
-def test_streams_that_are_left_and_cancelled_among_others(run, make_client):
+def test_leaving_and_cancelling_streams_does_not_disturb_others(run, make_client):
     async def first(client, delay):
         async with client.generate_stream("repeat", {"IN": list(range(50)), "DELAY": delay}) as stream:
             return (await anext(stream))["OUT"]
@@ -78,7 +78,7 @@ def test_a_dropped_stream_gives_its_place_back(run, make_client):
     run(main())
 
 
-def test_a_stream_of_a_loop_that_has_ended(run, make_client):
+def test_a_stream_of_an_ended_loop_takes_nothing_from_the_next(run, make_client):
     """It is of no more use; and its end, whenever it comes, takes nothing from the loops after it."""
     client = make_client(conn_limit=1)
     streams = []
@@ -102,7 +102,7 @@ def test_a_stream_of_a_loop_that_has_ended(run, make_client):
     run(go_on())
 
 
-def test_waiting_for_a_connection_counts(run, make_client):
+def test_waiting_for_a_connection_counts_as_idle_time(run, make_client):
     async def main():
         async with make_client(conn_limit=1) as client:
             stream = client.generate_stream("repeat", {"IN": [1, 2], "DELAY": 0.3})

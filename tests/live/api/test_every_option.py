@@ -107,14 +107,14 @@ EXPECTED = {
 INVISIBLE = {"idempotent", "deadline"}
 
 
-def test_no_option_is_left_out():
+def test_every_option_of_infer_has_a_case():
     options = inspect.signature(tritonhttp.InferenceServerClient.infer).parameters
     tested = {name for arguments, _ in VISIBLE.values() for name in arguments} | INVISIBLE
     assert set(options) - {"self", "model_name", "inputs"} == tested
 
 
 @pytest.mark.parametrize("option", VISIBLE)
-def test_an_option_arrives(infer, option):
+def test_each_option_reaches_the_server(infer, option):
     arguments, look = VISIBLE[option]
     model = "sequence_accumulate" if option == "sequence_id" else "identity_fp32"
     for _ in range(2):  # the second time what depends on the first one's form is remembered

@@ -78,7 +78,7 @@ def test_infer_on_a_decoupled_model_gives_the_advice(client):
     assert caught.value.status() == "501"
 
 
-def test_generate_of_an_unknown_model(client):
+def test_generate_of_an_unknown_model_is_the_servers_error(client):
     for call in (client.generate, lambda *args: list(client.generate_stream(*args))):
         with pytest.raises(ServerError, match="unknown model: 'nope'") as caught:
             call("nope", {})
@@ -168,7 +168,7 @@ def test_a_stream_whose_beginning_failed_is_not_begun_again(client):
     assert client.stats().requests == 1
 
 
-def test_time_limits(client):
+def test_idle_timeout_and_deadline_end_a_stream(client):
     slow = {"IN": [1, 2], "DELAY": 0.3}
     for options, limit in (
         ({"idle_timeout": 0.15}, "0.15 s"),
@@ -226,7 +226,7 @@ def test_streams_and_calls_share_the_connections(make_client):
 # -- what is sent, and who is told
 
 
-def test_what_is_sent(gateway, watched):
+def test_a_stream_sends_the_callers_options(gateway, watched):
     class Signs(tritonhttp.InferenceServerClientPlugin):
         def __call__(self, request):
             request.headers["X-Signed"] = "yes"
@@ -259,13 +259,13 @@ def test_what_is_sent(gateway, watched):
         assert gateway.last.get(name) == value
 
 
-def test_a_base_path(make_gateway, open_client):
+def test_streams_go_below_a_base_path(make_gateway, open_client):
     gateway = make_gateway(base_path="/some/base")
     check(open_client(gateway.url))
     assert gateway.last.target == "/some/base/v2/models/repeat/generate_stream"
 
 
-def test_tls(make_gateway, open_client):
+def test_streams_go_over_tls(make_gateway, open_client):
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -286,7 +286,7 @@ def test_tls(make_gateway, open_client):
     assert gateway.connections <= 2  # one, where the whole of it had come when it was left
 
 
-def test_hooks_and_retries(make_gateway, open_client):
+def test_the_beginning_of_a_stream_is_retried_and_hooks_are_told(make_gateway, open_client):
     busy = [(503, b'{"error": "busy"}')] * 2
     gateway = make_gateway(meddle=lambda seen: busy.pop() if busy else None)
     told = []
@@ -329,7 +329,7 @@ def test_a_call_lasts_as_long_as_its_stream(make_client):
     check(client)
 
 
-def test_several_servers(make_gateway, open_client):
+def test_streams_are_spread_over_several_servers(make_gateway, open_client):
     gateways = make_gateway(), make_gateway()
     client = open_client([gateway.url for gateway in gateways])
     for _ in range(4):
@@ -353,7 +353,7 @@ def test_a_replaced_post_may_answer(make_client, client_kind):
     assert values(client.generate_stream("repeat", {"IN": [7]})) == [1, 2]
 
 
-def test_it_runs_under_the_log(client, caplog):
+def test_a_stream_is_logged(client, caplog):
     with caplog.at_level("DEBUG", "tritonhttp"):
         check(client)
     assert "generate_stream" in caplog.text

@@ -74,7 +74,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("mistake", REFUSED)
-def test_what_is_refused_before_it_is_sent_says_what_was_expected(client, mistake):
+def test_a_refused_argument_says_what_was_expected(client, mistake):
     make, words = REFUSED[mistake]
     with pytest.raises(InvalidRequest, match=words):
         make(client)
@@ -129,7 +129,7 @@ def test_an_answer_with_an_error_names_the_request(client, headers):
 
 
 @pytest.mark.parametrize("refused", [0, 1])
-def test_so_does_a_success_with_an_error_inside(make_gateway, open_client, refused):
+def test_a_success_with_an_error_inside_names_the_request(make_gateway, open_client, refused):
     answers = iter([(503, b"later")] * refused + [(200, b'{"error": "in vain"}')])
     gateway = make_gateway(meddle=lambda seen: next(answers) if seen.body else None)
     client = open_client(gateway.url, retry=Retry(attempts=2, backoff=0) if refused else None)
@@ -138,7 +138,7 @@ def test_so_does_a_success_with_an_error_inside(make_gateway, open_client, refus
     assert place(caught.value) == ("POST", f"http://{gateway.url}/v2/models/digits/infer", 1 + refused)
 
 
-def test_and_an_error_in_a_stream(client):
+def test_an_error_in_a_stream_names_the_request(client):
     with (
         pytest.raises(ServerError) as caught,
         client.generate_stream("repeat", {"IN": [1, 2], "FAIL_AT": 1}) as stream,

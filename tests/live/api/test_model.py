@@ -33,7 +33,7 @@ def test_a_model_is_a_function(client):
     assert only.result.get_response()["id"] == "7"
 
 
-def test_it_says_what_it_takes_and_gives(client):
+def test_a_model_describes_its_inputs_and_outputs(client):
     model = client.model("summary", "1").refresh()
     assert model.signature.inputs == (
         TensorInfo("VALUES", "FP32", (-1,)),
@@ -55,7 +55,7 @@ def test_optional_inputs_may_be_left_out(client):
 
 
 @pytest.mark.parametrize("datatype", sorted(SAMPLES))
-def test_every_datatype(client, datatype):
+def test_every_datatype_comes_back(client, datatype):
     array = SAMPLES[datatype]
     found = client.model(f"identity_{datatype.lower()}")(INPUT0=array)["OUTPUT0"]
     assert found.dtype == array.dtype
@@ -67,12 +67,12 @@ def test_every_datatype(client, datatype):
     "texts",
     [["ä", b"\0\xff\0"], np.array([b"ab", b"c"]), np.array(["ä", "c"]), np.array(["ä", b"\xff"], object)],
 )
-def test_text_of_every_kind(client, texts):
+def test_text_of_every_kind_comes_back(client, texts):
     found = client.model("identity_bytes")(INPUT0=texts)["OUTPUT0"]
     assert found.tolist() == [text.encode() if isinstance(text, str) else bytes(text) for text in texts]
 
 
-def test_numpy_strings_of_any_length(client):
+def test_numpy_strings_of_any_length_come_back(client):
     dtype = getattr(getattr(np, "dtypes", None), "StringDType", None)
     if dtype is None:
         pytest.skip("numpy 1.26 has none")
@@ -81,7 +81,7 @@ def test_numpy_strings_of_any_length(client):
     assert result.as_numpy("OUTPUT0", dtype=str).dtype.kind == "U"
 
 
-def test_what_does_not_fit_is_not_sent(gateway, watched):
+def test_inputs_that_do_not_fit_are_not_sent(gateway, watched):
     model = watched.model("add_sub").refresh()
     for given, words in [
         ({"INPUT0": A}, "input 'INPUT1' is missing"),
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_not_sent(gateway, watched):
     assert not any(seen.path.endswith("/infer") for seen in gateway.seen)
 
 
-def test_casts_and_classes(client):
+def test_a_call_may_ask_for_casts_and_classes(client):
     model = client.model("digits")
     pixels = np.zeros((2, 64))
     with pytest.raises(InvalidRequest, match="cast=True"):
@@ -228,7 +228,7 @@ def first_input(array):
     return InferInput.from_numpy("INPUT", array)
 
 
-def test_a_reloaded_model_is_looked_at_again(start_server, open_client):
+def test_a_reloaded_model_is_read_again(start_server, open_client):
     client = open_client(start_server(models=["identity_fp32"]).url)
     model = client.model("identity_fp32")
     assert model(INPUT0=[1, 2])["OUTPUT0"].tolist() == [1, 2]
@@ -280,7 +280,7 @@ def json_only(seen):
 
 
 @pytest.mark.parametrize("binary_data", [None, False])
-def test_a_server_of_json_only(make_gateway, open_client, binary_data):
+def test_a_server_of_json_only_is_sent_json(make_gateway, open_client, binary_data):
     gateway = make_gateway(meddle=json_only)
     client = open_client(gateway.url, binary_data=binary_data)
     model = client.model("add_sub")
@@ -296,7 +296,7 @@ def test_a_server_of_json_only(make_gateway, open_client, binary_data):
     assert "data" in result.get_output("OUTPUT0")
 
 
-def test_it_can_be_insisted_on_binary(make_gateway, open_client):
+def test_binary_data_true_is_never_replaced_by_json(make_gateway, open_client):
     client = open_client(make_gateway(meddle=json_only).url, binary_data=True)
     with pytest.raises(ServerError, match="body: not JSON"):
         client.model("add_sub")(INPUT0=A, INPUT1=B)

@@ -33,14 +33,14 @@ def proxy():
         yield proxy
 
 
-def test_through_a_proxy(proxy, make_client):
+def test_calls_go_through_a_proxy(proxy, make_client):
     client = make_client(proxy=f"http://user:pass%20word@{proxy.url}")
     check_traffic(client)
     assert len(proxy.seen) == 4
     assert client._transport.counts.opened == 1
 
 
-def test_through_a_tunnel(proxy, make_gateway, open_client):
+def test_calls_go_through_a_tunnel(proxy, make_gateway, open_client):
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -91,7 +91,7 @@ def unix_url(triton_server, tmp_path):
             thread.join()
 
 
-def test_over_a_unix_domain_socket(unix_url, open_client):
+def test_calls_go_over_a_unix_domain_socket(unix_url, open_client):
     client = open_client(unix_url)
     check_traffic(client)
     assert client._transport.counts.opened == 1
@@ -105,7 +105,7 @@ def test_triton_is_asked_before_a_large_body(make_client):
     assert client._transport.counts.opened == 1
 
 
-def test_a_connection_for_each_call(make_client):
+def test_without_keep_alive_each_call_has_a_connection(make_client):
     client = make_client(keep_alive=False)
     check_traffic(client)
     counts = client._transport.counts
@@ -113,7 +113,7 @@ def test_a_connection_for_each_call(make_client):
 
 
 @pytest.mark.parametrize("algorithm", [None, "gzip"])
-def test_answers_are_limited(make_client, algorithm):
+def test_max_response_bytes_limits_answers(make_client, algorithm):
     client = make_client(max_response_bytes=100_000)
     zeros = np.zeros(100_000, np.float32)
     with pytest.raises(tritonhttp.ProtocolError, match=r"limit (is|of) 100000"):

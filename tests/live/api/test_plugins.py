@@ -48,7 +48,7 @@ def test_a_plugin_is_registered_once_and_unregistered_once(client):
     assert plugin.calls == 0
 
 
-def test_what_a_plugin_raises_reaches_the_caller_and_nothing_is_sent(watched, gateway):
+def test_an_exception_of_a_plugin_reaches_the_caller_and_nothing_is_sent(watched, gateway):
     class Broken(InferenceServerClientPlugin):
         def __call__(self, request):
             raise RuntimeError("no token today")

@@ -75,7 +75,7 @@ def test_several_tensors_in_and_out_of_one_region(client, triton_server):
     ],
     ids=["objects", "str"],
 )
-def test_bytes(client, array):
+def test_bytes_go_in_and_out_of_a_region(client, array):
     with client.shared_memory(4096) as region:
         source, target = region.write(array), region.reserve(2048)
         client.infer("identity_bytes", [given("INPUT0", source)], outputs=[wanted("OUTPUT0", target)])
@@ -94,14 +94,14 @@ def test_bytes(client, array):
     ],
     ids=str,
 )
-def test_any_memory_order_and_no_elements(client, array):
+def test_arrays_of_any_memory_order_or_none_go_into_a_region(client, array):
     with client.shared_memory(64) as region:
         place = region.write(array)
         assert place.view().dtype == array.dtype.newbyteorder("<")
         assert place.view().tolist() == array.tolist()
 
 
-def test_bf16(client):
+def test_bf16_goes_in_and_out_of_a_region(client):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     array = FLOATS.astype(ml_dtypes.bfloat16)
     with client.shared_memory(256) as region:

@@ -27,7 +27,7 @@ def requests(sequence):
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_a_sequence_that_is_begun_whole(make_client, client_kind, concurrency):
+def test_a_sequence_begun_all_at_once_keeps_its_order(make_client, client_kind, concurrency):
     client = make_client(concurrency=concurrency)
     asked = requests(f"begun {next(_numbers)}")
     if client_kind == "asyncio":
@@ -53,7 +53,7 @@ def test_infer_ends_a_sequence_of_async_infer(make_client, concurrency):
 
 
 @pytest.mark.parametrize("client_kind", ["blocking"])
-def test_async_infer_and_infer_take_turns(make_client):
+def test_a_sequence_may_alternate_async_infer_and_infer(make_client):
     client = make_client(concurrency=2)
     sums = [
         (client.infer if n % 3 == 2 else client.async_infer)(*args, **options)

@@ -60,7 +60,7 @@ def test_a_region_is_registered_with_what_its_handle_says(client, make_region):
     assert client.get_system_shared_memory_status(handle.name) == [described]
 
 
-def test_input_and_output_in_regions(client, make_region):
+def test_input_and_output_lie_in_regions(client, make_region):
     source, target = make_region(64), make_region(64)
     shm.set_shared_memory_region(source, [FLOATS])
     scores = shm.get_contents_as_numpy(target, np.float32, FLOATS.shape, offset=16)
@@ -95,7 +95,7 @@ def test_big_endian_arrays_arrive_right(client, make_region):
     assert result.as_numpy("OUTPUT0").tolist() == FLOATS.tolist()
 
 
-def test_bf16(client, make_region):
+def test_bf16_goes_through_regions(client, make_region):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     array = FLOATS.astype(ml_dtypes.bfloat16)
     handle = make_region(16)
@@ -106,7 +106,7 @@ def test_bf16(client, make_region):
     assert shm.get_contents_as_numpy(handle, ml_dtypes.bfloat16, [4], 8).tolist() == array.tolist()
 
 
-def test_bytes_in_and_out(client, make_region):
+def test_bytes_go_through_regions(client, make_region):
     strings = np.array([b"", "zwölf".encode(), b"\0\xff", b"x" * 1000], object)
     serialized = serialize_byte_tensor(strings)
     size = len(serialized.item())

@@ -118,7 +118,7 @@ def test_results_are_the_same_bit_for_bit(auto, plain, datatype):
 
 
 @pytest.mark.parametrize("form", ["strided", "fortran", "big-endian", "read-only", "subclass"])
-def test_every_memory_layout_of_an_input(auto, plain, form):
+def test_every_memory_layout_of_an_input_arrives(auto, plain, form):
     array = RANDOM.integers(-(1 << 31), 1 << 31, (64, 16)).astype(np.int32)
     array = {
         "strided": array[::-2],
@@ -137,7 +137,7 @@ def test_every_memory_layout_of_an_input(auto, plain, form):
     same(result, plain.infer("add_sub", inputs))
 
 
-def test_many_inputs_with_sizes_around_the_threshold(make_auto, plain, sizes):
+def test_many_inputs_around_the_threshold_arrive(make_auto, plain, sizes):
     auto = make_auto(shared_memory_threshold=4000)
     arrays = [RANDOM.random(n * 100 + 90 + n % 3, np.float32) for n in range(INPUTS)]
     for _ in range(4):
@@ -204,7 +204,7 @@ def test_an_output_in_the_callers_own_region(auto, sizes):
 
 @pytest.mark.parametrize("request_coding", [None, "gzip", "deflate"])
 @pytest.mark.parametrize("response_coding", [None, "gzip"])
-def test_compression(auto, plain, request_coding, response_coding):
+def test_compressed_responses_are_not_placed(auto, plain, request_coding, response_coding):
     inputs = [tensor("INPUT0", np.arange(500, dtype=np.float32))]
     options = {
         "request_compression_algorithm": request_coding,
@@ -223,7 +223,7 @@ def test_options_and_ids_pass_through(auto, plain):
         same(result, plain.infer("identity_fp32", inputs, "1", request_id="7", parameters={"a": 1}))
 
 
-def test_a_sequence(auto):
+def test_a_sequence_keeps_its_state(auto):
     for n, total in enumerate((5, 10, 15)):
         result = auto.infer(
             "sequence_accumulate",
@@ -493,7 +493,7 @@ def test_a_server_that_refuses_is_asked_once_and_logged_once(
     assert files() == set()
 
 
-def test_a_server_that_refuses_after_a_while(nothing_stays, make_gateway, open_client, caplog):
+def test_a_server_that_refuses_later_is_warned_of_once(nothing_stays, make_gateway, open_client, caplog):
     full = threading.Event()
     gateway = make_gateway(meddle=lambda seen: refuse(seen) if full.is_set() else None)
     auto = open_client(gateway.url, shared_memory="auto", shared_memory_threshold=1)

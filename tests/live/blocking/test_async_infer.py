@@ -111,7 +111,7 @@ def test_an_error_surfaces_in_get_result_each_time_and_the_next_request_is_fine(
     assert fine.get_result().as_numpy("OUTPUT0").tolist() == [1]
 
 
-def test_what_cannot_be_sent_is_refused_at_once(client):
+def test_arguments_that_cannot_be_sent_are_refused_at_once(client):
     with pytest.raises(tritonhttp.InvalidRequest, match="has no data"):
         client.async_infer("identity_int32", [tritonhttp.InferInput("INPUT0", [1], "INT32")])
     with pytest.raises(tritonhttp.InvalidRequest, match="reserved"):

@@ -148,7 +148,7 @@ def secure(triton_server: Any, tmp_path: Path) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("patch", ["monkey.patch_all()", ""])
-def test_contexts_of_gevent(secure: tuple[str, str], patch: str) -> None:
+def test_an_ssl_context_of_gevent_works(secure: tuple[str, str], patch: str) -> None:
     url, ca_file = secure
     patched(
         url,

@@ -340,7 +340,7 @@ def ran(request: pytest.FixtureRequest, triton_server: Any) -> Iterator[Callable
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_program(ran: Callable[[str], Ran], program: str) -> None:
+def test_green_programs_run_wherever_they_patch(ran: Callable[[str], Ran], program: str) -> None:
     outcome = ran(program)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr[-6000:]
     if "patched later" not in program:  # gevent does not know threads that were there before
@@ -386,7 +386,7 @@ SERVERS = {
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_an_application_server_that_forks_and_patches(
+def test_clients_survive_an_application_server_that_forks_and_patches(
     triton_server: Any, tmp_path: Path, server: str
 ) -> None:
     """It loads the application, which makes clients and uses them; then it forks, and its children patch."""

@@ -115,16 +115,14 @@ def test_a_subclass_gets_the_headers_and_query_params_of_the_call(make_client):
     assert headers == {"X-Own": "1"}
 
 
-def test_methods_on_the_instance_are_gone_through(make_client, triton_server):
+def test_methods_replaced_on_the_instance_are_called(make_client, triton_server):
     client = make_client()
     client._get, client._post = over_http_client(triton_server.url)
     check_everything(client)
     assert not set(client._transport._connections)
 
 
-def test_methods_of_the_class_put_in_place_by_a_test_are_gone_through(
-    make_client, triton_server, monkeypatch
-):
+def test_methods_patched_on_the_class_are_called(make_client, triton_server, monkeypatch):
     get, post = over_http_client(triton_server.url)
     monkeypatch.setattr(
         InferenceServerClient,

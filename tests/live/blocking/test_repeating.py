@@ -51,7 +51,7 @@ def told(result):
 
 @pytest.mark.parametrize("shape", [(3,), (1000,), (0,)], ids=str)
 @pytest.mark.parametrize("datatype", [*DATATYPES, "BYTES"])
-def test_every_datatype(client, datatype, shape):
+def test_every_datatype_is_repeated(client, datatype, shape):
     model = f"identity_{datatype.lower()}"
     first = None
     for n, array in enumerate(arrays(datatype, shape, 5)):
@@ -71,7 +71,7 @@ def test_every_datatype(client, datatype, shape):
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_several_outputs(client, named):
+def test_several_outputs_are_repeated(client, named):
     outputs = [InferRequestedOutput(name) for name in ("OUTPUT1", "OUTPUT0")] if named else None
     results = []
     for n in range(4):
@@ -113,7 +113,7 @@ def test_a_model_that_is_unloaded_and_loaded_between_inferences(client):
     assert client.stats().connections_opened == 1
 
 
-def test_a_deadline(client):
+def test_a_deadline_ends_a_repeated_inference(client):
     def slow(seconds, **options):
         return client.infer("slow", [tensor("DELAY", np.array([seconds], np.float32))], **options)
 
@@ -126,7 +126,7 @@ def test_a_deadline(client):
     slow(0)
 
 
-def test_a_server_that_starts_anew(start_server):
+def test_a_restarted_server_is_found_again(start_server):
     server = start_server(models=["identity_fp32"])
     given = [tensor("INPUT0", np.arange(3, dtype=np.float32))]
     with tritonhttp.InferenceServerClient(server.url) as client:

@@ -280,7 +280,7 @@ def sizes(nothing_stays, client):
     client.unload_model("sizes")
 
 
-def test_what_the_caller_changes_after_async_infer_is_not_sent(auto, sizes):
+def test_async_infer_copies_its_arrays(auto, sizes):
     for _ in range(2):
         busy = [auto.async_infer("sizes", sizes_inputs(1, delay=0.2)) for _ in range(4)]
         large, small = np.full(1000, 5, np.float32), np.full(3, 6, np.float32)
@@ -301,13 +301,13 @@ def test_what_the_caller_changes_after_async_infer_is_not_sent(auto, sizes):
             each.get_result()
 
 
-def test_async_infer_without_a_copy(auto):
+def test_async_infer_without_a_copy_reads_the_array_when_it_sends(auto):
     array = np.arange(1000, dtype=np.float32)
     handles = [auto.async_infer("identity_fp32", [tensor("INPUT0", array)], copy=False) for _ in range(20)]
     assert all(handle.get_result().as_numpy("OUTPUT0").tolist() == array.tolist() for handle in handles)
 
 
-def test_async_infer_says_at_once_what_cannot_be_sent(auto):
+def test_async_infer_refuses_at_once_arguments_that_cannot_be_sent(auto):
     with pytest.raises(tritonhttp.InvalidRequest, match="reserved"):
         auto.async_infer(
             "identity_fp32", [tensor("INPUT0", np.zeros(1000, np.float32))], parameters={"priority": 1}
