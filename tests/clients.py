@@ -12,7 +12,8 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -202,6 +203,13 @@ def tensor(name: str, array: Any, *, binary_data: bool = True, copy: bool = Fals
     return tritonhttp.InferInput(name, list(array.shape), datatype).set_data_from_numpy(
         array, binary_data, copy=copy
     )
+
+
+def run_in_threads(work: Callable[[Any], object], arguments: Iterable[Any]) -> None:
+    """Call `work` with each of the arguments, all at the same time; fail if one of the calls does."""
+    arguments = list(arguments)
+    with ThreadPoolExecutor(len(arguments)) as threads:
+        list(threads.map(work, arguments, timeout=60))
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> None:

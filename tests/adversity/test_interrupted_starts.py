@@ -65,7 +65,7 @@ def test_a_programs_end_waits_for_the_inferences_it_began(run, concurrency, then
 
 @CONCURRENCY
 @pytest.mark.parametrize("used", ["", "infer()", "begin().get_result()", "begin()"], ids=repr)
-@pytest.mark.parametrize("first", [False, True], ids=["registered behind the import", "before it"])
+@pytest.mark.parametrize("first", [False, True], ids=["registered after import", "registered before import"])
 def test_an_atexit_handler_may_infer(run, concurrency, used, first):
     """`infer` works there; `async_infer` does, or says why not."""
     register = """

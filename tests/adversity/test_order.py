@@ -25,7 +25,7 @@ from tritonhttp import (
     ServerError,
 )
 
-from ..clients import tensor, wait_until
+from ..clients import run_in_threads, tensor, wait_until
 from .conftest import stream
 from .servers import HEALTHY, answer
 from .test_repeating import GOOD
@@ -466,11 +466,7 @@ def test_threads_that_share_a_sequence_take_turns(serve, open_client, limits):
             else:
                 results.extend(ordered(client, [f"{who}{n}"], deadline=STUCK))
 
-    threads = [threading.Thread(target=work, args=(who,)) for who in "abcd"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(STUCK)
+    run_in_threads(work, "abcd")
     finish(results)
     for who in "abcd":
         assert [name for name in line.arrived if name[0] == who] == [f"{who}{n}" for n in range(8)]

@@ -19,7 +19,7 @@ from tritonhttp import (
     ServerError,
 )
 
-from ..clients import wait_until
+from ..clients import run_in_threads, wait_until
 from ..processes import needs_fork, run_program
 from . import faults
 from .servers import HEALTHY, Sends, Server, answer, healthy, over_tls
@@ -28,6 +28,19 @@ from .test_streams import CHUNKED, EVENTS, HEAD, SEEN, WHOLE, chunks, event, fra
 BEGUN = CHUNKED + chunks(*EVENTS, end=b"")
 BROKEN = event(b'{"error": "broken"}')
 NOPE = event(b"nope")
+
+
+def held(go_on, then=healthy):
+    """Stream one answer, and the others when `go_on` is set."""
+
+    def script(peer):
+        peer.read_request()
+        peer.send(CHUNKED + chunks(EVENTS[0], end=b""))
+        go_on.wait(10)
+        peer.send(chunks(*EVENTS[1:]))
+        then(peer)
+
+    return script
 
 
 class Told(list):
@@ -139,15 +152,8 @@ def test_hooks_hear_once_of_a_streams_end(serve, open_client, caplog, name):
 def test_a_stream_does_not_end_with_its_head(serve, open_client):
     go_on = threading.Event()
 
-    def script(peer):
-        peer.read_request()
-        peer.send(CHUNKED + chunks(EVENTS[0], end=b""))
-        go_on.wait(10)
-        peer.send(chunks(*EVENTS[1:]))
-        healthy(peer)
-
     ended = Told()
-    client = open_client(serve(script).url, on_response=ended)
+    client = open_client(serve(held(go_on)).url, on_response=ended)
     stream = client.generate_stream("m", {})
     assert next(stream) == SEEN[0]
     time.sleep(0.2)
@@ -325,7 +331,6 @@ def test_eight_threads_get_each_answer_once_and_in_order(serve, open_client):
     client = open_client(serve(Sends(data, "go on")).url)
     stream = client.generate_stream("m", {})
     found = [[] for _ in range(8)]
-    other = []
 
     def ask(mine):
         while True:
@@ -335,16 +340,8 @@ def test_eight_threads_get_each_answer_once_and_in_order(serve, open_client):
                 time.sleep(0)
             except StopIteration:
                 return
-            except BaseException as error:
-                other.append(error)
-                return
 
-    threads = [threading.Thread(target=ask, args=(mine,)) for mine in found]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    assert not other
+    run_in_threads(ask, found)
     assert sorted(each for mine in found for each in mine) == list(range(2000))
     assert all(mine == sorted(mine) for mine in found)
 
@@ -443,15 +440,8 @@ def test_a_task_that_is_cancelled_ends_its_stream_once(serve):
 def test_a_stream_outlives_the_end_of_its_client(serve, open_client):
     go_on = threading.Event()
 
-    def script(peer):
-        peer.read_request()
-        peer.send(CHUNKED + chunks(EVENTS[0], end=b""))
-        go_on.wait(10)
-        peer.send(chunks(*EVENTS[1:]))
-        peer.end("hold")
-
     ended = Told()
-    with Server((script,)) as server:
+    with Server((held(go_on, lambda peer: peer.end("hold")),)) as server:
         client = open_client(server.url, on_response=ended)
         stream = client.generate_stream("m", {})
         assert next(stream) == SEEN[0]
@@ -467,23 +457,14 @@ def test_a_stream_outlives_the_end_of_its_client(serve, open_client):
 
 
 FORKING = """
-import asyncio, gc, logging, os, sys, threading
+import asyncio, gc, threading
 import tritonhttp, tritonhttp.aio
-from tests.adversity.servers import HEALTHY, Server, healthy
-from tests.adversity.test_streams import CHUNKED, EVENTS, SEEN, chunks
-from tests.adversity.test_stream_ends import outstanding
+from tests.adversity.servers import Server, healthy
+from tests.adversity.test_streams import SEEN
+from tests.adversity.test_stream_ends import held, outstanding
 from tests.processes import exit_status, in_child
 
 go_on = threading.Event()
-
-def held(peer):
-    peer.read_request()
-    peer.send(CHUNKED + chunks(EVENTS[0], end=b""))
-    go_on.wait(10)
-    go_on.clear()
-    peer.send(chunks(*EVENTS[1:]))
-    healthy(peer)
-
 told = []
 
 def check(how, holder, client, read):
@@ -506,7 +487,7 @@ def check(how, holder, client, read):
 
 blocking = [None]
 for how in ("read", "close", "drop"):
-    with Server((held, healthy)) as one, Server((held, healthy)) as other:
+    with Server((held(go_on), healthy)) as one, Server((held(go_on), healthy)) as other:
         client = tritonhttp.InferenceServerClient([one.url, other.url], on_response=told.append)
         blocking[0] = client
         holder = [client.generate_stream("m", {})]
@@ -518,6 +499,7 @@ for how in ("read", "close", "drop"):
         assert (len(told), told[0].error, told[0].attempts) == (1, None, 1)
         assert sum(outstanding(client)) == 0
         told.clear()
+        go_on.clear()
         client.close()
 
     async def main(urls):
@@ -535,9 +517,10 @@ for how in ("read", "close", "drop"):
         assert [each async for each in holder[0]] == SEEN[1:]
         assert (len(told), told[0].error) == (1, None)
         told.clear()
+        go_on.clear()
         await client.close()
 
-    with Server((held, healthy)) as one, Server((held, healthy)) as other:
+    with Server((held(go_on), healthy)) as one, Server((held(go_on), healthy)) as other:
         asyncio.run(main([one.url, other.url]))
 print("fine")
 """

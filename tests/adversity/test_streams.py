@@ -98,7 +98,16 @@ def test_a_stream_is_read_in_every_framing(serve, open_client, framing, step):
         (HEAD, 0, "bytes of the response's head"),
         (b"", 0, "no byte of a response"),
     ],
-    ids=["between", "in an event", "in a chunk", "in the end", "length", "no body", "in the head", "nothing"],
+    ids=[
+        "between chunks",
+        "within an event",
+        "within a chunk",
+        "within the last chunk",
+        "short of its length",
+        "before the body",
+        "within the head",
+        "before the head",
+    ],
 )
 def test_a_stream_that_is_cut_is_an_error_after_its_answers(serve, open_client, data, seen, says, end, step):
     server = serve(Sends(data, end) if step is None else Trickles(data, end, pause=0, step=step))

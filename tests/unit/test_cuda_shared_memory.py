@@ -22,6 +22,7 @@ import tritonhttp.utils.cuda_shared_memory as cudashm
 from tritonhttp.utils import InferenceServerException, _dlpack, serialize_byte_tensor
 from tritonhttp.utils.cuda_shared_memory import CudaSharedMemoryException, CudaSharedMemoryRegion, _cuda
 
+from ..clients import run_in_threads
 from .host_cuda import HostCuda
 
 FLOATS = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -167,18 +168,14 @@ def test_one_of_many_threads_destroys(make: Make) -> None:
         region, errors = make(), []
         barrier = threading.Barrier(4)
 
-        def destroy(region: CudaSharedMemoryRegion = region, errors: list[Exception] = errors) -> None:
+        def destroy(region: CudaSharedMemoryRegion, errors: list[Exception] = errors) -> None:
             barrier.wait()  # noqa: B023
             try:
                 cudashm.destroy_shared_memory_region(region)
             except CudaSharedMemoryException as error:
                 errors.append(error)
 
-        threads = [threading.Thread(target=destroy) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_in_threads(destroy, [region] * 4)
         assert len(errors) == 3
 
 

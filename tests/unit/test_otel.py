@@ -29,6 +29,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from tritonhttp import otel
 
+from ..clients import run_in_threads
+
 STREAM = b'data: {"OUT": 1}\n\ndata: {"OUT": 2}\n\n'
 INFERRED = b'{"model_name":"m","outputs":[]}'
 
@@ -227,11 +229,7 @@ def test_calls_at_the_same_time_have_spans_of_their_own(client: Any, server: Any
             both.wait(10)
             client.infer(name, [tensor()])
 
-    threads = [threading.Thread(target=call, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(call, "ab")
     assert {(span.attributes or {})["triton.model.name"]: span.parent for span in traced.spans} == parents
     assert len({headers_of(server, number)["traceparent"] for number in range(2)}) == 2
 

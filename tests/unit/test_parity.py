@@ -122,6 +122,14 @@ def test_the_table_has_every_module_named_here() -> None:
 
 
 def test_mutable_default_of_update_trace_settings_is_never_changed() -> None:
+    class Refusing(tritonhttp.InferenceServerClient):
+        def _post(self, **_: Any) -> Any:
+            raise EOFError
+
+    with Refusing("a:1") as client:
+        for arguments in ((), ("m",), ("m", {"trace_rate": "1"})):
+            with pytest.raises(EOFError):
+                client.update_trace_settings(*arguments)
     parameters = inspect.signature(tritonhttp.InferenceServerClient.update_trace_settings).parameters
     assert parameters["settings"].default == {}
 

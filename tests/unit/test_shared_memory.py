@@ -27,6 +27,7 @@ import tritonhttp.utils.shared_memory as shm
 from tritonhttp._regions import posix_memory as memory
 from tritonhttp.utils import InferenceServerException, serialize_byte_tensor
 
+from ..clients import run_in_threads
 from .conftest import interrupted_everywhere
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /dev/shm")
@@ -669,25 +670,15 @@ def test_a_full_file_system_is_an_error_and_leaves_nothing(key: str, monkeypatch
 
 
 def test_threads_share_one_key(key: str) -> None:
-    failures: list[BaseException] = []
-
     def work(number: int) -> None:
-        try:
-            for _ in range(50):
-                handle = shm.create_shared_memory_region("region", key, 64)
-                shm.set_shared_memory_region(handle, [np.array([number], np.uint8)], number)
-                assert shm.get_contents_as_numpy(handle, np.uint8, [1], number).item() == number
-                assert key in shm.mapped_shared_memory_regions()
-                shm.destroy_shared_memory_region(handle)
-        except BaseException as error:
-            failures.append(error)
+        for _ in range(50):
+            handle = shm.create_shared_memory_region("region", key, 64)
+            shm.set_shared_memory_region(handle, [np.array([number], np.uint8)], number)
+            assert shm.get_contents_as_numpy(handle, np.uint8, [1], number).item() == number
+            assert key in shm.mapped_shared_memory_regions()
+            shm.destroy_shared_memory_region(handle)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    run_in_threads(work, range(8))
     assert not exists(key)
     assert shm.mapped_shared_memory_regions() == []
 
@@ -696,17 +687,13 @@ def test_of_many_threads_one_destroys_a_handle(create: Create, key: str) -> None
     handle, other = create(), create()
     refused: list[BaseException] = []
 
-    def work() -> None:
+    def work(number: int) -> None:
         try:
             shm.destroy_shared_memory_region(handle)
         except shm.SharedMemoryException as error:
             refused.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(work, range(8))
     assert len(refused) == 7
     assert exists(key)
     shm.destroy_shared_memory_region(other)

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import threading
 import time
 from contextlib import suppress
 
@@ -13,6 +12,7 @@ import pytest
 from tritonhttp import InferenceServerException, InvalidRequest, ServerError, TensorInfo
 from tritonhttp._clients.blocking.model import Outputs
 
+from ...clients import run_in_threads
 from .test_infer_tensors import SAMPLES
 
 A = np.arange(16, dtype=np.int32).reshape(1, 16)
@@ -244,20 +244,13 @@ def test_a_reloaded_model_is_read_again(start_server, open_client):
 
 def test_one_model_serves_many_threads(make_client):
     model = make_client(concurrency=4).model("add_sub")
-    wrong = []
 
     def work(seed):
         a = np.full((1, 16), seed, np.int32)
         for _ in range(20):
-            if model(INPUT0=a, INPUT1=a)["OUTPUT0"].tolist() != (2 * a).tolist():
-                wrong.append(seed)
+            assert model(INPUT0=a, INPUT1=a)["OUTPUT0"].tolist() == (2 * a).tolist()
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    run_in_threads(work, range(8))
 
 
 def test_an_unknown_model_is_the_servers_error(client):

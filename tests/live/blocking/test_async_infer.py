@@ -11,7 +11,7 @@ import pytest
 import tritonhttp
 from tritonhttp import InferAsyncRequest, InferRequestedOutput
 
-from ...clients import tensor, wait_until
+from ...clients import run_in_threads, tensor, wait_until
 
 MANY = 200
 
@@ -65,11 +65,7 @@ def test_requests_can_be_started_from_many_threads(make_client):
         for n in range(first, first + 20):
             handles[n] = client.async_infer("identity_int32", [tensor("INPUT0", np.full(1, n, np.int32))])
 
-    threads = [threading.Thread(target=start, args=(first,)) for first in range(0, 160, 20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(start, range(0, 160, 20))
     for n, handle in handles.items():
         assert handle.get_result().as_numpy("OUTPUT0").tolist() == [n]
     assert len(handles) == 160

@@ -14,10 +14,9 @@ import pytest
 
 import tritonhttp
 
-from ...clients import tensor, wait_until
+from ...clients import run_in_threads, tensor, wait_until
 from ...processes import exit_status, in_child
 from ..regions import files, idle, load_sizes, nothing_left, placed, registered, sizes_inputs
-from .test_threads import run_in_threads
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the server runs on Linux")
 
@@ -166,7 +165,7 @@ def test_eight_threads_with_tensors_of_random_sizes(auto):
                 array, result = kept.pop(int(random.integers(len(kept))))
                 assert result.tobytes() == array.tobytes()
 
-    run_in_threads(work, 8)
+    run_in_threads(work, range(8))
     blocks = idle(auto)
     pool = auto._sharing.pool
     assert len({block.name for block in blocks}) == len(blocks)
@@ -192,7 +191,7 @@ def test_regions_are_unregistered_by_others_all_the_time(auto, make_client):
             assert infer(auto, array).as_numpy("OUTPUT0").tobytes() == array.tobytes()
 
     try:
-        run_in_threads(work, 4)
+        run_in_threads(work, range(4))
     finally:
         stop.set()
         thread.join()
@@ -335,7 +334,7 @@ def test_closing_waits_for_what_async_infer_began(nothing_stays, make_client, si
 def test_close_from_several_threads(make_client):
     client = make_client(shared_memory="auto", shared_memory_threshold=1)
     infer(client, np.ones(500, np.float32))
-    run_in_threads(lambda n: client.close(), 8)
+    run_in_threads(lambda n: client.close(), range(8))
 
 
 def test_a_plugin_that_fails_at_the_end_leaves_no_connection(triton_server, make_client, open_descriptors):

@@ -12,26 +12,8 @@ import pytest
 
 import tritonhttp
 
-from ...clients import tensor
+from ...clients import run_in_threads, tensor
 from ...processes import exit_status, in_child, needs_fork
-
-
-def run_in_threads(work, count):
-    failures = []
-
-    def guarded(n):
-        try:
-            work(n)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(n,)) for n in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not failures, failures
-    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_threads_overlap_up_to_concurrency(make_client):
@@ -40,7 +22,7 @@ def test_threads_overlap_up_to_concurrency(make_client):
         client = make_client(concurrency=concurrency)
         before = time.monotonic()
         delay = [tensor("DELAY", np.array([0.2], np.float32))]
-        run_in_threads(lambda n, client=client, delay=delay: client.infer("slow", delay), 8)
+        run_in_threads(lambda n, client=client, delay=delay: client.infer("slow", delay), range(8))
         assert at_least <= time.monotonic() - before < below
 
 
@@ -59,7 +41,7 @@ def test_results_never_mix(make_client, concurrency):
                 with pytest.raises(tritonhttp.ServerError, match=f"no_{n}_{i}'"):
                     client.get_model_metadata(f"no_{n}_{i}")
 
-    run_in_threads(work, 8)
+    run_in_threads(work, range(8))
 
 
 def test_an_input_may_be_shared_between_threads(make_client):
@@ -70,7 +52,7 @@ def test_an_input_may_be_shared_between_threads(make_client):
         for _ in range(20):
             assert client.infer("add_sub", shared).as_numpy("OUTPUT0").tolist() == [[10] * 16]
 
-    run_in_threads(work, 6)
+    run_in_threads(work, range(6))
 
 
 def test_close_from_another_thread_ends_waiting_calls_with_a_clear_error(make_client):
