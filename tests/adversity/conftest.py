@@ -1,4 +1,4 @@
-"""Fixtures of the tests against servers that misbehave. Nothing may be left open or running behind any of them."""
+"""Fixtures of the tests against servers that misbehave. No test may leave anything open or running."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _nothing_is_left(open_descriptors: Callable[[], dict[str, str]]) -> Iterator
 
 @pytest.fixture
 def serve(_nothing_is_left: None) -> Iterator[Callable[..., Server]]:
-    """Start a server: the scripts of its first connections; those behind them are answered as they should be.
+    """Start a server with scripts for its first connections; later ones are answered correctly.
 
     Tests ask for it before the clients, so that it outlives them.
     """
@@ -57,7 +57,7 @@ def infer_large(client: Any, **options: Any) -> Any:
 
 
 def stream(client: Any, **options: Any) -> Any:
-    """Read a stream; return its last answer, or raise what comes behind the answers, with their number."""
+    """Read a stream; return its last answer, or raise the error that ends it, with the number of answers."""
     seen = []
     try:
         for answer in client.generate_stream("healthy", {}, **options):

@@ -1,4 +1,4 @@
-"""A server whose answers show which request they belong to: it gives back the tensors that it was sent."""
+"""A server that echoes the tensors it was sent, so that each answer shows its request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .servers import Peer
 
 _PIECES = [b'data: {"text": "%d"}\n\n' % number for number in range(3)]
 _STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-#: What each stream gives.
+#: The answers of each stream.
 STREAMED = [{"text": str(number)} for number in range(3)]
 
 
@@ -72,7 +72,7 @@ class Echo:
                 return None
             try:
                 return self._infer(json.loads(body[:json_size]), body[json_size:])
-            except KeyError:  # a request that was given up, whose region the next call has had forgotten
+            except KeyError:  # an abandoned request, whose region the next call had unregistered
                 return None
         if "/systemsharedmemory/" in target:
             return self._share(target.split("/")[-3:], body)

@@ -48,14 +48,14 @@ STREAM = ("stream",)
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One fault, and what must come of it."""
+    """One fault, and its expected outcome."""
 
     name: str
-    #: What the first connection's peer does, by the name of the variant. Those behind it do as they should.
+    #: Variant -> script of the first connection. Later connections are answered correctly.
     scripts: Mapping[str, Script]
     #: The error's class; None: the call gets its result all the same.
     error: type[Exception] | tuple[type[Exception], ...] | None = None
-    #: What its message holds.
+    #: Parts of its message.
     says: tuple[str, ...] = ()
     status: str | None = None
     #: Whether the model could have run.
@@ -75,7 +75,7 @@ class Fault:
     #: Options of the client; "ssl" alone stands for one that trusts the authority of the tests.
     tls: bool = False
     host: str = "127.0.0.1"
-    #: What :class:`Server` takes.
+    #: Arguments of :class:`Server`.
     answers_connects: bool | None = True
     #: How the first look-up of the host's name ends: "fails", "stalls".
     look_up: str = ""
@@ -140,7 +140,7 @@ def binary_answer(outputs: list[Any], binary: bytes = BINARY, header_length: obj
 
 
 def expected(script: Script) -> bytes:
-    """Return an answer to infer that a client expects again; if possible as long as what the script sends."""
+    """Return an answer to infer that a client expects again, if possible as long as the script's."""
     size = len(getattr(script, "data", b""))
     headers = f"{JSON_SIZE}: {len(JSON)}\r\n"
     least = len(answer(JSON, headers=headers + "X: \r\n"))
@@ -178,7 +178,7 @@ STREAMED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 
 
 def events(*more: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
-    """Return a stream that begins with two right answers, each in a chunk of its own as what comes behind them."""
+    """Return a stream that begins with two right answers; each answer and each of `more` is a chunk."""
     return STREAMED + b"Transfer-Encoding: chunked\r\n\r\n" + chunks(EVENT, EVENT, *more, end=end)
 
 
@@ -251,7 +251,7 @@ def interim_without_end(peer: Peer) -> None:
 
 
 def body_without_end(peer: Peer) -> None:
-    """Send chunks, a little one after the other, for as long as somebody reads."""
+    """Send small chunks for as long as the client reads."""
     if peer.read_request():
         peer.send(CHUNKED + b"\r\n")
         while True:
@@ -260,7 +260,7 @@ def body_without_end(peer: Peer) -> None:
 
 
 def beats(peer: Peer) -> None:
-    """Send two events and then comments, one after the other, for as long as somebody reads."""
+    """Send two events, and then comments for as long as the client reads."""
     if peer.read_request():
         peer.send(events(end=b""))
         while True:
@@ -365,7 +365,7 @@ def odd(name: str, data: Mapping[str, bytes]) -> Fault:
 
 
 def last(name: str, data: Mapping[str, bytes], *ends: str) -> Fault:
-    """A right answer behind which the connection is of no use."""
+    """A right answer after which the connection cannot be used again."""
     return Fault(name=name, scripts=each(data, *ends), ran="once")
 
 
@@ -386,7 +386,7 @@ def failed(name: str, status: str, data: Mapping[str, bytes], *says: str) -> Fau
 def stopped(
     name: str, scripts: Mapping[str, Script], error: type[Exception], *says: str, **options: Any
 ) -> Fault:
-    """A stream that goes wrong behind two answers."""
+    """A stream that fails after two answers."""
     return Fault(
         name=name, scripts=scripts, error=error, says=says, ran="once", calls=STREAM, before=2, **options
     )

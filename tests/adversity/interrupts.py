@@ -55,7 +55,7 @@ LIBRARY = str(Path(tritonhttp.__file__).parent) + os.sep
 RULERS = ["instructions", "lines"] if sys.version_info < (3, 13) else ["lines"]
 #: How long a call may take that should be served at once, in seconds.
 AT_ONCE = 3.0
-#: Behind the first places of a call, one in so many is interrupted, chosen by chance.
+#: After the first places of a call, a random one in so many is interrupted.
 FIRST, STRIDE = 40, 8
 EVERY_PLACE = bool(os.environ.get("EVERY_PLACE"))
 #: A sweep ends with so many places where the promise was broken.
@@ -63,11 +63,11 @@ ENOUGH = 5
 
 
 class Interrupt(BaseException):
-    """What a handler raises that wants no `except Exception` to stop it, as KeyboardInterrupt."""
+    """An exception of a handler that passes `except Exception`, as KeyboardInterrupt does."""
 
 
 class OrdinaryInterrupt(Exception):
-    """What a handler raises that does not think of that."""
+    """An exception of a handler that `except Exception` catches."""
 
 
 class Hangs(BaseException):
@@ -78,7 +78,7 @@ class Hangs(BaseException):
 
 
 def _looks(instruction: dis.Instruction) -> bool:
-    """Whether CPython looks for interrupts behind an instruction; a jump: where it was taken."""
+    """Whether CPython looks for interrupts after an instruction; for a jump: if it was taken."""
     name = instruction.opname
     if "JUMP" in name:
         return "NO_INTERRUPT" not in name and instruction.argval < instruction.offset
@@ -87,7 +87,7 @@ def _looks(instruction: dis.Instruction) -> bool:
 
 @dataclass(frozen=True)
 class _Code:
-    """What has to be known of a function."""
+    """The instructions and lines of a function."""
 
     looking: frozenset[int]
     jumping: frozenset[int]
@@ -110,7 +110,7 @@ def _known(code: CodeType) -> _Code:
         if _looks(instruction):
             (jumping if "JUMP" in instruction.opname else looking).add(offset)
             lines.add(line)
-        # Behind an await, and in a generator behind `yield from`, it does not.
+        # After an await, and in a generator after `yield from`, it does not.
         if instruction.opname == "RESUME" and (instruction.arg or 0) & 3 < 2:
             entries.add(offset)
     if sys.version_info >= (3, 11):
@@ -200,7 +200,7 @@ class Tracer:
             if event == "opcode" and self.left > 0:
                 now = frame.f_lasti
                 looked = before in known.looking or (before in known.jumping and now <= before)
-                # Behind the block's last call CPython raises within the block, a trace function behind it.
+                # After the block's last call CPython raises within the block, a trace function after it.
                 if looked and known.handlers.get(before) == known.handlers.get(now):
                     before = -1
                     self._reached(frame)
@@ -272,7 +272,7 @@ class Watch:
 
     @contextlib.contextmanager
     def over(self) -> Iterator[None]:
-        """Watch a block. A way that ends what takes too long by itself comes first."""
+        """Watch a block. A way's own time limit comes first."""
         self._until = time.monotonic() + 1.2 * AT_ONCE
         try:
             yield
@@ -349,7 +349,7 @@ def sweep(way: Way, interruption: Callable[[int], Interruption], watch: Watch, *
         if client is None:
             try:
                 client = way.run(way.open)
-                if not way.fresh or not number:  # what is imported when it is first needed is not the matter
+                if not way.fresh or not number:  # first imports are not under test
                     _uninterrupted(way, client, watch)
                 if way.fresh and not number:
                     way.run(way.close, client)
@@ -399,7 +399,7 @@ class Interruption:
         self._ruler = ruler
 
     def make(self, way: Way, client: Any, prepared: Any) -> None:
-        """Make the call; what comes out of it is raised."""
+        """Make the call, and raise its exception."""
         tracer = Tracer(self.number, self._ruler, self._act, way.within)
         self._client = client
         try:
@@ -412,7 +412,7 @@ class Interruption:
         raise self.error
 
     def problem(self, caught: BaseException | None) -> str:
-        """Say what is wrong with what came out."""
+        """Say what is wrong with the outcome."""
         if caught is self.error:
             return ""
         return "nothing came out" if caught is None else f"{caught!r} came out"
@@ -534,7 +534,7 @@ def _interrupted(
     try:
         with watch.over():
             prepared = way.run(way.prepare, client)
-        gc.disable()  # else it is a matter of luck what is deleted during the call
+        gc.disable()  # otherwise chance decides what is deleted during the call
         try:
             with watch.over():
                 interruption.make(way, client, prepared)
@@ -568,7 +568,7 @@ def _interrupted(
 
 
 def _dropped(way: Way, client: Any, watch: Watch, expected: tuple[int, int] | None) -> list[str]:
-    """Say what is left of a call whose exception was dropped."""
+    """Name what a call left behind after its exception was dropped."""
     try:
         if way.held:
             with watch.over():
@@ -583,7 +583,7 @@ def _dropped(way: Way, client: Any, watch: Watch, expected: tuple[int, int] | No
 
 
 def _closed(way: Way, client: Any, watch: Watch, expected: tuple[int, int] | None) -> list[str]:
-    """Close a client, and say what is left of it."""
+    """Close a client, and name what it left behind."""
     try:
         with watch.over():
             way.run(way.close, client)
@@ -606,7 +606,7 @@ def open_now() -> tuple[int, int]:
 
 
 def settled(expected: tuple[int, int], rest: Callable[[], object] = lambda: time.sleep(0.001)) -> None:
-    """Wait until no more is open than that; what only the collector can close, it may."""
+    """Wait until no more than that is open; the collector may close what only it can."""
     began = time.monotonic()
     collected = False
     while any(map(operator.gt, found := open_now(), expected)):

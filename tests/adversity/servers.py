@@ -1,4 +1,4 @@
-"""Small servers that misbehave: what each connection's peer does is a function of a few lines, its script."""
+"""Small servers that misbehave. The script of a connection, a function of a few lines, says how."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ class Peer:
     def __init__(self, sock: socket.socket, server: Server) -> None:
         self.sock = sock
         self.server = server
-        #: What "go on" means.
+        #: The script for "go on".
         self.go_on: Script = healthy
 
     def read_head(self) -> bytes:
-        """Return the head of the next request; b"" where none comes. What follows it stays unread."""
+        """Return the head of the next request, b"" if there is none; what follows it stays unread."""
         head = read_head(self.sock)
         if head:
             self.server.requests.append(head)
         return head
 
     def read_request(self) -> bool:
-        """Take the next request with its body; False where none comes."""
+        """Take the next request with its body; False if there is none."""
         head = self.read_head()
         return bool(head) and self.read_body(head) is not None
 
     def read_body(self, head: bytes, left: int = 0) -> bytes | None:
-        """Return the body that belongs to a head, but for the `left` bytes at its end; None where it is cut."""
+        """Return the body that belongs to a head, without the `left` bytes at its end; None if it is cut off."""
         return read_body(self.sock, head, left)
 
     def send(self, data: bytes) -> None:
@@ -77,7 +77,7 @@ class Peer:
             assert how == "close"
 
     def hold(self) -> None:
-        """Say nothing until the client closes, or the test is over."""
+        """Stay silent until the client closes, or the test is over."""
         self.sock.settimeout(None)
         while self.sock.recv(1 << 16):
             pass
@@ -203,12 +203,12 @@ class Server:
         sock.close()
 
     def keep(self, sock: socket.socket) -> None:
-        """See to it that the end of the test ends this connection."""
+        """Close this connection at the end of the test."""
         self._open.add(sock)
 
 
 def healthy(peer: Peer) -> None:
-    """Answer every request as a server should."""
+    """Answer every request correctly."""
     while peer.read_request():
         peer.send(answer(HEALTHY))
 
@@ -254,7 +254,7 @@ class Trickles(Sends):
 
 
 def over_tls(context: ssl.SSLContext, script: Script) -> Script:
-    """Run a script behind a TLS handshake."""
+    """Run a script after a TLS handshake."""
 
     def encrypted(peer: Peer) -> None:
         peer.encrypt(context)
@@ -264,7 +264,7 @@ def over_tls(context: ssl.SSLContext, script: Script) -> Script:
 
 
 def behind_a_good_answer(then: Script) -> Script:
-    """Answer the first request as a server should, and then run a script."""
+    """Answer the first request correctly, and then run a script."""
 
     def script(peer: Peer) -> None:
         if peer.read_request():
@@ -299,10 +299,9 @@ def relays(
     step: int = 1 << 16,
     pause: float = 0.0,
 ) -> Script:
-    """Pass on what comes to a server, and back, responses `step` bytes at a time, with a pause behind each piece.
+    """Relay requests to a server, and responses back, `step` bytes at a time with a pause after each piece.
 
-    After so many bytes of a request or a response nothing is passed on any more, and the connection ends as
-    `then` says.
+    After so many bytes of a request or a response the relay stops, and the connection ends as `then` says.
     """
 
     def script(peer: Peer) -> None:

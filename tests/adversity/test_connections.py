@@ -1,4 +1,4 @@
-"""What a connection that breaks or stays silent means for the call, beyond the table of faults."""
+"""Connections that break or stay silent during a call, beyond the table of faults."""
 
 import asyncio
 import contextlib

@@ -21,7 +21,7 @@ from ..clients import tensor
 from .conftest import SMALL, infer, metadata
 from .servers import Server
 
-#: What the required parameters of methods stand for.
+#: Arguments for the required parameters of methods.
 ARGUMENTS: dict[str, Any] = {
     "model_name": "m",
     "name": "r",
@@ -47,7 +47,7 @@ SPENT = [0, -0.3, -math.inf, np.float32(-1)]
 
 
 def begin(client: Any, name: str, limit: Any) -> None:
-    """Begin a call with that many seconds; what hands something out first is not asked for more."""
+    """Begin a call with that many seconds; a stream that it returns is not read."""
     method = getattr(client, name)
     required = [
         parameter.name

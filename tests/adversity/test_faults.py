@@ -1,4 +1,4 @@
-"""Each fault of the table, on both clients: the right error in time, and a client that simply goes on."""
+"""Each fault of the table, on both clients: the right error in time, and a client that still works."""
 
 import contextlib
 import gc
@@ -21,7 +21,7 @@ from .conftest import CALLS
 from .faults import AMPLE, FAULTS, SHORT, Fault
 from .servers import HEALTHY, Answers, Sends, Server, Trickles, behind_equal_answers, healthy
 
-#: What may pass, on a busy machine, between the end of a call's time and its error.
+#: Seconds that may pass, on a busy machine, between a deadline and its error.
 GRACE = 1.5
 
 
@@ -39,7 +39,7 @@ def cases():
 def faulty(fault, variant, equal=0):
     """Run the fault's server; yield it, its URL, and a function that ends what is wrong with its connects.
 
-    The fault strikes behind so many equal answers.
+    The fault strikes after so many equal answers.
     """
     behind = faults.tls("good", healthy) if fault.tls else healthy
     scripts = (fault.scripts[variant], behind) if fault.scripts else (behind,)
@@ -95,7 +95,7 @@ def test_each_fault_has_the_documented_outcome(fault: Fault, variant, name, open
         client.close()
 
 
-#: Equal inferences, behind which the client knows the answer: the extension carries out the next one.
+#: After so many equal inferences the client knows the answer, and the extension carries out the next one.
 EQUAL = 3
 
 REPEATED = [
@@ -116,7 +116,7 @@ def test_each_fault_has_the_documented_outcome_after_equal_inferences(fault: Fau
         for _ in range(EQUAL):
             assert CALLS["infer"](client) == HEALTHY
         assert transport.repeater.calls == EQUAL - 1
-        # On a connection that is seen to be of no use, nothing is repeated.
+        # On a connection that is seen to be unusable, nothing is repeated.
         repeated = not (fault.warm and fault.error is None)
         error = meet(fault, "infer", client, server, mend, EQUAL)
         # Where the connection was replaced, the next call had none to repeat its request on.
@@ -136,20 +136,20 @@ def test_each_fault_has_the_documented_outcome_after_equal_inferences(fault: Fau
 
 
 def told(error):
-    """Return what an error tells, but for the server's port."""
+    """Return an error's type and message, without the server's port."""
     parts = type(error), error.message(), error.status(), getattr(error, "phase", None)
     return [re.sub(r"127\.0\.0\.1:\d+", "server", str(part)) for part in parts]
 
 
 def meet(fault, name, client, server, mend, before=0):
-    """Let a call meet the fault, behind so many requests; check what comes of it, and that the client goes on.
+    """Let a call meet the fault after so many requests; check its outcome, and that the client still works.
 
     Return the error, where there was one.
     """
     call, error = CALLS[name], None
     if fault.warm:
         assert CALLS["metadata"](client, deadline=5) == HEALTHY
-        # What comes on the idle connection comes before the next call.
+        # Bytes on the idle connection come before the next call.
         time.sleep(0.08 if fault.again == "no" and fault.error is None else 0)
     began = time.monotonic()
     if fault.error is None or (fault.again == "if repeatable" and name == "metadata"):
@@ -171,7 +171,7 @@ def meet(fault, name, client, server, mend, before=0):
     connections = server.connections
     for _ in range(2):
         assert call(client, deadline=5) == HEALTHY
-    # A connection that is of no use was replaced at once, or is by the next call; any other serves it.
+    # An unusable connection is replaced at once or by the next call; any other serves the next call.
     assert server.connections == (1 if fault.kept or not fault.scripts else 2)
     assert not again or connections == 2
     assert len(server.requests) == requests + 2
@@ -208,7 +208,7 @@ RETRIED = [
 
 @pytest.mark.parametrize(("fault", "name"), RETRIED)
 def test_each_fault_is_retried_only_as_documented(fault, name, open_client):
-    """What the table says of `Retry()` holds; a call that may not be repeated is not."""
+    """`Retry()` does what the table says; a call that must not be repeated is not repeated."""
     tried_again = fault.tried_again() == "yes" or (fault.tried_again() != "no" and name == "metadata")
     variant = next(iter(fault.scripts), "")
     with faulty(fault, variant) as (_, url, mend):
@@ -247,14 +247,14 @@ SENT = [
     and 0 < len(script.data) < 1000
     and fault.limit != SHORT
     and script.then != "reset"
-    # What comes behind an answer, and later than it, is what the next call gets.
+    # Bytes that come after an answer, and later, are read by the next call.
     and fault.name not in ("more than the answer", "a Content-Length that is too small")
 ]
 
 
 @pytest.mark.parametrize(("fault", "script"), SENT)
 def test_a_fault_that_comes_byte_by_byte_has_the_same_outcome(fault, script, open_client):
-    """However an answer comes in pieces, it comes to the same."""
+    """The outcome does not depend on the pieces in which an answer comes."""
     with Server((Trickles(script.data, script.then, pause=0), healthy)) as server:
         client = open_client(server.url)
         meet_in_pieces(fault, CALLS[fault.calls[0]], client, server)

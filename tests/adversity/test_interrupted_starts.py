@@ -121,7 +121,7 @@ print(len(handles) + len(nested))
 @CONCURRENCY
 @pytest.mark.parametrize("waits", ["infer()", "check(handle.get_result())", "client.close()"])
 def test_a_signal_handler_may_begin_an_inference_while_the_main_thread_waits(run, concurrency, waits):
-    """What it began is carried out; where the client is being closed it may be refused."""
+    """Its inference is carried out; it may be refused while the client is being closed."""
     line, (written,) = run(
         f"""
 nested = []
@@ -152,7 +152,7 @@ print(len(nested))
 @CONCURRENCY
 @pytest.mark.parametrize("options", ["", "headers={'X-A': '1'}", "sequence_id='s'"], ids=repr)
 def test_an_inference_interrupted_as_it_begins_leaves_the_client_usable(run, concurrency, options):
-    """Each comes out, and whatever was begun ends: no place and no turn is lost."""
+    """Each exception reaches the caller, and each inference that was begun ends: no place and no turn is lost."""
     run(
         f"""
 for handle in [begin() for _ in range(20)]:  # their threads are there then
@@ -195,7 +195,7 @@ client.close()
 @CONCURRENCY
 @pytest.mark.parametrize("place", ["before", "behind"])
 def test_an_interrupt_while_a_thread_starts_leaves_the_client_usable(run, concurrency, place):
-    """Not even the end waits for a thread that nobody knows."""
+    """The program's end does not wait for the interrupted thread either."""
     run(
         f"""
 import threading

@@ -44,7 +44,7 @@ from .servers import Server
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, and signals to threads"),
-    # A socket that was made, and that nobody got for the interrupt, is the collector's.
+    # A socket that the interrupt lost is closed by the collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -429,7 +429,7 @@ class Asyncio:
             held = asyncio.Event()
             holder = asyncio.ensure_future(hold(client, held))
             await held.wait()
-            # One is in the line before it, one behind it.
+            # One waits in the line before it, one after it.
             return holder, asyncio.ensure_future(ainfer(client)), asyncio.ensure_future(later(client))
 
         async def joined(client: Any, others: Any) -> None:
@@ -697,7 +697,7 @@ def test_calls_survive_asynchronous_exceptions(echo: Echo, server: Server) -> No
     interrupted = 0
 
     def wait() -> None:
-        while True:  # what is on its way must not come later
+        while True:  # an exception under way must not come later
             time.sleep(0)
 
     def work(client: Any, storm: Storm) -> None:

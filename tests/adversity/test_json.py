@@ -36,7 +36,7 @@ AS_BINARY = {
 }
 TENSORS = b"\3\0\0\0\4\0\0\0" + b"\1\0\0\0a\1\0\0\0b"
 
-#: What a place may hold beside what it holds: where this library has no use for it, and where it says nothing.
+#: Other values that a place may hold: this library does not use it, or the value means that it is absent.
 FREE = re.compile(r"model_name|model_version|id|parameters/?.*|outputs/\d/parameters/p")
 ACCEPTED = {
     r"outputs": [None, []],
@@ -72,7 +72,7 @@ def is_accepted(place, other, right):
     if FREE.fullmatch(place):
         return True
     allowed = [values for pattern, values in ACCEPTED.items() if re.fullmatch(pattern, place)]
-    # A tensor that lies behind the head, and of which the head says nothing, does not add up.
+    # The binary data of a tensor that the head does not mention are too many bytes.
     if right is AS_BINARY and (place == "outputs" or place.endswith("parameters")):
         return False
     return any(other == value and type(other) is type(value) for values in allowed for value in values)
@@ -89,9 +89,7 @@ def answers(serve, open_client):
 
     server = serve(script)
     yield open_client(server.url), due
-    assert (
-        server.connections == 1
-    )  # what is wrong inside of a whole answer says nothing against its connection
+    assert server.connections == 1  # a whole answer leaves its connection usable, however wrong its content
 
 
 @pytest.mark.parametrize(

@@ -383,7 +383,7 @@ def test_a_proxy_that_opens_no_tunnel_is_an_error(serve, open_client, call, secu
 
 
 def test_a_body_announced_with_a_connects_success_is_ignored(serve, open_client, call, secure, authority):
-    """A success to CONNECT has no body, whatever Content-Length says."""
+    """A success to CONNECT has no body, even with a Content-Length."""
 
     def script(peer):
         peer.read_head()
@@ -761,7 +761,7 @@ def test_small_chunks_with_extensions_and_trailers_are_fine(serve, open_client, 
 @pytest.mark.parametrize("kind", ["length", "chunked", "to the end"])
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_tls_body_that_is_cut_is_no_answer(serve, open_client, call, server_context, secure, kind, whole):
-    """Whoever is on the way can close a connection; only close_notify proves that the server did."""
+    """Anything on the way can close a connection; only close_notify proves that the server did."""
 
     def script(peer):
         peer.read_request()
@@ -810,7 +810,7 @@ def test_an_expired_certificate_is_refused(serve, open_client, call, secure, aut
         call(open_client(serve(*[healthy] * 3, context=context).url, **secure))
 
 
-# -- what observers are told
+# -- observers
 
 
 def test_a_trace_times_the_phases_of_an_exchange(serve, open_client, server_context, secure):

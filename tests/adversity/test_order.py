@@ -31,7 +31,7 @@ from .servers import HEALTHY, answer
 from .test_repeating import GOOD
 
 GIVEN = np.array([1.0, 2.0, 3.0], np.float32)
-#: No call may take so long here; whoever has not ended by then is stuck.
+#: A call that takes so long is stuck.
 STUCK = 10.0
 
 _holds: list[threading.Event] = []
@@ -40,7 +40,7 @@ _tasks: list[Future[Any]] = []
 
 @pytest.fixture(autouse=True)
 def _settled(open_client: Any) -> Iterator[None]:
-    """Leave nothing under way behind a test that fails half-way."""
+    """End what a test that fails half-way has left under way."""
     yield
     for event in _holds:
         event.set()
@@ -155,7 +155,7 @@ class _Plugin(InferenceServerClientPlugin):
         request.headers["X-Plugin"] = "1"
 
 
-#: What a call is given, and what the client is. "learnt": the extension takes the requests over.
+#: Options of a call, and of the client. "learnt": the extension takes the requests over.
 WAYS = {
     "plain": ({}, {}),
     "learnt": ({}, {}),
@@ -168,7 +168,7 @@ WAYS = {
     "plugin": ({}, {}),
 }
 
-#: What may stand behind `async_infer` in the line: its name, and the call.
+#: Calls that may wait behind `async_infer` in the line, by name.
 BEHIND = {
     "infer": lambda client, name, **options: client.infer(name, inputs(), **options),
     "live": lambda client, name, **options: client.is_server_live(),
@@ -415,7 +415,7 @@ def test_a_deadline_that_passes_in_the_line_of_a_sequence(serve, open_client, wi
 
 @pytest.mark.parametrize("client_kind", ["blocking"])
 def test_the_deadline_of_async_infer_passes_in_the_line(serve, open_client, within):
-    """Also where nobody asks for the result: what is over does not go out when its turn comes."""
+    """Also if the result is never asked for: a call past its deadline is not sent when its turn comes."""
     line = Line()
     go_on = line.hold("0")
     client = open_client(serve(*[line] * 20).url)

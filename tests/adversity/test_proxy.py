@@ -1,4 +1,4 @@
-"""A real Triton behind a proxy that delays, stalls and cuts. What the model did is asked of Triton itself."""
+"""A real Triton behind a proxy that delays, stalls and cuts. Triton itself says how often the model ran."""
 
 import time
 

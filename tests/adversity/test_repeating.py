@@ -1,4 +1,4 @@
-"""Inferences that are repeated by the extension, and what ends that: the caller must see no difference."""
+"""Inferences that the extension repeats, and how that ends: the caller must see no difference."""
 
 import contextlib
 import copy
@@ -171,7 +171,7 @@ def outcome(client):
     except InferenceServerException as error:
         parts = type(error), error.message(), error.status(), error.debug_details(), error.attempts
         parts = *parts, getattr(error, "headers", None), getattr(error, "phase", None)
-        # What a message quotes is what came at once.
+        # The message quotes the bytes of the first piece.
         return [re.sub(r"127\.0\.0\.1:\d+|got bytes that begin with .*", "…", str(part)) for part in parts]
 
 
@@ -619,7 +619,7 @@ def test_threads_get_their_own_answers(serve, open_client, concurrency, count, m
 
     with ThreadPoolExecutor(count) as threads:
         list(threads.map(work, range(count)))
-    # Who waited for a connection goes on in Python.
+    # A call that waited for a connection is carried on in Python.
     assert repeated(client) > 50 or count > concurrency
     assert (sum(failures) > 0) == (model == "moody")
     pool = client._transport.pool
@@ -830,7 +830,7 @@ def test_async_infer_fails_as_infer_does(warm):
     assert values_of(request.get_result()) == VALUES
 
 
-# -- who watches sees every inference
+# -- observers see every inference
 
 
 class Plugin(InferenceServerClientPlugin):

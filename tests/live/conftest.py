@@ -1,4 +1,4 @@
-"""What the tests on a real Triton share beside the plugin's fixtures ``triton_server`` and ``triton_client``."""
+"""Fixtures for tests on a real Triton, beside the plugin's ``triton_server`` and ``triton_client``."""
 
 from __future__ import annotations
 

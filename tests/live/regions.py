@@ -1,4 +1,4 @@
-"""What the tests of shared memory share: what is left behind, and a model whose outputs vary in size."""
+"""Helpers for tests of shared memory: checks for leftovers, and a model whose outputs vary in size."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def nothing_left(url: str) -> Iterator[None]:
     """Fail where the block leaves a memory object, or an entry on the server, that was not there before."""
     before = registered(url), files()
     yield
-    # The server ends what was given up in its own time.
+    # The server ends abandoned requests in its own time.
     wait_until(lambda: registered(url) <= before[0])
     assert files() <= before[1]
 

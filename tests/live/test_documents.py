@@ -29,7 +29,7 @@ PAGES = {
     path.relative_to(ROOT).as_posix(): BLOCK.findall(path.read_text())
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 }
-# Needs a GPU: tests/gpu runs what it shows.
+# Needs a GPU; tests/gpu runs the same calls.
 NOT_HERE = "cudashm"
 
 CHAT = """
@@ -68,7 +68,7 @@ def test_every_block_of_the_documents_is_collected() -> None:
 @pytest.fixture
 def chat(triton_server: TritonServer) -> Iterator[None]:
     """A language model of one sentence, for the time of a test."""
-    assert triton_server.pid  # skipped where the server is somebody else's
+    assert triton_server.pid  # skipped on a server elsewhere
     with InferenceServerClient(triton_server.url) as client:
         client.load_model("chat", config=json.dumps(CHAT_CONFIG), files={"file:1/model.py": CHAT.encode()})
         yield
@@ -92,7 +92,7 @@ def test_the_documents_blocks_run(
             compile(block, page, "exec")
             continue
         with InferenceServerClient(triton_server.url) as client:
-            # What the page takes for granted; the first page a reader sees takes nothing but the data.
+            # Names that the page assumes; the README assumes nothing but the data.
             given = {"many": np.zeros((200, 64), np.float32)} if page == "README.md" else usual(client)
             names.update(given)
             run(redirected(block, triton_server.url), page, names)

@@ -186,7 +186,7 @@ def test_a_killed_owner_takes_its_server_along(owner):
 
 
 def test_a_killed_owner_takes_its_server_along_though_a_forked_child_lives(owner):
-    # The child has the pipe's write end too, and what it does with its copy of the object does not count.
+    # The child has the pipe's write end too; its copy of the object must not matter.
     process, url, group, own = owner("if os.fork() == 0: server.stop(); time.sleep(60)")
     time.sleep(0.5)
     assert add(url) == [0, 2, 4]

@@ -1,4 +1,4 @@
-"""A server that answers as programs need it for what a real Triton never does; see the paths of `_Handler`."""
+"""A server for programs that does what a real Triton never does; see the paths of `_Handler`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ..framing import Handler, HandlerServer
 
-#: What the client of any program adds by itself, so that it is no part of what a program sends.
+#: Headers that clients add by themselves; programs do not send them.
 _OWN = {"host", "user-agent", "accept", "accept-encoding", "connection", "content-length", "content-type"}
 _BASIC = "Basic dXNlcjp3b3Jk"  # user:word
 

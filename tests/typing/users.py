@@ -1,4 +1,4 @@
-"""Calls as users write them, for mypy --strict and pyright: what they take and what they return."""
+"""Calls as users write them, for mypy --strict and pyright: their arguments and results."""
 
 from __future__ import annotations
 

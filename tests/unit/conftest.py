@@ -1,6 +1,6 @@
-"""A loopback server for the tests of the blocking transport: what it does is a function of a few lines.
+"""A loopback server whose handler is a function of a few lines.
 
-And exceptions that come at every line, as those of signal handlers and of other threads do.
+And exceptions at every line, such as those of signal handlers and of other threads.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def serve() -> Iterator[Callable[..., Server]]:
 def interrupted_everywhere(run: Callable[[], object], *modules: Any) -> Iterator[int]:
     """Run something again and again, with a KeyboardInterrupt at the first line of these modules, the second, …
 
-    Behind the first hundred that is a sample, unless EVERY_PLACE is set in the environment. The caller looks at
-    what each run has left. It ends with the run that nothing interrupts.
+    After the first hundred lines that is a sample, unless EVERY_PLACE is set in the environment. The caller checks
+    what each run has left. The run that completes is the last.
     """
     files = {module.__file__ for module in modules}
     number = 0

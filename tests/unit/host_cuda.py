@@ -1,4 +1,4 @@
-"""The host's memory in the place of a GPU's, behind exactly the calls of `_cuda.Cuda`."""
+"""The host's memory in place of a GPU's, with exactly the calls of `_cuda.Cuda`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tritonhttp.utils.cuda_shared_memory._cuda import CudaError
 
 
 class HostCuda:
-    """Devices that share the host's memory; copies are carried out when somebody waits for them."""
+    """Devices that share the host's memory; copies are carried out when they are waited for."""
 
     def __init__(self, devices: int = 2, room: int = 1 << 24) -> None:
         self.devices = devices

@@ -1,4 +1,4 @@
-"""What callers may give for a tensor, what of it is refused, and how results go to other libraries."""
+"""Values that callers may give for a tensor, refusals, and handing results to other libraries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BF16 = np.array([1.5, -2.0, np.inf], ml_dtypes.bfloat16)
 
 
 class Series:
-    """What pandas and pyarrow give: ``__array__`` alone."""
+    """As of pandas and pyarrow: ``__array__`` alone."""
 
     def __init__(self, array: Any) -> None:
         self.array = array
@@ -34,7 +34,7 @@ class Series:
 
 
 class Tensor:
-    """What torch and CuPy give: DLPack, and an ``__array__`` that may refuse."""
+    """As of torch and CuPy: DLPack, and an ``__array__`` that may refuse."""
 
     def __init__(
         self, array: Any, device: tuple[int, int] = (1, 0), refusal: str = "use .cpu() first"

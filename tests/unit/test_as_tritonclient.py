@@ -23,7 +23,7 @@ def python(*arguments: str | Path, path: str | Path = "") -> Completed:
 
 
 def after_install(statements: str, path: str | Path = "") -> str:
-    """Return what the statements print after an install_as_tritonclient()."""
+    """Return the output of statements after an install_as_tritonclient()."""
     ran = python("-c", f"import tritonhttp\ntritonhttp.install_as_tritonclient()\n{statements}", path=path)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
@@ -31,7 +31,7 @@ def after_install(statements: str, path: str | Path = "") -> str:
 
 @pytest.fixture
 def real(tmp_path: Path) -> Path:
-    """Make a folder with what of an installed tritonclient counts here."""
+    """Make a folder with the parts of an installed tritonclient that matter here."""
     files = {
         "__init__.py": "",
         "utils/__init__.py": "class InferenceServerException(Exception): pass",

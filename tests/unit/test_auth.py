@@ -1,4 +1,4 @@
-"""Plugins that authenticate: what they send, what they refuse, and that nobody sees what they know."""
+"""Plugins that authenticate: what they send and refuse, and that their secrets stay hidden."""
 
 from __future__ import annotations
 

@@ -455,7 +455,7 @@ def test_beyond_the_limit_the_sequence_idle_longest_is_forgotten() -> None:
     assert balancer.picked_for(3, start=False) == "c"
 
 
-# -- whatever happens
+# -- random courses
 
 
 @given(
@@ -485,7 +485,7 @@ def test_servers_that_never_answer_take_no_turn_from_the_others(
 
 @given(st.lists(st.booleans(), max_size=300), st.integers(1, 8))
 def test_least_outstanding_keeps_equal_servers_level(events: list[bool], servers: int) -> None:
-    # Answers come in the order of the requests, so that nobody is slower than another.
+    # Answers come in the order of the requests, so that no server is slower than another.
     balancer = Balancer(range(servers), policy="least_outstanding")
     line: list[int] = []
     for ask in events:

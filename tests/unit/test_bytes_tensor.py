@@ -30,7 +30,7 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     return request.param
 
 
-# The fixture holds for all examples of one test, which is what is wanted.
+# The fixture holds for all examples of one test, as it should.
 examples = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
@@ -46,7 +46,7 @@ def framed(*items: bytes) -> bytes:
 
 
 class Loud(bytes):
-    """Bytes whose every conversion says something else."""
+    """Bytes whose conversions all return something else."""
 
     def __bytes__(self) -> bytes:
         return b"wrong"
@@ -237,7 +237,7 @@ def test_a_lone_surrogate_is_refused_by_its_index(array: np.ndarray) -> None:
 
 def test_an_element_of_4_gib_is_refused() -> None:
     try:
-        too_long = bytes(2**32)  # zeroed memory that nobody touches
+        too_long = bytes(2**32)  # zeroed memory that is never touched
     except MemoryError:  # pragma: no cover
         pytest.skip("no 4 GiB of address space")
     with pytest.raises(InvalidRequest, match="element 1 of a BYTES tensor has 4294967296 bytes"):
@@ -525,7 +525,7 @@ class TestExtension:
 
         tracemalloc.start()
         try:
-            for _ in range(2000):  # what was written so far is freed
+            for _ in range(2000):  # the bytes written so far are freed
                 with pytest.raises(RuntimeError):
                     run(unconvert)
             gc.collect()

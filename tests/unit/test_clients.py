@@ -1,4 +1,4 @@
-"""What both clients do beside carrying calls out: pickling, waiting, the front of several servers, contexts."""
+"""What both clients do beside making calls: pickling, waiting, several servers, contexts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def answering(peer: Any) -> None:
 
 
 def closed(client: Any) -> Any:
-    """Close a client of either kind; return what its close does."""
+    """Close a client of either kind; return what its `close` returns."""
     outcome = client.close()
     return asyncio.run(outcome) if hasattr(outcome, "__await__") else outcome
 

@@ -653,7 +653,7 @@ def test_thousands_of_tensors_leave_nothing(cuda: HostCuda, make: Make) -> None:
     del memory
 
 
-# -- what is missing
+# -- missing bindings, drivers and GPUs
 
 
 def test_the_exception_is_one_of_the_tree() -> None:

@@ -286,7 +286,7 @@ def test_a_submission_without_a_thread_withdraws_no_task_under_way(
 
 
 def test_a_task_is_carried_out_or_withdrawn_but_never_both() -> None:
-    """Whichever of the two comes first; who withdraws may ask again."""
+    """Whichever comes first decides; withdrawing again gives the same answer."""
     found = set()
     for turn in range(300):
         ran: list[int] = []

@@ -1,4 +1,4 @@
-"""What streams are made of, without a socket: answers out of bytes, open bodies, and the requests."""
+"""The parts of streams, without a socket: answers from bytes, open bodies, and requests."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_an_open_body_comes_in_pieces_wherever_it_is_cut(name: str) -> None:
         assert reader.ended
         assert reader.take() == b""
         assert reader.reusable == (name != "no length")
-        # What comes next is a plain response.
+        # The next response is a plain one.
         reader.start()
         assert give(reader, FRAMED["a length"])
         assert not reader.open

@@ -1,4 +1,4 @@
-"""What importing the library costs: nothing that a plain client does not need."""
+"""Importing the library loads nothing that a plain client does not need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models as functions, with a client that answers as the test says: what is asked of a server, and when."""
+"""Models as functions, over a client with given answers: which requests they make, and when."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def refusal(status: int, words: str = "no") -> ServerError:
 
 
 class Client:
-    """A client whose answers are given, with what it was asked."""
+    """A client with given answers, which records its requests."""
 
     _workers = 2
     _verbose = False

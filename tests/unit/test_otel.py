@@ -36,7 +36,7 @@ INFERRED = b'{"model_name":"m","outputs":[]}'
 
 
 class Traced:
-    """A provider of the test's own, and what it was given."""
+    """A provider of the test's own, and the spans it was given."""
 
     def __init__(self, **options: Any) -> None:
         self.exporter = InMemorySpanExporter()

@@ -1,4 +1,4 @@
-"""The names, parameters, defaults and kinds of the reference hold here; what is ours comes after, keyword-only."""
+"""The names, parameters, defaults and kinds of the reference hold here; our own come after, keyword-only."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_names_that_are_made_when_asked_for_are_listed(module: str) -> None:
 
 # -- the two clients
 
-#: What only one of them has: connections are made of threads here, and of tasks there.
+#: Methods of one client only.
 ONLY_BLOCKING = {"__enter__", "__exit__", "async_infer"}
 ONLY_AIO = {"__aenter__", "__aexit__"}
 #: Carried out at once in both.
@@ -257,7 +257,7 @@ def test_both_modules_export_the_same_objects() -> None:
         assert getattr(importlib.import_module("tritonhttp.aio.auth"), name) is getattr(auth, name)
 
 
-#: What the reference's module imports for itself, and programs take from there.
+#: Names that the reference's module imports for itself, and that programs take from there.
 FROM_AIO = (
     "InferInput InferRequestedOutput InferResult InferenceServerClient InferenceServerException Request"
     " raise_error"

@@ -573,7 +573,7 @@ def test_objects_made_of_a_view_outlive_the_region(
     assert not exists(key)
     assert mapping() is not None
     assert derived.tolist() == expected
-    if derived.flags.writeable:  # what numpy 1.26 makes of DLPack is not
+    if derived.flags.writeable:  # arrays that numpy 1.26 makes of DLPack are not
         derived.flat[0] = 5
     first, part = derived.flat[0], derived[..., :1]
     del derived

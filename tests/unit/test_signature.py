@@ -1,4 +1,4 @@
-"""What a model takes, read from the server's words; calls checked against it, split and joined."""
+"""Signatures read from a server's metadata; calls are checked against them, split and joined."""
 
 from __future__ import annotations
 

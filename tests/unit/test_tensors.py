@@ -40,7 +40,7 @@ def input_of(array: np.ndarray, name: str = "x", **options: Any) -> InferInput:
 
 
 def body_of(*inputs: InferInput, **options: Any) -> tuple[Any, bytes]:
-    """Return what goes out: the head as a dict, and the binary data."""
+    """Return a request's body: the head as a dict, and the binary data."""
     body, size = InferenceServerClient.generate_request_body(list(inputs), **options)
     return json.loads(body[:size]), b"" if size is None else body[size:]
 

@@ -1,4 +1,4 @@
-"""Providing Triton without a network: what is decided, each one-line error, and installing with a fake Python."""
+"""Providing Triton without a network: the decisions, each one-line error, and installing with a fake Python."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tritonhttp.testing import TritonUnavailable, provision
 
 # A fake interpreter: it describes itself, and as `-m venv` makes an environment with a fake pip in it, which
-# counts its runs and then does what is asked for.
+# counts its runs and then does as it is told.
 FAKE = """#!/bin/sh
 if [ "$2" = -c ]; then echo '{about}'; exit 0; fi
 mkdir -p "$3/bin"

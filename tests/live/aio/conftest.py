@@ -1,4 +1,4 @@
-"""Fixtures of the tests of what only the asyncio client has: loops, tasks, cancelling, coroutine plugins."""
+"""Fixtures for what only the asyncio client has: loops, tasks, cancelling, coroutine plugins."""
 
 import asyncio
 import functools
@@ -34,7 +34,7 @@ def _pipes_of_libuv():
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left(triton_server, _pipes_of_libuv, open_descriptors):
-    """No descriptor may stay open behind a test, and no transport may be found unclosed by the collector."""
+    """No test may leave a descriptor open, or a transport for the collector to close."""
     before = open_descriptors()
     yield
     gc.collect()
@@ -55,7 +55,7 @@ def make_gateway(triton_server, _nothing_is_left):
 
 @pytest.fixture
 def instances(make_client):
-    """Wait until the slow model's four instances are idle: the server ends what was cancelled in its own time."""
+    """Wait until the slow model's four instances are idle: the server ends cancelled requests in its own time."""
 
     async def ask():
         async with make_client() as client:

@@ -29,7 +29,7 @@ async def check(client):
 
 
 async def settled(look, wanted):
-    """Let the loop do what it has still to do; at most a second."""
+    """Let the loop finish its work, for a second at most."""
     for _ in range(100):
         if look() == wanted:
             break

@@ -1,4 +1,4 @@
-"""Models on the asyncio client: what cancelling does, and calls beside each other."""
+"""Models on the asyncio client: cancelling, and calls at the same time."""
 
 import asyncio
 import contextlib

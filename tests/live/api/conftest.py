@@ -25,7 +25,7 @@ def client(make_client: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def make_gateway(triton_server: Any) -> Iterator[Callable[..., Gateway]]:
-    """Start gateways before the server; what it is asked is in their `seen`.
+    """Start gateways before the server; they keep its requests in `seen`.
 
     Tests ask for it before the clients, so that it outlives them.
     """

@@ -82,7 +82,7 @@ class _Handler(Handler):
 
 @dataclass
 class Gateway(HandlerServer):
-    """Forward to `upstream` what comes in below `base_path`; 404 for the rest."""
+    """Forwards requests below `base_path` to `upstream`, and answers others with 404."""
 
     handler = _Handler
 

@@ -38,7 +38,7 @@ def client_kind(method):
 
 @pytest.fixture
 def infer(method, way, gateway, open_client):
-    """Run an inference on that way, and return what the gateway saw of it."""
+    """Run an inference in that way, and return the request that the gateway saw."""
     client = open_client(gateway.url, **WAYS[way])
 
     def infer(model="identity_fp32", **options):
@@ -60,7 +60,7 @@ def head(seen):
     return json.loads(body[: int(seen.get("Inference-Header-Content-Length") or len(body))])
 
 
-#: Options that can be seen in what arrives: themselves, the model, and what is there of them.
+#: Options that show in the request: the arguments, and a function that finds them there.
 VISIBLE = {
     "nothing": ({}, lambda seen: ({"id", "parameters"} & set(head(seen)) <= {"parameters"}, seen.target)),
     "model_version": ({"model_version": "1"}, lambda seen: seen.path),
@@ -103,7 +103,7 @@ EXPECTED = {
     "response_compression_algorithm": "deflate",
     "parameters": "x",
 }
-#: Those that only show in what the client does.
+#: Options that only change what the client does.
 INVISIBLE = {"idempotent", "deadline"}
 
 
@@ -117,7 +117,7 @@ def test_every_option_of_infer_has_a_case():
 def test_each_option_reaches_the_server(infer, option):
     arguments, look = VISIBLE[option]
     model = "sequence_accumulate" if option == "sequence_id" else "identity_fp32"
-    for _ in range(2):  # the second time what depends on the first one's form is remembered
+    for _ in range(2):  # the second time from what the first one left remembered
         result, seen = infer(model, **arguments)
         assert look(seen) == EXPECTED[option]
         assert np.all(result.as_numpy(result.get_response()["outputs"][0]["name"]) == 1)

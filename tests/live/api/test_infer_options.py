@@ -1,4 +1,4 @@
-"""What `infer` takes beside the tensors: outputs, classes, sequences, queueing, parameters, compression."""
+"""Arguments of `infer` beside the tensors: outputs, classes, sequences, queueing, parameters, compression."""
 
 import itertools
 import threading

@@ -1,4 +1,4 @@
-"""What a user reads who makes one of the usual mistakes: the words that say what to do."""
+"""Messages for the usual mistakes: they say what to do."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Models as functions of arrays on a real Triton; behind a gateway it is also a server that speaks JSON only."""
+"""Models as functions of arrays on a real Triton, also as a server of JSON only by way of a gateway."""
 
 import json
 import sys
@@ -262,7 +262,7 @@ def test_an_unknown_model_is_the_servers_error(client):
 
 
 def json_only(seen):
-    """Answer as MLServer does to binary tensors, and to who asks what the server can do."""
+    """Refuse binary tensors as MLServer does, and describe the server without that extension."""
     if seen.get("Inference-Header-Content-Length"):
         return 422, b'{"detail": [{"loc": ["body"], "msg": "not JSON"}]}'
     if seen.path == "/v2":

@@ -34,7 +34,7 @@ def model(factor):
 
 @pytest.fixture
 def loaded(client):
-    """The name of a model for one test; unloaded behind it."""
+    """The name of a model for one test, unloaded afterwards."""
     yield "made_by_a_test"
     client.unload_model("made_by_a_test")
 

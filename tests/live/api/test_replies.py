@@ -1,4 +1,4 @@
-"""What the server replies, held against the TypedDicts that describe it."""
+"""The server's replies, compared with the TypedDicts that describe them."""
 
 import types as builtin_types
 import typing

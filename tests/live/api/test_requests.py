@@ -1,4 +1,4 @@
-"""What goes over the wire: headers, query parameters, paths, content types; and where it goes."""
+"""Requests on the wire: headers, query parameters, paths, content types, and their destination."""
 
 import contextlib
 import http.client

@@ -1,4 +1,4 @@
-"""Results and inputs as objects: what they hold, copies of them, and what their memory belongs to."""
+"""Results and inputs as objects: contents, copies, and the owner of their memory."""
 
 import copy
 import pickle

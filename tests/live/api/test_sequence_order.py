@@ -1,4 +1,4 @@
-"""Sequences whose requests are begun before earlier ones have ended: a real model adds them up in order."""
+"""Sequences whose requests begin before earlier ones have ended: a real model adds them up in order."""
 
 import asyncio
 import itertools

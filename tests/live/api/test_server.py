@@ -78,7 +78,7 @@ def test_statistics_of_one_model_count_an_inference(client):
 
     before = successes()
     client.infer("summary", [tensor("VALUES", np.ones(3, np.float32))])
-    # The server counts behind its answer.
+    # The server counts after it has answered.
     wait_until(lambda: successes() == before + 1)
 
 

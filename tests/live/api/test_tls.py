@@ -138,7 +138,7 @@ def test_a_client_certificate_is_shown_where_the_server_asks(
 def test_without_a_client_certificate_such_a_server_refuses(make_tls_gateway, open_client, ca_file):
     gateway = make_tls_gateway("127.0.0.1", client_certificate=True)
     client = open_client(gateway.url, ssl=True, ssl_options={"ca_certs": ca_file})
-    # With TLS 1.3 the refusal comes behind the handshake, where the answer should be.
+    # With TLS 1.3 the refusal comes after the handshake, in place of the answer.
     with pytest.raises((TLSError, tritonhttp.ConnectionLost)) as caught:
         client.is_server_live()
     assert gateway.url in caught.value.message()

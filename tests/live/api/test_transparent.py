@@ -672,7 +672,7 @@ class Meddler:
     def pass_on(self, seen):
         head = int(seen.get("Inference-Header-Content-Length"))
         body = bytearray(seen.body)
-        body[head + 4 : head + 8] = struct.pack("<f", 0.8)  # the input DELAY, behind COUNT
+        body[head + 4 : head + 8] = struct.pack("<f", 0.8)  # the input DELAY, after COUNT
         upstream = http.client.HTTPConnection(self.url, timeout=30)
         upstream.request("POST", seen.path, bytes(body), {"Inference-Header-Content-Length": str(head)})
         assert upstream.getresponse().status == 200

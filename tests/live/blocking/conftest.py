@@ -1,4 +1,4 @@
-"""Fixtures of the tests of what only the blocking client has: threads, async_infer, forks, overridden requests."""
+"""Fixtures for what only the blocking client has: threads, async_infer, forks, overridden requests."""
 
 import contextlib
 

@@ -227,7 +227,7 @@ def statistics(client):
 
 
 class Greenlet:
-    """What a program may hand to InferAsyncRequest: anything with `get`."""
+    """An object with `get`, as a program may hand to InferAsyncRequest."""
 
     def __init__(self, outcome):
         self.outcome = outcome

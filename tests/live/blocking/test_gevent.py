@@ -137,7 +137,7 @@ with tritonhttp.InferenceServerClient(url) as client:
 
 @pytest.fixture
 def secure(triton_server: Any, tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """Put TLS before the server; return its place, and the file of who signed its certificate."""
+    """Put TLS before the server; return its host:port, and the file of its certificate authority."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)

@@ -1,6 +1,6 @@
-"""Clients under green threads, wherever the program patches: before the client is made, later, or behind a fork.
+"""Clients under green threads, wherever the program patches: before the client is made, later, or after a fork.
 
-Each program runs in an interpreter of its own, which ends itself, and shows its stacks, where it stands still.
+Each program runs in an interpreter of its own, which shows its stacks and ends if it hangs.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ except BaseException as error:
     raise
 """.replace("STUCK", str(STUCK))
 
-#: A request that nobody waits for goes out, and the program ends.
+#: A request whose result is never asked for goes out, and the program ends.
 ENDS = """
 client = InferenceServerClient(url, concurrency=1)
 for _ in range(3):

@@ -1,4 +1,4 @@
-"""`_get` and `_post` of a subclass, or put on an instance, are what the public methods go through."""
+"""The public methods call `_get` and `_post` of a subclass, or those put on an instance."""
 
 import http.client
 

@@ -1,4 +1,4 @@
-"""Inferences that the extension repeats, on Triton: what comes back is what comes back the first time."""
+"""Inferences that the extension repeats, on Triton: each result is like the first."""
 
 import copy
 import pickle
@@ -15,7 +15,7 @@ from ...clients import tensor
 
 pytestmark = pytest.mark.skipif(not REPEATS, reason="no extension was built")
 
-#: Two arrays of one shape for each datatype, as bits: what is no number is sent too.
+#: Two arrays of one shape for each datatype, as random bits: NaN is among them.
 DATATYPES = {
     "BOOL": bool,
     **{f"{kind}INT{bits}": f"{kind.lower()}int{bits}" for kind in ("", "U") for bits in (8, 16, 32, 64)},

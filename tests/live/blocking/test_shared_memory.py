@@ -1,4 +1,4 @@
-"""Shared memory between threads and processes: nobody collides, and whoever ends, or is killed, leaves nothing."""
+"""Shared memory between threads and processes: no collisions, and nothing left by those that end or are killed."""
 
 import contextlib
 import gc
@@ -142,7 +142,7 @@ def test_three_processes_at_once(triton_server):
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert [files(process.pid) for process in processes] == [set()] * 3
     assert [registered(triton_server.url, process.pid) for process in processes[:2]] == [set()] * 2
-    # One of the others may have removed what the third left; nobody is there to remove what the last one leaves.
+    # Another process may have removed what the third left; none is there to remove what the last one leaves.
     last = start(triton_server.url, MANY_CALLS.format(drop=True))
     last.communicate(timeout=60)
     assert last.returncode == 0
@@ -257,7 +257,7 @@ def test_a_child_that_exits_inside_the_block_ends_nothing(triton_server, make_cl
         place = region.write(np.array([1.5, 2], np.float32))
 
         def child():
-            # What the with statement does when the child leaves the block.
+            # As the with statement does when the child leaves the block.
             for each in (region, keyed):
                 assert list(each._close()) == []
 
