@@ -919,11 +919,13 @@ def test_ids_come_back_in_repeated_answers(serve, open_client):
             while len(data) < int(sizes[b"Content"]):
                 data += peer.sock.recv(65536)
             sent = json.loads(data[: int(sizes[b"Inference-Header-Content"])])
-            text, size = body(np.array(VALUES, np.float32).tobytes())
-            own = b'{"id":%b,' % json.dumps(sent["id"], ensure_ascii=False).encode() if "id" in sent else b"{"
-            peer.send(
-                answer(own + text[1:], headers=f"Inference-Header-Content-Length: {size + len(own) - 1}\r\n")
+            own = {"id": sent["id"]} if "id" in sent else {}
+            described = {"name": "OUTPUT0", "datatype": "FP32", "shape": [3]}
+            described["parameters"] = {"binary_data_size": 12}
+            text = json.dumps(
+                {**own, "model_name": "m", "outputs": [described]}, ensure_ascii=False, separators=(",", ":")
             )
+            peer.send(inference_answer(text.encode(), np.array(VALUES, np.float32).tobytes()))
 
     client = open_client(serve(with_ids).url)
     for request_id in ["a", "b", "", "c", "longer", "längst", 'q"uote', "longer", "d"]:

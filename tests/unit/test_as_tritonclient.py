@@ -135,7 +135,7 @@ def test_installing_after_the_real_package_was_imported_is_refused(real: Path) -
     )
     last = ran.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: tritonclient was imported before, from ")
-    assert "install_as_tritonclient() comes first" in last
+    assert "call install_as_tritonclient() before anything imports" in last
 
 
 def test_grpc_of_an_installed_tritonclient_works_beside_ours(real: Path) -> None:

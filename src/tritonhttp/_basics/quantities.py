@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidRequest
-
-__all__ = ["integer", "positive", "real"]
+__all__ = ["integer", "real"]
 
 
 def real(value: Any) -> float | None:
@@ -47,11 +45,3 @@ def integer(value: Any) -> int | None:
         return int(index(value))
     except TypeError:
         return None
-
-
-def positive(value: int, name: str) -> int:
-    """Return a whole number above 0, or refuse it."""
-    number = integer(value)
-    if number is None or number < 1:
-        raise InvalidRequest(f"{name} must be a whole number above 0, got {value!r}")
-    return number

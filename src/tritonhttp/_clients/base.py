@@ -9,7 +9,6 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .._basics import log
-from .._basics.quantities import positive
 from .._protocol import operations
 from .._protocol.encoder import Encoder, Message
 from .._protocol.inference import Inference, body_of
@@ -17,6 +16,7 @@ from .._protocol.operations import Operation
 from .._protocol.result import InferResult
 from .._protocol.tensors import InferInput, InferRequestedOutput
 from .._transport.address import Address
+from .._transport.policy import positive
 from .._wire.http1 import Response
 from .._wire.requests import Buffer
 from ..errors import InvalidRequest

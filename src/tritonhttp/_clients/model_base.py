@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .._basics.log import logger
-from .._basics.quantities import integer, positive
+from .._basics.quantities import integer
 from .._calls.safety import may_be_asked_again
 from .._protocol import operations
 from .._protocol.inference import Inference
 from .._protocol.operations import Operation
 from .._protocol.result import InferResult
 from .._protocol.signature import Arrays, Joined, Signature, requested, split, tensors
-from .._transport.policy import Deadline
+from .._transport.policy import Deadline, positive
 from ..errors import ConnectError, InferenceServerException, InvalidRequest, ServerError
 from .base import CLOSING
 

@@ -23,6 +23,7 @@ __all__ = [
     "earliest",
     "may_resend",
     "moment",
+    "positive",
     "seconds",
     "step_timeout",
 ]
@@ -142,6 +143,14 @@ class Connections:
     def age_limit(self) -> float:
         """Seconds that a connection may live; infinity without a limit."""
         return math.inf if self.max_age is None else self.max_age
+
+
+def positive(value: int, name: str) -> int:
+    """Return a whole number above 0, or refuse it."""
+    number = integer(value)
+    if number is None or number < 1:
+        raise InvalidRequest(f"{name} must be a whole number above 0, got {value!r}")
+    return number
 
 
 def seconds(value: float | None, name: str) -> float | None:

@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Coroutine, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ..._basics.quantities import positive
 from ..._calls.turns import Turn, Turns
 from ..._protocol.operations import Operation
 from ..._transport.address import parse_url
 from ..._transport.asyncio import AsyncioTransport
 from ..._transport.asyncio_pool import AsyncioPool
 from ..._transport.failures import closed, turn_timeout
-from ..._transport.policy import UNSET, Connections, Deadline, Moment, seconds
+from ..._transport.policy import UNSET, Connections, Deadline, Moment, positive, seconds
 from ..._transport.tls import as_context, tls_context
 from ...errors import InvalidRequest
 from ..base import (

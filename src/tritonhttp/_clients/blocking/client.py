@@ -12,7 +12,6 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ..._basics.quantities import positive
 from ..._calls.turns import Turn, Turns
 from ..._protocol.encoder import Message
 from ..._protocol.inference import Inference
@@ -23,7 +22,7 @@ from ..._transport.address import parse_url
 from ..._transport.blocking import BlockingTransport
 from ..._transport.blocking_pool import Bell, BlockingPool, is_owned, this_thread
 from ..._transport.failures import closed, turn_timeout, wait_timeout
-from ..._transport.policy import UNSET, Connections, Deadline, Moment, Timeouts, seconds
+from ..._transport.policy import UNSET, Connections, Deadline, Moment, Timeouts, positive, seconds
 from ..._transport.pool import Place, release
 from ..._transport.tls import tls_context
 from ...errors import InferenceServerException, InvalidRequest
