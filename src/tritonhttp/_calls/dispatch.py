@@ -190,7 +190,7 @@ class Dispatch:
         first : Response or InferenceServerException, optional
             What came of a first try that was made unseen.
         """
-        observers = self.hooks.observers
+        observers, listens = self.hooks.observers, self.listens
         begun, ticket = clock(), Ticket()
         try:
             if observers.request:
@@ -199,8 +199,9 @@ class Dispatch:
                 operation, call, ticket, observers, until, clock, probe, first
             )
             call.status = response.status_code
-            call.response_headers = dict(response.headers)
-            call.response_bytes = len(response.body)
+            if listens:
+                call.response_headers = dict(response.headers)
+                call.response_bytes = len(response.body)
         except BaseException as error:
             ticket.drop()  # where another one came while it was handed back
             self._tell(call, observers, clock() - begun, error)
@@ -221,8 +222,9 @@ class Dispatch:
             response.attempts = call.attempts
             response.ending = Ending(call, end, later)
             return response
-        self._tell(call, observers, clock() - begun)
-        return counted(response, call.attempts)
+        if listens:
+            self._tell(call, observers, clock() - begun)
+        return response if call.attempts == 1 else counted(response, call.attempts)
 
     def _tell(
         self, call: Call, observers: Observers, seconds: float, error: BaseException | None = None
@@ -267,7 +269,7 @@ class Dispatch:
                         answer = _outcome(known)
                     response = answer
                     outcome: int | BaseException = answer.status_code
-                    failed = server_failed(outcome)
+                    failed = answer.status_code >= 400 and server_failed(outcome)
                 except InferenceServerException as error:
                     outcome = error
                     if _is_over(error, until, clock()):
@@ -279,10 +281,12 @@ class Dispatch:
                     self._done(
                         balancer, ticket, clock(), failed, keeps_state=response is not None, silent=silent
                     )
-            if response is not None and response.status_code < 400 and operation.sequence is not None:
-                model, number, _, ends = operation.sequence
-                if ends:
-                    self._end((model, number))
+            if response is not None and response.status_code < 400:
+                if balancer is not None and operation.sequence is not None:
+                    model, number, _, ends = operation.sequence
+                    if ends:
+                        self._end((model, number))
+                return response, balancer
             pause = None
             if not resent and self._may_resend(operation, call, outcome):
                 pause, resent = 0.0, True

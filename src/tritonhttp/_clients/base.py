@@ -116,6 +116,7 @@ class ClientBase(Fleet, Overrides):
         #: Whether the server speaks binary tensors, as it was said or found out.
         self._binary = binary_data
         self._address = address
+        self._origin = address.origin
         self._verbose = verbose
         self._log = log.verbose_logger() if verbose else log.logger
         if shared_memory not in (None, "auto"):
@@ -223,19 +224,18 @@ class ClientBase(Fleet, Overrides):
 
     def _flow(
         self, inference: Inference, *, snapshot: bool = False
-    ) -> Generator[Operation[Any], Any, InferResult]:
+    ) -> Operation[InferResult] | Generator[Operation[Any], Any, InferResult]:
         """Return what such an inference takes; with `snapshot` its arguments may be changed afterwards."""
         sharing = self._sharing  # another thread may close the client meanwhile
         if sharing is None:
-            return _alone(inference.sendable(snapshot))
+            return inference.sendable(snapshot)
         flow = sharing.infer(inference, snapshot=snapshot)
         return _noted(sharing, inference, flow or _alone(inference.sendable(snapshot)))
 
     def _show(self, operation: Operation[Any], message: Message, headers: Mapping[str, Any] | None) -> None:
         """Log a request for `verbose`."""
-        size = self._encoder.size_of(operation)
-        target = f"{self._address.origin}{message.target}" if self._shows_origin else message.target
-        given = self._encoder.call_headers(operation, headers)
+        target = f"{self._origin}{message.target}" if self._shows_origin else message.target
+        given, size = self._encoder.call_headers(operation, headers)
         shown = f"\n<{size} bytes>" if size else ""
         self._log.debug("%s %s, headers %s%s", operation.method, target, log.masked(given.items()), shown)
 
@@ -245,16 +245,17 @@ class ClientBase(Fleet, Overrides):
         if operation.done and 200 <= response.status_code < 300:
             self._log.debug("%s", operation.done)
 
-    def _record(self, operation: Operation[Any], headers: Mapping[str, Any] | None) -> Call:
-        """Return the record of a call that begins."""
+    def _record(self, operation: Operation[Any], headers: Mapping[str, Any] | None, *, whole: bool) -> Call:
+        """Return the record of a call that begins; the whole of it, or what nobody sees."""
         from ..events import Call
 
-        url = ""
-        if not self._servers:
-            url = f"{self._address.origin}{self._address.base_path}/{operation.path}"
-        given = self._encoder.call_headers(operation, headers)
-        call = Call(operation.method, url, *operations.purpose(operation.path), operation.request_id, given)
-        call.request_bytes = self._encoder.size_of(operation)
+        if not whole:
+            return Call(operation.method, "", headers=headers)  # type: ignore[arg-type]
+        path = operation.path
+        url = "" if self._servers else f"{self._origin}{self._address.base_path}/{path}"
+        given, size = self._encoder.call_headers(operation, headers)
+        call = Call(operation.method, url, *operations.purpose(path), operation.request_id, given)
+        call.request_bytes = size
         return call
 
     def _like(self, configuration: dict[str, Any]) -> Any:

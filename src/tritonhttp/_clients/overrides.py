@@ -77,7 +77,7 @@ class Overrides:
             return None
         arguments: dict[str, Any] = {
             "request_uri": operation.path,
-            "headers": self._encoder.call_headers(operation, headers) or None,
+            "headers": self._encoder.call_headers(operation, headers)[0] or None,
             "query_params": query_params,
         }
         if name == "_post":

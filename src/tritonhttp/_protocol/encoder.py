@@ -79,6 +79,10 @@ class Encoder:
             "host": header_line("Host", authority),
             "user-agent": header_line("User-Agent", f"tritonhttp/{__version__}"),
         }
+        #: The header lines of inferences, behind the request line: of JSON alone, and with tensors behind it.
+        self._template_lines = [
+            f" HTTP/1.1\r\n{self._lines({}, content_type, 0)}".encode() for content_type in (JSON, BINARY)
+        ]
         #: Targets and heads of requests without headers of the caller's, by all that they depend on.
         self._heads: Table[tuple[Any, ...], tuple[str, bytes]] = Table()
         #: By model, version and form.
@@ -118,9 +122,7 @@ class Encoder:
         target = f"{self._base_path}/{inference.path}"
         members, end = forms_json(inference)
         size = sum(each.nbytes if isinstance(each, np.ndarray) else len(each) for each in data)
-        head = encode_head("POST", target, self._lines({}, BINARY if data else JSON, 0), 0)
-        lines = head[len(f"POST {target}".encode()) : -len(b"Content-Length: 0\r\n\r\n")]
-        template = Template(target, lines, members, end, size, bool(data))
+        template = Template(target, self._template_lines[bool(data)], members, end, size, bool(data))
         if form is not None and all(map(_goes_out_as_it_is, data)):
             self.templates.keep((inference.model_name, inference.model_version, form), template)
         else:
@@ -169,31 +171,27 @@ class Encoder:
 
     # -- any operation --
 
-    def call_headers(self, operation: Operation[Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return a call's headers: the caller's, and over them those that belong to the operation's body."""
-        own = self.headers_of(operation)
-        names = {name.lower() for name, _ in own}
-        given = operations.mapping(given, "headers") if given else {}
-        headers = {name: value for name, value in given.items() if str(name).lower() not in names}
-        headers.update((name, int(value) if value.isdecimal() else value) for name, value in own)
-        return headers
+    def call_headers(
+        self, operation: Operation[Any], given: Mapping[str, Any] | None
+    ) -> tuple[dict[str, Any], int]:
+        """Return a call's headers, and the size of its body: the caller's, and over them those of the body."""
+        own, size = self.describe(operation)
+        headers = dict(operations.mapping(given, "headers")) if given else {}
+        if own and headers:
+            names = {name.lower() for name, _ in own}
+            headers = {name: value for name, value in headers.items() if str(name).lower() not in names}
+        for name, value in own:
+            headers[name] = int(value) if value.isdecimal() else value
+        return headers, size
 
-    def headers_of(self, operation: Operation[Any]) -> Headers:
-        """Return the headers that belong to an operation's body."""
+    def describe(self, operation: Operation[Any]) -> tuple[Headers, int]:
+        """Return the headers that belong to an operation's body, and the body's size."""
         if not isinstance(operation, Inference):
-            return operation.headers
+            return operation.headers, sum(map(len, operation.body))
         template, _ = self.draft(operation)
-        if not template.binary:
-            return ()
         size = template.json_size(operation.id_json(), operation.parameters_json())
-        return (("Inference-Header-Content-Length", str(size)),)
-
-    def size_of(self, operation: Operation[Any]) -> int:
-        """Return the size of an operation's body."""
-        if not isinstance(operation, Inference):
-            return sum(map(len, operation.body))
-        template, _ = self.draft(operation)
-        return template.json_size(operation.id_json(), operation.parameters_json()) + template.size
+        headers = (("Inference-Header-Content-Length", str(size)),) if template.binary else ()
+        return headers, size + template.size
 
     def encode(
         self,
@@ -244,7 +242,7 @@ class Encoder:
             target = f"{self._base_path}/{operation.path}"
             if query_params:
                 target = f"{target}?{operations.query_string(query_params)}"
-            lines = self._lines(self.call_headers(operation, headers), content_type, length)
+            lines = self._lines(self.call_headers(operation, headers)[0], content_type, length)
             known = target, encode_head(method, target, lines, length)
             if plain:
                 self._heads.keep(form, known)

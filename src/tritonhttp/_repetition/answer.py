@@ -25,7 +25,7 @@ class Answer:
     head_size, size : int
         Bytes in its HTTP head, and in all of it.
     at : int
-        Where in `start` the request's id stands; -1: nowhere.
+        Where in `start` the request's id stands; -1: nowhere, so that `start` serves for every id.
     pattern : InferResult or None
         A result of such an answer, once there was one.
     """
@@ -41,11 +41,9 @@ class Answer:
         self.pattern: Any = None
 
     def start_with(self, id_json: bytes) -> bytes:
-        """Return how such an answer begins to a request with an id of the same length."""
+        """Return how such an answer begins to a request with another id of the same length."""
         at = self.at
-        return (
-            self.start if at < 0 else b"%b%b%b" % (self.start[:at], id_json, self.start[at + len(id_json) :])
-        )
+        return b"%b%b%b" % (self.start[:at], id_json, self.start[at + len(id_json) :])
 
 
 class Repeated(Response):

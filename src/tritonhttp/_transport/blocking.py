@@ -157,7 +157,7 @@ class BlockingTransport:
             try:
                 if answer is not None and socket.socket is self._kind:
                     began = monotonic()
-                    start = answer.start_with(id_json)
+                    start = answer.start if answer.at < 0 else answer.start_with(id_json)
                     expected = buffers[0], start, answer.head_size, answer.size, deadline
                     body = self.repeater.repeat(place, *expected)
                     if body is None and place.connection is None:

@@ -67,7 +67,7 @@ class Calls(ClientBase):
         async def _drive_in_turn(
             self,
             turn: Turn[AsyncioPool[None]],
-            flow: Generator[Operation[Any] | float, Any, T],
+            flow: Operation[T] | Generator[Operation[Any] | float, Any, T],
             headers: Headers,
             query_params: QueryParams,
             until: Moment | None,
@@ -559,9 +559,9 @@ class Calls(ClientBase):
     ) -> InferResult:
         """Run an inference that takes more than one request, or has to wait for another one."""
         flow = self._flow(inference)
-        if inference.sequence is None:
+        if inference.sequence_id in (0, ""):
             return await self._drive(flow, headers, query_params, until)
-        turn = Turn(self._turns, inference.sequence[:2])
+        turn = Turn(self._turns, (inference.model_name, inference.sequence_id))
         return await self._drive_in_turn(turn, flow, headers, query_params, until)
 
     async def generate(
@@ -741,13 +741,15 @@ class Calls(ClientBase):
 
     async def _drive(
         self,
-        flow: Generator[Operation[Any] | float, Any, T],
+        flow: Operation[T] | Generator[Operation[Any] | float, Any, T],
         headers: Headers,
         query_params: QueryParams,
         until: Moment | None,
         place: Place[Any] | None = None,
     ) -> T:
-        """Carry out the operations of a flow, and return what they come to."""
+        """Carry out an operation, or the operations of a flow, and return what they come to."""
+        if isinstance(flow, Operation):
+            return await self._carry_out(flow, headers, query_params, until, place)
         return await drive(
             flow, lambda operation: self._carry_out(operation, headers, query_params, until, place)
         )
@@ -761,7 +763,7 @@ class Calls(ClientBase):
         place: Place[Any] | None = None,
     ) -> Response:
         """Send a request that somebody watches: the plugin, a subclass, the log."""
-        request = Request(self._encoder.call_headers(operation, headers))
+        request = Request(self._encoder.call_headers(operation, headers)[0])
         outcome = self._call_plugin(request)
         if hasattr(outcome, "__await__"):
             await finish_plugin(outcome, until)
@@ -795,7 +797,8 @@ class Calls(ClientBase):
             except InferenceServerException as error:
                 first = error
             resent = place.resent
-        call = self._record(operation, headers)
+        listens = dispatch.listens
+        call = self._record(operation, headers, whole=listens or first is not None)
         call.attempts = resent
         clock = asyncio.get_running_loop().time
         flow = dispatch.tries(
@@ -815,18 +818,20 @@ class Calls(ClientBase):
             name, tried, last = step
             given: Headers = call.headers
             if tried is not operation:
-                given = self._encoder.call_headers(tried, given)
-                call.request_bytes = self._encoder.size_of(tried)
-            trace = Trace() if dispatch.listens else None
-            server = self.server(name)
+                given, call.request_bytes = self._encoder.call_headers(tried, given)
+            trace = Trace() if listens else None
+            server = self._servers.get(name) or self.server(name)
             try:
-                return await server._send(tried, given, query_params, until, place, call, trace, last)
+                return await server._send(tried, given, query_params, until, place, call, trace, last=last)
             finally:
                 call.attempts += place.resent
                 if trace is not None:
                     call.phases = {phase: spent * 1e3 for phase, spent in trace.phases.items()}
 
-        return await drive(flow, perform)
+        try:
+            return await drive(flow, perform)
+        finally:
+            flow.close()  # wherever an exception comes
 
     async def _send(
         self,
@@ -837,35 +842,41 @@ class Calls(ClientBase):
         place: Place[Any] | None = None,
         call: Call | None = None,
         trace: Trace | None = None,
+        *,
         last: bool = False,
+        message: Message | None = None,
     ) -> Response:
-        """Send a request to this client's own server."""
-        message = self._encoder.encode(operation, headers, query_params)
+        """Send a request to this client's own server, and return the response.
+
+        Parameters
+        ----------
+        call : Call, optional
+            The record that shall have the URL.
+        trace : Trace, optional
+            Records how long each phase takes.
+        last : bool
+            Whether it must not be sent again unseen.
+        message : Message, optional
+            The request, where it is written already.
+        """
+        if message is None:
+            message = self._encoder.encode(operation, headers, query_params)
         if self._verbose:
             self._show(operation, message, headers)
         if call is not None:
-            call.url = f"{self._address.origin}{message.target}"
-        return await self._deliver(operation, message, until, place or Place(), trace, last)
-
-    async def _deliver(
-        self,
-        operation: Operation[Any],
-        message: Message,
-        until: Moment | None,
-        place: Place[Any],
-        trace: Trace | None = None,
-        last: bool = False,
-    ) -> Response:
-        """Send what is written already, and return the response."""
-        transport = self._transport
+            call.url = f"{self._origin}{message.target}"
+        if place is None:
+            place = Place()
         place.resent = 0
+        repeatable = operation.idempotent is True and not last and operation.renew is None
+        transport = self._transport
         try:
             response = await transport.exchange(
                 operation.method,
                 message.target,
                 message.buffers,
                 place,
-                repeatable=not last and may_run_twice(operation) and operation.renew is None,
+                repeatable=repeatable and may_run_twice(operation),
                 deadline=until,
                 trace=trace,
                 streamed=operation.streamed,

@@ -188,7 +188,7 @@ class InferenceServerClient(Calls):
     async def _drive_in_turn(
         self,
         turn: Turn[AsyncioPool[None]],
-        flow: Generator[Operation[Any] | float, Any, T],
+        flow: Operation[T] | Generator[Operation[Any] | float, Any, T],
         headers: Headers,
         query_params: QueryParams,
         until: Moment | None,

@@ -343,7 +343,7 @@ class InferenceServerClient(Calls):
         turn = None
         seen = self._verbose or self._dispatch is not None or self._is_watched()
         if seen or self._branches(inference):
-            self._encoder.size_of(inference)  # refuses what cannot be sent
+            self._encoder.describe(inference)  # refuses what cannot be sent
             flow = self._flow(inference, snapshot=copy)
             if inference.sequence is not None:
                 turn = Turn(self._turns, inference.sequence[:2])
@@ -368,7 +368,7 @@ class InferenceServerClient(Calls):
         self, inference: Inference, message: Message, until: Moment | None, place: Place[Any]
     ) -> InferResult:
         """Carry out an inference that is written already."""
-        return inference.decode(self._deliver(inference, message, until, place))
+        return inference.decode(self._send(inference, None, None, until, place, message=message))
 
     def _submit(self, pending: Pending, place: Place[Any], turn: Turn[BlockingPool[None]] | None) -> None:
         """Let a thread carry out an inference that takes its place in the line now."""
@@ -440,7 +440,7 @@ class InferenceServerClient(Calls):
     def _drive_in_turn(
         self,
         turn: Turn[BlockingPool[None]] | None,
-        flow: Generator[Operation[Any] | float, Any, T],
+        flow: Operation[T] | Generator[Operation[Any] | float, Any, T],
         headers: Headers,
         query_params: QueryParams,
         until: Moment | None,
