@@ -89,7 +89,7 @@ class Driven:
         self.call = Call(operation.method, "http://one", *purposes, operation.request_id)
         self.call.request_bytes = sum(map(len, operation.body))
         return self.dispatch.tries(
-            operation, self.call, until, lambda: self.now, self.probes.append, self.later.append
+            operation, self.call, until, lambda: self.now, self.probes.append, True, self.later.append
         )
 
     def run(

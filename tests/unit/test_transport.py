@@ -203,6 +203,7 @@ def test_a_call_that_ends_at_the_look_at_its_connection_gives_the_place_back(
 
     server = serve()
     exchange = connect(server.port)
+    exchange.transport.repeats = False  # the extension looks by itself
     exchange()
     (connection,) = exchange.transport._connections
     connection.is_stale = kill

@@ -146,9 +146,9 @@ class Dispatch:
             self._balancer = Balancer(self.servers, policy=self._balancing, first=random.randrange(1 << 16))
 
     @property
-    def is_quiet(self) -> bool:
-        """Whether nothing is to be done before a first try has failed: nobody listens, there is one server."""
-        return self._balancer is None and not self.listens
+    def chooses(self) -> bool:
+        """Whether there are several servers to choose from."""
+        return self._balancer is not None
 
     @property
     def sends_once(self) -> bool:
@@ -167,6 +167,7 @@ class Dispatch:
         until: Moment | None,
         clock: Callable[[], float],
         probe: Callable[[str], None],
+        listens: bool = True,
         later: Callable[[Callable[[], None]], object] = beside,
         first: Response | InferenceServerException | None = None,
     ) -> Generator[Step, Any, Response]:
@@ -185,12 +186,14 @@ class Dispatch:
             Tells the time in seconds.
         probe : callable
             Begins to find out whether the server of that name is ready, and says so to :meth:`probed`.
+        listens : bool
+            Whether anybody wants to know of a call that succeeds, and the record has to be whole.
         later : callable
             Carries a function out soon, not from within the collector: the end of a stream that was dropped.
         first : Response or InferenceServerException, optional
             What came of a first try that was made unseen.
         """
-        observers, listens = self.hooks.observers, self.listens
+        observers = self.hooks.observers
         begun, ticket = clock(), Ticket()
         try:
             if observers.request:

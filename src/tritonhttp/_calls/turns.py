@@ -55,13 +55,28 @@ class Turn(Generic[P]):
         first : bool
             Whether to join at the front: in a signal handler that interrupted a call about to join.
         """
-        turns, place = self._turns, self.place
-        with turns.lock:
-            self.pool = pool = turns._pools.setdefault(self._key, turns._make(1, turns.lock))
+        place = self.place
+        with self._turns.lock:
+            self.pool = pool = self._found()
             place.served = first
             pool.join(place)
             if wake is not None:
                 pool.wait(place, wake)
+
+    def begin(self) -> bool:
+        """Take the turn if nobody has it or waits for it, or else join the line; return whether it is taken."""
+        with self._turns.lock:
+            self.pool = pool = self._found()
+            if pool.take(self.place):
+                return True
+            pool.join(self.place)
+            return False
+
+    def _found(self) -> P:
+        """Return the pool of the sequence."""
+        turns = self._turns
+        pool = turns._pools.get(self._key)
+        return pool or turns._pools.setdefault(self._key, turns._make(1, turns.lock))
 
     def __enter__(self) -> Turn[P]:
         return self
@@ -81,3 +96,4 @@ class Turn(Generic[P]):
                 if pool.holders or pool.line:  # a handler joined in between
                     turns._pools.setdefault(self._key, pool)
         turns.then()
+        self.pool = None

@@ -87,6 +87,8 @@ class Encoder:
         self._heads: Table[tuple[Any, ...], tuple[str, bytes]] = Table()
         #: By model, version and form.
         self.templates: Table[tuple[Any, ...], Template] = Table()
+        #: The answers to inferences whose data are JSON, by model and version.
+        self._answers: Table[tuple[str, str], Table[int, Answer]] = Table()
         #: Names of headers that may be sent, in lower case, by the names as they were given.
         self._names: Table[str, str] = Table()
 
@@ -123,6 +125,10 @@ class Encoder:
         members, end = forms_json(inference)
         size = sum(each.nbytes if isinstance(each, np.ndarray) else len(each) for each in data)
         template = Template(target, self._template_lines[bool(data)], members, end, size, bool(data))
+        if form is None:
+            # The JSON holds data: only what is answered may be the same the next time.
+            key = inference.model_name, inference.model_version
+            template.answers = self._answers.get(key) or self._answers.keep(key, template.answers)
         if form is not None and all(map(_goes_out_as_it_is, data)):
             self.templates.keep((inference.model_name, inference.model_version, form), template)
         else:

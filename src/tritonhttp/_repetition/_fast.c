@@ -354,7 +354,6 @@ swap(Track *track, Place *place, PyObject *request, double network, double until
     Py_END_ALLOW_THREADS
     place->taken = began;
     place->handed = handed;
-    place->answered = monotonic();
     track->ahead = sent < 0 ? 0 : sent; /* who sends the rest will meet the error again */
     track->sent += track->ahead;
     if (problem == EINTR) {
@@ -363,6 +362,7 @@ swap(Track *track, Place *place, PyObject *request, double network, double until
         problem = came < 0 ? problem : 0;
     }
     track->came = came < 0 ? -1 : came;
+    place->answered = came < 0 ? 0 : monotonic();
     track->problem = problem;
     return came == -2 ? -1 : 0;
 }
@@ -521,7 +521,7 @@ repeater_repeat(Repeater *self, PyObject *const *args, Py_ssize_t count)
     Place *place = (Place *)args[0];
     PyObject *request = args[1], *answer = args[2];
     Py_ssize_t head = PyLong_AsSsize_t(args[3]), size = PyLong_AsSsize_t(args[4]), known = PyBytes_GET_SIZE(answer);
-    if (head < 0 || head > known || known > size || known == 0) {
+    if (head < 0 || head > known || known > size) {
         if (!PyErr_Occurred()) {
             PyErr_SetString(PyExc_ValueError, "repeat() takes sizes of one answer");
         }
@@ -537,13 +537,13 @@ repeater_repeat(Repeater *self, PyObject *const *args, Py_ssize_t count)
     }
     Py_INCREF(track); /* a handler may give the place back */
     place->served = 1;
-    self->calls++;
+    self->calls += known > 0;
     PyObject *body = NULL;
     if (swap(track, place, request, self->network, until) < 0) {
         track->requests++; /* nobody resumes it */
         goto done;
     }
-    if (track->came != size || memcmp(track->room.buf, PyBytes_AS_STRING(answer), (size_t)known) != 0) {
+    if (known == 0 || track->came != size || memcmp(track->room.buf, PyBytes_AS_STRING(answer), (size_t)known) != 0) {
         body = Py_NewRef(Py_None);
         goto done;
     }

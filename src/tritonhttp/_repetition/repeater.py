@@ -129,7 +129,7 @@ class Repeater(Generic[T]):
         How long a connection may be idle, in seconds.
     """
 
-    #: How many were begun.
+    #: How many were begun that expected an answer.
     calls: int = 0
     #: How many of them ended as expected, their places given back.
     ended: int = 0
@@ -151,7 +151,7 @@ class Repeater(Generic[T]):
         request : bytes
             The whole request, in one piece.
         start : bytes
-            What the answer is expected to begin with.
+            What the answer is expected to begin with. Empty: no answer is expected, and any takes another course.
         head, size : int
             In bytes: the part of `start` that is no body, and the whole answer.
         until : float or None

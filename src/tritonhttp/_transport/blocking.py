@@ -155,22 +155,35 @@ class BlockingTransport:
         # Twice: if an interrupt ends the first `give_back`, the second completes it.
         try:
             try:
-                if answer is not None and socket.socket is self._kind:
+                request = buffers[0]
+                if (
+                    self.repeats
+                    and socket.socket is self._kind
+                    and len(buffers) == 1
+                    and type(request) is bytes
+                    and not streamed
+                ):
                     began = monotonic()
-                    start = answer.start if answer.at < 0 else answer.start_with(id_json)
-                    expected = buffers[0], start, answer.head_size, answer.size, deadline
+                    if answer is None:
+                        expected = request, b"", 0, 0, deadline
+                    else:
+                        start = answer.start if answer.at < 0 else answer.start_with(id_json)
+                        expected = request, start, answer.head_size, answer.size, deadline
                     body = self.repeater.repeat(place, *expected)
                     if body is None and place.connection is None:
                         self._hold(place, deadline, reserved=reserved)
                         if place.connection is not None:
                             body = self.repeater.repeat(place, *expected)
-                    if body is not None:
+                    if body is None:
+                        if trace is not None:
+                            trace.resume(began, place)
+                    elif answer is not None:
                         if place.connection is not None:
                             self._put_by(place)
                         response = Repeated(answer, body)
                         response.asked = method, self._origin, target
                         if trace is not None:
-                            trace.repeated(began, place, len(buffers[0]), answer.size)
+                            trace.repeated(began, place, len(request), answer.size)
                         return response
                 return self._exchange(
                     method,

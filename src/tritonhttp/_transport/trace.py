@@ -39,7 +39,7 @@ class Trace:
     def mark(self, phase: str) -> None:
         """Note that a phase has ended, and the next one begins."""
         now = time.monotonic()
-        self.phases[phase] = now - self._since
+        self.phases.setdefault(phase, now - self._since)  # a repetition that is resumed has told some
         self._since = now
 
     def take(self, connection: Carrier, *, reused: bool) -> None:
@@ -54,13 +54,16 @@ class Trace:
 
     def repeated(self, began: float, place: Any, sent: int, received: int) -> None:
         """Note a repetition, whose place has the times of its phases."""
-        self.phases = {
-            "wait": place.taken - began,
-            "send": place.handed - place.taken,
-            "first_byte": place.answered - place.handed,
-            "receive": time.monotonic() - place.answered,
-        }
+        self.resume(began, place)
+        self.mark("receive")
         self.sent, self.received, self.reused = sent, received, True
+
+    def resume(self, began: float, place: Any) -> None:
+        """Note how far a repetition came."""
+        for phase, ended in (("wait", place.taken), ("send", place.handed), ("first_byte", place.answered)):
+            if ended:
+                self.phases[phase] = ended - began
+                self._since = began = ended
 
 
 class Carrier(Protocol):

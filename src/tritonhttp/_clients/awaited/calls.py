@@ -787,7 +787,8 @@ class Calls(ClientBase):
         first: Response | InferenceServerException | None = None
         place = place or Place()
         resent = 0
-        if dispatch.is_quiet:
+        listens = dispatch.listens
+        if not (listens or dispatch.chooses):
             try:
                 first = await self._send(
                     operation, headers, query_params, until, place, last=dispatch.sends_once
@@ -797,7 +798,6 @@ class Calls(ClientBase):
             except InferenceServerException as error:
                 first = error
             resent = place.resent
-        listens = dispatch.listens
         call = self._record(operation, headers, whole=listens or first is not None)
         call.attempts = resent
         clock = asyncio.get_running_loop().time
@@ -807,6 +807,7 @@ class Calls(ClientBase):
             until,
             clock,
             self._probe,
+            listens,
             asyncio.get_running_loop().call_soon_threadsafe,  # asyncio only
             # blocking: first=first,
             first,  # asyncio only
@@ -820,7 +821,7 @@ class Calls(ClientBase):
             if tried is not operation:
                 given, call.request_bytes = self._encoder.call_headers(tried, given)
             trace = Trace() if listens else None
-            server = self._servers.get(name) or self.server(name)
+            server = (self._servers.get(name) or self.server(name)) if self._servers else self
             try:
                 return await server._send(tried, given, query_params, until, place, call, trace, last=last)
             finally:

@@ -195,12 +195,12 @@ class InferenceServerClient(Calls):
     ) -> T:
         """Carry out the operations of a flow when its sequence's earlier requests have ended."""
         with turn, turn:
-            turn.join()
-            assert turn.pool is not None
-            clock = asyncio.get_running_loop().time
-            began = clock()
-            if not await turn.pool.hold(turn.place, until, reserved=True):
-                raise turn_timeout(clock() - began, until)
+            if not turn.begin():
+                assert turn.pool is not None
+                clock = asyncio.get_running_loop().time
+                began = clock()
+                if not await turn.pool.hold(turn.place, until, reserved=True):
+                    raise turn_timeout(clock() - began, until)
             return await self._drive(flow, headers, query_params, until)
 
     async def _look_up(self, every: float, until: Moment | None) -> None:

@@ -781,7 +781,8 @@ class Calls(ClientBase):
         first: Response | InferenceServerException | None = None
         place = place or Place()
         resent = 0
-        if dispatch.is_quiet:
+        listens = dispatch.listens
+        if not (listens or dispatch.chooses):
             try:
                 first = self._send(operation, headers, query_params, until, place, last=dispatch.sends_once)
                 if first.status_code < 400:
@@ -789,7 +790,6 @@ class Calls(ClientBase):
             except InferenceServerException as error:
                 first = error
             resent = place.resent
-        listens = dispatch.listens
         call = self._record(operation, headers, whole=listens or first is not None)
         call.attempts = resent
         clock = time.monotonic
@@ -799,6 +799,7 @@ class Calls(ClientBase):
             until,
             clock,
             self._probe,
+            listens,
             first=first,
         )
 
@@ -810,7 +811,7 @@ class Calls(ClientBase):
             if tried is not operation:
                 given, call.request_bytes = self._encoder.call_headers(tried, given)
             trace = Trace() if listens else None
-            server = self._servers.get(name) or self.server(name)
+            server = (self._servers.get(name) or self.server(name)) if self._servers else self
             try:
                 return server._send(tried, given, query_params, until, place, call, trace, last=last)
             finally:

@@ -453,12 +453,15 @@ class InferenceServerClient(Calls):
             if turn is None:
                 return self._drive(flow, headers, query_params, until, place)
             with turn, turn:
+                begun, began = False, time.monotonic()
                 if turn.pool is None:
                     turn.place.owner = this_thread()[0]
-                    turn.join(first=is_owned(self._turns.lock))
+                    if is_owned(self._turns.lock):
+                        turn.join(first=True)
+                    else:
+                        begun = turn.begin()
                 assert turn.pool is not None
-                began = time.monotonic()
-                if not turn.pool.hold(turn.place, until, reserved=True):
+                if not begun and not turn.pool.hold(turn.place, until, reserved=True):
                     raise turn_timeout(time.monotonic() - began, until)
                 return self._drive(flow, headers, query_params, until, place)
         finally:
