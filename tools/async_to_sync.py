@@ -2,6 +2,7 @@
 
 A line that ends with ``# asyncio only`` is left out, and a comment ``# blocking: code`` becomes the code. The
 patterns of `WORDS` are replaced everywhere, in docstrings too. Ruff drops unused imports and formats the result.
+In the file of `SHARED`, written by hand, the parts of `async_infer` are replaced that it shares with `infer`.
 With ``--check`` nothing is written; it fails if a file is not up to date.
 """
 
@@ -17,6 +18,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "tritonhttp" / "_clients"
 #: Modules in `blocking/` that are generated, each from the module of the same name in `awaited/`.
 MADE = ("calls.py", "drive.py", "model.py", "stream.py")
+
+#: The module of `blocking/` whose `async_infer` has parts of the source's `infer`, and what encloses them in both.
+SHARED = "client.py"
+PARTS = (
+    r"(    (?:async )?def (?:async_)?infer\(\n        self,\n)(.*?)(?=        copy: bool|    \) ->)",
+    r"(        inference = Inference\(\n)(.*?)(?=        \)\n)",
+)
 
 #: Patterns and their replacements, applied in this order; each occurs in some source.
 WORDS = (
@@ -75,6 +83,18 @@ def made(name: str, package: Path = PACKAGE) -> str:
     return tidied(head + blocking(source), PACKAGE / "blocking" / name)
 
 
+def shared(package: Path) -> str:
+    """Return what the module written by hand has to be."""
+    source = (package / "awaited" / "calls.py").read_text("utf-8")
+    text = (package / "blocking" / SHARED).read_text("utf-8")
+    for pattern in PARTS:
+        found = re.search(pattern, source, re.DOTALL)
+        assert found, pattern
+        part = found[2]
+        text = re.sub(pattern, lambda match, part=part: match[1] + part, text, count=1, flags=re.DOTALL)
+    return text
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write what has changed, or with --check say so."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -84,8 +104,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--package", type=Path, default=PACKAGE, help="the folder of the two clients")
     given = parser.parse_args(arguments)
     changed = 0
-    for name in MADE:
-        path, text = given.package / "blocking" / name, made(name, given.package)
+    for name in (*MADE, SHARED):
+        path = given.package / "blocking" / name
+        text = shared(given.package) if name == SHARED else made(name, given.package)
         if not path.exists() or path.read_text("utf-8") != text:
             changed += 1
             if given.check:

@@ -39,6 +39,7 @@ def copied(tool: dict[str, Any], folder: Path) -> list[str]:
         (folder / side).mkdir()
         for name in tool["MADE"]:
             shutil.copy(LIBRARY / side / name, folder / side / name)
+    shutil.copy(LIBRARY / "blocking" / tool["SHARED"], folder / "blocking")
     return list(tool["MADE"])
 
 
@@ -77,6 +78,25 @@ def test_a_changed_result_is_noticed_and_written_again(tool: dict[str, Any], tmp
     assert check(f"--package={tmp_path}").returncode == 1
     assert tool["main"]([f"--package={tmp_path}"]) == 0
     assert changed.read_text("utf-8") == (LIBRARY / "blocking" / name).read_text("utf-8")
+
+
+def test_a_new_option_of_infer_reaches_async_infer(tool: dict[str, Any], tmp_path: Path) -> None:
+    copied(tool, tmp_path)
+    source = tmp_path / "awaited" / "calls.py"
+    text = source.read_text("utf-8")
+    for before, more in (
+        ("        *,\n        idempotent: bool | None = None,\n", "        colour: str = '',\n"),
+        ("            idempotent,\n", "            colour,\n"),
+    ):
+        assert text.count(before) == 1
+        text = text.replace(before, before + more)
+    source.write_text(text, "utf-8")
+    changed = tool["shared"](tmp_path)
+    assert changed.count("        colour: str = '',\n") == 1
+    assert changed.count("            colour,\n") == 1
+    assert changed.replace("        colour: str = '',\n", "").replace("            colour,\n", "") == (
+        LIBRARY / "blocking" / tool["SHARED"]
+    ).read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ A turn is a place in a pool of one; the pools of the two clients wait in their o
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
@@ -32,6 +33,8 @@ class Turns(Generic[P]):
         self.then = then
         self._make = pool
         self._pools: dict[Hashable, P] = {}
+        #: One that no sequence uses, so that not each call has to make one.
+        self._spare: deque[P] = deque(maxlen=1)
 
 
 class Turn(Generic[P]):
@@ -76,7 +79,13 @@ class Turn(Generic[P]):
         """Return the pool of the sequence."""
         turns = self._turns
         pool = turns._pools.get(self._key)
-        return pool or turns._pools.setdefault(self._key, turns._make(1, turns.lock))
+        if pool is None:
+            try:
+                spare = turns._spare.pop()
+            except IndexError:
+                spare = turns._make(1, turns.lock)
+            pool = turns._pools.setdefault(self._key, spare)
+        return pool
 
     def __enter__(self) -> Turn[P]:
         return self
@@ -95,5 +104,7 @@ class Turn(Generic[P]):
                 turns._pools.pop(self._key, None)
                 if pool.holders or pool.line:  # a handler joined in between
                     turns._pools.setdefault(self._key, pool)
+                else:
+                    turns._spare.append(pool)
         turns.then()
         self.pool = None

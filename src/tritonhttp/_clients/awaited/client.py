@@ -201,7 +201,9 @@ class InferenceServerClient(Calls):
                 began = clock()
                 if not await turn.pool.hold(turn.place, until, reserved=True):
                     raise turn_timeout(clock() - began, until)
-            return await self._drive(flow, headers, query_params, until)
+            perform: Any = self._carry_out if isinstance(flow, Operation) else self._drive
+            result: T = await perform(flow, headers, query_params, until)
+            return result
 
     async def _look_up(self, every: float, until: Moment | None) -> None:
         """See to it that the addresses of the server's name are known, and were looked up not long ago."""
