@@ -491,7 +491,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
         "max_response_bytes": np.int64(7),
     }
     with InferenceServerClient("host", **numbers) as client:
-        assert (client._workers, client._sharing_limits) == (3, (5, 6))
+        assert (client._workers, client._sharing_limits) == (3, [5, 6])
         assert client._transport._limit == 4
         assert type(client._transport._limit) is int
         assert type(client._transport._timeouts.network) is float

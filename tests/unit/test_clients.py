@@ -130,7 +130,7 @@ def test_a_client_pickles_as_its_configuration(kind: type[Any]) -> None:
         assert type(again) is kind
         assert again.servers == ("a:8000", "b:8000")
         assert again._configuration == client._configuration
-        assert (again._retry, again._deadline, again._dispatch._balancing) == (
+        assert (again._configuration["retry"], again._deadline, again._dispatch._balancing) == (
             Retry(attempts=5),
             7.5,
             "round_robin",

@@ -6,6 +6,7 @@ import os
 import pickle
 import weakref
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .._basics import log
@@ -15,8 +16,8 @@ from .._protocol.inference import Inference, body_of
 from .._protocol.operations import Operation
 from .._protocol.result import InferResult
 from .._protocol.tensors import InferInput, InferRequestedOutput
-from .._transport.address import Address
-from .._transport.policy import positive
+from .._transport.address import parse_url
+from .._transport.policy import Connections, positive
 from .._wire.http1 import Response
 from .._wire.requests import Buffer
 from ..errors import InvalidRequest
@@ -77,56 +78,40 @@ class ClientBase(Fleet, Overrides):
 
     Parameters
     ----------
-    address : Address
-        The server.
-    verbose : bool
-        Log every request and response on stdout.
-    shared_memory : "auto" or None
-        Whether large tensors travel through shared memory.
-    shared_memory_threshold, shared_memory_limit : int
-        In bytes: from which size on, and how much in all.
-    binary_data : bool or None
-        Whether the server speaks binary tensors; None: to be found out.
     configuration : dict
-        The arguments that make another client like this one.
+        The arguments of the client, which make another one like it.
     """
 
     #: Whether `verbose` shows whole URLs, as the reference's asyncio client does.
     _shows_origin: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        address: Address,
-        verbose: bool,
-        shared_memory: str | None,
-        shared_memory_threshold: int,
-        shared_memory_limit: int,
-        binary_data: bool | None,
-        configuration: dict[str, Any],
-    ) -> None:
+    def __init__(self, configuration: dict[str, Any]) -> None:
         # A signal's handler that calls a client must not meet a first import half done.
         import queue  # noqa: F401
         import urllib.parse  # noqa: F401
 
         Fleet.__init__(self)
         Overrides.__init__(self)
-        self._configuration = configuration
-        if binary_data not in (None, True, False):
-            raise InvalidRequest(f"binary_data must be True, False or None, got {binary_data!r}")
-        #: Whether the server speaks binary tensors, as it was said or found out.
-        self._binary = binary_data
-        self._address = address
+        self._configuration = given = configuration
+        given["url"] = urls = one_or_more(given["url"])
+        if len(urls) > 1 and given["shared_memory"]:
+            raise InvalidRequest("shared_memory='auto' is for a client with one server")
+        self._address = address = parse_url(urls[0], given["ssl"])
         self._origin = address.origin
-        self._verbose = verbose
-        self._log = log.verbose_logger() if verbose else log.logger
-        if shared_memory not in (None, "auto"):
-            raise InvalidRequest(f"shared_memory must be 'auto' or None, got {shared_memory!r}")
-        self._sharing_limits = (
-            positive(shared_memory_threshold, "shared_memory_threshold"),
-            positive(shared_memory_limit, "shared_memory_limit"),
-        )
-        self._sharing = self._new_sharing() if shared_memory else None
         self._encoder = Encoder(address.authority, address.base_path)
+        #: Whether the server speaks binary tensors, as it was said or found out.
+        self._binary: bool | None = given["binary_data"]
+        for name, known in (("binary_data", (True, False, None)), ("shared_memory", ("auto", None))):
+            if given[name] not in known:
+                *others, last = map(repr, known)
+                raise InvalidRequest(f"{name} must be {', '.join(others)} or {last}, got {given[name]!r}")
+        self._verbose: bool = given["verbose"]
+        self._log = log.verbose_logger() if self._verbose else log.logger
+        self._sharing_limits = [
+            positive(given[name], name) for name in ("shared_memory_threshold", "shared_memory_limit")
+        ]
+        self._sharing = self._new_sharing() if given["shared_memory"] else None
+        self._options = Connections(**{each.name: given[each.name] for each in fields(Connections)})
 
     def _start_anew(self) -> None:
         """In a forked child: the parent's connections, threads and regions are not ours."""

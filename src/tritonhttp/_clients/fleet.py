@@ -14,8 +14,7 @@ from ..plugins import InferenceServerClientPlugin
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .._calls.dispatch import Balancing, Dispatch
-    from .._calls.retry import Retry
+    from .._calls.dispatch import Dispatch
     from .._transport.trace import Counts
     from ..events import Hooks, Stats
 
@@ -51,33 +50,24 @@ class Fleet:
 
         def _like(self, configuration: dict[str, Any]) -> Any: ...
 
-    def _serve(
-        self,
-        servers: dict[str, Any],
-        retry: Retry | None,
-        balancing: Balancing,
-        *hooks: Any,
-    ) -> None:
-        """Take up calls, when everything else of the client is made."""
-        self._servers = servers
+    def _serve(self, kind: type[Any]) -> None:
+        """Take up calls, when everything else of the client is made; `kind` makes one for each server."""
+        given = self._configuration
+        if len(given["url"]) > 1:
+            self._servers = {each: kind(**{**given, **ALONE, "url": each}) for each in given["url"]}
+        retry = given["retry"]
         if retry is not None:
             from .._calls.retry import Retry
 
             if not isinstance(retry, Retry):
                 raise InvalidRequest(f"retry must be a Retry, such as Retry(attempts=3); got {retry!r}")
-        self._retry, self._told = retry, hooks
-        self._balancing: Balancing = balancing
-        if retry is not None or servers or any(hook is not None for hook in hooks):
+        told = self._told = [given[name] for name in ("on_request", "on_response", "on_retry")]
+        if retry is not None or self._servers or told != [None, None, None]:
             self._new_dispatch()
-        self._resolve_every = seconds(self._configuration["resolve_every"], "resolve_every")
+        self._resolve_every = seconds(given["resolve_every"], "resolve_every")
         self._resolved: float | None = None
         if self._resolve_every is not None:
-            if (
-                servers
-                or self._sharing is not None
-                or self._address.socket_path
-                or self._configuration["proxy"]
-            ):
+            if self._servers or self._sharing is not None or self._address.socket_path or given["proxy"]:
                 raise InvalidRequest(
                     "resolve_every is for the name of one server: not with several URLs, shared_memory, a proxy or"
                     " a unix domain socket"
@@ -89,8 +79,8 @@ class Fleet:
         from .._calls.dispatch import Dispatch
         from ..events import Hooks
 
-        self._hooks = self._hooks or Hooks(*self._told)
-        self._dispatch = Dispatch(self.servers, self._retry, self._balancing, self._hooks)
+        given, self._hooks = self._configuration, self._hooks or Hooks(*self._told)
+        self._dispatch = Dispatch(self.servers, given["retry"], given["balancing"], self._hooks)
         return self._dispatch
 
     @property

@@ -171,7 +171,7 @@ class BlockingTransport:
                         expected = request, start, answer.head_size, answer.size, deadline
                     body = self.repeater.repeat(place, *expected)
                     if body is None and place.connection is None:
-                        self._hold(place, deadline, reserved=reserved)
+                        self._hold(place, deadline, reserved=reserved, trace=trace)
                         if place.connection is not None:
                             body = self.repeater.repeat(place, *expected)
                     if body is None:

@@ -8,21 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..._calls.turns import Turn, Turns
 from ..._protocol.operations import Operation
-from ..._transport.address import parse_url
 from ..._transport.asyncio import AsyncioTransport
 from ..._transport.asyncio_pool import AsyncioPool
 from ..._transport.failures import closed, turn_timeout
-from ..._transport.policy import UNSET, Connections, Deadline, Moment, positive, seconds
+from ..._transport.policy import UNSET, Deadline, Moment, positive, seconds
 from ..._transport.tls import as_context, tls_context
-from ...errors import InvalidRequest
 from ..base import (
     CLOSING,
     SHARED_MEMORY_LIMIT,
     SHARED_MEMORY_THRESHOLD,
-    one_or_more,
     renew_after_fork,
 )
-from ..fleet import ALONE
 from .calls import Calls, Headers, QueryParams
 
 if TYPE_CHECKING:
@@ -108,21 +104,7 @@ class InferenceServerClient(Calls):
         binary_data: bool | None = None,
     ) -> None:
         configuration = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        urls = one_or_more(url)
-        first, *others = urls
-        if others and shared_memory:
-            raise InvalidRequest("shared_memory='auto' is for a client with one server")
-        address = parse_url(first, ssl)
-        configuration["url"] = urls
-        super().__init__(
-            address,
-            verbose,
-            shared_memory,
-            shared_memory_threshold,
-            shared_memory_limit,
-            binary_data,
-            configuration,
-        )
+        super().__init__(configuration)
         self._probes: set[asyncio.Task[None]] = set()
         self._turns: Turns[AsyncioPool[None]] = Turns(AsyncioPool)
         self._deadline = seconds(conn_timeout, "conn_timeout")
@@ -132,23 +114,13 @@ class InferenceServerClient(Calls):
         if deadline is not UNSET:
             self._deadline = self._stream_deadline = seconds(deadline, "deadline")
         context = None if ssl_context is None else as_context(ssl_context, "ssl_context")
-        if address.tls and context is None:
-            context = tls_context(None, None, False)
+        if self._address.tls:
+            context = context or tls_context(None, None, False)
+        else:
+            context = None
         self._workers = limit = configuration["conn_limit"] = positive(conn_limit, "conn_limit")
-        connections = Connections(
-            max_idle=max_idle,
-            max_age=max_age,
-            keep_alive=keep_alive,
-            proxy=proxy,
-            trust_env=trust_env,
-            max_response_bytes=max_response_bytes,
-            expect_continue=expect_continue,
-        )
-        self._transport = AsyncioTransport(address, limit, context if address.tls else None, connections)
-        servers = {
-            each: InferenceServerClient(**{**configuration, **ALONE, "url": each}) for each in urls if others
-        }
-        self._serve(servers, retry, balancing, on_request, on_response, on_retry)
+        self._transport = AsyncioTransport(self._address, limit, context, self._options)
+        self._serve(InferenceServerClient)
         renew_after_fork(self)
 
     async def __aenter__(self) -> Self:

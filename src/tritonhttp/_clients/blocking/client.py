@@ -18,22 +18,19 @@ from ..._protocol.inference import Inference
 from ..._protocol.operations import Operation
 from ..._protocol.result import InferResult
 from ..._protocol.tensors import InferInput, InferRequestedOutput
-from ..._transport.address import parse_url
 from ..._transport.blocking import BlockingTransport
 from ..._transport.blocking_pool import Bell, BlockingPool, is_owned, this_thread
 from ..._transport.failures import closed, turn_timeout, wait_timeout
-from ..._transport.policy import UNSET, Connections, Deadline, Moment, Timeouts, positive, seconds
+from ..._transport.policy import UNSET, Deadline, Moment, Timeouts, positive, seconds
 from ..._transport.pool import Place, release
 from ..._transport.tls import tls_context
-from ...errors import InferenceServerException, InvalidRequest
+from ...errors import InferenceServerException
 from ..base import (
     CLOSING,
     SHARED_MEMORY_LIMIT,
     SHARED_MEMORY_THRESHOLD,
-    one_or_more,
     renew_after_fork,
 )
-from ..fleet import ALONE
 from .async_request import InferAsyncRequest, Pending
 from .calls import Calls, Headers, QueryParams
 from .executor import Executor
@@ -171,49 +168,23 @@ class InferenceServerClient(Calls):
     ) -> None:
         configuration = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self._executor: Executor | None = None
-        urls = one_or_more(url)
-        first, *others = urls
-        if others and shared_memory:
-            raise InvalidRequest("shared_memory='auto' is for a client with one server")
-        address = parse_url(first, ssl)
-        configuration["url"] = urls
-        super().__init__(
-            address,
-            verbose,
-            shared_memory,
-            shared_memory_threshold,
-            shared_memory_limit,
-            binary_data,
-            configuration,
-        )
-        context = tls_context(ssl_options, ssl_context_factory, insecure) if address.tls else None
+        super().__init__(configuration)
+        context = tls_context(ssl_options, ssl_context_factory, insecure) if self._address.tls else None
         self._limit = limit = positive(concurrency, "concurrency")
         timeouts = Timeouts(connection=connection_timeout, network=network_timeout)
         self._workers = (
             limit if max_greenlets is None else min(limit, positive(max_greenlets, "max_greenlets"))
         )
-        connections = Connections(
-            max_idle=max_idle,
-            max_age=max_age,
-            keep_alive=keep_alive,
-            proxy=proxy,
-            trust_env=trust_env,
-            max_response_bytes=max_response_bytes,
-            expect_continue=expect_continue,
-        )
-        self._transport = BlockingTransport(address, limit, timeouts, context, connections)
+        self._transport = BlockingTransport(self._address, limit, timeouts, context, self._options)
         #: Whether all calls stand in one line: with one server, and as many threads as connections.
-        self._has_line = len(urls) == 1 and resolve_every is None and self._workers == limit
+        self._has_line = len(self.servers) == 1 and resolve_every is None and self._workers == limit
         self._deadline = self._stream_deadline = seconds(deadline, "deadline")
         self._idle_timeout = timeouts.network
         #: Re-entrant, and nothing that may block runs under it: see BlockingPool.
         self._lock = threading.RLock()
         self._turns: Turns[BlockingPool[None]] = Turns(BlockingPool, partial(_hire_for, weakref.ref(self)))
         self._closed = False
-        servers = {
-            each: InferenceServerClient(**{**configuration, **ALONE, "url": each}) for each in urls if others
-        }
-        self._serve(servers, retry, balancing, on_request, on_response, on_retry)
+        self._serve(InferenceServerClient)
         renew_after_fork(self)
 
     def __enter__(self) -> Self:
