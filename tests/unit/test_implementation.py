@@ -39,7 +39,7 @@ from tritonhttp._repetition import repeater, template
 from tritonhttp._wire import bytes_tensor
 print([name for name in {ALL} if sys.modules.get(name)])
 print(sorted(implementation.in_python))
-print([repeater.REPEATS and isinstance(template.find, type(len)), bytes_tensor._speedups is not None])
+print([repeater.REPEATS and isinstance(template.compose, type(len)), bytes_tensor._speedups is not None])
 """
 
 

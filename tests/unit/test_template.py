@@ -30,7 +30,7 @@ except ImportError:
 pytestmark = pytest.mark.skipif(not isinstance(encoder.find, type(len)), reason="the extension is not built")
 
 find: Any = templates.find
-write: Any = templates.write
+compose: Any = templates.compose
 
 
 class Input(InferInput):
@@ -211,7 +211,7 @@ def outcomes(client: Any, fast: bool, asked: list[Recipe], changes: list[str]) -
     with pytest.MonkeyPatch.context() as patch:
         if not fast:
             patch.setattr(encoder, "find", lambda *_: None)
-            patch.setattr(encoder, "write", lambda *_: None)
+            patch.setattr(encoder, "compose", lambda *_: None)
         for recipe in asked:
             inputs = [each.make() for each in recipe.inputs]
             outputs = [each.make() for each in recipe.outputs]
@@ -275,12 +275,28 @@ def encode(client: Any, model: Any, inputs: Any, outputs: Any = None, version: A
     return message.template, message.buffers
 
 
+def asked(model: Any, inputs: Any, outputs: Any = None, version: Any = "") -> Inference:
+    return Inference(model, inputs, version, outputs)
+
+
 def search(client: Any, model: Any, inputs: Any, outputs: Any = None) -> Any:
-    return find(client._encoder.templates, model, "", inputs, outputs, InferInput, InferRequestedOutput)
+    table = client._encoder.templates
+    return find(table, asked(model, inputs, outputs), InferInput, InferRequestedOutput)
 
 
-def written(found: Any, piece: Any = COALESCE, whole: Any = LARGEST) -> Any:
-    return write(*found, piece, whole, b"", b"", b"", None)
+def written(
+    client: Any,
+    inputs: Any,
+    outputs: Any = None,
+    *,
+    model: Any = "m",
+    limits: tuple[Any, Any] = (COALESCE, LARGEST),
+    own: tuple[Any, ...] = (b"", b"", b"", None),
+) -> Any:
+    """Return a request that the extension composes, or None."""
+    inference = asked(model, inputs, outputs)
+    found = compose(client._encoder.templates, inference, InferInput, InferRequestedOutput, *limits, *own)
+    return None if found is None else found[1]
 
 
 def test_it_finds_what_python_would_send(client: Any) -> None:
@@ -293,9 +309,9 @@ def test_it_finds_what_python_would_send(client: Any) -> None:
     assert type(found) is tuple
     assert found[0] is template
     assert [id(each) for each in found[1]] == [id(each._binary) for each in inputs[:3]]
-    assert written(found) == request
+    assert written(client, inputs, outputs) == request
     inputs[0]._binary[:] = 9  # type: ignore[index]
-    assert written(search(client, "m", inputs, outputs)) != request
+    assert written(client, inputs, outputs) != request
     for others in (None, [], outputs[:1], outputs[::-1]):
         assert search(client, "m", inputs, others) is None
     assert search(client, "n", inputs, outputs) is None
@@ -305,8 +321,7 @@ def test_it_finds_what_python_would_send(client: Any) -> None:
 def test_a_request_is_composed_of_its_pieces(client: Any) -> None:
     inputs = floats("a")
     template, (plain,) = encode(client, "m", inputs)
-    found = search(client, "m", inputs)
-    request = write(*found, COALESCE, LARGEST, b"?q=1", b"A: b\r\n", b'"id":"7",', b"")
+    request = written(client, inputs, own=(b"?q=1", b"A: b\r\n", b'"id":"7",', b""))
     head, _, body = request.partition(b"\r\n\r\n")
     assert head.startswith(b"POST /v2/models/m/infer?q=1 HTTP/1.1\r\nHost: ")
     assert b"\r\nA: b\r\nInference-Header-Content-Length: " in head
@@ -326,7 +341,7 @@ def test_numpy_arrays_that_the_buffer_protocol_has_no_letter_for(client: Any) ->
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     inputs = [InferInput.from_numpy("a", np.arange(4).astype(bfloat16))]
     _, buffers = encode(client, "m", inputs)
-    assert [written(search(client, "m", inputs))] == buffers
+    assert [written(client, inputs)] == buffers
 
 
 def test_other_types_are_left_to_python(client: Any) -> None:
@@ -349,17 +364,16 @@ def test_any_number_of_tensors(client: Any, inputs: int, outputs: int) -> None:
     template, (request,) = encode(client, "m", tensors, wanted)
     found = search(client, "m", tensors, wanted)
     assert found[0] is template
-    assert written(found) == request
+    assert written(client, tensors, wanted) == request
 
 
 def test_a_request_up_to_the_limits(client: Any) -> None:
     inputs = floats("a", "b", size=3)
     _, (request,) = encode(client, "m", inputs)
-    found = search(client, "m", inputs)
-    assert written(found, 12, len(request)) == request
-    assert written(found, 11, len(request)) is None
-    assert written(found, 12, len(request) - 1) is None
-    assert written(found, 12, -1) is None
+    assert written(client, inputs, limits=(12, len(request))) == request
+    assert written(client, inputs, limits=(11, len(request))) is None
+    assert written(client, inputs, limits=(12, len(request) - 1)) is None
+    assert written(client, inputs, limits=(12, -1)) is None
 
 
 @pytest.mark.parametrize("over", range(-1, 3))
@@ -369,7 +383,7 @@ def test_a_request_has_as_many_pieces_each_time(
     inputs = [InferInput.from_numpy("a", np.zeros(COALESCE + over, np.uint8))]
     pieces = [len(encode(client, "m", inputs)[1]) for _ in range(2)]
     monkeypatch.setattr(encoder, "find", lambda *_: None)
-    monkeypatch.setattr(encoder, "write", lambda *_: None)
+    monkeypatch.setattr(encoder, "compose", lambda *_: None)
     pieces.append(len(encode(client, "m", inputs)[1]))
     assert pieces == [1 if over <= 0 else 2] * 3
 
@@ -459,7 +473,10 @@ def test_code_that_runs_during_the_search_does_no_harm(client: Any, moment: str,
         found = search(client, Meddling("m", **{moment: act}), inputs, outputs)
         if found is not None:
             assert found[0] in (template, *table.values())
-            assert written(found) in (request, None)
+        table.clear()
+        inputs, outputs = floats("a", "b"), [InferRequestedOutput("o")]
+        encode(client, "m", inputs, outputs)
+        assert written(client, inputs, outputs, model=Meddling("m", **{moment: act})) in (request, None)
 
 
 def test_an_input_that_its_own_attribute_takes_out_of_the_list(
@@ -505,16 +522,15 @@ def test_an_attribute_that_fails(client: Any, monkeypatch: pytest.MonkeyPatch, n
 def test_a_template_that_does_not_fit_is_left_to_python(client: Any, spoil: dict[str, Any]) -> None:
     inputs = floats("a")
     template, _ = encode(client, "m", inputs)
-    found = search(client, "m", inputs)
     for name, value in spoil.items():
         setattr(template, name, value)
-    assert written(found) is None
+    assert written(client, inputs) is None
     for name in spoil:
         delattr(template, name)
-    assert written(found) is None
+    assert written(client, inputs) is None
 
 
-@pytest.mark.parametrize("data", ["resized", "shrunk", "not in one piece", "no buffer", "more", "none"])
+@pytest.mark.parametrize("data", ["resized", "shrunk", "not in one piece", "no buffer"])
 def test_data_that_do_not_fit_are_left_to_python(client: Any, data: str) -> None:
     inputs = floats("a", "b")
     encode(client, "m", inputs)
@@ -525,43 +541,38 @@ def test_data_that_do_not_fit_are_left_to_python(client: Any, data: str) -> None
         array.resize(1, refcheck=False)
     elif data == "not in one piece":
         inputs[1]._binary = np.zeros(6, np.float32)[::2]
-    elif data == "no buffer":
+    else:
         inputs[1]._binary = object()  # type: ignore[assignment]
-    template, found = search(client, "m", inputs)
-    if data == "more":
-        found.append(b"")
-        found.append(b"x")
-    elif data == "none":
-        found.clear()
-    assert written((template, found)) is None
+    assert search(client, "m", inputs) is not None
+    assert written(client, inputs) is None
 
 
 def test_wrong_calls_are_refused(client: Any) -> None:
     inputs = floats("a")
     encode(client, "m", inputs)
-    good = (client._encoder.templates, "m", "", inputs, None, InferInput, InferRequestedOutput)
-    found = find(*good)
-    assert found is not None
-    for bad in ((), good[:-1], (*good, 1), ([], *good[1:]), (None, *good[1:]), (dict, *good[1:])):
-        with pytest.raises(TypeError, match="a dict and six arguments more"):
-            find(*bad)
-    with pytest.raises(TypeError):
-        find(*good, table={})
+    good = (client._encoder.templates, asked("m", inputs), InferInput, InferRequestedOutput)
     rest = (COALESCE, LARGEST, b"", b"", b"", None)
-    for bad in ((), (*found, *rest[:-1]), (*found, *rest, 1), (found[0], tuple(found[1]), *rest)):
-        with pytest.raises(TypeError, match="a template, a list and six arguments more"):
-            write(*bad)
+    assert find(*good) is not None
+    assert compose(*good, *rest) is not None
+    for bad in ((), good[:-1], (*good, 1), ([], *good[1:]), (None, *good[1:]), (dict, *good[1:])):
+        with pytest.raises(TypeError, match="a dict and three arguments more"):
+            find(*bad)
+        with pytest.raises(TypeError, match="a dict and nine arguments more"):
+            compose(*bad, *(rest if bad[1:] != good[1:] else ()))
+    for call in (lambda: find(*good, table={}), lambda: compose(*good, *rest, table={})):
+        with pytest.raises(TypeError):
+            call()
     for limit in (None, "7", 1.5):
-        with pytest.raises(TypeError):
-            written(found, limit)
-        with pytest.raises(TypeError):
-            written(found, COALESCE, limit)
+        for limits in ((limit, LARGEST), (COALESCE, limit)):
+            with pytest.raises(TypeError):
+                written(client, inputs, limits=limits)
     with pytest.raises(OverflowError):
-        written(found, 2**80)
+        written(client, inputs, limits=(2**80, LARGEST))
+    assert find(good[0], object(), *good[2:]) is None  # what is no inference
     for place in range(4):
         wrong: list[Any] = [b"", b"", b"", b""]
         wrong[place] = "text"
-        assert write(*found, COALESCE, LARGEST, *wrong) is None
+        assert written(client, inputs, own=tuple(wrong)) is None
 
 
 # -- what it holds ----------------------------------------------------------------------------------
@@ -608,8 +619,9 @@ def prepared(client: Any, kind: str) -> tuple[list[Any], list[Any]]:
     elif kind == "interrupt":
         name = Meddling("model", looked=raising(KeyboardInterrupt))
     table = List() if kind == "table" else client._encoder.templates
-    arguments = [table, name, version, inputs, outputs, InferInput, InferRequestedOutput]
-    held += [*arguments[:5], name, version]
+    inference = asked(name, inputs, outputs, version)
+    arguments = [table, inference, InferInput, InferRequestedOutput]
+    held += [table, inference, inputs, outputs, name, version]
     for tensor in inputs:
         held += [tensor, getattr(tensor, "_form", None), getattr(tensor, "_binary", None)]
         held += getattr(tensor, "_form", None) or ()
@@ -634,9 +646,10 @@ FOUND |= dict.fromkeys(["no attribute", "no key", "error", "interrupt", "table"]
 def ask(arguments: list[Any]) -> tuple[bool, bool]:
     try:
         found = find(*arguments)
+        composed = compose(*arguments, COALESCE, LARGEST, b"", b"", b"", None)
     except (KeyboardInterrupt, TypeError):
         return False, False
-    return found is not None, found is not None and written(found) is not None
+    return found is not None, composed is not None
 
 
 @pytest.mark.parametrize("kind", list(FOUND))
@@ -673,9 +686,9 @@ def test_arrays_can_be_resized_behind_it(client: Any) -> None:
     data = inputs[0]._binary
     assert isinstance(data, bytes | bytearray)
     inputs[0]._binary = grown = bytearray(data)
-    assert written(search(client, "m", inputs)) is not None
+    assert written(client, inputs) is not None
     grown += b"more"
-    assert written(search(client, "m", inputs)) is None
+    assert written(client, inputs) is None
     grown += b"more"
 
 

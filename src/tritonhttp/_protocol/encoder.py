@@ -10,9 +10,8 @@ import numpy as np
 
 from .._basics.table import Table
 from .._repetition.answer import Answer, learn
-from .._repetition.template import LARGEST, Template, find, write
+from .._repetition.template import LARGEST, Template, compose, find
 from .._version import __version__
-from .._wire.dtypes import as_little_endian
 from .._wire.http1 import Response
 from .._wire.requests import COALESCE, Buffer, encode_head, header_line, is_token
 from ..errors import InvalidRequest
@@ -94,25 +93,11 @@ class Encoder:
 
     # -- inferences --
 
-    def draft(self, inference: Inference) -> tuple[Template, list[Any]]:
+    def _find(self, inference: Inference) -> tuple[Template, list[Any]]:
         """Return the template of an inference, and its data as they were set."""
-        draft = inference.draft
-        if draft is not None and draft[0] is self:
-            return draft[1], draft[2]
-        found = find(
-            self.templates,
-            inference.model_name,
-            inference.model_version,
-            inference.inputs,
-            inference.outputs,
-            InferInput,
-            InferRequestedOutput,
-        )
-        template, data = found or self._search(inference)
-        inference.draft = self, template, data
-        return template, data
-
-    def _search(self, inference: Inference) -> tuple[Template, list[Any]]:
+        found = find(self.templates, inference, InferInput, InferRequestedOutput)
+        if found is not None:
+            return found
         form, data = form_of(inference)
         try:
             return self.templates[inference.model_name, inference.model_version, form], data
@@ -131,18 +116,13 @@ class Encoder:
             template.answers = self._answers.get(key) or self._answers.keep(key, template.answers)
         if form is not None and all(map(_goes_out_as_it_is, data)):
             self.templates.keep((inference.model_name, inference.model_version, form), template)
-        else:
-            data[:] = map(_little_endian, data)
         return template
 
     def _pieces(
-        self,
-        inference: Inference,
-        template: Template,
-        snapshot: bool,
-        own: tuple[bytes, bytes, bytes, bytes | None],
+        self, inference: Inference, snapshot: bool, own: tuple[bytes, bytes, bytes, bytes | None]
     ) -> tuple[Template, list[Buffer]]:
         """Return a request as Python makes it: in one piece where it is small, as buffers otherwise."""
+        template, _ = self._find(inference)
         tensors = buffers_of(inference.inputs, snapshot)
         if sum(map(len, tensors)) != template.size:  # an array was resized behind the form's back
             template = self._learn(inference, *form_of(inference))
@@ -151,9 +131,7 @@ class Encoder:
             return template, [b"".join((opening, *tensors))]
         return template, [opening, *tensors]
 
-    def _given_lines(
-        self, headers: Mapping[str, Any], template: Template, id_json: bytes, parameters: bytes | None
-    ) -> bytes | None:
+    def _given_lines(self, headers: Mapping[str, Any], inference: Inference) -> bytes | None:
         """Return the caller's header lines; None where that takes more than writing them."""
         text = ""
         seen = set()
@@ -166,7 +144,7 @@ class Encoder:
                     return None
                 lowered = self._names.keep(name, name.lower())
             if lowered in _OURS:
-                if lowered == _JSON_SIZE and value == template.json_size(id_json, parameters):
+                if lowered == _JSON_SIZE and str(value) == dict(self.describe(inference)[0]).get(name):
                     continue  # a plugin or a hook has left it as it was
                 return None
             if type(value) is not str or not value.isprintable() or lowered in seen:
@@ -194,7 +172,7 @@ class Encoder:
         """Return the headers that belong to an operation's body, and the body's size."""
         if not isinstance(operation, Inference):
             return operation.headers, sum(map(len, operation.body))
-        template, _ = self.draft(operation)
+        template, _ = self._find(operation)
         size = template.json_size(operation.id_json(), operation.parameters_json())
         headers = (("Inference-Header-Content-Length", str(size)),) if template.binary else ()
         return headers, size + template.size
@@ -208,19 +186,23 @@ class Encoder:
     ) -> Message:
         """Return an operation's request; with `snapshot` it holds none of the caller's memory."""
         if type(operation) is Inference:
-            template, data = self.draft(operation)
-            id_json = operation.id_json() if operation.request_id else b""
-            parameters = operation.parameters_json()
             query = b""
+            given: bytes | None = b""
             if query_params:
                 query = b"?%b" % operations.query_string(query_params).encode()
-            given = self._given_lines(headers, template, id_json, parameters) if headers else b""
+            if headers:
+                given = self._given_lines(headers, operation)
             if given is not None:
-                own = query, given, id_json, parameters
-                request = write(template, data, COALESCE, LARGEST, *own)
-                if request is None:
-                    template, buffers = self._pieces(operation, template, snapshot, own)
+                id_json = operation.id_json() if operation.request_id else b""
+                own = query, given, id_json, operation.parameters_json()
+                found = compose(
+                    self.templates, operation, InferInput, InferRequestedOutput, COALESCE, LARGEST, *own
+                )
+                buffers: list[Buffer]
+                if found is None:
+                    template, buffers = self._pieces(operation, snapshot, own)
                 else:
+                    template, request = found
                     buffers = [request]
                 target = f"{template.target}{query.decode()}" if query else template.target
                 answer = template.answers.get(len(id_json))
@@ -276,10 +258,6 @@ def refuse_framing() -> InvalidRequest:
         "Unsupported HTTP header: 'Transfer-Encoding' is not supported in the Python client library."
         " Use raw HTTP request libraries or the C++ client instead for this header."
     )
-
-
-def _little_endian(data: Any) -> Any:
-    return as_little_endian(data) if isinstance(data, np.ndarray) else data
 
 
 def _goes_out_as_it_is(data: Any) -> bool:

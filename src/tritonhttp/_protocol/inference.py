@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import orjson
@@ -21,13 +21,10 @@ from .operations import BINARY, JSON, Endpoint, Headers, Operation, Renew, check
 from .result import InferResult
 from .tensors import InferInput, InferRequestedOutput
 
-if TYPE_CHECKING:
-    from .._repetition.template import Template
-
 __all__ = ["Inference", "body_of", "buffers_of", "form_of", "forms_json"]
 
 #: Fields that say nothing to the server.
-UNSENT = frozenset({"idempotent", "verbose", "renew", "draft"})
+UNSENT = frozenset({"idempotent", "verbose", "renew"})
 
 
 @dataclass(slots=True, eq=False)  # never changed, as any operation
@@ -63,8 +60,6 @@ class Inference(Operation[InferResult]):
     verbose: bool = False
     renew: Renew | None = None
     method: ClassVar[str] = "POST"  # type: ignore[misc]
-    #: Whose template was found for it, that, and the data to write.
-    draft: tuple[object, Template, list[Any]] | None = field(init=False, default=None)
 
     @property
     def path(self) -> str:  # type: ignore[override]
@@ -207,7 +202,7 @@ class Inference(Operation[InferResult]):
         return result
 
 
-_values = attrgetter(*(each.name for each in fields(Inference) if each.init))
+_values = attrgetter(*(each.name for each in fields(Inference)))
 
 
 def forms_json(inference: Inference) -> tuple[bytes, bytes]:

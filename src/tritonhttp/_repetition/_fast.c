@@ -653,7 +653,7 @@ populate(PyObject *module)
 
 static PyMethodDef methods[] = {
     {"find", (PyCFunction)(void (*)(void))fast_find, METH_FASTCALL, fast_find_doc},
-    {"write", (PyCFunction)(void (*)(void))fast_write, METH_FASTCALL, fast_write_doc},
+    {"compose", (PyCFunction)(void (*)(void))fast_compose, METH_FASTCALL, fast_compose_doc},
     {NULL, NULL, 0, NULL},
 };
 

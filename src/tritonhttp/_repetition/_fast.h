@@ -6,10 +6,10 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-extern const char fast_find_doc[], fast_write_doc[];
+extern const char fast_find_doc[], fast_compose_doc[];
 
 PyObject *fast_find(PyObject *module, PyObject *const *args, Py_ssize_t count);
-PyObject *fast_write(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *fast_compose(PyObject *module, PyObject *const *args, Py_ssize_t count);
 int fast_requests_init(void);
 
 #endif

@@ -1,15 +1,17 @@
-/* The search for an inference's template, and its request made of that: find() and write() of template.py, which holds the
-   contract. Whatever is not as it is most of the time is left to Python. */
+/* The search for an inference's template, and its request made of that: find() and compose() of template.py, which holds
+   the contract. Whatever is not as it is most of the time is left to Python. */
 
 #include "_fast.h"
 
 #include <string.h>
 
-const char fast_find_doc[] = "find(table, name, version, inputs, outputs, Input, Output): see template.py.";
-const char fast_write_doc[] = "write(template, data, piece, whole, query, lines, id_json, parameters): see template.py.";
+const char fast_find_doc[] = "find(table, inference, Input, Output): see template.py.";
+const char fast_compose_doc[] =
+    "compose(table, inference, Input, Output, piece, whole, query, lines, id_json, parameters): see template.py.";
 
 /* Interned names; made once, for the life of the process. */
-static PyObject *form_name, *binary_data_name, *start_name, *lines_name, *json_name, *parameters_name, *size_name, *binary_name;
+static PyObject *form_name, *data_name, *start_name, *lines_name, *json_name, *parameters_name, *size_name, *binary_name;
+static PyObject *model_name, *version_name, *inputs_name, *outputs_name;
 
 /* Return None in place of an ordinary error, which Python meets again and says what it means. */
 static PyObject *
@@ -32,7 +34,7 @@ collect(PyObject *tensors, PyObject *type, PyObject *form, Py_ssize_t *at, PyObj
         PyObject *own = (PyObject *)Py_TYPE(tensor) == type ? PyObject_GetAttr(tensor, form_name) : NULL;
         int done = own != NULL && own != Py_None;
         if (done && data != NULL) {
-            PyObject *binary = PyObject_GetAttr(tensor, binary_data_name);
+            PyObject *binary = PyObject_GetAttr(tensor, data_name);
             done = binary != NULL && (binary == Py_None || PyList_Append(data, binary) == 0);
             Py_XDECREF(binary);
         }
@@ -46,39 +48,53 @@ collect(PyObject *tensors, PyObject *type, PyObject *form, Py_ssize_t *at, PyObj
     return 1;
 }
 
-PyObject *
-fast_find(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+/* Return the template of an inference, borrowed, or NULL, perhaps with an error; its data are appended to a list. */
+static PyObject *
+look_up(PyObject *table, PyObject *inference, PyObject *input, PyObject *output, PyObject *data)
 {
-    if (count != 7 || !PyDict_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "find() takes a dict and six arguments more");
-        return NULL;
-    }
-    PyObject *inputs = args[3], *outputs = args[4];
-    if (!PyList_CheckExact(inputs) || (outputs != Py_None && !PyList_CheckExact(outputs))) {
-        Py_RETURN_NONE;
+    PyObject *inputs = PyObject_GetAttr(inference, inputs_name), *outputs = PyObject_GetAttr(inference, outputs_name);
+    PyObject *name = PyObject_GetAttr(inference, model_name), *version = PyObject_GetAttr(inference, version_name);
+    PyObject *form = NULL, *key = NULL, *template = NULL;
+    if (inputs == NULL || outputs == NULL || name == NULL || version == NULL || !PyList_CheckExact(inputs) ||
+        (outputs != Py_None && !PyList_CheckExact(outputs))) {
+        goto done;
     }
     Py_ssize_t wanted = outputs == Py_None ? 0 : PyList_GET_SIZE(outputs), at = 0;
-    PyObject *form = PyTuple_New(PyList_GET_SIZE(inputs) + (wanted ? wanted + 1 : 0)), *data = PyList_New(0);
-    PyObject *key = NULL, *template = NULL, *found = NULL;
-    if (form == NULL || data == NULL || !collect(inputs, args[5], form, &at, data)) {
+    form = PyTuple_New(PyList_GET_SIZE(inputs) + (wanted ? wanted + 1 : 0));
+    if (form == NULL || !collect(inputs, input, form, &at, data)) {
         goto done;
     }
     if (wanted && at < PyTuple_GET_SIZE(form)) {
         PyTuple_SET_ITEM(form, at++, Py_NewRef(Py_None));
-        if (!collect(outputs, args[6], form, &at, NULL)) {
+        if (!collect(outputs, output, form, &at, NULL)) {
             goto done;
         }
     }
-    if (at != PyTuple_GET_SIZE(form)) { /* the lists were changed meanwhile */
-        goto done;
-    }
-    if ((key = PyTuple_Pack(3, args[1], args[2], form)) != NULL &&
-        (template = PyDict_GetItemWithError(args[0], key)) != NULL) {
-        found = PyTuple_Pack(2, template, data);
+    if (at == PyTuple_GET_SIZE(form) && (key = PyTuple_Pack(3, name, version, form)) != NULL) { /* or a list was changed */
+        template = PyDict_GetItemWithError(table, key);
     }
 done:
     Py_XDECREF(key);
     Py_XDECREF(form);
+    Py_XDECREF(inputs);
+    Py_XDECREF(outputs);
+    Py_XDECREF(name);
+    Py_XDECREF(version);
+    return template;
+}
+
+PyObject *
+fast_find(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 4 || !PyDict_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "find() takes a dict and three arguments more");
+        return NULL;
+    }
+    PyObject *data = PyList_New(0), *found = NULL;
+    PyObject *template = data == NULL ? NULL : look_up(args[0], args[1], args[2], args[3], data);
+    if (template != NULL) {
+        found = PyTuple_Pack(2, template, data);
+    }
     Py_XDECREF(data);
     return found != NULL ? found : leave_to_python();
 }
@@ -126,25 +142,42 @@ append(PyObject *data, char *to, Py_ssize_t room, Py_ssize_t most)
     return room == 0;
 }
 
-PyObject *
-fast_write(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+/* Write a number in decimal; return where it ends. */
+static char *
+write_number(char *to, Py_ssize_t number)
 {
-    enum { START, QUERY, OWN, LINES, ID, JSON, END, PIECES };
-    if (count != 8 || !PyList_CheckExact(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "write() takes a template, a list and six arguments more");
-        return NULL;
+    char digits[24];
+    int count = 0;
+    do {
+        digits[count++] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number);
+    while (count) {
+        *to++ = digits[--count];
     }
-    Py_ssize_t most = PyLong_AsSsize_t(args[2]), limit = PyLong_AsSsize_t(args[3]);
-    if ((most == -1 || limit == -1) && PyErr_Occurred()) {
-        return NULL;
-    }
+    return to;
+}
+
+static char *
+write_text(char *to, const char *text)
+{
+    size_t size = strlen(text);
+    memcpy(to, text, size);
+    return to + size;
+}
+
+/* Return a request; NULL, perhaps with an error, where it cannot be made in one piece. */
+static PyObject *
+fill(PyObject *template, PyObject *data, Py_ssize_t most, Py_ssize_t limit, PyObject *const *own)
+{
+    enum { START, QUERY, LINES, GIVEN, ID, JSON, END, PIECES };
     Piece pieces[PIECES];
-    PyObject *start = PyObject_GetAttr(args[0], start_name), *own = PyObject_GetAttr(args[0], lines_name);
-    PyObject *json = PyObject_GetAttr(args[0], json_name), *size = PyObject_GetAttr(args[0], size_name);
-    PyObject *binary = PyObject_GetAttr(args[0], binary_name), *request = NULL;
-    PyObject *end = args[7] == Py_None ? PyObject_GetAttr(args[0], parameters_name) : Py_NewRef(args[7]);
-    if (!piece_of(start, &pieces[START]) || !piece_of(args[4], &pieces[QUERY]) || !piece_of(own, &pieces[OWN]) ||
-        !piece_of(args[5], &pieces[LINES]) || !piece_of(args[6], &pieces[ID]) || !piece_of(json, &pieces[JSON]) ||
+    PyObject *start = PyObject_GetAttr(template, start_name), *lines = PyObject_GetAttr(template, lines_name);
+    PyObject *json = PyObject_GetAttr(template, json_name), *size = PyObject_GetAttr(template, size_name);
+    PyObject *binary = PyObject_GetAttr(template, binary_name), *request = NULL;
+    PyObject *end = own[3] == Py_None ? PyObject_GetAttr(template, parameters_name) : Py_NewRef(own[3]);
+    if (!piece_of(start, &pieces[START]) || !piece_of(own[0], &pieces[QUERY]) || !piece_of(lines, &pieces[LINES]) ||
+        !piece_of(own[1], &pieces[GIVEN]) || !piece_of(own[2], &pieces[ID]) || !piece_of(json, &pieces[JSON]) ||
         !piece_of(end, &pieces[END]) || size == NULL || binary == NULL) {
         goto done;
     }
@@ -159,36 +192,65 @@ fast_write(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
         whole += pieces[i].size;
     }
     Py_ssize_t head = 2 + pieces[ID].size + pieces[JSON].size + pieces[END].size;
-    char sizes[128];
-    int length = binary == Py_True
-                     ? snprintf(sizes, sizeof(sizes),
-                                "Inference-Header-Content-Length: %zd\r\nContent-Length: %zd\r\n\r\n{", head, head + tensors)
-                     : snprintf(sizes, sizeof(sizes), "Content-Length: %zd\r\n\r\n{", head + tensors);
-    whole += length + 1 + tensors;
+    char sizes[128], *at = sizes;
+    if (binary == Py_True) {
+        at = write_number(write_text(at, "Inference-Header-Content-Length: "), head);
+        at = write_text(at, "\r\n");
+    }
+    at = write_number(write_text(at, "Content-Length: "), head + tensors);
+    at = write_text(at, "\r\n\r\n{");
+    size_t length = (size_t)(at - sizes);
+    whole += (Py_ssize_t)length + 1 + tensors;
     if (whole > limit || (request = PyBytes_FromStringAndSize(NULL, whole)) == NULL) {
         goto done;
     }
     char *to = PyBytes_AS_STRING(request);
     for (int i = 0; i < PIECES; i++) {
         if (i == ID) {
-            memcpy(to, sizes, (size_t)length);
+            memcpy(to, sizes, length);
             to += length;
         }
         memcpy(to, pieces[i].text, (size_t)pieces[i].size);
         to += pieces[i].size;
     }
     *to++ = '}';
-    if (!append(args[1], to, tensors, most)) {
+    if (!append(data, to, tensors, most)) {
         Py_CLEAR(request);
     }
 done:
     Py_XDECREF(start);
-    Py_XDECREF(own);
+    Py_XDECREF(lines);
     Py_XDECREF(json);
     Py_XDECREF(size);
     Py_XDECREF(binary);
     Py_XDECREF(end);
-    return request != NULL ? request : leave_to_python();
+    return request;
+}
+
+PyObject *
+fast_compose(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 10 || !PyDict_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "compose() takes a dict and nine arguments more");
+        return NULL;
+    }
+    Py_ssize_t most = PyLong_AsSsize_t(args[4]), limit = PyLong_AsSsize_t(args[5]);
+    if ((most == -1 || limit == -1) && PyErr_Occurred()) {
+        return NULL;
+    }
+    PyObject *data = PyList_New(0), *request = NULL, *found = NULL;
+    PyObject *template = data == NULL ? NULL : look_up(args[0], args[1], args[2], args[3], data);
+    if (template != NULL) {
+        Py_INCREF(template); /* making the request may let others run, and forget it */
+        request = fill(template, data, most, limit, &args[6]);
+        if (request != NULL) {
+            found = PyTuple_Pack(2, template, request);
+        }
+        Py_DECREF(template);
+    }
+    Py_XDECREF(request);
+    Py_XDECREF(data);
+    return found != NULL ? found : leave_to_python();
 }
 
 int
@@ -197,9 +259,11 @@ fast_requests_init(void)
     static const struct {
         PyObject **name;
         const char *text;
-    } names[] = {{&form_name, "_form"}, {&binary_data_name, "_binary"}, {&start_name, "start"},
+    } names[] = {{&form_name, "_form"}, {&data_name, "_binary"}, {&start_name, "start"},
                  {&lines_name, "lines"}, {&json_name, "json"},           {&parameters_name, "parameters"},
-                 {&size_name, "size"},   {&binary_name, "binary"}};
+                 {&size_name, "size"},   {&binary_name, "binary"},
+                 {&model_name, "model_name"}, {&version_name, "model_version"},
+                 {&inputs_name, "inputs"}, {&outputs_name, "outputs"}};
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
         if (*names[i].name == NULL && (*names[i].name = PyUnicode_InternFromString(names[i].text)) == NULL) {
             return -1;

@@ -1,12 +1,12 @@
 """What is remembered of inferences that differ only in their data, id and options; and requests made of it.
 
-:func:`find` looks up what is remembered of a form; :func:`write` joins it with what is a call's own. A C extension
-does both where it was built. It leaves every unusual case to Python, which meets it again and raises the error.
+:func:`find` looks up what is remembered of a form; :func:`compose` joins it with what is a call's own. A C
+extension does both where it was built. It leaves every unusual case to Python, which meets it again and raises the
+error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._basics.implementation import check_c_is_wanted, fall_back
@@ -15,7 +15,7 @@ from .._basics.table import Table
 if TYPE_CHECKING:
     from .answer import Answer
 
-__all__ = ["LARGEST", "Template", "find", "write"]
+__all__ = ["LARGEST", "Template", "compose", "find"]
 
 #: The most bytes of a request that is made in one piece; no tensor above COALESCE is in it.
 LARGEST = 1 << 20
@@ -96,19 +96,12 @@ class Template:
 
 try:
     check_c_is_wanted()
-    from ._fast import find, write
+    from ._fast import compose, find
 except ImportError as error:
     fall_back("tritonhttp._repetition._fast", error)
 
     def find(
-        table: dict[tuple[Any, ...], Template],
-        model_name: str,
-        model_version: str,
-        inputs: Sequence[Any],
-        outputs: Sequence[Any] | None,
-        input_type: type,
-        output_type: type,
-        /,
+        table: dict[tuple[Any, ...], Template], inference: Any, input_type: type, output_type: type, /
     ) -> tuple[Template, list[Any]] | None:
         """Find the template of an inference, by model, version and form, and its data as they were set.
 
@@ -117,9 +110,11 @@ except ImportError as error:
         """
         return None
 
-    def write(
-        template: Template,
-        data: list[Any],
+    def compose(
+        table: dict[tuple[Any, ...], Template],
+        inference: Any,
+        input_type: type,
+        output_type: type,
         piece: int,
         whole: int,
         query: bytes,
@@ -127,10 +122,10 @@ except ImportError as error:
         id_json: bytes,
         parameters: bytes | None,
         /,
-    ) -> bytes | None:
-        """Return a request in one piece, or None.
+    ) -> tuple[Template, bytes] | None:
+        """Find the template, and return it and the request in one piece; the last four as in `Template.opening`.
 
-        That is where a tensor has more than `piece` bytes, the request more than `whole`, where an array is not in
-        one piece, or where the data do not have the size that the template says.
+        None also where a tensor has more than `piece` bytes, or the request more than `whole`; where an array is
+        not in one piece, or the data do not have the size that the template says.
         """
         return None

@@ -551,8 +551,14 @@ class Calls(ClientBase):
             self._verbose,
         )
         until = self._until(deadline)
-        perform = self._branch if self._branches(inference) else self._carry_out
-        return await perform(inference, headers, query_params, until)
+        if (  # `_branches` without a call of it
+            self._sharing is not None
+            or sequence_id
+            or request_compression_algorithm
+            or response_compression_algorithm
+        ):
+            return await self._branch(inference, headers, query_params, until)
+        return await self._carry_out(inference, headers, query_params, until)
 
     async def _branch(
         self, inference: Inference, headers: Headers, query_params: QueryParams, until: Moment | None
