@@ -11,39 +11,23 @@ Its names are those of ``tritonclient.http``::
 
 from typing import TYPE_CHECKING
 
-from ._clients.blocking.async_request import InferAsyncRequest
-from ._clients.blocking.client import InferenceServerClient
-from ._protocol.result import InferResult
-from ._protocol.tensors import InferInput, InferRequestedOutput, TensorInfo
-from ._version import __version__
-from .errors import (
-    ConnectError,
-    ConnectionLost,
-    ConnectRefused,
-    ConnectTimeout,
-    DeadlineExceeded,
-    InferenceServerException,
-    InvalidRequest,
-    NameResolutionError,
-    ProtocolError,
-    ServerError,
-    TransportError,
-)
-from .plugins import InferenceServerClientPlugin, Request
-from .utils import (
-    TRITON_RESERVED_REQUEST_PARAMS,
-    TRITON_RESERVED_REQUEST_PARAMS_PREFIX,
-    deserialize_bytes_tensor,
-    np_to_triton_dtype,
-    raise_error,
-    serialize_byte_tensor,
-    serialized_byte_size,
-    triton_to_np_dtype,
-)
+from . import _names
+from ._clients.blocking.async_request import InferAsyncRequest as InferAsyncRequest
+from ._clients.blocking.client import InferenceServerClient as InferenceServerClient
+from ._names import *  # noqa: F403  what both clients share is listed there
+from ._version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from ._calls.retry import Retry
+if TYPE_CHECKING:  # type checkers read the imports in place of `__all__`
+    from ._calls.retry import Retry as Retry
 else:
+    __all__ = [
+        "InferAsyncRequest",
+        "InferenceServerClient",
+        "Retry",
+        "__version__",
+        "install_as_tritonclient",
+        *_names._SHARED,
+    ]
 
     def __getattr__(name):
         # What few programs use does not make the import longer for all.
@@ -53,9 +37,8 @@ else:
             return globals().setdefault(name, Retry)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__} - {"TYPE_CHECKING"})
+    def __dir__():
+        return sorted({*globals(), *__all__} - {"TYPE_CHECKING"})
 
 
 def install_as_tritonclient() -> None:
@@ -74,37 +57,3 @@ def install_as_tritonclient() -> None:
     from .as_tritonclient import install
 
     install()
-
-
-__all__ = [
-    "TRITON_RESERVED_REQUEST_PARAMS",
-    "TRITON_RESERVED_REQUEST_PARAMS_PREFIX",
-    "ConnectError",
-    "ConnectRefused",
-    "ConnectTimeout",
-    "ConnectionLost",
-    "DeadlineExceeded",
-    "InferAsyncRequest",
-    "InferInput",
-    "InferRequestedOutput",
-    "InferResult",
-    "InferenceServerClient",
-    "InferenceServerClientPlugin",
-    "InferenceServerException",
-    "InvalidRequest",
-    "NameResolutionError",
-    "ProtocolError",
-    "Request",
-    "Retry",
-    "ServerError",
-    "TensorInfo",
-    "TransportError",
-    "__version__",
-    "deserialize_bytes_tensor",
-    "install_as_tritonclient",
-    "np_to_triton_dtype",
-    "raise_error",
-    "serialize_byte_tensor",
-    "serialized_byte_size",
-    "triton_to_np_dtype",
-]

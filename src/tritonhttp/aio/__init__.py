@@ -8,61 +8,12 @@
         result = await client.infer("digits", [image])
 """
 
-from .._calls.retry import Retry
-from .._clients.awaited.client import InferenceServerClient
-from .._protocol.result import InferResult
-from .._protocol.tensors import InferInput, InferRequestedOutput, TensorInfo
-from ..errors import (
-    ConnectError,
-    ConnectionLost,
-    ConnectRefused,
-    ConnectTimeout,
-    DeadlineExceeded,
-    InferenceServerException,
-    InvalidRequest,
-    NameResolutionError,
-    ProtocolError,
-    ServerError,
-    TransportError,
-)
-from ..plugins import InferenceServerClientPlugin, Request
-from ..utils import (
-    TRITON_RESERVED_REQUEST_PARAMS,
-    TRITON_RESERVED_REQUEST_PARAMS_PREFIX,
-    deserialize_bytes_tensor,
-    np_to_triton_dtype,
-    raise_error,
-    serialize_byte_tensor,
-    serialized_byte_size,
-    triton_to_np_dtype,
-)
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "TRITON_RESERVED_REQUEST_PARAMS",
-    "TRITON_RESERVED_REQUEST_PARAMS_PREFIX",
-    "ConnectError",
-    "ConnectRefused",
-    "ConnectTimeout",
-    "ConnectionLost",
-    "DeadlineExceeded",
-    "InferInput",
-    "InferRequestedOutput",
-    "InferResult",
-    "InferenceServerClient",
-    "InferenceServerClientPlugin",
-    "InferenceServerException",
-    "InvalidRequest",
-    "NameResolutionError",
-    "ProtocolError",
-    "Request",
-    "Retry",
-    "ServerError",
-    "TensorInfo",
-    "TransportError",
-    "deserialize_bytes_tensor",
-    "np_to_triton_dtype",
-    "raise_error",
-    "serialize_byte_tensor",
-    "serialized_byte_size",
-    "triton_to_np_dtype",
-]
+from .. import _names
+from .._calls.retry import Retry as Retry
+from .._clients.awaited.client import InferenceServerClient as InferenceServerClient
+from .._names import *  # noqa: F403  what both clients share is listed there
+
+if not TYPE_CHECKING:  # type checkers read the imports
+    __all__ = ["InferenceServerClient", "Retry", *_names._SHARED]
