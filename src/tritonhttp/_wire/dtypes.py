@@ -12,14 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "BY_DTYPE",
-    "BY_NAME",
-    "NAMES",
-    "as_little_endian",
-    "np_to_triton_dtype",
-    "triton_to_np_dtype",
-]
+__all__ = ["BY_DTYPE", "BY_NAME", "NAMES", "as_little_endian", "np_to_triton_dtype", "triton_to_np_dtype"]
 
 #: Name on the wire -> scalar type, as in the reference. BF16 is missing here, because it needs `ml_dtypes`.
 BY_NAME: dict[str, Any] = {

@@ -8,6 +8,7 @@ parses heads and chunks; a body of known length is received straight into the me
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -17,14 +18,7 @@ import numpy as np
 from ..errors import ProtocolError
 from .requests import Buffer
 
-__all__ = [
-    "MAX_HEAD",
-    "Response",
-    "ResponseHead",
-    "ResponseReader",
-    "StreamedResponse",
-    "parse_head",
-]
+__all__ = ["MAX_HEAD", "Response", "ResponseHead", "ResponseReader", "StreamedResponse", "parse_head"]
 
 #: Limits on a response head: its bytes and its header lines.
 MAX_HEAD = 1 << 16
@@ -39,49 +33,32 @@ _START = b"HTTP/1."
 _SWITCHED = "the server switched to another protocol (status 101), unasked"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class ResponseHead:
-    """A response's status, headers and body framing. Immutable, because responses share it."""
+    """A response's status, headers and body framing. Never changed, because responses share it."""
 
-    __slots__ = (
-        "chunked",
-        "content_length",
-        "encoding",
-        "headers",
-        "json_size",
-        "keep_alive",
-        "raw",
-        "reason",
-        "status",
-    )
+    status: int
+    #: Names in lower case; the values of a name that came more than once are joined by ", ".
+    headers: Mapping[str, str]
+    reason: str = ""
+    _: KW_ONLY
+    #: None if the body is chunked or ends with the connection.
+    content_length: int | None = None
+    chunked: bool = False
+    #: Whether the server keeps the connection open after this response.
+    keep_alive: bool = False
+    #: The head as received; empty if it was not parsed from bytes.
+    raw: bytes = b""
+    #: Content-Encoding.
+    encoding: str | None = field(init=False)
+    #: Inference-Header-Content-Length: an int if it is a number. (int() refuses more than 4,300 digits; sizes have
+    #: at most 19.)
+    json_size: str | int | None = field(init=False)
 
-    def __init__(
-        self,
-        status: int,
-        headers: Mapping[str, str],
-        reason: str = "",
-        *,
-        content_length: int | None = None,
-        chunked: bool = False,
-        keep_alive: bool = False,
-        raw: bytes = b"",
-    ) -> None:
-        self.status = status
-        #: The head as received; empty if it was not parsed from bytes.
-        self.raw = raw
-        self.reason = reason
-        #: Names in lower case; the values of a name that came more than once are joined by ", ".
-        self.headers = headers
-        #: Content-Encoding.
-        self.encoding = headers.get("content-encoding")
-        size: str | int | None = headers.get("inference-header-content-length")
-        #: Inference-Header-Content-Length: an int if it is a number. (int() refuses more than 4,300 digits; sizes
-        #: have at most 19.)
+    def __post_init__(self) -> None:
+        self.encoding = self.headers.get("content-encoding")
+        size: str | int | None = self.headers.get("inference-header-content-length")
         self.json_size = int(size) if isinstance(size, str) and size.isdecimal() and len(size) < 20 else size
-        #: None if the body is chunked or ends with the connection.
-        self.content_length = content_length
-        self.chunked = chunked
-        #: Whether the server keeps the connection open after this response.
-        self.keep_alive = keep_alive
 
 
 class Response:
@@ -296,28 +273,6 @@ class ResponseReader:
         The request is CONNECT: a success has no body, whatever its head says (RFC 9112, 6.3).
     """
 
-    __slots__ = (
-        "_body",
-        "_failure",
-        "_filled",
-        "_got",
-        "_head",
-        "_interim",
-        "_parser",
-        "_scratch",
-        "_streamed",
-        "_tunnel",
-        "blank",
-        "continued",
-        "ended",
-        "last_head",
-        "max_body",
-        "open",
-        "response",
-        "reusable",
-        "view",
-    )
-
     def __init__(self, max_body: int | None = None, *, tunnel: bool = False) -> None:
         self.max_body = max_body
         self._tunnel = tunnel
@@ -400,13 +355,16 @@ class ResponseReader:
                 self.response = Response(head, bytes(self._scratch[end:count]), self.max_body)
                 return True
             self.blank = False
-        if self._body is not None:
+        body = self._body
+        if body is not None:
             self._got += count
-            if self._got < len(self._body):
+            if self._got < len(body):
                 return False
             if self._head is not None and self._head.content_length is not None:
-                return self._complete(self._body)
-            self._grow()
+                return self._complete(body)
+            self._check_size(len(body))
+            self._body = self._room(2 * len(body))
+            self._body[: len(body)] = body
             return False
         if self._parser is not None:
             return self._received_chunks(self.view[:count])
@@ -520,13 +478,6 @@ class ResponseReader:
             )
         if parser.excess:
             self.reusable = False
-
-    def _grow(self) -> None:
-        body = self._body
-        assert body is not None
-        self._check_size(len(body))
-        self._body = self._room(2 * len(body))
-        self._body[: len(body)] = body
 
     def _room(self, size: int) -> memoryview:
         """Return memory for a body of unknown length: at most the limit and one byte."""

@@ -375,11 +375,9 @@ def error_message(answer: Any) -> str | None:
     if not isinstance(answer, dict) or "outputs" in answer or "model_name" in answer:
         return None
     found = answer.get("error")
-    return None if found is None else _as_text(found)
-
-
-def _as_text(found: Any) -> str:
-    return "; ".join(map(_item_text, found)) if isinstance(found, list) and found else _item_text(found)
+    if found is None:
+        return None
+    return "; ".join(map(_item_text, found if isinstance(found, list) and found else [found]))
 
 
 def _item_text(item: Any) -> str:
