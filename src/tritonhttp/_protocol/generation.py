@@ -38,7 +38,7 @@ class AnswerReader:
     def __init__(self, began: float, content_type: str = "", encoding: str | None = None) -> None:
         self.times: list[float] = []
         self._began = began
-        self._unfolder = (
+        self._decompressor = (
             Decompressor(encoding) if encoding and encoding.strip().lower() != "identity" else None
         )
         self._events = EventReader(_LIMIT)
@@ -54,7 +54,7 @@ class AnswerReader:
     def feed(self, received: Buffer, now: float) -> None:
         """Read received bytes. Errors in them are raised by :meth:`take`, behind the answers before them."""
         try:
-            for piece in (received,) if self._unfolder is None else self._unfolder.feed(received):
+            for piece in (received,) if self._decompressor is None else self._decompressor.feed(received):
                 self._read(piece, now)
         except ProtocolError as error:
             self._ready.append(error)
@@ -63,7 +63,7 @@ class AnswerReader:
         """Note that the response has ended."""
         self.ended = True
         try:
-            if self._unfolder is not None and self._unfolder.pending:
+            if self._decompressor is not None and self._decompressor.pending:
                 raise ProtocolError("the stream is compressed, and ended before its coding did")
             if self._single is not None:
                 self._add("message", bytes(self._single), now)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from .._wire import compression, inference, jsonio
@@ -20,19 +20,8 @@ from ..errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerErro
 if TYPE_CHECKING:
     from .. import types
 
-__all__ = [
-    "BINARY",
-    "JSON",
-    "Endpoint",
-    "Headers",
-    "Operation",
-    "check",
-    "mapping",
-    "model_path",
-    "placed",
-    "purpose",
-    "query_string",
-]
+# The endpoints are used as `operations.name`.
+__all__ = ["BINARY", "JSON", "Endpoint", "Headers", "Operation", "Renew", "check", "model_path", "placed"]
 
 T = TypeVar("T")
 
@@ -198,7 +187,7 @@ def get_inference_statistics(model_name: str, model_version: str) -> Operation[t
 
 
 def get_model_repository_index() -> Operation[list[types.ModelIndexEntry]]:
-    return _post("v2/repository/index", {}, _list, idempotent=True)
+    return _post("v2/repository/index", {}, _list, idempotent=True, anywhere=True)
 
 
 def load_model(model_name: str, config: str | None, files: Mapping[str, bytes] | None) -> Operation[None]:
@@ -218,17 +207,18 @@ def load_model(model_name: str, config: str | None, files: Mapping[str, bytes] |
             if not isinstance(content, (bytes, bytearray, memoryview)):
                 raise InvalidRequest(f"files[{path!r}] must be bytes, got {type(content).__name__}")
             parameters[path] = b64encode(content).decode("ascii")
-    body = {"parameters": parameters} if parameters else {}
-    path = f"v2/repository/models/{_quoted(model_name)}/load"
-    return _post(path, body, _nothing, anywhere=False, done=f"Loaded model '{model_name}'")
+    return _control(model_name, "load", parameters)
 
 
 def unload_model(model_name: str, unload_dependents: bool) -> Operation[None]:
-    body = {"parameters": {"unload_dependents": unload_dependents}}
-    path = f"v2/repository/models/{_quoted(model_name)}/unload"
-    return _post(
-        path, body, _nothing, anywhere=False, done=f"Loaded model '{model_name}'"
-    )  # the reference's word here too
+    return _control(model_name, "unload", {"unload_dependents": unload_dependents})
+
+
+def _control(model_name: str, action: str, parameters: Mapping[str, Any]) -> Operation[None]:
+    body = {"parameters": parameters} if parameters else {}
+    # The reference says "Loaded" after both.
+    done = f"Loaded model '{model_name}'"
+    return _post(f"v2/repository/models/{_quoted(model_name)}/{action}", body, check, done=done)
 
 
 # -- trace and log settings -------------------------------------------------------------------------
@@ -241,12 +231,7 @@ def get_trace_settings(model_name: str | None) -> Operation[types.TraceSettings]
 def update_trace_settings(
     model_name: str | None, settings: Mapping[str, Any]
 ) -> Operation[types.TraceSettings]:
-    return _post(
-        _trace(model_name),
-        jsonio.plain(dict(mapping(settings, "settings")), "settings"),
-        _object,
-        anywhere=False,
-    )
+    return _post(_trace(model_name), _plain(settings, "settings"), _object)
 
 
 def get_log_settings() -> Operation[types.LogSettings]:
@@ -254,9 +239,7 @@ def get_log_settings() -> Operation[types.LogSettings]:
 
 
 def update_log_settings(settings: Mapping[str, Any]) -> Operation[types.LogSettings]:
-    return _post(
-        "v2/logging", jsonio.plain(dict(mapping(settings, "settings")), "settings"), _object, anywhere=False
-    )
+    return _post("v2/logging", _plain(settings, "settings"), _object)
 
 
 # -- shared memory; `kind` is "system" or "cuda" ----------------------------------------------------
@@ -267,35 +250,26 @@ def get_shared_memory_status(kind: str, region_name: str) -> Operation[Any]:
 
 
 def register_system_shared_memory(name: str, key: str, byte_size: int, offset: int) -> Operation[None]:
-    body = {
-        "key": key,
-        "offset": inference.whole(offset, "offset"),
-        "byte_size": inference.whole(byte_size, "byte_size"),
-    }
-    done = f"Registered system shared memory with name '{name}'"
-    return _post(f"{_regions('system', name)}/register", body, _nothing, anywhere=False, done=done)
+    return _register("system", name, {"key": key}, offset=offset, byte_size=byte_size)
 
 
 def register_cuda_shared_memory(
     name: str, raw_handle: bytes, device_id: int, byte_size: int
 ) -> Operation[None]:
     handle = raw_handle.decode("ascii") if isinstance(raw_handle, bytes) else raw_handle
-    body = {
-        "raw_handle": {"b64": handle},
-        "device_id": inference.whole(device_id, "device_id"),
-        "byte_size": inference.whole(byte_size, "byte_size"),
-    }
-    done = f"Registered cuda shared memory with name '{name}'"
-    return _post(f"{_regions('cuda', name)}/register", body, _nothing, anywhere=False, done=done)
+    return _register("cuda", name, {"raw_handle": {"b64": handle}}, device_id=device_id, byte_size=byte_size)
+
+
+def _register(kind: str, name: str, body: dict[str, Any], **numbers: int) -> Operation[None]:
+    body |= {each: inference.whole(number, each) for each, number in numbers.items()}
+    done = f"Registered {kind} shared memory with name '{name}'"
+    return _post(f"{_regions(kind, name)}/register", body, check, done=done)
 
 
 def unregister_shared_memory(kind: str, name: str) -> Operation[None]:
-    done = (
-        f"Unregistered {kind} shared memory with name '{name}'"
-        if name
-        else f"Unregistered all {kind} shared memory regions"
-    )
-    return Endpoint("POST", f"{_regions(kind, name)}/unregister", _nothing, anywhere=False, done=done)
+    what = f"{kind} shared memory with name '{name}'" if name else f"all {kind} shared memory regions"
+    path = f"{_regions(kind, name)}/unregister"
+    return Endpoint("POST", path, check, anywhere=False, done=f"Unregistered {what}")
 
 
 _MODEL = re.compile(r"v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z_]+(?:/[a-z_]+)?))?")
@@ -399,7 +373,7 @@ def _generation(
             )
         body[name] = jsonio.plain(value, f"input {name!r}", text=True)
     if parameters:
-        body["parameters"] = jsonio.plain(dict(mapping(parameters, "parameters")), "parameters")
+        body["parameters"] = _plain(parameters, "parameters")
     return (jsonio.dumps(body),)
 
 
@@ -426,10 +400,16 @@ def query_string(parameters: Mapping[str, Any]) -> str:
 
 
 def mapping(given: Any, name: str) -> Mapping[str, Any]:
-    """Return what a caller gave as a mapping, or refuse it."""
+    """Return a caller's mapping, or refuse anything else."""
     if not isinstance(given, Mapping):
         raise InvalidRequest(f"{name} must be a mapping of names to values, got {type(given).__name__}")
     return given
+
+
+def _plain(given: Any, name: str) -> dict[str, Any]:
+    """Return a caller's mapping, ready for JSON."""
+    found: dict[str, Any] = jsonio.plain(dict(mapping(given, name)), name)
+    return found
 
 
 def check(response: Response) -> None:
@@ -437,9 +417,9 @@ def check(response: Response) -> None:
     if 200 <= response.status_code < 300:
         return
     try:
-        raw = _unfolded(response, limit=1 << 24)
+        raw = _decompressed(response, limit=1 << 24)
     except ProtocolError:
-        raw = response.read()  # what cannot be unfolded is shown as it came
+        raw = response.read()  # show it as it came
     text = raw.decode("utf-8", "replace")
     message = _error_text(text)
     if 300 <= response.status_code < 400 and response.get("Location"):
@@ -515,8 +495,9 @@ def _post(
     path: str,
     body: Mapping[str, Any],
     decode: Callable[[Response], T],
+    *,
     idempotent: bool | None = None,
-    anywhere: bool = True,
+    anywhere: bool = False,
     done: str = "",
 ) -> Operation[T]:
     return Endpoint("POST", path, decode, (jsonio.dumps(body),), (), JSON, idempotent, done, anywhere)
@@ -526,26 +507,13 @@ def _is_ok(response: Response) -> bool:
     return response.status_code == 200
 
 
-def _nothing(response: Response) -> None:
-    check(response)
-
-
-def _object(response: Response) -> Any:
-    return _json(response, dict, "object")
-
-
-def _list(response: Response) -> Any:
-    return _json(response, list, "list")
-
-
 def _json(response: Response, kind: type[T], name: str) -> T:
     check(response)
-    raw = _unfolded(response)
+    raw = _decompressed(response)
     answer = jsonio.loads(raw, "the server's response")
     message = inference.error_message(answer)
     if message is not None:
-        text = raw.decode("utf-8", "replace")
-        raise _server_error(message, response, text)
+        raise _server_error(message, response, raw.decode("utf-8", "replace"))
     if not isinstance(answer, kind):
         raise ProtocolError(
             f"the server's response: expected a JSON {name}, got {type(answer).__name__}", debug_details=raw
@@ -553,7 +521,11 @@ def _json(response: Response, kind: type[T], name: str) -> T:
     return answer
 
 
-def _unfolded(response: Response, limit: int | None = None) -> bytes:
+_object: Callable[[Response], Any] = partial(_json, kind=dict, name="object")
+_list: Callable[[Response], Any] = partial(_json, kind=list, name="list")
+
+
+def _decompressed(response: Response, limit: int | None = None) -> bytes:
     """Return the body of an answer that is no inference, its content coding undone."""
     encoding = response.get("Content-Encoding")
     if isinstance(response, Response):
