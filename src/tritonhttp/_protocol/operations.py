@@ -1,4 +1,4 @@
-"""Every endpoint of the server, once: a pure function that returns what to send and how to read the answer.
+"""Every endpoint of the server: a pure function that returns the request and how to read its response.
 
 Sources: the Open Inference Protocol (health, metadata, infer) and Triton's extensions for the model
 repository, configuration, statistics, tracing, logging, shared memory and binary tensors.
@@ -34,38 +34,38 @@ Renew: TypeAlias = Callable[["int | BaseException"], "Generator[Operation[Any], 
 
 
 class Operation(Generic[T]):
-    """One request and the way to read its answer: an :class:`Endpoint`, or an inference.
+    """A request and how to read its response: an :class:`Endpoint` or an inference.
 
     Attributes
     ----------
     method, path : str
         The path is percent-encoded, relative to the server's base path, without a leading slash.
     body : tuple of buffers
-        What is sent, in order; never joined unless a caller needs one body.
+        The buffers to send, in this order. They are joined only where a caller needs one body.
     headers : tuple of (name, value)
-        Headers that belong to the body; a caller's own do not replace them.
+        Headers that describe the body; the caller's headers do not replace them.
     content_type : str or None
         The Content-Type unless the caller's headers have one.
     idempotent : bool or None
-        Whether sending it twice does no more than sending it once; None: nobody has said so.
+        Whether sending it twice has the same effect as sending it once; None if unknown.
     done : str
-        What `verbose` shows once it succeeded, in the reference's words.
+        What `verbose` shows after a success, in the reference's words.
     anywhere : bool
-        Whether any one of several servers will do.
+        Whether it may go to any of several servers.
     sequence : tuple or None
-        Model, id, whether it starts and whether it ends, for a request of a sequence.
+        Model, id, start and end flag of a sequence's request.
     request_id : str
-        The id that the caller gave it.
+        The caller's id for the request.
     streamed : bool
-        Whether the body of a success is taken as it comes.
+        Whether the body of a success is read as it arrives.
     idle : float or None
-        The seconds without progress that end a streamed one.
+        A streamed operation ends after this many seconds without progress.
     is_placed : bool
         Whether the server writes results to shared memory.
     renew : callable or None
-        Makes the operation for the next try, where a try that may still run on the server uses memory of ours. It
-        takes the outcome of a try (a status, or what was raised), and is a flow of operations to carry out, whose
-        result is the operation to send next. The transport does not send such a one again by itself.
+        Makes the operation for the next try, if an earlier try may still use our memory on the server. It takes
+        the outcome of a try (a status or an exception) and returns a flow of operations, whose result is the
+        operation to send next. The transport does not repeat such an operation by itself.
     """
 
     __slots__ = ()
@@ -90,9 +90,9 @@ class Operation(Generic[T]):
         raise NotImplementedError
 
 
-@dataclass(slots=True)  # never changed; but freezing it would cost five times what making it costs
+@dataclass(slots=True)  # never changed; frozen=True would make creating one five times slower
 class Endpoint(Operation[T]):
-    """A request to one of the server's endpoints, written when it is made."""
+    """A request to one of the server's endpoints, with its body already encoded."""
 
     method: str
     path: str
@@ -129,19 +129,19 @@ def is_model_ready(model_name: str, model_version: str) -> Operation[bool]:
     return _get(model_path(model_name, model_version, "/ready"), _is_ok)
 
 
-#: Seconds between two looks at whether something is ready: at first, and at most.
+#: Seconds between two checks of readiness: at first, and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 def until_ready(
     model_name: str | None, model_version: str, time_left: Callable[[], float]
 ) -> Generator[Operation[bool] | float, Any, None]:
-    """Yield what is to be asked, and the seconds to wait before the next time, until the answer is yes.
+    """Check until a model or the server is ready: yield operations, and the seconds to wait between them.
 
     Raises
     ------
     DeadlineExceeded
-        When no time is left; with what came last.
+        When no time is left; the message has the last answer.
     """
     if model_name is None:
         what, operation = "the server", is_server_ready()
@@ -174,7 +174,7 @@ def get_model_metadata(model_name: str, model_version: str) -> Operation[types.M
 
 
 def get_model_config(model_name: str, model_version: str) -> Operation[types.ModelConfig]:
-    # The reference takes a number here, and here alone.
+    # Only here does the reference accept a number as version.
     return _get(model_path(model_name, str(model_version), "/config"), _object)
 
 
@@ -275,7 +275,7 @@ def unregister_shared_memory(kind: str, name: str) -> Operation[None]:
 _MODEL = re.compile(r"v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z_]+(?:/[a-z_]+)?))?")
 _LOADING = re.compile(r"v2/repository/models/([^/]+)/([a-z]+)")
 _REGION = re.compile(r"v2/([a-z]+sharedmemory)(?:/region/([^/]+))?/([a-z]+)")
-#: Paths in which nothing varies, and the action.
+#: Paths without variable parts, and their actions.
 _FIXED = {
     "v2": "metadata",
     "v2/health/live": "live",
@@ -289,13 +289,13 @@ _FIXED = {
 
 @lru_cache(maxsize=1024)
 def purpose(path: str) -> tuple[str, str, str, str]:
-    """Return what a path is for, for observers.
+    """Return what a path means, for observers.
 
     Returns
     -------
     action, route, model_name, model_version : str
-        The route is the path with ``{model}``, ``{version}`` and ``{region}`` for what varies. Both are
-        empty for a path that is none of ours.
+        The route is the path with ``{model}``, ``{version}`` and ``{region}`` for its variable parts. Action and
+        route are empty for an unknown path.
     """
     from urllib.parse import unquote
 
@@ -339,7 +339,7 @@ def generate_stream(
     idempotent: bool | None,
     idle: float | None,
 ) -> Operation[Response]:
-    """Return the operation; its answer is a stream of events, and what :func:`check` refuses."""
+    """Return the operation. Its result is a streamed response, or the error that :func:`check` raises."""
     path = model_path(model_name, model_version, "/generate_stream")
     body = _generation(inputs, parameters, request_id)
     accept = (("Accept", "text/event-stream"),)
@@ -377,11 +377,11 @@ def _generation(
     return (jsonio.dumps(body),)
 
 
-# -- what the endpoints share -----------------------------------------------------------------------
+# -- shared by the endpoints -----------------------------------------------------------------------
 
 
 def query_string(parameters: Mapping[str, Any]) -> str:
-    """Return query parameters encoded; a list gives its name once for each value.
+    """Return encoded query parameters. A list repeats its name for each value.
 
     Raises
     ------
@@ -413,7 +413,7 @@ def _plain(given: Any, name: str) -> dict[str, Any]:
 
 
 def check(response: Response) -> None:
-    """Raise a :class:`ServerError` with a readable message where the response's status is no success."""
+    """Raise a :class:`ServerError` with a readable message unless the response's status is a success."""
     if 200 <= response.status_code < 300:
         return
     try:
@@ -428,7 +428,7 @@ def check(response: Response) -> None:
 
 
 _STREAM = "use generate_stream, which takes any number of answers"
-#: What helps where Triton's words alone do not.
+#: Advice for messages of Triton's that do not say what to do.
 _ADVICE = {
     "HTTP end point doesn't support models with decoupled": _STREAM,
     "generate expects model to produce exactly 1": _STREAM,
@@ -441,7 +441,7 @@ _NO_SUCH_PATH = (
 
 
 def _server_error(message: str, response: Response, text: str) -> ServerError:
-    if message == "Not Found" and response.status_code == 404:  # an unknown model has words of its own
+    if message == "Not Found" and response.status_code == 404:  # for an unknown model Triton says more
         message = f"{message} ({_NO_SUCH_PATH})"
     for words, advice in _ADVICE.items():
         if words in message:
@@ -451,15 +451,15 @@ def _server_error(message: str, response: Response, text: str) -> ServerError:
 
 
 def placed(error: ServerError, response: Any) -> ServerError:
-    """Return the error with the request in it that the response answers, and how often that was tried."""
-    error.attempts = getattr(response, "attempts", 1)  # it may be somebody else's response
+    """Add the answered request and its number of attempts to an error, and return the error."""
+    error.attempts = getattr(response, "attempts", 1)  # the response may be another library's
     error.method, origin, target = getattr(response, "asked", ("", "", ""))
     error.url = f"{origin}{target}"
     return error
 
 
 def _error_text(text: str) -> str:
-    """Find the words for a person in an error answer: of a server (JSON) or of a gateway (HTML, text, nothing)."""
+    """Extract a readable message from an error: a server's JSON, or a gateway's HTML, text or empty body."""
     try:
         found = jsonio.loads(text.encode(), "error")
     except ProtocolError:
@@ -470,7 +470,7 @@ def _error_text(text: str) -> str:
                 words = inference.error_message({"error": found[key]}) or text
                 return f"{words}{_JSON_ONLY}" if _is_body_itself(found[key]) else words
     if "<html" in text[:1024].lower() or "<!doctype" in text[:1024].lower():
-        # Only its beginning: on tags that are never closed the pattern takes time in the square of the length.
+        # Only its beginning, because the pattern takes quadratic time on tags that are never closed.
         text = re.sub(r"(?is)<(script|style|head)\b.*?</\1>|<[^>]*>", " ", text[:8192])
     words = " ".join(text.split())
     if not words:
@@ -482,7 +482,7 @@ _JSON_ONLY = " (the server seems to take JSON only: set_data_from_numpy(…, bin
 
 
 def _is_body_itself(detail: Any) -> bool:
-    """Whether FastAPI took the body for text or bytes, as it does with a JSON head that tensors follow."""
+    """Return whether FastAPI read the body as text or bytes, as it does if tensors follow the JSON head."""
     first = detail[0] if isinstance(detail, list) and len(detail) == 1 else None
     return isinstance(first, dict) and first.get("loc") == ["body"] and isinstance(first.get("input"), str)
 
@@ -526,7 +526,7 @@ _list: Callable[[Response], Any] = partial(_json, kind=list, name="list")
 
 
 def _decompressed(response: Response, limit: int | None = None) -> bytes:
-    """Return the body of an answer that is no inference, its content coding undone."""
+    """Return the decompressed body of a response that is not an inference's."""
     encoding = response.get("Content-Encoding")
     if isinstance(response, Response):
         raw = response.body
@@ -539,7 +539,7 @@ def _decompressed(response: Response, limit: int | None = None) -> bytes:
 def _quoted(name: str) -> str:
     if not isinstance(name, str) or name in ("", ".", ".."):
         raise InvalidRequest(f"expected a name that a path may hold, got {name!r}")
-    from urllib.parse import quote  # takes a good part of what importing this library takes
+    from urllib.parse import quote  # imported here because it takes a good part of this library's import time
 
     try:
         return quote(name, safe="")
