@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from ...errors import InferenceServerException
 from ..model_base import (
     CallOptions,
     Flow,
+    ModelBase,
     Outputs,
     SequenceBase,
     SequenceOptions,
@@ -21,7 +23,7 @@ from ..model_base import (
     sort,
 )
 from .drive import drive
-from .parallel import Parallel, iterated
+from .parallel import Running, carry_out, is_done, iterated, result, settle, start
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,7 +35,7 @@ __all__ = ["CallOptions", "Model", "Outputs", "Sequence", "SequenceOptions"]
 T = TypeVar("T")
 
 
-class Model(Parallel):
+class Model(ModelBase):
     """A model as a function of arrays, made by ``client.model(name)``.
 
     Calling it gives the outputs for inputs::
@@ -230,9 +232,53 @@ class Model(Parallel):
         async def perform(step: Step) -> Any:
             if isinstance(step, Operation):
                 return await client._run(step, headers, query_params, until)
-            return await self._carry_out(step, headers, query_params, until)
+            return await carry_out(client, step, headers, query_params, until)
 
         return await drive(flow, perform)
+
+    async def _map(
+        self, items: AsyncIterator[Any], limit: int, copy: bool, return_exceptions: bool, options: CallOptions
+    ) -> AsyncGenerator[Outputs | InferenceServerException, None]:
+        waiting: deque[Running | Outputs | Exception] = deque()
+        more = True
+        try:
+            while True:
+                while more and len(waiting) < limit and not (waiting and is_done(waiting[0])):
+                    found = await self._begin(items, copy, options)
+                    if found is not None:
+                        waiting.append(found)
+                    more = found is not None and (return_exceptions or not isinstance(found, Exception))
+                if not waiting:
+                    return
+                yield await self._outcome(waiting.popleft(), return_exceptions)
+        except BaseException as error:
+            await settle(waiting, error, items)
+            raise
+
+    async def _begin(
+        self, items: AsyncIterator[Any], copy: bool, options: CallOptions
+    ) -> Running | Outputs | Exception | None:
+        """Start the next item's inference; return None after the last item."""
+        try:
+            async for item in items:
+                step = await self._drive(self._item(item, copy, options), options)
+                if isinstance(step, Outputs):
+                    return step
+                until = self._client._until(options.get("deadline", UNSET))
+                return start(self._client, step, options.get("headers"), options.get("query_params"), until)
+        except Exception as error:
+            return error
+        return None
+
+    async def _outcome(
+        self, found: Running | Outputs | Exception, return_exceptions: bool
+    ) -> Outputs | InferenceServerException:
+        try:
+            if isinstance(found, Exception):
+                raise found
+            return found if isinstance(found, Outputs) else Outputs(await result(found))
+        except Exception as error:
+            return self._failed(error, return_exceptions)
 
 
 class Sequence(SequenceBase):

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from ...errors import InferenceServerException
 from ..model_base import (
     CallOptions,
     Flow,
+    ModelBase,
     Outputs,
     SequenceBase,
     SequenceOptions,
@@ -22,7 +24,7 @@ from ..model_base import (
     sort,
 )
 from .drive import drive
-from .parallel import Parallel, iterated
+from .parallel import Running, carry_out, is_done, iterated, result, settle, start
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -34,7 +36,7 @@ __all__ = ["CallOptions", "Model", "Outputs", "Sequence", "SequenceOptions"]
 T = TypeVar("T")
 
 
-class Model(Parallel):
+class Model(ModelBase):
     """A model as a function of arrays, made by ``client.model(name)``.
 
     Calling it gives the outputs for inputs::
@@ -231,9 +233,53 @@ class Model(Parallel):
         def perform(step: Step) -> Any:
             if isinstance(step, Operation):
                 return client._run(step, headers, query_params, until)
-            return self._carry_out(step, headers, query_params, until)
+            return carry_out(client, step, headers, query_params, until)
 
         return drive(flow, perform)
+
+    def _map(
+        self, items: Iterator[Any], limit: int, copy: bool, return_exceptions: bool, options: CallOptions
+    ) -> Generator[Outputs | InferenceServerException, None, None]:
+        waiting: deque[Running | Outputs | Exception] = deque()
+        more = True
+        try:
+            while True:
+                while more and len(waiting) < limit and not (waiting and is_done(waiting[0])):
+                    found = self._begin(items, copy, options)
+                    if found is not None:
+                        waiting.append(found)
+                    more = found is not None and (return_exceptions or not isinstance(found, Exception))
+                if not waiting:
+                    return
+                yield self._outcome(waiting.popleft(), return_exceptions)
+        except BaseException as error:
+            settle(waiting, error, items)
+            raise
+
+    def _begin(
+        self, items: Iterator[Any], copy: bool, options: CallOptions
+    ) -> Running | Outputs | Exception | None:
+        """Start the next item's inference; return None after the last item."""
+        try:
+            for item in items:
+                step = self._drive(self._item(item, copy, options), options)
+                if isinstance(step, Outputs):
+                    return step
+                until = self._client._until(options.get("deadline", UNSET))
+                return start(self._client, step, options.get("headers"), options.get("query_params"), until)
+        except Exception as error:
+            return error
+        return None
+
+    def _outcome(
+        self, found: Running | Outputs | Exception, return_exceptions: bool
+    ) -> Outputs | InferenceServerException:
+        try:
+            if isinstance(found, Exception):
+                raise found
+            return found if isinstance(found, Outputs) else Outputs(result(found))
+        except Exception as error:
+            return self._failed(error, return_exceptions)
 
 
 class Sequence(SequenceBase):
