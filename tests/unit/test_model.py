@@ -207,7 +207,7 @@ def test_inputs_are_keywords_or_a_mapping() -> None:
         InvalidRequest, match=r"'X', 'Z': no such option; beside a mapping .*: outputs, classes, cast"
     ):
         model({"self": [1]}, X=[1], Z=[2])
-    with pytest.raises(InvalidRequest, match=r"expected a mapping of inputs' names to arrays, .*; got list"):
+    with pytest.raises(InvalidRequest, match=r"expected a mapping of input names to arrays, .*; got list"):
         model([1])  # type: ignore[call-overload]
 
 
@@ -219,7 +219,7 @@ def test_classes_are_a_number(classes: Any) -> None:
 
 def test_classes_of_outputs_that_nobody_knows() -> None:
     client = Client(**{"v2/models/m": {"name": "m"}})
-    with pytest.raises(InvalidRequest, match="name the outputs that classes are wanted of"):
+    with pytest.raises(InvalidRequest, match="classes need the names of their outputs"):
         model_of(client)({"X": [1]}, classes=2)
 
 
@@ -598,7 +598,7 @@ def test_a_map_refuses_what_is_no_number_of_items(in_flight: Any) -> None:
     ("items", "options", "words"),
     [
         ([], {"X": [1]}, "'X': no such option"),
-        (7, {}, "expected an iterable of mappings of inputs' names to arrays, got int"),
+        (7, {}, "expected an iterable of mappings of input names to arrays, got int"),
     ],
 )
 def test_a_map_refuses_at_once_what_it_cannot_do(kind: Any, items: Any, options: Any, words: str) -> None:

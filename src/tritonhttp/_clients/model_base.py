@@ -1,7 +1,7 @@
-"""What models as functions of arrays share on both clients: everything but the waiting.
+"""Models as functions of arrays: what both clients share, which is everything but waiting.
 
-A call is a generator of steps: operations, inferences, and several inferences in flight. Who drives it sends their
-results, and throws their errors in.
+A call is a generator of steps: operations, inferences, and several inferences in flight. Its driver sends their
+results into it, and throws their errors into it.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ T = TypeVar("T")
 class CallOptions(TypedDict, total=False):
     """The options of a call.
 
-    `outputs` are the names of those to return, all if None. `classes` is how many classes to return in place of
-    each output's numbers, best first, as BYTES ``"score:index:label"``. `cast` is whether to convert arrays of
-    another dtype where no value changes but by rounding to a float. The others are those of the client's `infer`.
+    `outputs` are the names of the outputs to return; None returns all. `classes` is the number of classes to
+    return in place of each output's numbers, best first, as BYTES ``"score:index:label"``. `cast` converts arrays
+    of another dtype if values change only by rounding to a float. The others are those of the client's `infer`.
     """
 
     outputs: Items[str] | None
@@ -68,33 +68,32 @@ class CallOptions(TypedDict, total=False):
 
 
 class SequenceOptions(CallOptions, total=False):
-    """The options of a call in a sequence: also `end`, whether it is the last one."""
+    """The options of a call in a sequence, with `end` for the last call."""
 
     end: bool
 
 
 _OWN_OPTIONS = ("outputs", "classes", "cast", "deadline", "end", "headers", "query_params")
 
-#: Answers to binary tensors of a server that does not know them: it has read nothing, so nothing ran.
+#: Statuses with which a server without binary tensors refuses them, before the model runs.
 _NOT_UNDERSTOOD = ("400", "415", "422")
-#: And MLServer's, where the bytes are not UTF-8: its refusal repeats them, and breaks. An error of a model that
-#: ran has words of its own.
+#: MLServer's error handler crashes echoing bytes that are not UTF-8. A model's own error has another message.
 _BROKEN = ("500", "Internal Server Error")
-#: Answers of a server without this endpoint.
+#: Statuses of a server without model configurations.
 _NO_CONFIG = ("400", "404", "405", "501")
-#: The most items that are taken ahead unless somebody says how many: each holds its arrays.
+#: The default maximum of items read ahead; each keeps its arrays alive.
 _MOST_AHEAD = 32
-# How Triton says that a sequence is not there, or not any more.
+#: Part of Triton's message about a sequence that it does not have, or no longer has.
 _NO_SEQUENCE = "must specify the START flag"
 
 
 class Outputs(Mapping[str, npt.NDArray[Any]]):
-    """What a model gave: a read-only mapping of output names to arrays.
+    """A model's outputs: a read-only mapping of names to arrays.
 
     Attributes
     ----------
     result : InferResult
-        The response behind it.
+        The inference's result, which holds them.
     """
 
     __slots__ = ("result",)
@@ -120,7 +119,7 @@ class Outputs(Mapping[str, npt.NDArray[Any]]):
 
 @dataclass(frozen=True, slots=True)
 class Several:
-    """Inferences to be in flight together, made one by one, and who takes their results."""
+    """Inferences to run concurrently, each with its first row, made one by one; `add` takes the results."""
 
     inferences: Iterable[tuple[int, Inference]]
     count: int
@@ -132,24 +131,24 @@ Flow = Generator[Step, Any, T]
 
 
 class ModelBase:
-    """A model on a server: what does not depend on how a client waits."""
+    """The part of a model that does not depend on how its client waits."""
 
     _client: Any
 
     def __init__(self, client: Any, name: str, version: str = "") -> None:
-        operations.get_model_metadata(name, version)  # refuses what can be no name
+        operations.get_model_metadata(name, version)  # refuses an invalid name
         self._client = client
         self.name = name
         self.version = version
         self._signature: Signature | None = None
-        #: Whether it may have changed.
+        #: Whether the model may have changed since its signature was read.
         self._doubtful = False
-        #: The version that answered, where the server chooses.
+        #: The version that answered last.
         self._served: str | None = None
 
     @property
     def signature(self) -> Signature | None:
-        """What the model takes and gives; None until the first call or :meth:`refresh` has read it."""
+        """The model's inputs and outputs; None until the first call or :meth:`refresh` has read them."""
         return self._signature
 
     def __repr__(self) -> str:
@@ -163,28 +162,19 @@ class ModelBase:
         if signature is None:
             return f"<p>{escape(repr(self))}</p>"
         rows = [
-            "".join(
-                f"<td>{escape(cell)}</td>"
-                for cell in (
-                    kind,
-                    info.name,
-                    info.datatype,
-                    str(list(info.shape)),
-                    "optional" if info.optional else "",
-                )
-            )
+            (kind, info.name, info.datatype, str(list(info.shape)), "optional" if info.optional else "")
             for kind, infos in (("input", signature.inputs), ("output", signature.outputs))
             for info in infos
         ]
         batches = f", batches of at most {signature.max_batch_size}" if signature.max_batch_size else ""
         title = f"{self.name} {', '.join(signature.versions)} ({signature.platform}{batches})"
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
         return f"<table><caption>{escape(title)}</caption><tbody>{body}</tbody></table>"
 
-    # -- what a call is made of --
+    # -- the steps of a call --
 
     def _read(self) -> Flow[Signature]:
-        """Read what the server says of the model, and whether it speaks binary tensors."""
+        """Read the model's signature, and whether the server supports binary tensors."""
         metadata = yield operations.get_model_metadata(self.name, self.version)
         try:
             config = yield operations.get_model_config(self.name, self.version)
@@ -206,7 +196,10 @@ class ModelBase:
     def _checked(
         self, given: Mapping[str, Any], options: CallOptions, parts: bool = False
     ) -> Flow[tuple[Signature, Arrays, tuple[str, ...]]]:
-        """Return the signature, the inputs as arrays, and the names of the outputs."""
+        """Return the signature, the inputs as arrays, and the names of the outputs.
+
+        A call that does not fit a signature read earlier reads it again.
+        """
         signature = known = None if self._doubtful else self._signature
         if signature is None:
             signature = yield from self._read()
@@ -216,7 +209,7 @@ class ModelBase:
             if known is None:
                 raise
             try:
-                signature = yield from self._read()  # perhaps it was another model then
+                signature = yield from self._read()  # the model may have changed
             except InferenceServerException:
                 signature = known
             if signature == known:
@@ -250,29 +243,21 @@ class ModelBase:
         outputs = None
         if classes or not binary or options.get("outputs"):
             if classes and not names:
-                raise InvalidRequest(f"model {self.name!r}: name the outputs that classes are wanted of")
+                raise InvalidRequest(
+                    f"model {self.name!r}: classes need the names of their outputs: give outputs=[…]"
+                )
             outputs = requested(names, binary, classes) or None
         own: dict[str, Any] = {key: value for key, value in options.items() if key not in _OWN_OPTIONS}
         inputs = tensors(arrays, binary, copy)
+        verbose = self._client._verbose
         return Inference(
-            self.name,
-            inputs,
-            self.version,
-            outputs,
-            binary=binary,
-            verbose=self._client._verbose,
-            **place,
-            **own,
+            self.name, inputs, self.version, outputs, binary=binary, verbose=verbose, **place, **own
         )
 
     def _infer(
-        self,
-        arrays: Arrays,
-        names: tuple[str, ...],
-        options: CallOptions,
-        place: Mapping[str, Any] = {},
+        self, arrays: Arrays, names: tuple[str, ...], options: CallOptions, place: Mapping[str, Any] = {}
     ) -> Flow[InferResult]:
-        """Run one inference; as JSON, where the server turns out to take nothing else."""
+        """Run one inference. If the server turns out not to support binary tensors, repeat it as JSON."""
         client = self._client
         known = client._binary
         inference = self._inference(arrays, names, options, known is not False, place)
@@ -295,17 +280,17 @@ class ModelBase:
             except BaseException as second:
                 client._binary = None
                 if isinstance(second, InvalidRequest):
-                    raise error from second  # what JSON has no form for
+                    raise error from second  # JSON cannot represent the inputs
                 raise
         version = result._layout.version
         if version and version != self._served:
             if self._served is not None and not self.version:
-                self._doubtful = True  # the server has changed to another version
+                self._doubtful = True  # the server has switched to another version
             self._served = version
         return result
 
     def _doubt(self, error: ServerError) -> None:
-        """Look at the model again at the next call, where a refusal may mean that it has changed."""
+        """Read the signature again at the next call, if the error may mean that the model has changed."""
         if error.status() in ("400", "404"):
             self._doubtful = True
 
@@ -320,7 +305,7 @@ class ModelBase:
         rows, limit = signature.rows(arrays, max_batch)
         joined = Joined(rows, limit)
         parts = split(arrays, rows, limit)
-        if self._client._binary is None:  # the first one finds out
+        if self._client._binary is None:  # the first part finds out
             start, part = next(parts)
             joined.add(start, Outputs((yield from self._infer(part, names, options))))
         binary = self._client._binary is not False
@@ -335,9 +320,9 @@ class ModelBase:
         return joined.arrays
 
     def _item(self, item: Any, copy: bool, options: CallOptions) -> Flow[Inference | Outputs]:
-        """Return the inference of one item of many; its outputs, where that found out what the server speaks."""
+        """Return an item's inference, or its outputs if it had to run to find out about binary tensors."""
         if not isinstance(item, Mapping):
-            raise InvalidRequest(f"expected mappings of inputs' names to arrays, got {type(item).__name__}")
+            raise InvalidRequest(f"expected mappings of input names to arrays, got {type(item).__name__}")
         _, arrays, names = yield from self._checked(item, options)
         binary = self._client._binary
         if binary is None:
@@ -345,7 +330,7 @@ class ModelBase:
         return self._inference(arrays, names, options, binary, {}, copy)
 
     def _failed(self, error: Exception, wanted: bool) -> InferenceServerException:
-        """Return what an item failed with where the caller wants to have it, or raise it."""
+        """Return an item's error if the caller wants it, and raise it otherwise."""
         if isinstance(error, ServerError):
             self._doubt(error)
         if wanted and isinstance(error, InferenceServerException):
@@ -354,17 +339,17 @@ class ModelBase:
 
 
 def iterator(items: Iterable[T]) -> Iterator[T]:
-    """Return an iterator, or refuse what has none."""
+    """Return an iterator, or refuse a value that is not iterable."""
     try:
         return iter(items)
     except TypeError:
         raise InvalidRequest(
-            f"expected an iterable of mappings of inputs' names to arrays, got {type(items).__name__}"
+            f"expected an iterable of mappings of input names to arrays, got {type(items).__name__}"
         ) from None
 
 
 def in_flight_or(connections: int, in_flight: int | None) -> int:
-    """Return how many items are taken ahead, as it was given or to keep so many connections busy."""
+    """Return how many items to read ahead: as many as given, or enough to keep the connections busy."""
     return min(2 * connections, _MOST_AHEAD) if in_flight is None else positive(in_flight, "in_flight")
 
 
@@ -376,7 +361,7 @@ def sort(
     Raises
     ------
     InvalidRequest
-        Where inputs are given in both ways.
+        If there are inputs both in a mapping and as keywords.
     """
     options = {name: value for name, value in keywords.items() if name in known.__annotations__}
     named = {name: value for name, value in keywords.items() if name not in options}
@@ -384,34 +369,34 @@ def sort(
         return named, options
     if not isinstance(inputs, Mapping):
         raise InvalidRequest(
-            f"expected a mapping of inputs' names to arrays, or each by its name as a keyword;"
+            f"expected a mapping of input names to arrays, or a keyword for each input;"
             f" got {type(inputs).__name__}"
         )
     if named:
         raise InvalidRequest(
-            f"{', '.join(map(repr, named))}: no such option; beside a mapping of inputs only options are"
-            f" keywords: {', '.join(known.__annotations__)}"
+            f"{', '.join(map(repr, named))}: no such option; beside a mapping of inputs all keywords are"
+            f" options: {', '.join(known.__annotations__)}"
         )
     return inputs, options
 
 
 class SequenceBase:
-    """A sequence of inferences, one after the other: what does not depend on how a client waits."""
+    """The part of a sequence of inferences that does not depend on how its client waits."""
 
     _model: Any
 
     def __init__(self, model: Any, id: int | str | None) -> None:
         if id is None:
-            # Of the server's clients no two may have the same; `random` may be seeded alike in all of them.
+            # No two clients of a server may use the same id, and `random` may have the same seed in all of them.
             id = int.from_bytes(os.urandom(8), "little") >> 1 or 1
         known = id if isinstance(id, str) else integer(id)
         if not known or (isinstance(known, int) and not 0 < known < 1 << 64):
             raise InvalidRequest(
-                f"a sequence's id must be a number above 0 of 64 bits, or a text; got {id!r}"
+                f"a sequence's id must be a 64-bit number above 0, or a str that is not empty; got {id!r}"
             )
         self.id: int | str = known
         self._model = model
-        #: Whether the server may have it; whether it has it; whether it was ended.
+        #: Whether the server may know the sequence, knows it, and has been told its end.
         self._begun = self._started = self._ended = False
         self._zeros: Arrays = {}
         self._options: CallOptions = {}
@@ -430,14 +415,14 @@ class SequenceBase:
         try:
             result = yield from self._model._infer(arrays, names, options, self._place(end))
         except (ConnectError, InvalidRequest):
-            self._begun = before  # nothing has got to the server
+            self._begun = before  # nothing reached the server
             raise
         self._started = True
         self._ended = end
         return Outputs(result)
 
     def _end_options(self, error: BaseException | None) -> CallOptions:
-        """Return the options that ending it has: some of its last call's."""
+        """Return the options of the request that ends the sequence."""
         options: CallOptions = {
             "headers": self._options.get("headers"),
             "query_params": self._options.get("query_params"),
@@ -447,7 +432,7 @@ class SequenceBase:
         return options
 
     def _end(self) -> Flow[None]:
-        """End it where that is not done, with an inference on zeros: there is no other way to."""
+        """End the sequence, if it still runs, with an inference on zeros, which is the only way to end one."""
         if self._ended or not self._begun:
             return
         self._ended = True
