@@ -1,4 +1,4 @@
-"""The handle of an inference under way, over whatever will give its response."""
+"""Handles of running inferences, and the task behind a handle of `async_infer`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["InferAsyncRequest", "Pending"]
 
 
 class InferAsyncRequest:
-    """A handle of an inference under way.
+    """A handle of a running inference.
 
     Parameters
     ----------
     greenlet
-        Anything whose ``get(block=…, timeout=…)`` gives the response: what `async_infer` makes, a
-        ``gevent.Greenlet``, a queue.
+        An object whose ``get(block=…, timeout=…)`` returns the response: the object that `async_infer` makes, a
+        ``gevent.Greenlet``, or a queue.
     verbose : bool
         Show the response's JSON on stdout.
     """
@@ -34,19 +34,19 @@ class InferAsyncRequest:
         self._verbose = verbose
 
     def get_result(self, block: bool = True, timeout: float | None = None) -> InferResult:
-        """Return the inference's result; from any thread, any number of times.
+        """Return the inference's result. Any thread may call this, any number of times.
 
         Parameters
         ----------
         block : bool
-            Wait for it.
+            Whether to wait for the result.
         timeout : float, optional
-            How long to wait, in seconds; None: until it is there. Without meaning when `block` is False.
+            The longest wait in seconds; None waits without limit. Ignored if `block` is False.
 
         Raises
         ------
         InferenceServerException
-            If the inference failed, or its result is not there in time.
+            If the inference failed, or its result did not arrive in time.
         """
         try:
             found = self._greenlet.get(block=block, timeout=timeout)
@@ -60,48 +60,32 @@ class InferAsyncRequest:
         return InferResult(found, self._verbose)
 
     def done(self) -> bool:
-        """Return whether the inference has ended, well or not: `get_result` does not wait any more.
+        """Return whether the inference has ended, with a result or an error, so that `get_result` does not wait.
 
-        For another greenlet than ours, whether its ``ready()`` is true.
+        For another library's greenlet this is its ``ready()``.
         """
         return bool(self._greenlet.ready())
 
 
-class _NotYet(Exception):
-    """The result is not there in time."""
-
-
 def _is_timeout(error: BaseException) -> bool:
-    """Whether a greenlet's or a queue's `get` ran out of time; gevent's Timeout is no Exception."""
-    if isinstance(error, InferenceServerException):
-        return False
-    if isinstance(error, (_NotYet, TimeoutError)):
-        return True
-    classes = (
-        getattr(sys.modules.get("gevent"), "Timeout", None),
-        getattr(sys.modules.get("queue"), "Empty", None),
-    )
-    return isinstance(error, tuple(each for each in classes if isinstance(each, type)))
-
-
-def _seconds(timeout: Any) -> float:
-    limit = real(timeout)
-    if limit is None or limit != limit:
-        raise InvalidRequest(f"timeout must be a number of seconds, or None; got {timeout!r}")
-    return limit
+    """Return whether the `get` of a greenlet or queue timed out. gevent's Timeout is not an Exception."""
+    optional = (("gevent", "Timeout"), ("queue", "Empty"))
+    kinds = [getattr(sys.modules.get(module), name, None) for module, name in optional]
+    known = (TimeoutError, *(kind for kind in kinds if isinstance(kind, type)))
+    return isinstance(error, known) and not isinstance(error, InferenceServerException)
 
 
 class Pending:
-    """A task and its result, as what :class:`InferAsyncRequest` expects.
+    """A task and its result, in the form that :class:`InferAsyncRequest` expects.
 
     Parameters
     ----------
     task : callable
         Returns the result, or raises.
     until : float or None
-        When the task must end, on the monotonic clock.
+        The task's deadline on the monotonic clock.
     late : callable, optional
-        Is called if that time passes before the task was begun; returns the error.
+        Called if the deadline passes before the task has begun; returns the error.
     """
 
     def __init__(
@@ -111,18 +95,18 @@ class Pending:
         late: Callable[[Pending], BaseException] | None = None,
     ) -> None:
         self._until, self._late = until, late
-        #: None once it has ended.
+        #: None after the task has ended.
         self._task: Callable[[], InferResult] | None = task
         self._result: InferResult | None = None
         self._error: BaseException | None = None
-        #: Who has come for the task; the first one has it.
+        #: Claims on the task; the first one wins.
         self._claims: list[str] = []
         #: Held until the task has ended.
         self._running = threading.Lock()
         self._running.acquire()
 
     def run(self) -> None:
-        """Carry the task out, once, unless it was withdrawn."""
+        """Run the task once, unless it was withdrawn."""
         task = self._task
         if self._claim("run") or task is None:
             return
@@ -138,15 +122,15 @@ class Pending:
     def _end(self) -> None:
         try:  # noqa: SIM105  contextlib's suppress would take three frames of each call
             self._running.release()
-        except RuntimeError:  # whoever waited has let go of it
+        except RuntimeError:  # a waiting thread has released it already
             pass
 
     def withdraw(self) -> bool:
-        """See to it that the task is not carried out; return False where that has begun."""
+        """Prevent the task from running; return False if it has begun."""
         return not self._claim("withdraw")
 
     def _claim(self, name: str) -> bool:
-        """Claim the task; return whether another one has it."""
+        """Claim the task; return whether another claim came first."""
         self._claims.append(name)
         return self._claims[0] != name
 
@@ -155,7 +139,7 @@ class Pending:
 
     @property
     def is_begun(self) -> bool:
-        """Whether somebody has come to carry the task out, or has withdrawn it."""
+        """Whether the task was started or withdrawn."""
         return bool(self._claims)
 
     def get(self, block: bool = True, timeout: float | None = None) -> InferResult:
@@ -164,9 +148,12 @@ class Pending:
             if not block:
                 limit = 0.0
             elif timeout is not None:
-                limit = max(_seconds(timeout), 0.0)
+                seconds = real(timeout)
+                if seconds is None or seconds != seconds:
+                    raise InvalidRequest(f"timeout must be a number of seconds, or None; got {timeout!r}")
+                limit = max(seconds, 0.0)
             if not self._wait(limit):
-                raise _NotYet
+                raise TimeoutError
         try:
             if self._error is not None:
                 raise self._error
@@ -176,7 +163,7 @@ class Pending:
             del self
 
     def _wait(self, seconds: float) -> bool:
-        """Wait for the end of the task; one that was not begun in time ends here."""
+        """Wait for the task's end. A task that has not begun by its deadline is ended here."""
         end = monotonic() + seconds
         if self._until is not None and self._until <= end:
             if self._acquire(max(0.0, self._until - monotonic())):
@@ -189,10 +176,9 @@ class Pending:
         return self._acquire(max(0.0, end - monotonic()))
 
     def _acquire(self, seconds: float) -> bool:
+        limit = -1 if seconds == math.inf else min(seconds, threading.TIMEOUT_MAX)
         try:
-            return self._running.acquire(
-                True, -1 if seconds == math.inf else min(seconds, threading.TIMEOUT_MAX)
-            )
+            return self._running.acquire(timeout=limit)
         finally:
             if self._task is None:
-                self._end()  # for others that wait
+                self._end()  # wakes the next waiting thread

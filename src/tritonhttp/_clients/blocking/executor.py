@@ -1,8 +1,7 @@
-"""Threads for `async_infer`: a few, started when needed, over one line of tasks.
+"""Threads for `async_infer`: a few, started on demand, that share one queue of tasks.
 
-What `concurrent.futures` does besides, its futures above all, costs a third of a small request. As there, the
-interpreter's exit waits for the tasks that were accepted, and gevent's replacements are used where a program has
-put them in.
+`concurrent.futures` would add a third to a small request, above all for its futures. As there, the interpreter's
+exit waits for accepted tasks, and gevent's replacements are used if the program has patched them in.
 """
 
 from __future__ import annotations
@@ -34,44 +33,45 @@ def _at_exit() -> None:
         executor.shutdown(wait=True)
 
 
-# Behind the interpreter's own wait for threads an idle one would keep it for ever: as concurrent.futures does it.
+# As concurrent.futures does it. With atexit the interpreter would first wait for idle threads, for ever.
 getattr(threading, "_register_atexit", atexit.register)(_at_exit)
 if hasattr(os, "register_at_fork"):
-    # The threads are the parent's.
+    # The threads exist only in the parent.
     os.register_at_fork(after_in_child=_executors.clear)
 
 
 class Executor:
-    """Carries out tasks in the order in which they were submitted, several at a time.
+    """Runs tasks in the order in which they were submitted, several at a time.
 
     Parameters
     ----------
     limit : int
-        The most threads.
+        The maximum number of threads.
     """
 
     def __init__(self, limit: int) -> None:
         from queue import SimpleQueue
 
         self._limit = limit
-        #: Whose threads these are: gevent and eventlet may put theirs in place later.
+        #: Identifies the kind of threads, because gevent and eventlet may patch them later.
         self.kind = socket.socket
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
-        #: Each adds itself too, since an interrupt may come to whoever starts it.
+        #: Each thread adds itself too, because an interrupt may hit the code that starts it.
         self._threads: set[threading.Thread] = set()
         self._starting: set[threading.Thread] = set()
-        #: Tasks that will be put in the line, and how many were that nobody has hired for.
+        #: Tasks that will be put in the queue.
         self._accepted: set[Task] = set()
+        #: One entry for each task in the queue that :meth:`hire` has not seen.
         self._started: deque[None] = deque()
-        #: Idle workers that no task counts on yet.
+        #: Idle workers not yet claimed.
         self._free: deque[None] = deque(maxlen=limit)
-        # Re-entrant: a signal's handler, or a client that is dropped, may use it on the thread that holds it.
+        # Re-entrant, because a signal handler or a dropped client may use it on the thread that holds it.
         self._lock = threading.RLock()
         self._closed = False
         _executors.add(self)
 
     def accept(self, task: Task) -> None:
-        """Promise to carry out a task, which must not raise; :meth:`put` has to follow, or :meth:`drop`.
+        """Promise to run a task, which must not raise. :meth:`put` or :meth:`drop` must follow.
 
         Raises
         ------
@@ -84,7 +84,7 @@ class Executor:
             self._accepted.add(task)
 
     def submit(self, task: Task) -> None:
-        """Accept a task, and put it in the line.
+        """Accept a task and put it in the queue. :meth:`hire` must follow.
 
         Raises
         ------
@@ -102,33 +102,33 @@ class Executor:
                     self._started.append(None)
 
     def put(self, task: Task) -> None:
-        """Put a task in the line; :meth:`hire` has to follow."""
+        """Put an accepted task in the queue. :meth:`hire` must follow."""
         with self._lock:
             self._tasks.put(task)
             self._started.append(None)
             self.drop(task)
 
     def drop(self, task: Task) -> None:
-        """Forget a task that was accepted."""
+        """Forget an accepted task."""
         with self._lock:
             self._accepted.discard(task)
             if self._closed and not self._accepted:
                 self._tasks.put(None)
 
     def hire(self) -> None:
-        """Start threads for the tasks that were put in the line, as far as none are free.
+        """Start threads for tasks in the queue, unless idle ones are free.
 
-        No lock is held while a thread starts: under gevent that lets other greenlets run.
+        No lock is held while a thread starts, because under gevent that switches to other greenlets.
 
         Raises
         ------
         InferenceServerException
-            If the system has no first thread for it.
+            If the system cannot start even one thread.
         """
         while self._started:
             try:
                 self._started.pop()
-            except IndexError:  # another thread hires
+            except IndexError:  # another thread was faster
                 return
             self._hire()
 
@@ -140,7 +140,7 @@ class Executor:
             number = len(self._threads | self._starting)
             if number >= self._limit:
                 return
-            # The thread knows nothing of the executor: it keeps neither that nor its client alive.
+            # The thread has no reference to the executor, so it keeps neither that nor its client alive.
             thread = threading.Thread(
                 target=_work, args=(self._tasks, self._free, self._threads), name=f"tritonhttp_{number}"
             )
@@ -149,7 +149,7 @@ class Executor:
             thread.start()
             self._threads.add(thread)
         except RuntimeError as error:
-            if not self._threads:  # otherwise those that there are carry the task out, later
+            if not self._threads:  # otherwise the existing threads run the task later
                 raise InferenceServerException(
                     f"async_infer needs a thread, and there is none: {error}"
                 ) from error
@@ -157,13 +157,13 @@ class Executor:
             self._starting.discard(thread)
 
     def shutdown(self, *, wait: bool) -> None:
-        """Let the threads end behind the tasks that were submitted; with `wait`, wait for them. Idempotent."""
+        """Let the threads end after the submitted tasks; with `wait`, wait for them. Idempotent."""
         with self._lock:
             self._closed = True
             if not self._accepted:
                 self._tasks.put(None)
         if wait:
-            while self._accepted:  # behind calls of their sequences that other threads make
+            while self._accepted:  # tasks that wait for their sequence's turn
                 time.sleep(0.005)
             for thread in list(self._threads):
                 thread.join()
@@ -173,6 +173,6 @@ def _work(tasks: SimpleQueue[Task | None], free: deque[None], threads: set[threa
     threads.add(threading.current_thread())
     while (task := tasks.get()) is not None:
         task()
-        del task  # or what it holds would live until the next one comes
+        del task  # otherwise it would keep its data alive until the next task
         free.append(None)
     tasks.put(None)  # for the next thread
