@@ -21,6 +21,7 @@ Programs for the reference catch the built-in errors; these catch ours too.
 
 from __future__ import annotations
 
+import copyreg
 import socket
 import sys
 from collections.abc import Mapping
@@ -72,8 +73,8 @@ class InferenceServerException(Exception):
         return text if self._status is None else f"[{self._status}] {text}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Restore the instance's dict, because the constructors of subclasses do not take `args`.
-        return _rebuild, (type(self), self.args), self.__dict__.copy()
+        # Restore the attributes without a call of the constructor, because those of subclasses do not take `args`.
+        return copyreg.__newobj__, (type(self),), {**self.__dict__, "args": self.args}  # type: ignore[attr-defined]
 
     def message(self) -> str | None:
         """Return what happened, without the status."""
@@ -86,12 +87,6 @@ class InferenceServerException(Exception):
     def debug_details(self) -> Any:
         """Return details for debugging (the raw body of an error answer), or None."""
         return self._debug_details
-
-
-def _rebuild(cls: type[InferenceServerException], args: tuple[Any, ...]) -> InferenceServerException:
-    error = cls.__new__(cls)
-    error.args = args
-    return error
 
 
 class ServerError(InferenceServerException):
@@ -209,23 +204,16 @@ else:
 
     def __getattr__(name: str) -> Any:
         # Importing ssl costs more than the rest of this library, and only TLS needs it.
-        if name in ("TLSError", "CertificateError"):
-            import ssl
+        if name not in ("TLSError", "CertificateError"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import ssl
 
-            tls_error = type(
-                "TLSError",
-                (ConnectError, ssl.SSLError),
-                {"__doc__": "The TLS handshake failed.", "__module__": __name__},
-            )
-            tls_error = globals().setdefault("TLSError", tls_error)
-            certificate_error = type(
-                "CertificateError",
-                (tls_error, ssl.SSLCertVerificationError),
-                {"__doc__": "The server's certificate does not verify.", "__module__": __name__},
-            )
-            globals().setdefault("CertificateError", certificate_error)
-            return globals()[name]
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        made = globals().setdefault  # another thread may make them at the same time
+        members = {"__doc__": "The TLS handshake failed.", "__module__": __name__}
+        tls_error = made("TLSError", type("TLSError", (ConnectError, ssl.SSLError), members))
+        members = {"__doc__": "The server's certificate does not verify.", "__module__": __name__}
+        made("CertificateError", type("CertificateError", (tls_error, ssl.SSLCertVerificationError), members))
+        return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,7 @@ semantic conventions for HTTP client spans; attributes beyond those begin with `
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -67,11 +67,7 @@ def instrument(
         raise InvalidRequest("this client is instrumented already; stop that instrumentation first")
     spans = _Spans(tracer_provider, propagator)
     hooks.add(on_request=spans.begin, on_response=spans.end, on_retry=spans.retry)
-
-    def undo() -> None:
-        hooks.remove(spans.begin, spans.end, spans.retry)
-
-    return undo
+    return partial(hooks.remove, spans.begin, spans.end, spans.retry)
 
 
 class _Spans:
@@ -135,20 +131,18 @@ class _Spans:
 
 
 def _of_request(call: Call) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    optional = {
+        "url.template": call.route,
+        "triton.model.name": call.model_name,
+        "triton.model.version": call.model_version,
+        "triton.request.id": call.request_id,
+    }
+    return {
         "http.request.method": call.method,
         "http.request.body.size": call.request_bytes,
         **_of_url(call.url),
+        **{name: value for name, value in optional.items() if value},
     }
-    for name, value in (
-        ("url.template", call.route),
-        ("triton.model.name", call.model_name),
-        ("triton.model.version", call.model_version),
-        ("triton.request.id", call.request_id),
-    ):
-        if value:
-            found[name] = value
-    return found
 
 
 @lru_cache(maxsize=256)
