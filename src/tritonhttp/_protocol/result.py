@@ -231,11 +231,8 @@ class InferResult:
 
     def get_output(self, name: str) -> dict[str, Any] | None:
         """Return an output's JSON object, or None where there is none of that name."""
-        for output in self.get_response().get("outputs") or ():
-            if output["name"] == name:
-                found: dict[str, Any] = output
-                return found
-        return None
+        outputs: list[dict[str, Any]] = self.get_response().get("outputs") or []
+        return next((output for output in outputs if output["name"] == name), None)
 
     def get_response(self) -> dict[str, Any]:
         """Return the response's JSON as a dict."""

@@ -55,18 +55,10 @@ class Signature:
         """
         try:
             optional = {item["name"] for item in config.get("input") or () if item.get("optional")}
-            inputs, outputs = (
-                tuple(
-                    TensorInfo(item["name"], item["datatype"], tuple(map(int, item["shape"])), is_optional)
-                    for item in metadata.get(kind) or ()
-                    for is_optional in [kind == "inputs" and item["name"] in optional]
-                )
-                for kind in ("inputs", "outputs")
-            )
             return cls(
                 str(metadata["name"]),
-                inputs,
-                outputs,
+                tuple(_info(item, item["name"] in optional) for item in metadata.get("inputs") or ()),
+                tuple(map(_info, metadata.get("outputs") or ())),
                 int(config.get("max_batch_size") or 0),
                 tuple(map(str, metadata.get("versions") or ())),
                 str(metadata.get("platform") or ""),
@@ -110,20 +102,16 @@ class Signature:
             if not info.optional and info.name not in given
         ]
         if wrong:
-            raise InvalidRequest(f"model {self.name!r}: {'; '.join(wrong)}; expected {self._inputs()}")
+            raise self._refusal(f"{'; '.join(wrong)}; expected {', '.join(map(str, self.inputs))}")
         found = {name: self._array(known[name], value, casts) for name, value in given.items()}
         if self.max_batch_size:
             rows = {name: len(array) for name, array in found.items() if known[name].shape[:1] == (-1,)}
             if len(set(rows.values())) > 1:
-                raise InvalidRequest(
-                    f"model {self.name!r}: expected the same number of rows in every input, got {rows}"
-                )
+                raise self._refusal(f"expected the same number of rows in every input, got {rows}")
             for count in rows.values():
                 if count == 0 or (count > self.max_batch_size and not parts):
                     more = "; batched() splits what is larger" if count else ""
-                    raise InvalidRequest(
-                        f"model {self.name!r}: expected 1 to {self.max_batch_size} rows, got {count}{more}"
-                    )
+                    raise self._refusal(f"expected 1 to {self.max_batch_size} rows, got {count}{more}")
         return found
 
     def _array(self, info: TensorInfo, value: Any, casts: bool) -> npt.NDArray[Any]:
@@ -151,8 +139,8 @@ class Signature:
             )
         return array
 
-    def _inputs(self) -> str:
-        return ", ".join(map(str, self.inputs))
+    def _refusal(self, words: str) -> InvalidRequest:
+        return InvalidRequest(f"model {self.name!r}: {words}")
 
     def wanted(self, outputs: Sequence[str] | None) -> tuple[str, ...]:
         """Return the names of the outputs to request: those given, or all that are known.
@@ -190,24 +178,16 @@ class Signature:
                 f"model {self.name!r} has no max_batch_size: give max_batch, the most rows for one inference"
             )
         if limit is None or limit < 1:
-            raise InvalidRequest(
-                f"model {self.name!r}: expected max_batch as a whole number above 0, got {max_batch!r}"
-            )
+            raise self._refusal(f"expected max_batch as a whole number above 0, got {max_batch!r}")
         if self.max_batch_size and limit > self.max_batch_size:
-            raise InvalidRequest(
-                f"model {self.name!r}: expected max_batch of at most {self.max_batch_size}, got {limit}"
-            )
+            raise self._refusal(f"expected max_batch of at most {self.max_batch_size}, got {limit}")
         fixed = [info.name for info in self.inputs if info.name in arrays and info.shape[:1] != (-1,)]
         fixed += [name for name, array in arrays.items() if array.ndim == 0]
         if fixed:
-            raise InvalidRequest(
-                f"model {self.name!r}: input {fixed[0]!r} has no first axis of any length to split along"
-            )
+            raise self._refusal(f"input {fixed[0]!r} has no first axis of any length to split along")
         counts = {name: len(array) for name, array in arrays.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
-            raise InvalidRequest(
-                f"model {self.name!r}: expected the same number of rows, 1 or more, in every input, got {counts}"
-            )
+            raise self._refusal(f"expected the same number of rows, 1 or more, in every input, got {counts}")
         return next(iter(counts.values())), limit
 
 
@@ -215,6 +195,10 @@ def split(arrays: Arrays, rows: int, limit: int) -> Iterator[tuple[int, Arrays]]
     """Yield the number of each part's first row, and the part: views of the arrays."""
     for start in range(0, rows, limit):
         yield start, {name: array[start : start + limit] for name, array in arrays.items()}
+
+
+def _info(item: Mapping[str, Any], optional: bool = False) -> TensorInfo:
+    return TensorInfo(item["name"], item["datatype"], tuple(map(int, item["shape"])), optional)
 
 
 class Joined:

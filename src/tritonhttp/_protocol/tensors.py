@@ -217,10 +217,8 @@ class InferInput:
             If a tensor of another datatype or shape was written there.
         """
         _check_place(place)
-        if place.datatype is not None and (place.datatype, place.shape) != (
-            self._datatype,
-            tuple(self._shape),
-        ):
+        own = self._datatype, tuple(self._shape)
+        if place.datatype is not None and (place.datatype, place.shape) != own:
             raise InvalidRequest(
                 f"input {self._name!r} is {self._datatype} of shape {self.shape()}; what was written there is"
                 f" {place.datatype} of shape {list(place.shape or ())}"
@@ -330,13 +328,9 @@ class InferRequestedOutput:
     """
 
     def __init__(self, name: str, binary_data: bool = True, class_count: int = 0) -> None:
+        classes = inference.whole(class_count, "class_count") if class_count else 0
         #: All that the JSON object depends on: name, binary_data, class_count, and the region if there is one.
-        self._form: tuple[str, bool, int, _Region | None] = (
-            name,
-            bool(binary_data),
-            inference.whole(class_count, "class_count") if class_count else 0,
-            None,
-        )
+        self._form: tuple[str, bool, int, _Region | None] = name, bool(binary_data), classes, None
 
     def name(self) -> str:
         """Return the output's name."""
@@ -421,18 +415,12 @@ def _as_tuple(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _check_place(place: Any) -> None:
     if not hasattr(place, "region"):  # few programs need the import of its class
-        raise InvalidRequest(
-            f"expected a place in a region, as its write() and reserve() return it; got {place!r}"
-        )
+        raise InvalidRequest(f"expected a slice from a region's write() or reserve(), got {place!r}")
 
 
 def _region(name: str, byte_size: int, offset: int) -> _Region:
     if not isinstance(name, str):
-        raise InvalidRequest(
-            f"region_name must be the name that the region is registered under, got {name!r}"
-        )
-    region = (
-        ("shared_memory_region", name),
-        ("shared_memory_byte_size", inference.whole(byte_size, "byte_size")),
-    )
+        raise InvalidRequest(f"region_name must be the name of a registered region, got {name!r}")
+    size = inference.whole(byte_size, "byte_size")
+    region = ("shared_memory_region", name), ("shared_memory_byte_size", size)
     return (*region, ("shared_memory_offset", inference.whole(offset, "offset"))) if offset else region

@@ -25,7 +25,7 @@ REFUSED = {
     "shape and datatype swapped": (lambda c: made([1, 64], "FP32"), "a shape must be .* got 'FP32'"),
     "a handle for a region's name": (
         lambda c: InferInput("IMAGE", [1, 64], "FP32").set_shared_memory(object(), 256),
-        "region_name must be the name that the region is registered under, got <object",
+        "region_name must be the name of a registered region, got <object",
     ),
     "headers as pairs": (
         lambda c: c.infer("digits", [IMAGE], headers=[("a", "b")]),
@@ -58,7 +58,7 @@ REFUSED = {
     ),
     "a region in place of a place in it": (
         lambda c: InferRequestedOutput("SCORES").set_shared_memory_region("region"),
-        r"expected a place in a region, as its write\(\) and reserve\(\) return it; got 'region'",
+        r"expected a slice from a region's write\(\) or reserve\(\), got 'region'",
     ),
     "parameters as text": (
         lambda c: c.infer("digits", [IMAGE], parameters="a"),
