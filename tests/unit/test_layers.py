@@ -36,7 +36,7 @@ ROOMS = {
     "tritonhttp._regions": 6,
     "tritonhttp.utils": 6,
     "tritonhttp._clients": 7,
-    "tritonhttp._names": 7,
+    "tritonhttp._names": 8,
     "tritonhttp.aio": 8,
     "tritonhttp.base": 8,
     "tritonhttp.model": 8,

@@ -200,5 +200,4 @@ def as_torch(array: npt.NDArray[Any], what: str) -> Any:
     InvalidRequest
         For strings.
     """
-    producer = as_dlpack(array, what)
-    return import_module("torch").from_dlpack(producer)
+    return import_module("torch").from_dlpack(as_dlpack(array, what))

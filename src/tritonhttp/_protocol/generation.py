@@ -42,8 +42,9 @@ class AnswerReader:
             Decompressor(encoding) if encoding and encoding.strip().lower() != "identity" else None
         )
         self._events = EventReader(_LIMIT)
+        media_type = content_type.partition(";")[0].strip().lower()
         # A server with only one answer may send it as plain JSON.
-        self._single: bytearray | None = None if _is_event_stream(content_type) else bytearray()
+        self._single = None if media_type == "text/event-stream" else bytearray()
         self._blank = True
         self._ready: deque[dict[str, Any] | InferenceServerException] = deque()
         #: Whether no further answer will arrive.
@@ -135,10 +136,6 @@ class AnswerReader:
         else:
             self.times.append(now - self._began)
             self._ready.append(answer)
-
-
-def _is_event_stream(content_type: str) -> bool:
-    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
 
 class StreamBase:
