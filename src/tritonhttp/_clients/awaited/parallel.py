@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import Any, TypeVar
 
 from ..._protocol.inference import Inference
 from ..._protocol.result import InferResult
 from ..._transport.policy import Moment
-from ..model_base import Several, iterator
+from ..model_base import CallOptions, Several, iterator
 
 __all__ = ["Running", "carry_out", "is_done", "iterated", "result", "settle", "start"]
 
@@ -18,14 +18,9 @@ T = TypeVar("T")
 Running = asyncio.Future[InferResult]
 
 
-def start(
-    client: Any,
-    inference: Inference,
-    headers: Mapping[str, Any] | None,
-    query_params: Mapping[str, Any] | None,
-    until: Moment | None,
-) -> Running:
+def start(client: Any, inference: Inference, options: CallOptions, until: Moment | None) -> Running:
     """Start an inference."""
+    headers, query_params = options.get("headers"), options.get("query_params")
     running: Running = asyncio.ensure_future(client._run(inference, headers, query_params, until))
     return running
 
@@ -50,15 +45,10 @@ async def settle(started: Iterable[Any], error: BaseException | None = None, ite
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def carry_out(
-    client: Any,
-    several: Several,
-    headers: Mapping[str, Any] | None,
-    query_params: Mapping[str, Any] | None,
-    until: Moment | None,
-) -> None:
+async def carry_out(client: Any, several: Several, options: CallOptions, until: Moment | None) -> None:
     """Run several inferences, as many at a time as the client has connections."""
     inferences = iter(several.inferences)
+    headers, query_params = options.get("headers"), options.get("query_params")
 
     async def work() -> None:
         for first, inference in inferences:

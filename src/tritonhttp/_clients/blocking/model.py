@@ -233,7 +233,7 @@ class Model(ModelBase):
         def perform(step: Step) -> Any:
             if isinstance(step, Operation):
                 return client._run(step, headers, query_params, until)
-            return carry_out(client, step, headers, query_params, until)
+            return carry_out(client, step, options, until)
 
         return drive(flow, perform)
 
@@ -266,7 +266,7 @@ class Model(ModelBase):
                 if isinstance(step, Outputs):
                     return step
                 until = self._client._until(options.get("deadline", UNSET))
-                return start(self._client, step, options.get("headers"), options.get("query_params"), until)
+                return start(self._client, step, options, until)
         except Exception as error:
             return error
         return None
