@@ -425,7 +425,7 @@ def test_every_kind_of_error_body_is_readable(body: bytes, message: str) -> None
 
 
 @pytest.mark.parametrize(("encoding", "packed"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
-def test_a_compressed_error_is_unfolded(encoding: str, packed: Any) -> None:
+def test_a_compressed_error_is_decompressed(encoding: str, packed: Any) -> None:
     with pytest.raises(ServerError) as caught:
         check(answer(packed(b'{"error":"gone"}'), 404, content_encoding=encoding))
     assert caught.value.message() == "gone"
@@ -433,12 +433,12 @@ def test_a_compressed_error_is_unfolded(encoding: str, packed: Any) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "nonsense"])
-def test_an_error_that_cannot_be_unfolded_is_shown_as_it_came(encoding: str) -> None:
+def test_an_error_that_cannot_be_decompressed_is_shown_as_it_came(encoding: str) -> None:
     with pytest.raises(ServerError, match=r"^\[500\] plain words$"):
         check(answer(b"plain words", 500, content_encoding=encoding))
 
 
-def test_a_bomb_in_an_error_is_not_unfolded() -> None:
+def test_a_bomb_in_an_error_is_not_decompressed() -> None:
     stream = zlib.compressobj(wbits=31)
     bomb = b"".join(stream.compress(bytes(1 << 20)) for _ in range(64)) + stream.flush()
     with pytest.raises(ServerError) as caught:
