@@ -53,7 +53,7 @@ def test_config_alone_overrides_the_repositorys(client):
     plain = {
         key: value
         for key, value in client.get_model_config("identity_uint8").items()
-        if key in ("name", "backend", "input", "output")
+        if key in ("name", "backend", "default_model_filename", "input", "output")
     }
     try:
         for mark in ("first", "second"):

@@ -1,4 +1,7 @@
-"""OUTPUT0 is INPUT0: DLPack passes its memory on, and also supports types that numpy lacks."""
+"""OUTPUT0 is INPUT0: DLPack passes its memory on, and also supports types that numpy lacks.
+
+The configurations of the other datatypes name this file.
+"""
 
 import triton_python_backend_utils as pb_utils
 
