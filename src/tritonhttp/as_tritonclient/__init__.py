@@ -92,17 +92,6 @@ NAMES: dict[str, tuple[str, str]] = {
 #: The modules of the reference that have an ``__all__``.
 _ALL = {"tritonclient.http": _HTTP, "tritonclient.http.auth": "BasicAuth"}
 
-#: The public modules of the reference that are not packages.
-_PLAIN = {"tritonshmutils.shared_memory", "tritonshmutils.cuda_shared_memory"}
-
-#: Modules that the reference's module imports, so that they are its attributes afterwards.
-_WITH = {
-    "tritonclient.http": (
-        "tritonclient.utils tritonclient.http._client tritonclient.http._infer_input"
-        " tritonclient.http._infer_result tritonclient.http._requested_output tritonclient.http._utils"
-    ),
-}
-
 _DEPRECATED = {
     "tritonhttpclient": "tritonclient.http",
     "tritonclientutils": "tritonclient.utils",
@@ -126,12 +115,13 @@ class _Finder(MetaPathFinder, Loader):
             return None  # the base of tritonclient.grpc's client
         if fullname in NAMES:
             # As in the reference: the modules that programs know are packages.
-            is_package = not fullname.rpartition(".")[2].startswith("_") and fullname not in _PLAIN
+            is_package = "._" not in fullname and not fullname.startswith("tritonshmutils.")
             spec = ModuleSpec(fullname, self, origin="tritonhttp", is_package=is_package)
-            if self._installed is not None and spec.submodule_search_locations is not None:
-                folder = self._installed.joinpath(*fullname.split(".")[1:])
-                if fullname in ("tritonclient", "tritonclient.utils"):
-                    spec.submodule_search_locations.append(str(folder))
+            if self._installed is not None and fullname in ("tritonclient", "tritonclient.utils"):
+                assert spec.submodule_search_locations is not None
+                spec.submodule_search_locations.append(
+                    str(self._installed.joinpath(*fullname.split(".")[1:]))
+                )
             return spec
         if fullname == "tritonclient.grpc" and PathFinder.find_spec(fullname, path) is None:
             # With the module's full name, a failed `from tritonclient import grpc` would lose this message.
@@ -166,8 +156,11 @@ class _Finder(MetaPathFinder, Loader):
                     setattr(module, attribute, import_module(other))
         if name in _ALL:
             module.__all__ = _ALL[name].split()  # type: ignore[attr-defined]
-        for other in _WITH.get(name, "").split():
-            import_module(other)
+        if name == "tritonclient.http":
+            # The reference's module imports these, so they are its attributes afterwards.
+            for other in NAMES:
+                if other == "tritonclient.utils" or other.startswith("tritonclient.http._"):
+                    import_module(other)
 
 
 def installed() -> Path | None:
@@ -190,10 +183,7 @@ def install() -> None:
     ImportError
         If the real package was imported before, since the program would use both.
     """
-    if _is_installed():
-        return
-    _refuse(name for name in NAMES if name in sys.modules)
-    sys.meta_path.insert(0, _Finder())
+    _register()
 
 
 def provide(name: str, *, alone: bool = False) -> None:
@@ -217,25 +207,25 @@ def provide(name: str, *, alone: bool = False) -> None:
             f"tritonhttp stands for tritonclient in this environment, and tritonclient itself is in {found} too:"
             " uninstall one of them (python -m tritonhttp.as_tritonclient program.py needs no uninstalling)"
         )
-    if not _is_installed():
-        _refuse(other for other in NAMES if other in sys.modules and other != name)
-        sys.meta_path.insert(0, _Finder())
-    finder = next(each for each in sys.meta_path if isinstance(each, _Finder))
+    finder = _register(name)
     spec = finder.find_spec(name, None)
     assert spec is not None
     module = sys.modules[name] = module_from_spec(spec)
     finder.exec_module(module)
 
 
-def _is_installed() -> bool:
-    return any(isinstance(finder, _Finder) for finder in sys.meta_path)
-
-
-def _refuse(imported: object) -> None:
-    names = sorted(imported)  # type: ignore[call-overload]
-    if names:
-        place = getattr(sys.modules[names[0]], "__file__", None)
-        raise ImportError(
-            f"{names[0]} was imported before, from {place}: call install_as_tritonclient() before anything imports"
-            " tritonclient"
-        )
+def _register(being_imported: str = "") -> _Finder:
+    """Return this process's finder; make it first if there is none."""
+    for finder in sys.meta_path:
+        if isinstance(finder, _Finder):
+            return finder
+    for name in sorted(NAMES):
+        if name in sys.modules and name != being_imported:
+            place = getattr(sys.modules[name], "__file__", None)
+            raise ImportError(
+                f"{name} was imported before, from {place}: call install_as_tritonclient() before anything imports"
+                " tritonclient"
+            )
+    finder = _Finder()
+    sys.meta_path.insert(0, finder)
+    return finder

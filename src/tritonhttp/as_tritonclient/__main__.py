@@ -35,8 +35,7 @@ def main(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         _fail(f"{USAGE}\n\nexpected a program{f', got {arguments[0]}' if arguments else ''}")
     install()
-    others = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(FRONT), others] if others else [str(FRONT)])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(FRONT), os.environ.get("PYTHONPATH"))))
     sys.path.insert(1, str(FRONT))
     sys.argv[:] = arguments
     if as_module:

@@ -1,32 +1,13 @@
 """The names of ``tritonclient.http.aio``: the asyncio client, and otherwise those of ``tritonclient.http``."""
 
+from typing import Any
 from urllib.parse import quote
 
 from .._clients.awaited.client import InferenceServerClient
-from .names import (
-    InferAsyncRequest,
-    InferenceServerClientBase,
-    InferenceServerClientPlugin,
-    InferenceServerException,
-    InferInput,
-    InferRequestedOutput,
-    InferResult,
-    Request,
-    _get_inference_request,
-    _get_query_string,
-)
+from . import names
 
-__all__ = [
-    "InferAsyncRequest",
-    "InferInput",
-    "InferRequestedOutput",
-    "InferResult",
-    "InferenceServerClient",
-    "InferenceServerClientBase",
-    "InferenceServerClientPlugin",
-    "InferenceServerException",
-    "Request",
-    "_get_inference_request",
-    "_get_query_string",
-    "quote",
-]
+__all__ = ["InferenceServerClient", "quote"]
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(names, name)

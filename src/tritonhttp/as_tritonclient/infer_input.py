@@ -63,11 +63,8 @@ class InferInput(tensors.InferInput):
         return tensor
 
     def _is_changed(self) -> bool:
-        kind = type(self)
-        return (
-            kind._get_tensor is not InferInput._get_tensor
-            or kind._get_binary_data is not InferInput._get_binary_data
-        )
+        kind, own = type(self), InferInput
+        return (kind._get_tensor, kind._get_binary_data) != (own._get_tensor, own._get_binary_data)
 
     @property
     def _form(self) -> tuple[Any, ...] | None:
