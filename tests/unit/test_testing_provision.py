@@ -7,6 +7,8 @@ import os
 import platform
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,10 +48,9 @@ class FakePython:
         self.write()
 
     def write(self, pip: str | None = None, modules: tuple[str, ...] = ("venv", "ensurepip")) -> None:
-        major, minor = self.version.split(".")
         about = {
             "executable": str(self.path),
-            "version": [int(major), int(minor)],
+            "version": self.version,
             "soname": self.soname,
             "soname_folders": ["/nowhere", str(self.libraries)],
             "modules": modules,
@@ -197,7 +198,8 @@ def test_a_second_start_installs_nothing(python):
 def test_an_installation_cut_off_counts_for_nothing(tmp_path, python):
     python.write(pip='mkdir -p "$(dirname "$0")/../lib"; kill -9 $$')
     reason(str(python.path), excused=False)
-    partial = provision._plan(str(python.path))[1].folder.with_suffix(".partial")
+    folder = provision._plan(str(python.path))[1].folder
+    partial = folder.with_name(f"{folder.name}.partial")
     (partial / "lib" / "rubbish").mkdir(parents=True)  # as when the installing process itself was killed
     assert not provision.installed(str(python.path))
     python.write()
@@ -228,6 +230,25 @@ def test_two_at_once_install_once(python):
     assert len(found) == 4
     assert found[0].complete()
     assert python.count() == 1
+
+
+def test_two_versions_at_once_do_not_disturb_each_other(tmp_path, python):
+    """Each deletes what an earlier try left in its own folder only."""
+    newer = FakePython(tmp_path / "newer", "3.12")
+    folders = [provision._plan(str(each.path))[1].folder for each in (python, newer)]
+    started, ready = tmp_path / "started", tmp_path / "ready"
+    wait = f"touch {started}; while [ ! -e {ready} ]; do sleep 0.01; done"
+    python.write(pip=f"{wait}\n{WHEEL.format(version=python.version)}")
+    with ThreadPoolExecutor() as executor:
+        first = executor.submit(provision.install, str(python.path))
+        while not started.exists():
+            assert not first.done()
+            time.sleep(0.01)
+        second = provision.install(str(newer.path))
+        ready.touch()
+        assert [first.result().folder, second.folder] == folders
+    assert first.result().complete()
+    assert second.complete()
 
 
 def test_the_cache_follows_its_variables(monkeypatch, tmp_path):

@@ -18,9 +18,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT
 
 __all__ = ["Installation", "TritonUnavailable", "cache_folder", "install", "installed"]
 
@@ -28,7 +28,7 @@ _log = logging.getLogger("tritonhttp.testing")
 
 _REQUIREMENTS = Path(__file__).parent / "requirements" / "triton.txt"
 # The Python versions that have both a stub in the wheel and a wheel of numpy 1.26, best first.
-_VERSIONS = ((3, 12), (3, 11), (3, 10))
+_VERSIONS = ("3.12", "3.11", "3.10")
 # The wheel is manylinux_2_35.
 _GLIBC = (2, 35)
 # Increase it when the layout below changes, so that older environments are not reused.
@@ -83,22 +83,17 @@ class Installation:
         The backend finds the interpreter for its models on ``PATH``. The caller's ``PYTHON*`` variables are
         left out: with them the models would import the caller's numpy.
         """
-        env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        env.pop("VIRTUAL_ENV", None)
-        libraries = [str(self._packages / "nvidia_pytriton.libs"), str(self.libpython)]
-        if inherited := env.get("LD_LIBRARY_PATH"):
-            libraries.append(inherited)
-        env["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+        left_out = ("PYTHON", "VIRTUAL_ENV")
+        env = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+        libraries = (self._packages / "nvidia_pytriton.libs", self.libpython, env.get("LD_LIBRARY_PATH"))
+        env["LD_LIBRARY_PATH"] = os.pathsep.join(str(folder) for folder in libraries if folder)
         env["PATH"] = os.pathsep.join([str(self.folder / "bin"), env.get("PATH", os.defpath)])
         return env
 
     def complete(self) -> bool:
         """Tell whether all files exist; links point outside, to an interpreter that may be gone."""
-        return (
-            self.executable.exists()
-            and (self.folder / "bin" / "python").exists()
-            and any(path.exists() for path in self.libpython.glob("libpython*"))
-        )
+        library = next(self.libpython.glob("libpython*"), self.libpython / "missing")
+        return all(path.exists() for path in (self.executable, self.folder / "bin" / "python", library))
 
 
 @dataclass(frozen=True)
@@ -106,14 +101,10 @@ class _Interpreter:
     """The answers of an interpreter about itself."""
 
     executable: str
-    version: tuple[int, int]
+    version: str
     soname: str
-    soname_folders: tuple[str, ...]
-    modules: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return "{}.{}".format(*self.version)
+    soname_folders: list[str]
+    modules: list[str]
 
     def libpython(self) -> Path | None:
         """Return the shared library that the backend's stub of this version is linked to."""
@@ -124,18 +115,18 @@ class _Interpreter:
         """Return why this interpreter cannot run the server's models, or None."""
         if self.version not in _VERSIONS:
             return TritonUnavailable(
-                f"its models need Python 3.10, 3.11 or 3.12, and {self.executable} is Python {self.name}"
+                f"its models need Python 3.10, 3.11 or 3.12, and {self.executable} is Python {self.version}"
             )
         if self.libpython() is None:
             return TritonUnavailable(
                 f"{self.soname} is missing for {self.executable} "
-                f"(on Debian and Ubuntu install libpython{self.name}, on Fedora python{self.name}-libs)",
+                f"(on Debian and Ubuntu install libpython{self.version}, on Fedora python{self.version}-libs)",
                 excused=True,
             )
         if missing := {"venv", "ensurepip"}.difference(self.modules):
             return TritonUnavailable(
                 f"{self.executable} lacks the module {' and '.join(sorted(missing))} "
-                f"(on Debian and Ubuntu install python{self.name}-venv)"
+                f"(on Debian and Ubuntu install python{self.version}-venv)"
             )
         return None
 
@@ -143,17 +134,15 @@ class _Interpreter:
 _ASK = """
 import importlib.util, json, os, sys, sysconfig
 get = sysconfig.get_config_var
-name = "libpython%d.%d.so.1.0" % sys.version_info[:2]
-base = getattr(sys, "_base_executable", None) or sys.executable
+version = "%d.%d" % sys.version_info[:2]
 folders = [get("LIBDIR"), os.path.join(sys.base_prefix, "lib"), os.path.join(sys.base_prefix, "lib64")]
-multiarch = get("MULTIARCH")
-if multiarch:
-    folders += [os.path.join(root, multiarch) for root in (get("LIBDIR"), "/usr/lib", "/lib") if root]
+if get("MULTIARCH"):
+    folders += [os.path.join(root, get("MULTIARCH")) for root in (get("LIBDIR"), "/usr/lib", "/lib") if root]
 folders += ["/usr/lib64", "/usr/lib", "/usr/local/lib"]
 print(json.dumps({
-    "executable": base,
-    "version": sys.version_info[:2],
-    "soname": name,
+    "executable": getattr(sys, "_base_executable", None) or sys.executable,
+    "version": version,
+    "soname": "libpython%s.so.1.0" % version,
     "soname_folders": [folder for folder in folders if folder],
     "modules": [module for module in ("venv", "ensurepip") if importlib.util.find_spec(module)],
 }))
@@ -164,41 +153,27 @@ def _ask(executable: str) -> _Interpreter | None:
     """Let an interpreter describe itself; None if it does not run, like a version manager's dead shim."""
     try:
         done = subprocess.run(
-            [executable, "-I", "-c", _ASK],
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=30,
-            check=True,
+            [executable, "-I", "-c", _ASK], capture_output=True, stdin=DEVNULL, timeout=30, check=True
         )
-        said = json.loads(done.stdout)
+        return _Interpreter(**json.loads(done.stdout))
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return _Interpreter(
-        executable=said["executable"],
-        version=(said["version"][0], said["version"][1]),
-        soname=said["soname"],
-        soname_folders=tuple(said["soname_folders"]),
-        modules=tuple(said["modules"]),
-    )
 
 
-def _candidates(python: str | None) -> Iterator[_Interpreter]:
+def _executables(python: str | None) -> Iterator[str]:
     if python is not None:
-        if (found := _ask(python)) is not None:
-            yield found
+        yield python
         return
-    if (running := _ask(sys.executable)) is not None:
-        yield running
-    for major, minor in _VERSIONS:
+    yield sys.executable
+    for version in _VERSIONS:
         for folder in os.get_exec_path():
-            path = shutil.which(f"python{major}.{minor}", path=folder)
-            if path is not None and (found := _ask(path)) is not None and found.version == (major, minor):
-                yield found
+            if path := shutil.which(f"python{version}", path=folder):
+                yield path
 
 
 def _choose(python: str | None) -> _Interpreter:
     first: TritonUnavailable | None = None
-    for interpreter in _candidates(python):
+    for interpreter in filter(None, map(_ask, _executables(python))):
         trouble = interpreter.trouble()
         if trouble is None:
             return interpreter
@@ -227,23 +202,13 @@ def cache_folder() -> Path:
     return (Path(shared) if shared and os.path.isabs(shared) else Path.home() / ".cache") / "tritonhttp"
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    import fcntl  # missing on Windows, where this never runs
-
-    with open(path, "w") as file:
-        # The kernel drops the lock when its holder dies.
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _plan(python: str | None) -> tuple[_Interpreter, Installation]:
     """Choose the interpreter, and the place of its environment."""
     _check_platform()
     interpreter = _choose(python)
     identity = f"{_LAYOUT} {interpreter.executable} {_REQUIREMENTS.read_text()}"
-    key = f"triton-py{interpreter.name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    return interpreter, Installation(cache_folder() / key, interpreter.name)
+    key = f"triton-py{interpreter.version}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    return interpreter, Installation(cache_folder() / key, interpreter.version)
 
 
 def installed(python: str | None = None) -> bool:
@@ -266,13 +231,16 @@ def install(python: str | None = None) -> Installation:
         One line that says what is missing here.
     """
     interpreter, installation = _plan(python)
-    cache = installation.folder.parent
-    key = installation.folder.name
     if installation.complete():
         return installation
+    cache = installation.folder.parent
     try:
+        import fcntl  # missing on Windows, where this never runs
+
         cache.mkdir(parents=True, exist_ok=True)
-        with _locked(cache / f"{key}.lock"):
+        with open(cache / f"{installation.folder.name}.lock", "w") as lock:
+            # The kernel drops the lock when its holder dies.
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if not installation.complete():
                 _build(interpreter, installation)
     except OSError as error:
@@ -285,25 +253,24 @@ def install(python: str | None = None) -> Installation:
 def _build(interpreter: _Interpreter, installation: Installation) -> None:
     """Make the environment under another name and rename it when complete; the caller holds the lock."""
     started = time.monotonic()
-    _log.info("installing Triton in %s", installation.folder)
-    partial = Installation(installation.folder.with_suffix(".partial"), installation.version)
+    folder = installation.folder
+    _log.info("installing Triton in %s", folder)
+    partial = Installation(folder.with_name(f"{folder.name}.partial"), installation.version)
     shutil.rmtree(partial.folder, ignore_errors=True)
     try:
-        _command(
-            "the virtual environment failed", [interpreter.executable, "-m", "venv", str(partial.folder)]
-        )
-        pip = [str(partial.folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
-        flags = [
+        _command("the virtual environment failed", interpreter.executable, "-m", "venv", partial.folder)
+        pip = (partial.folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install")
+        flags = (
             "--quiet",
             "--no-deps",
             "--require-hashes",
             "--only-binary=:all:",
             "--no-warn-script-location",
-        ]
-        _command("pip failed", [*pip, *flags, "-r", str(_REQUIREMENTS)])
+        )
+        _command("pip failed", *pip, *flags, "-r", _REQUIREMENTS)
         _link(interpreter, partial)
-        shutil.rmtree(installation.folder, ignore_errors=True)
-        partial.folder.rename(installation.folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.folder.rename(folder)
     finally:
         shutil.rmtree(partial.folder, ignore_errors=True)
     _log.info("installed Triton in %.1f s", time.monotonic() - started)
@@ -315,7 +282,7 @@ def _link(interpreter: _Interpreter, installation: Installation) -> None:
     server.joinpath("bin", "tritonserver").chmod(0o755)
     backend = installation.backends / "python"
     backend.mkdir(parents=True)
-    stub = server / "python_backend_stubs" / interpreter.name / "triton_python_backend_stub"
+    stub = server / "python_backend_stubs" / interpreter.version / "triton_python_backend_stub"
     stub.chmod(0o755)
     for source in [*server.joinpath("backends", "python").iterdir(), stub]:
         backend.joinpath(source.name).symlink_to(os.path.relpath(source, backend))
@@ -328,16 +295,9 @@ def _link(interpreter: _Interpreter, installation: Installation) -> None:
     installation.libpython.joinpath(library.name).symlink_to(library)
 
 
-def _command(failure: str, command: list[str]) -> None:
+def _command(failure: str, *command: str | Path) -> None:
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    done = subprocess.run(
-        command,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    done = subprocess.run(command, env=env, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, text=True)
     if done.returncode:
-        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-        raise TritonUnavailable(f"{failure}: {lines[-1] if lines else f'exit code {done.returncode}'}")
+        last = done.stdout.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise TritonUnavailable(f"{failure}: {last[0].strip()}")
