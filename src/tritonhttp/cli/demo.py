@@ -84,27 +84,27 @@ def _classify(client: httpclient.InferenceServerClient, address: str) -> int:
 
     latencies = []
     differing = 0
-    for image, answer in zip(images[:_SINGLES], answers, strict=False):
+    for number in range(_SINGLES):
         started = time.perf_counter()
-        scores = _scores(client, image[np.newaxis])
+        scores = _scores(client, images[number : number + 1])
         latencies.append(time.perf_counter() - started)
-        differing += int(scores.argmax() != answer)
+        differing += int(scores.argmax() != answers[number])
 
     # The first images, and one that the model gets wrong, if any.
     wrong = np.flatnonzero(answers != labels)
     shown = [n for n in range(_SHOWN) if n not in wrong[:1]]
     shown = [*shown[: _SHOWN - 1], int(wrong[0])] if len(wrong) else shown
     print()
-    for line in _gallery(pixels[shown], labels[shown], _top3(client, images[shown])):
+    for line in _gallery(pixels[shown], labels[shown], _scores(client, images[shown], class_count=3)):
         print(line.rstrip())
 
     accuracy = float(np.mean(answers == labels))
     p50, p95 = np.percentile(latencies, [50, 95]) * 1000
-    print()
-    print(f"accuracy    {accuracy:.2%} of {len(labels)} images that the model was not trained on")
+    print(f"\naccuracy    {accuracy:.2%} of {len(labels)} images that the model was not trained on")
     print(f"latency     {p50:.2f} ms p50, {p95:.2f} ms p95 over {len(latencies)} requests of one image")
-    print(f"throughput  {1 / np.mean(latencies):,.0f} images/s singly, {batched:,.0f} images/s in {_BATCH}s")
-    print()
+    print(
+        f"throughput  {1 / np.mean(latencies):,.0f} images/s singly, {batched:,.0f} images/s in {_BATCH}s\n"
+    )
     if accuracy < _EXPECTED or differing:
         print(
             f"demo: expected at least {_EXPECTED:.0%} right and the same answers singly and in batches; "
@@ -115,18 +115,12 @@ def _classify(client: httpclient.InferenceServerClient, address: str) -> int:
     return 0
 
 
-def _scores(client: httpclient.InferenceServerClient, images: Any) -> Any:
+def _scores(client: httpclient.InferenceServerClient, images: Any, class_count: int = 0) -> Any:
+    """Return the scores; with a `class_count` that many best classes, each as ``b"score:index:label"``."""
     image = httpclient.InferInput("IMAGE", list(images.shape), "FP32")
     image.set_data_from_numpy(images)
-    return client.infer(_MODEL, [image]).as_numpy("SCORES")
-
-
-def _top3(client: httpclient.InferenceServerClient, images: Any) -> Any:
-    """Let the server pick the three best classes: one ``b"score:index:label"`` per image and rank."""
-    image = httpclient.InferInput("IMAGE", list(images.shape), "FP32")
-    image.set_data_from_numpy(images)
-    outputs = [httpclient.InferRequestedOutput("SCORES", class_count=3)]
-    return client.infer(_MODEL, [image], outputs=outputs).as_numpy("SCORES")
+    output = httpclient.InferRequestedOutput("SCORES", class_count=class_count)
+    return client.infer(_MODEL, [image], outputs=[output]).as_numpy("SCORES")
 
 
 def _gallery(pixels: Any, labels: Any, top3: Any) -> Iterator[str]:

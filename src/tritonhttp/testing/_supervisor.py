@@ -40,7 +40,7 @@ def remove_shared_memory(prefix: str) -> None:
             path.unlink()
 
 
-def _tell(line: str) -> None:
+def _tell(line: object) -> None:
     """Tell the owner the pid of the server, then its folder, which the owner deletes if this process is killed."""
     with contextlib.suppress(BrokenPipeError):
         os.write(1, f"{line}\n".encode())
@@ -64,7 +64,7 @@ class _Scratch:
         if found or time.monotonic() > self._until:
             if len(found) == 1:
                 self._folder = found[0]
-                _tell(str(self._folder))
+                _tell(found[0])
             os.close(self._lock)
             self._lock = None
         return self._lock is not None
@@ -82,14 +82,11 @@ def _is_ours(path: Path) -> bool:
 
 
 def _supervise(
-    argv: list[str], env: dict[str, str], cache: str, prefix: str, owner: int, grace: float
+    *, argv: list[str], env: dict[str, str], cache: str, prefix: str, owner: int, grace: float
 ) -> None:
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     # The stubs of the Python backend become children of this process when the server dies before them.
     prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-    def die_with_supervisor() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
     child_ended = _wake_on_child()
     scratch = _Scratch(cache)
@@ -99,11 +96,13 @@ def _supervise(
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         start_new_session=True,
-        preexec_fn=die_with_supervisor,
+        # It dies with this process.
+        preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
     )
-    _tell(str(server.pid))
+    _tell(server.pid)
+    ended = (os.P_PID, server.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
     kill_at = float("inf")
-    while os.getppid() == owner and time.monotonic() < kill_at and not _exited(server.pid):
+    while os.getppid() == owner and time.monotonic() < kill_at and not os.waitid(*ended):
         readable, _, _ = select.select([0, child_ended], [], [], 0.01 if scratch.search() else _LOOK)
         if child_ended in readable:
             os.read(child_ended, 64)
@@ -157,10 +156,6 @@ def _wake_on_child() -> int:
     signal.set_wakeup_fd(sender)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     return receiver
-
-
-def _exited(pid: int) -> bool:
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 if __name__ == "__main__":

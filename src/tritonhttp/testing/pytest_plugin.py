@@ -58,14 +58,11 @@ def triton_server(request: pytest.FixtureRequest) -> Iterator[TritonServer | Run
     server = TritonServer()
     try:
         server.start()
-    except TritonUnavailable as unavailable:
-        if unavailable.excused:
-            pytest.skip(str(unavailable))
-        pytest.fail(str(unavailable), pytrace=False)
-    except TritonFailed as failed:
-        pytest.fail(str(failed), pytrace=False)
-    try:
         yield server
+    except (TritonUnavailable, TritonFailed) as error:
+        if isinstance(error, TritonUnavailable) and error.excused:
+            pytest.skip(str(error))
+        pytest.fail(str(error), pytrace=False)
     finally:
         server.kill()
 

@@ -19,8 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import closing, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 from . import _supervisor
@@ -41,9 +41,7 @@ _LOG_TAIL = 40
 # server from another one that answers on the port.
 _SERVING = re.compile(r"Started HTTPService at[\s\S]*Started Metrics Service at")
 # Errors in the log, except those of server.cc: they are harmless and appear on machines without a GPU.
-_COMPLAINT = re.compile(
-    r"^(?:E\d{4} [\d:.]+ \d+ (?!server\.cc)\S+ |error: |\S*tritonserver: )(.+)", re.MULTILINE
-)
+_COMPLAINT = re.compile(r"(?m)^(?:E\d{4} [\d:.]+ \d+ (?!server\.cc)\S+ |error: |\S*tritonserver: )(.+)")
 _PORT_TAKEN = re.compile(r"already in use|failed to start (HTTP|Metrics)", re.IGNORECASE)
 
 
@@ -102,9 +100,9 @@ class TritonServer:
         self._repository = Path(model_repository or packaged_models())
         # Auto-completion starts each model's process once more. The packaged configurations are complete: all
         # models are ready in 2.5 s without it, in 11 s with it.
-        self._complete = model_repository is not None
+        complete = ["--disable-auto-complete-config"] if model_repository is None else []
+        self._flags = [*complete, *args]
         self._models = ["*"] if models is None else list(models)
-        self._args = list(args)
         self._startup_timeout = startup_timeout
         self._python = python
         self._ports: tuple[int, int] | None = None
@@ -120,9 +118,7 @@ class TritonServer:
             self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
 
     def __repr__(self) -> str:
@@ -185,11 +181,10 @@ class TritonServer:
         if self._supervisor is not None and os.getpid() == self._owner:
             pipe = self._supervisor.stdin
             assert pipe is not None
-            try:
+            # It may have exited already; if it is too slow, it is killed.
+            with suppress(BrokenPipeError, subprocess.TimeoutExpired):
                 os.write(pipe.fileno(), b"stop")
                 self._supervisor.wait(_GRACE + 5)
-            except (BrokenPipeError, subprocess.TimeoutExpired):
-                pass  # it has exited already, or is killed now
         self.kill()
 
     def kill(self) -> None:
@@ -235,9 +230,8 @@ class TritonServer:
             f"--metrics-address={_HOST}",
             f"--metrics-port={metrics_port}",
             "--allow-grpc=false",
-            *([] if self._complete else ["--disable-auto-complete-config"]),
             f"--exit-timeout-secs={_EXIT_TIMEOUT}",
-            *self._args,
+            *self._flags,
         ]
         order = {
             "argv": argv,
@@ -273,10 +267,9 @@ class TritonServer:
                 if "failed to start Metrics" not in self.log:
                     return
                 raise TritonFailed(f"another program has the metrics port; the log:\n{self._excerpt()}")
-            if time.monotonic() - started > self._startup_timeout:
+            if time.monotonic() - started > (limit := self._startup_timeout):
                 raise TritonFailed(
-                    f"tritonserver was not ready after {self._startup_timeout:g} s; its log:\n"
-                    f"{self._excerpt()}"
+                    f"tritonserver was not ready after {limit:g} s; its log:\n{self._excerpt()}"
                 )
             time.sleep(0.02)
 
@@ -297,14 +290,13 @@ class TritonServer:
 
 
 def _get(port: int, path: str) -> bool:
-    connection = http.client.HTTPConnection(_HOST, port, timeout=1)
-    try:
+    with (
+        suppress(OSError, http.client.HTTPException),
+        closing(http.client.HTTPConnection(_HOST, port, timeout=1)) as connection,
+    ):
         connection.request("GET", path)
         return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    return False
 
 
 def _free_ports() -> tuple[int, int]:
@@ -313,20 +305,16 @@ def _free_ports() -> tuple[int, int]:
     They lie below the range that the system uses for outgoing connections. Otherwise a client that tries to
     reconnect to a stopped server could get the server's own port, and connect to itself.
     """
-    try:
+    lowest = 32768
+    with suppress(OSError, ValueError, IndexError):
         lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        lowest = 32768
     pool = range(10240, lowest) if lowest > 12000 else range(50000, 65000)
     found: list[int] = []
     for port in random.SystemRandom().sample(pool, 200):
-        with socket.socket() as probe:
+        with suppress(OSError), socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((_HOST, port))
-            except OSError:
-                continue
-        found.append(port)
+            probe.bind((_HOST, port))
+            found.append(port)
         if len(found) == 2:
             return found[0], found[1]
     raise TritonFailed("no free port on the loopback interface")
