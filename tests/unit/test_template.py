@@ -20,6 +20,7 @@ from tritonhttp._protocol.tensors import datatype_of
 from tritonhttp._repetition import template as templates
 from tritonhttp._repetition.template import LARGEST, Template
 from tritonhttp._wire.requests import COALESCE
+from tritonhttp.as_tritonclient import infer_input as as_tritonclient
 from tritonhttp.errors import InferenceServerException, InvalidRequest
 
 try:
@@ -355,6 +356,21 @@ def test_other_types_are_left_to_python(client: Any) -> None:
         assert kind("o")._form == outputs[0]._form
         assert search(client, "m", inputs, [kind("o")]) is None
     assert b"told" in b"".join(encode(client, "m", inputs, [Talking("o")])[1])
+
+
+class Constant(as_tritonclient.InferInput):
+    """Makes its data itself, as programs written for tritonclient may."""
+
+    def _get_binary_data(self) -> bytes:
+        return b"\7" * 12
+
+
+@pytest.mark.parametrize(("kind", "data"), [(as_tritonclient.InferInput, bytes(12)), (Constant, b"\7" * 12)])
+def test_data_that_a_subclass_makes_are_sent(client: Any, kind: Any, data: bytes) -> None:
+    tensor = kind.from_numpy("a", np.zeros(3, np.float32))
+    for _ in range(2):
+        _, (request,) = encode(client, "m", [tensor])
+        assert request.endswith(b"}" + data)
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(0, 0), (0, 1), (31, 2), (1000, 0), (1000, 1000)])

@@ -245,7 +245,7 @@ def body_of(inference: Inference, snapshot: bool = False) -> tuple[tuple[Buffer,
 def form_of(inference: Inference) -> tuple[tuple[Any, ...] | None, list[Any]]:
     """Return what the JSON of an inference without options depends on, and the data behind it as they were set.
 
-    There is no such form where data are in the JSON itself.
+    There is no such form where data are in the JSON itself; the data are then as they are sent.
     """
     inputs, outputs = inference.inputs, inference.outputs
     form: list[Any] = []
@@ -272,7 +272,8 @@ def form_of(inference: Inference) -> tuple[tuple[Any, ...] | None, list[Any]]:
     except (AttributeError, TypeError):
         check_tensors(inference)
         raise
-    return tuple(form) if plain else None, data
+    # Without a form a sub-class may make the data itself.
+    return (tuple(form), data) if plain else (None, buffers_of(inputs))
 
 
 def _is_spent_by_use(given: Any) -> bool:
