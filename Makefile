@@ -13,7 +13,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # What an editable install does not take from the tree as it is: it is made again where one of these is newer.
-BUILT_FROM = pyproject.toml setup.py $(wildcard src/tritonhttp/*/*.c)
+BUILT_FROM = pyproject.toml setup.py $(wildcard src/tritonhttp/*/*.[ch])
 $(VENV)/.installed: $(BUILT_FROM) | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
