@@ -1,11 +1,11 @@
-"""Refuse to be built for an environment that has NVIDIA's package: pip would write one over the other."""
+"""Refuse to be built for an environment that has NVIDIA's package: pip would overwrite one with the other."""
 
 import sysconfig
 from importlib.metadata import distributions
 
 from setuptools import setup
 
-# Also where pip builds in isolation, these are the folders of the interpreter that it installs for.
+# Even if pip builds in isolation, these are the folders of the interpreter that it installs for.
 folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
 if any(distributions(name="tritonclient", path=folders)):
     raise SystemExit(

@@ -1,4 +1,4 @@
-"""tritonhttp under the name of tritonhttpclient; its modules are made by ``tritonhttp.as_tritonclient``."""
+"""tritonhttp under the name of tritonhttpclient; ``tritonhttp.as_tritonclient`` makes its modules."""
 
 from tritonhttp.as_tritonclient import provide
 
