@@ -1,7 +1,7 @@
-"""The table of faults: what a server, or something on the way to it, does wrong, and what a caller gets.
+"""The table of faults: what a server or a gateway does wrong, and what the caller gets.
 
-`test_faults.py` runs each of them on both clients, and compares the table in `docs/reliability.md` with this one;
-``python -m tests.adversity.faults`` writes it there.
+`test_faults.py` runs each fault on both clients, and compares this table with the one in `docs/reliability.md`.
+``python -m tests.adversity.faults`` writes that one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tritonhttp.errors import (
 from ..framing import JSON_SIZE, chunks, inference_answer
 from .servers import HEALTHY, Peer, Script, Sends, Trickles, answer, behind_a_good_answer, over_tls
 
-#: The seconds that a call gets where a fault is that time passes, and where it should not matter.
+#: A call's deadline in seconds: for faults that let time pass, and for all others.
 SHORT, AMPLE = 0.2, 8.0
 
 ANY = ("metadata", "infer")
@@ -53,37 +53,37 @@ class Fault:
     name: str
     #: Variant -> script of the first connection. Later connections are answered correctly.
     scripts: Mapping[str, Script]
-    #: The error's class; None: the call gets its result all the same.
+    #: The error's class; None if the call succeeds.
     error: type[Exception] | tuple[type[Exception], ...] | None = None
     #: Parts of its message.
     says: tuple[str, ...] = ()
     status: str | None = None
     #: Whether the model could have run.
     ran: str = "perhaps"
-    #: Whether the request goes out a second time: "no", "yes", or only "if repeatable" (then without an error).
+    #: Whether the request is sent a second time: "no", "yes", or "if repeatable" (the call then succeeds).
     again: str = "no"
-    #: The calls that it happens to: metadata may be repeated, infer may not, a large one doesn't go out at once, a
-    #: stream has begun.
+    #: The calls to test. metadata may be repeated, infer may not; a large infer is not sent in one step; a stream
+    #: has started.
     calls: tuple[str, ...] = ANY
     #: Whether the connection serves the next call too.
     kept: bool = False
-    #: How many answers of a stream come before its error.
+    #: How many answers a stream delivers before its error.
     before: int = 0
-    #: Whether a call that is as it should be goes before.
+    #: Whether a successful call precedes the fault.
     warm: bool = False
     limit: float = AMPLE
-    #: Options of the client; "ssl" alone stands for one that trusts the authority of the tests.
+    #: Options of the client; with `tls` it trusts the tests' certificate authority.
     tls: bool = False
     host: str = "127.0.0.1"
     #: Arguments of :class:`Server`.
     answers_connects: bool | None = True
-    #: How the first look-up of the host's name ends: "fails", "stalls".
+    #: What the first look-up of the host's name does: "fails" or "stalls".
     look_up: str = ""
 
     def tried_again(self) -> str:
-        """Return whether a client with `Retry()` tries the call again, which then ends well."""
+        """Return whether a client with `Retry()` tries the call again, successfully."""
         if self.error is None or self.limit == SHORT or self.calls == STREAM:
-            return "no"  # there is no need, no time left, or the answer has begun
+            return "no"  # no need, no time left, or the answer has started
         if isinstance(self.error, type) and issubclass(self.error, ConnectError):
             return "yes"
         statuses = [str(outcome) for outcome in Retry().on]
@@ -111,7 +111,7 @@ def one(script: Script) -> dict[str, Script]:
 
 
 def each(data: Mapping[str, bytes], *ends: str) -> dict[str, Script]:
-    """Return the scripts that send the data, each with each of the ends."""
+    """Return a script for every combination of data and end."""
     if len(ends) == 1:
         return {name: Sends(sent, *ends) for name, sent in data.items()}
     return {
@@ -135,12 +135,12 @@ BINARY = np.array([1, 2], np.int32).tobytes()
 
 
 def binary_answer(outputs: list[Any], binary: bytes = BINARY, header_length: object = None) -> bytes:
-    """Return an answer to infer with binary tensors; what its JSON and its headers say of them may be wrong."""
+    """Return an answer to infer with binary tensors, which its JSON and headers may describe wrongly."""
     return inference_answer({"model_name": "m", "outputs": outputs}, binary, head_size=header_length)
 
 
 def expected(script: Script) -> bytes:
-    """Return an answer to infer that a client expects again, if possible as long as the script's."""
+    """Return an answer that the client expects to come again, if possible as long as the script's."""
     size = len(getattr(script, "data", b""))
     headers = f"{JSON_SIZE}: {len(JSON)}\r\n"
     least = len(answer(JSON, headers=headers + "X: \r\n"))
@@ -154,7 +154,7 @@ def sized(size: object) -> bytes:
 
 
 def framed(data: bytes) -> bytes:
-    """Return an answer with a BYTES tensor of two elements whose framing is given."""
+    """Return an answer with a BYTES tensor of two elements, framed as given."""
     return binary_answer(
         [{**OUTPUT, "datatype": "BYTES", "parameters": {"binary_data_size": len(data)}}], data
     )
@@ -165,9 +165,9 @@ def encoded(body: bytes, coding: str) -> bytes:
 
 
 def bomb(layers: int) -> bytes:
-    """Return a body that unfolds to 32 MiB of spaces, which are JSON's white space."""
-    folder = zlib.compressobj(wbits=31)
-    body = b"".join(folder.compress(b" " * (1 << 20)) for _ in range(32)) + folder.flush()
+    """Return a body that decompresses to 32 MiB of spaces, which are white space in JSON."""
+    zipper = zlib.compressobj(wbits=31)
+    body = b"".join(zipper.compress(b" " * (1 << 20)) for _ in range(32)) + zipper.flush()
     for _ in range(layers - 1):
         body = gzip.compress(body)
     return encoded(body, ", ".join(["gzip"] * layers))
@@ -178,11 +178,11 @@ STREAMED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 
 
 def events(*more: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
-    """Return a stream that begins with two right answers; each answer and each of `more` is a chunk."""
+    """Return a stream that starts with two correct answers; each answer and each of `more` is a chunk."""
     return STREAMED + b"Transfer-Encoding: chunked\r\n\r\n" + chunks(EVENT, EVENT, *more, end=end)
 
 
-FOLDED = gzip.compress(JSON)
+ZIPPED = gzip.compress(JSON)
 HTML = b"""<!DOCTYPE html><html><head><title>502</title><style>b { color: red }</style></head>
 <body><h1>502 Bad Gateway</h1><script>track("you")</script><hr>nginx/1.25</body></html>"""
 
@@ -191,7 +191,7 @@ HTML = b"""<!DOCTYPE html><html><head><title>502</title><style>b { color: red }<
 
 
 def reads_nothing(then: str, data: bytes = b"") -> Script:
-    """Send the data before the request is read, and then end like that."""
+    """Send the data without reading the request, then end as told."""
 
     def script(peer: Peer) -> None:
         peer.send(data)
@@ -201,7 +201,7 @@ def reads_nothing(then: str, data: bytes = b"") -> Script:
 
 
 def reads_the_head(then: str, data: bytes = b"", taken: int = 0) -> Script:
-    """Read the request's head and a little of its body; send the data; and then end like that."""
+    """Read the request's head and a little of its body, send the data, then end as told."""
 
     def script(peer: Peer) -> None:
         if peer.read_head():
@@ -221,7 +221,7 @@ def reads_the_head(then: str, data: bytes = b"", taken: int = 0) -> Script:
 
 def says_later(data: bytes, then: str) -> Script:
     def script(peer: Peer) -> None:
-        time.sleep(0.03)  # the call before it is over
+        time.sleep(0.03)  # until the previous call is over
         peer.send(data)
         peer.end(then)
 
@@ -229,7 +229,7 @@ def says_later(data: bytes, then: str) -> Script:
 
 
 def reads_one(peer: Peer) -> None:
-    """Take one more request, and close."""
+    """Read one more request, then close."""
     peer.read_request()
 
 
@@ -260,7 +260,7 @@ def body_without_end(peer: Peer) -> None:
 
 
 def beats(peer: Peer) -> None:
-    """Send two events, and then comments for as long as the client reads."""
+    """Send two events, then comments for as long as the client reads."""
     if peer.read_request():
         peer.send(events(end=b""))
         while True:
@@ -293,7 +293,7 @@ def authority() -> trustme.CA:
 
 
 def trusting() -> ssl.SSLContext:
-    """Return the context of a client that trusts the tests' authority, and no other: those take time to load."""
+    """Return a client's context that trusts only the tests' authority; loading the public ones takes time."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority().configure_trust(context)
     return context
@@ -301,22 +301,22 @@ def trusting() -> ssl.SSLContext:
 
 @cache
 def identity(kind: str = "good") -> ssl.SSLContext:
-    """Return the context of a server whose certificate is good, or not."""
+    """Return a server's context with a certificate of this kind."""
     issuer, host, options = authority(), "127.0.0.1", {}
     now = datetime.now(timezone.utc)
-    if kind == "expired":
+    if kind == "that has expired":
         options = {"not_before": now - timedelta(days=9), "not_after": now - timedelta(days=1)}
-    elif kind == "of tomorrow":
+    elif kind == "that is not valid yet":
         options = {"not_before": now + timedelta(days=1)}
-    elif kind == "of another name":
+    elif kind == "for another name":
         host = "elsewhere.example"
-    elif kind == "of another address":
+    elif kind == "for another address":
         host = "127.0.0.2"
-    elif kind == "of an unknown authority":
+    elif kind == "from an unknown authority":
         issuer = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     issuer.issue_cert(host, **options).configure_cert(context)
-    if kind == "that wants the client's":
+    if kind == "that requires the client's":
         context.verify_mode = ssl.CERT_REQUIRED
         issuer.configure_trust(context)
     return context
@@ -334,7 +334,7 @@ def tls(kind: str, script: Script | None = None) -> Script:
 NOTHING = {
     "before the head": (b"", "no byte of a response"),
     "in the head": (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n", "37 bytes of the response's head"),
-    "behind the head": (
+    "after the head": (
         b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n",
         "0 of 10 bytes of the response's body",
     ),
@@ -348,36 +348,36 @@ NOTHING = {
     ),
     "in a chunk": (CHUNKED + b"\r\n5\r\nab", "an incomplete body"),
     "between two chunks": (CHUNKED + b"\r\n2\r\n{}\r\n", "an incomplete body"),
-    "behind an interim answer": (b"HTTP/1.1 100 Continue\r\n\r\n", "no byte of a response"),
+    "after an interim answer": (b"HTTP/1.1 100 Continue\r\n\r\n", "no byte of a response"),
 }
 
-NO_HTTP = "expected an HTTP/1.1 response"
+NOT_HTTP = "expected an HTTP/1.1 response"
 
 
 def broken(name: str, data: Mapping[str, bytes], *says: str) -> Fault:
-    """An answer that is no HTTP; the server then waits."""
-    return Fault(name=name, scripts=each(data, "hold"), error=ProtocolError, says=says or (NO_HTTP,))
+    """An answer that is not HTTP; the server then waits."""
+    return Fault(name=name, scripts=each(data, "hold"), error=ProtocolError, says=says or (NOT_HTTP,))
 
 
 def odd(name: str, data: Mapping[str, bytes]) -> Fault:
-    """An answer that is right all the same."""
+    """An unusual answer that is valid."""
     return Fault(name=name, scripts=each(data, "go on"), ran="once", kept=True)
 
 
 def last(name: str, data: Mapping[str, bytes], *ends: str) -> Fault:
-    """A right answer after which the connection cannot be used again."""
+    """A correct answer after which the connection cannot be reused."""
     return Fault(name=name, scripts=each(data, *ends), ran="once")
 
 
 def refused(name: str, data: Mapping[str, bytes], *says: str, calls: tuple[str, ...] = ANY) -> Fault:
-    """A whole HTTP answer whose content is wrong."""
+    """A complete HTTP answer with wrong content."""
     return Fault(
         name=name, scripts=each(data, "go on"), error=ProtocolError, says=says, calls=calls, kept=True
     )
 
 
 def failed(name: str, status: str, data: Mapping[str, bytes], *says: str) -> Fault:
-    """An answer with a status of no success."""
+    """An answer with an error status."""
     return Fault(
         name=name, scripts=each(data, "go on"), error=ServerError, says=says, status=status, kept=True
     )
@@ -403,7 +403,7 @@ TABLE: dict[str, list[Fault]] = {
             ran="no",
         ),
         Fault(
-            name="connects are not answered",
+            name="connection attempts are not answered",
             scripts={},
             answers_connects=None,
             limit=SHORT,
@@ -412,7 +412,7 @@ TABLE: dict[str, list[Fault]] = {
             ran="no",
         ),
         Fault(
-            name="the name has no address",
+            name="the host name has no address",
             scripts={},
             host="server.test",
             look_up="fails",
@@ -421,7 +421,7 @@ TABLE: dict[str, list[Fault]] = {
             ran="no",
         ),
         Fault(
-            name="nobody answers for the name",
+            name="the name server does not answer",
             scripts={},
             host="server.test",
             look_up="stalls",
@@ -465,7 +465,7 @@ TABLE: dict[str, list[Fault]] = {
             ran="no",
         ),
         Fault(
-            name="RST in the handshake",
+            name="a reset during the handshake",
             scripts=one(reset_in_the_handshake),
             tls=True,
             error=TLSError,
@@ -473,7 +473,7 @@ TABLE: dict[str, list[Fault]] = {
             ran="no",
         ),
         Fault(
-            name="plain to a TLS server",
+            name="plain HTTP to a TLS server",
             scripts=one(tls("good")),
             error=(ProtocolError, ConnectionLost),
             says=("http://127.0.0.1",),
@@ -489,23 +489,23 @@ TABLE: dict[str, list[Fault]] = {
                 ran="no",
             )
             for kind, says in {
-                "expired": "certificate has expired",
-                "of tomorrow": "certificate is not yet valid",
-                "of another name": "certificate is not valid for '127.0.0.1'",
-                "of another address": "certificate is not valid for '127.0.0.1'",
-                "of an unknown authority": "certificate verify failed: unable to get local issuer certificate",
+                "that has expired": "certificate has expired",
+                "that is not valid yet": "certificate is not yet valid",
+                "for another name": "certificate is not valid for '127.0.0.1'",
+                "for another address": "certificate is not valid for '127.0.0.1'",
+                "from an unknown authority": "certificate verify failed: unable to get local issuer certificate",
             }.items()
         ),
         Fault(
-            name="the server wants a certificate of the client's, which has none",
-            scripts=one(tls("that wants the client's")),
+            name="the server requires a client certificate",
+            scripts=one(tls("that requires the client's")),
             tls=True,
             error=ConnectionLost,
             says=("certificate required",),
             ran="no",
         ),
         Fault(
-            name="what comes is not encrypted",
+            name="unencrypted bytes inside TLS",
             scripts=one(tls("good", garbage_in_tls)),
             tls=True,
             error=ConnectionLost,
@@ -534,7 +534,7 @@ TABLE: dict[str, list[Fault]] = {
             says=("timed out while receiving",),
         ),
     ],
-    "While the request goes out": [
+    "While the request is sent": [
         Fault(
             name="does not read the request",
             scripts=one(lambda peer: peer.end("hold") if time.sleep(3 * SHORT) else None),
@@ -545,7 +545,7 @@ TABLE: dict[str, list[Fault]] = {
             ran="no",
         ),
         Fault(
-            name="stops reading while the body comes to it",
+            name="stops reading in the middle of the request",
             scripts=one(reads_the_head("stop", taken=100_000)),
             calls=LARGE,
             limit=SHORT,
@@ -554,7 +554,7 @@ TABLE: dict[str, list[Fault]] = {
             ran="no",
         ),
         Fault(
-            name="goes away while the body comes to it",
+            name="goes away in the middle of the request",
             scripts={"closes": reads_the_head("close", taken=100_000), "resets": resets_in_the_body},
             calls=LARGE,
             error=ConnectionLost,
@@ -562,7 +562,7 @@ TABLE: dict[str, list[Fault]] = {
             ran="no",
         ),
         Fault(
-            name="the same on a connection that was used before",
+            name="the same on a reused connection",
             scripts=one(behind_a_good_answer(resets_in_the_body)),
             calls=LARGE,
             warm=True,
@@ -570,7 +570,7 @@ TABLE: dict[str, list[Fault]] = {
             again="yes",
         ),
         Fault(
-            name="refuses a large request before it is read",
+            name="refuses a large request before reading it",
             scripts={
                 end: reads_the_head(
                     end,
@@ -585,7 +585,7 @@ TABLE: dict[str, list[Fault]] = {
             ran="no",
         ),
         Fault(
-            name="answers before anything was sent",
+            name="answers before the request is sent",
             scripts={
                 end: reads_nothing(
                     end, answer(b"no room", "503 Service Unavailable", "Connection: close\r\n")
@@ -599,8 +599,11 @@ TABLE: dict[str, list[Fault]] = {
     ],
     "Silence": [
         Fault(
-            name="says nothing",
-            scripts={"without reading": lambda peer: time.sleep(2 * SHORT), "but reads": Sends(b"", "hold")},
+            name="sends nothing",
+            scripts={
+                "without reading": lambda peer: time.sleep(2 * SHORT),
+                "after reading": Sends(b"", "hold"),
+            },
             limit=SHORT,
             error=DeadlineExceeded,
             says=("timed out while receiving", "no byte of a response"),
@@ -628,7 +631,7 @@ TABLE: dict[str, list[Fault]] = {
             says=("timed out while receiving",),
         ),
         Fault(
-            name="one byte at a time, soon enough",
+            name="one byte at a time, fast enough",
             scripts=one(Trickles(answer(HEALTHY), pause=0.001)),
             kept=True,
             ran="once",
@@ -650,7 +653,7 @@ TABLE: dict[str, list[Fault]] = {
                 "closes": behind_a_good_answer(says_later(b"", "close")),
                 "resets": behind_a_good_answer(says_later(b"", "reset")),
                 "half-closes": behind_a_good_answer(says_later(b"", "half-close")),
-                "says 408 and closes": behind_a_good_answer(
+                "sends 408 and closes": behind_a_good_answer(
                     says_later(answer(b"", "408 Request Timeout", "Connection: close\r\n"), "close")
                 ),
             },
@@ -668,13 +671,13 @@ TABLE: dict[str, list[Fault]] = {
             ran="once",
         ),
         Fault(
-            name="says something on an idle connection, unasked",
+            name="sends an unrequested answer on an idle connection",
             scripts=one(behind_a_good_answer(says_later(answer({"name": "not yours"}), "hold"))),
             warm=True,
             ran="once",
         ),
         Fault(
-            name="closes when the next request has come, without a byte",
+            name="closes after the next request, without an answer",
             scripts={
                 "closes": behind_a_good_answer(reads_one),
                 "resets": behind_a_good_answer(resets_on_one),
@@ -685,18 +688,18 @@ TABLE: dict[str, list[Fault]] = {
             says=("no byte of a response",),
         ),
         Fault(
-            name="closes in the answer to the next request",
+            name="closes in the middle of the next answer",
             scripts=one(behind_a_good_answer(Sends(b"HTTP/1.1 20"))),
             warm=True,
             error=ConnectionLost,
             says=("11 bytes of the response's head",),
         ),
     ],
-    "No HTTP": [
+    "Not HTTP": [
         broken(
             "another protocol",
             {"SSH": b"SSH-2.0-OpenSSH_9.6\r\n"},
-            NO_HTTP,
+            NOT_HTTP,
             "got bytes that begin with b'SSH-2.0",
         ),
         broken(
@@ -706,27 +709,30 @@ TABLE: dict[str, list[Fault]] = {
                 "settings": b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\0\0\0\0\0\0\0\0",
                 "a status line": b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\n{}",
             },
-            NO_HTTP,
+            NOT_HTTP,
             "got bytes that begin with",
         ),
         broken(
-            "a page without HTTP",
+            "HTML without an HTTP head",
             {"": b"<html>hello</html>\r\n\r\n"},
-            NO_HTTP,
+            NOT_HTTP,
             "got bytes that begin with b'<html>",
         ),
         broken(
-            "a TLS alert", {"": b"\x15\x03\x01\x00\x02\x02\x46"}, NO_HTTP, r"got bytes that begin with b'\x15"
+            "a TLS alert",
+            {"": b"\x15\x03\x01\x00\x02\x02\x46"},
+            NOT_HTTP,
+            r"got bytes that begin with b'\x15",
         ),
         broken(
-            "a status that is none",
+            "an invalid status",
             {
                 status: f"HTTP/1.1 {status} OK\r\nContent-Length: 2\r\n\r\n{{}}".encode()
                 for status in ("two", "20", "000", "-200", "2000")
             },
         ),
         broken(
-            "a line of the head that is none",
+            "an invalid line in the head",
             {
                 "no colon": b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
                 "a space in a name": b"HTTP/1.1 200 OK\r\nContent Length: 2\r\n\r\n{}",
@@ -756,7 +762,7 @@ TABLE: dict[str, list[Fault]] = {
             "the response has more than 256 header lines",
         ),
         broken(
-            "a Content-Length that is none",
+            "an invalid Content-Length",
             {str(length): answer(b"{}", length=length) for length in ("two", -1, 2**64, "2, 5", "0x2", "")},
         ),
         broken("two Content-Lengths that differ", {"": answer(b"{}", headers="Content-Length: 5\r\n")}),
@@ -764,9 +770,9 @@ TABLE: dict[str, list[Fault]] = {
             "a Content-Length of exabytes", {"": answer(b"", length=2**62)}, "more than there is memory for"
         ),
         broken(
-            "a chunk's size that is none",
+            "an invalid chunk size",
             {
-                "no number": CHUNKED + b"\r\nxyz\r\n{}\r\n0\r\n\r\n",
+                "not a number": CHUNKED + b"\r\nxyz\r\n{}\r\n0\r\n\r\n",
                 "empty": CHUNKED + b"\r\n\r\n{}\r\n0\r\n\r\n",
                 "negative": CHUNKED + b"\r\n-2\r\n{}\r\n0\r\n\r\n",
                 "past 64 bits": CHUNKED + b"\r\n1" + b"0" * 17 + b"\r\n{}\r\n",
@@ -777,31 +783,31 @@ TABLE: dict[str, list[Fault]] = {
         broken(
             "Content-Length and Transfer-Encoding",
             {"": CHUNKED + b"Content-Length: 3\r\n\r\n" + chunks(JSON)},
-            NO_HTTP,
+            NOT_HTTP,
             "Transfer-Encoding",
         ),
         broken(
-            "a Transfer-Encoding that nobody asked for",
+            "a Transfer-Encoding other than chunked",
             {"": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n"},
             "Transfer-Encoding 'gzip': expected chunked",
         ),
         broken(
-            "101, unasked",
+            "an unrequested 101",
             {
-                "with a word": b"HTTP/1.1 101 Switching Protocols\r\n"
+                "with Upgrade": b"HTTP/1.1 101 Switching Protocols\r\n"
                 b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
                 "without": b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
             },
             "the server switched to another protocol (status 101), unasked",
         ),
         Fault(
-            name="interim answers without end",
+            name="endless interim answers",
             scripts=one(interim_without_end),
             error=ProtocolError,
             says=("the server sent more than 100 interim responses",),
         ),
     ],
-    "Odd, but HTTP": [
+    "Unusual, but valid HTTP": [
         odd(
             "1xx first",
             {
@@ -826,7 +832,7 @@ TABLE: dict[str, list[Fault]] = {
             },
         ),
         odd(
-            "heads as nobody writes them",
+            "unusual heads",
             {
                 "no reason": b"HTTP/1.1 200\r\nContent-Length: %d\r\n\r\n%s" % (len(JSON), JSON),
                 "case": b"HTTP/1.1 200 OK\r\ncOnTeNt-LeNgTh:%d\r\n\r\n%s" % (len(JSON), JSON),
@@ -838,7 +844,7 @@ TABLE: dict[str, list[Fault]] = {
                 "a header of 60 kB": answer(HEALTHY, headers=f"X-Long: {'x' * 60_000}\r\n"),
             },
         ),
-        odd("a status of success other than 200", {"202": answer(HEALTHY, "202 Accepted")}),
+        odd("a successful status other than 200", {"202": answer(HEALTHY, "202 Accepted")}),
         odd(
             "HTTP/1.0, kept alive",
             {"": answer(HEALTHY, headers="Connection: keep-alive\r\n", version="1.0")},
@@ -876,12 +882,12 @@ TABLE: dict[str, list[Fault]] = {
             "hold",
         ),
     ],
-    "Errors of servers and gateways": [
+    "Errors from servers and gateways": [
         failed(
             "a gateway's HTML", "502", {"": answer(HTML, "502 Bad Gateway")}, "502 Bad Gateway nginx/1.25"
         ),
         failed(
-            "an error without a word",
+            "an error with an empty body",
             "503",
             {"": answer(b"", "503 Service Unavailable")},
             "client received an empty response from the server",
@@ -896,7 +902,7 @@ TABLE: dict[str, list[Fault]] = {
             )
             for status in ("301", "302", "307", "308")
         ),
-        failed("304, which nobody asked for", "304", {"": answer(b"", "304 Not Modified")}, "empty response"),
+        failed("an unrequested 304", "304", {"": answer(b"", "304 Not Modified")}, "empty response"),
         failed(
             "200 with an error inside",
             "200",
@@ -904,7 +910,7 @@ TABLE: dict[str, list[Fault]] = {
             "one response expected",
         ),
         failed(
-            "an error that cannot be unfolded",
+            "an error body that cannot be decompressed",
             "500",
             {
                 coding: answer(b"\x1f\x8bgarbage", "500 Oops", f"Content-Encoding: {coding}\r\n")
@@ -913,19 +919,19 @@ TABLE: dict[str, list[Fault]] = {
             "garbage",
         ),
     ],
-    "No answer of the protocol": [
+    "HTTP, but not the protocol": [
         refused(
-            "200 with a page",
+            "200 with HTML",
             {"": answer(b"<html>please log in</html>")},
             "expected JSON, got 26 bytes that begin with '<html>please log in",
         ),
         refused(
-            "200 with nothing",
+            "200 with an empty body",
             {"": answer(b""), "204": answer(b"", "204 No Content")},
             "expected JSON, got 0 bytes",
         ),
         refused(
-            "JSON that is none",
+            "invalid JSON",
             {
                 "cut": answer(JSON[:-9]),
                 "Python": answer(b"{'name': 1}"),
@@ -947,7 +953,7 @@ TABLE: dict[str, list[Fault]] = {
             "expected a JSON object, got",
         ),
         refused(
-            "Inference-Header-Content-Length that is none",
+            "an invalid Inference-Header-Content-Length",
             {
                 str(length): binary_answer([OUTPUT], header_length=length)
                 for length in ("x", "", "1.5", "0x10", "12, 12")
@@ -956,7 +962,7 @@ TABLE: dict[str, list[Fault]] = {
             calls=INFER,
         ),
         refused(
-            "Inference-Header-Content-Length negative, huge, past the body",
+            "an Inference-Header-Content-Length outside the body",
             {
                 str(length): binary_answer([OUTPUT], header_length=length)
                 for length in (-1, 10**6, 2**63, 2**200)
@@ -966,7 +972,7 @@ TABLE: dict[str, list[Fault]] = {
             calls=INFER,
         ),
         refused(
-            "Inference-Header-Content-Length that cuts the JSON",
+            "an Inference-Header-Content-Length that cuts the JSON",
             {str(length): binary_answer([OUTPUT], header_length=length) for length in (0, 1, 10)},
             "expected JSON",
             calls=INFER,
@@ -978,18 +984,18 @@ TABLE: dict[str, list[Fault]] = {
             calls=INFER,
         ),
         refused(
-            "binary_data_size that is no size",
+            "an invalid binary_data_size",
             {json.dumps(size): sized(size) for size in (-8, 2**70, 8.0, "8", True, [8], {})},
             "output 'O': expected binary_data_size as a size, got",
             calls=INFER,
         ),
         refused(
-            "binary_data_size that does not add up with the body",
+            "a binary_data_size that does not match the body",
             {
                 **{json.dumps(size): sized(size) for size in (0, 4, 7, 9, 2**31)},
-                "nothing came": binary_answer([OUTPUT], b""),
-                "less came": binary_answer([OUTPUT], BINARY[:-1]),
-                "more came": binary_answer([OUTPUT], BINARY + b"x"),
+                "no data": binary_answer([OUTPUT], b""),
+                "a byte missing": binary_answer([OUTPUT], BINARY[:-1]),
+                "a byte too many": binary_answer([OUTPUT], BINARY + b"x"),
                 "two outputs": binary_answer([OUTPUT, {**OUTPUT, "name": "P"}]),
             },
             "the response's body has",
@@ -997,7 +1003,7 @@ TABLE: dict[str, list[Fault]] = {
             calls=INFER,
         ),
         refused(
-            "binary_data_size that does not add up with the shape",
+            "a binary_data_size that does not match the shape",
             {
                 "fewer": binary_answer([{**OUTPUT, "shape": [1]}]),
                 "more": binary_answer([{**OUTPUT, "shape": [3]}]),
@@ -1009,7 +1015,7 @@ TABLE: dict[str, list[Fault]] = {
             calls=INFER,
         ),
         refused(
-            "BYTES whose elements do not add up",
+            "BYTES whose elements do not match their size",
             {
                 "a negative length": framed(b"\xff\xff\xff\xffabcd"),
                 "too long": framed(b"\x03\0\0\0ab"),
@@ -1022,55 +1028,53 @@ TABLE: dict[str, list[Fault]] = {
     ],
     "Content codings": [
         refused(
-            "gzip, truncated",
+            "truncated gzip",
             {
-                "in its end": encoded(FOLDED[:-5], "gzip"),
-                "in its data": encoded(FOLDED[:-9], "gzip"),
-                "in its head": encoded(FOLDED[:5], "gzip"),
+                "in its trailer": encoded(ZIPPED[:-5], "gzip"),
+                "in its data": encoded(ZIPPED[:-9], "gzip"),
+                "in its head": encoded(ZIPPED[:5], "gzip"),
                 "empty": encoded(b"", "gzip"),
             },
             "the gzip body of",
             "is truncated",
         ),
         refused(
-            "gzip, not its own checksum",
-            {"": encoded(FOLDED[:-8] + b"\0" * 8, "gzip")},
+            "gzip with a wrong checksum",
+            {"": encoded(ZIPPED[:-8] + b"\0" * 8, "gzip")},
             "the body is not valid gzip",
         ),
-        refused("gzip, and more behind it", {"": encoded(FOLDED + b"garbage", "gzip")}, "gzip"),
+        refused("gzip with bytes after it", {"": encoded(ZIPPED + b"garbage", "gzip")}, "gzip"),
         refused(
             "a gzip bomb",
             {"": bomb(1), "in gzip": bomb(2)},
             "the gzip body decompresses to more than the limit of",
         ),
+        refused("plain JSON declared as gzip", {"": encoded(JSON, "gzip")}, "the body is not valid gzip"),
         refused(
-            "plain JSON that claims to be gzip", {"": encoded(JSON, "gzip")}, "the body is not valid gzip"
-        ),
-        refused(
-            "gzip that claims to be deflate",
-            {"": encoded(FOLDED, "deflate")},
+            "gzip declared as deflate",
+            {"": encoded(ZIPPED, "deflate")},
             "the body is not valid deflate",
         ),
         refused(
-            "deflate, truncated",
+            "truncated deflate",
             {"": encoded(zlib.compress(JSON)[:-5], "deflate")},
             "the deflate body of",
             "is truncated",
         ),
-        refused("gzip that nobody names", {"": answer(FOLDED)}, "UTF-8"),
+        refused("gzip that is not declared", {"": answer(ZIPPED)}, "UTF-8"),
         refused(
-            "a coding that nobody asked for",
+            "an unrequested coding",
             {coding: encoded(JSON, coding) for coding in ("br", "zstd", "gzip;q=1", "identity, br")},
             "Content-Encoding",
             "expected gzip, deflate or identity",
         ),
         odd(
-            "codings in use",
+            "valid codings",
             {
-                "GZIP": encoded(FOLDED, "GZIP"),
-                "x-gzip": encoded(FOLDED, "x-gzip"),
-                "twice": encoded(gzip.compress(FOLDED), "gzip, gzip"),
-                "two members": encoded(gzip.compress(b"") + FOLDED, "gzip"),
+                "GZIP": encoded(ZIPPED, "GZIP"),
+                "x-gzip": encoded(ZIPPED, "x-gzip"),
+                "twice": encoded(gzip.compress(ZIPPED), "gzip, gzip"),
+                "two members": encoded(gzip.compress(b"") + ZIPPED, "gzip"),
                 "deflate": encoded(zlib.compress(JSON), "deflate"),
                 "deflate without its head": encoded(zlib.compress(JSON)[2:-4], "deflate"),
                 "identity": encoded(JSON, "identity"),
@@ -1078,7 +1082,7 @@ TABLE: dict[str, list[Fault]] = {
             },
         ),
     ],
-    "Streams that have begun": [
+    "Streams that have started": [
         stopped(
             "a stream that is cut",
             each(
@@ -1090,7 +1094,7 @@ TABLE: dict[str, list[Fault]] = {
             "after an incomplete body",
         ),
         stopped(
-            "a stream that is cut within an event",
+            "a stream that is cut in an event",
             each(
                 {
                     "between chunks": events(EVENT[:20], end=b""),
@@ -1116,19 +1120,18 @@ TABLE: dict[str, list[Fault]] = {
             "timed out while receiving",
             limit=SHORT,
         ),
-        stopped(
-            "comments without end", one(beats), DeadlineExceeded, "timed out while receiving", limit=SHORT
-        ),
+        stopped("endless comments", one(beats), DeadlineExceeded, "timed out while receiving", limit=SHORT),
         stopped(
             "a bad chunk between two events",
             each(
-                {"no number": events(end=b"zz\r\n"), "past 64 bits": events(end=b"f" * 17 + b"\r\n")}, "hold"
+                {"not a number": events(end=b"zz\r\n"), "past 64 bits": events(end=b"f" * 17 + b"\r\n")},
+                "hold",
             ),
             ProtocolError,
-            NO_HTTP,
+            NOT_HTTP,
         ),
         stopped(
-            "an event that is no JSON",
+            "an event that is not JSON",
             each(
                 {"": events(b"data: nope\n\n", end=b""), "cut": events(b'data: {"a":\n\n', end=b"")}, "hold"
             ),
@@ -1136,7 +1139,7 @@ TABLE: dict[str, list[Fault]] = {
             "an event of the stream: expected JSON",
         ),
         stopped(
-            "an event that is no JSON object",
+            "an event that is not a JSON object",
             each(
                 {"a list": events(b"data: [1]\n\n", end=b""), "a number": events(b"data: 1\n\n", end=b"")},
                 "hold",
@@ -1160,12 +1163,12 @@ TABLE: dict[str, list[Fault]] = {
             kept=True,
         ),
         stopped(
-            "an error of the model",
+            "an error from the model",
             each(
                 {
                     "": events(b'data: {"error": "out of memory"}\n\n', end=b""),
-                    "and more behind it": events(b'data: {"error": "out of memory"}\n\n', EVENT, end=b""),
-                    "as an event of its own kind": events(b"event: error\ndata: out of memory\n\n", end=b""),
+                    "followed by an event": events(b'data: {"error": "out of memory"}\n\n', EVENT, end=b""),
+                    "as an error event": events(b"event: error\ndata: out of memory\n\n", end=b""),
                 },
                 "hold",
             ),
@@ -1184,7 +1187,7 @@ TABLE: dict[str, list[Fault]] = {
             kept=True,
         ),
         Fault(
-            name="a page in place of events",
+            name="HTML in place of events",
             scripts=one(Sends(answer(HTML, headers="Content-Type: text/html\r\n"), "go on")),
             error=ProtocolError,
             says=("expected JSON, got", "bytes that begin with '<!DOCTYPE html>"),
@@ -1192,7 +1195,7 @@ TABLE: dict[str, list[Fault]] = {
             kept=True,
         ),
         Fault(
-            name="events as others write them",
+            name="unusual events",
             scripts=each(
                 {
                     "CRLF": events(b"data: {}\r\n\r\n".replace(b"{}", JSON)),
@@ -1235,7 +1238,7 @@ def document() -> str:
 
 
 def documented() -> str | None:
-    """Return the table as it stands in the documentation; None where there is none."""
+    """Return the documentation's table, or None if there is none."""
     found = _SECTION.search(DOCUMENT.read_text("utf-8"))
     return found and found[0]
 
