@@ -1,4 +1,4 @@
-"""The asyncio client against tritonclient.http.aio and a bare BufferedProtocol, each with uvloop too."""
+"""The asyncio client against tritonclient.http.aio and a bare BufferedProtocol, also with uvloop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UVLOOP = ", uvloop"
 
 
 def against(task: Task, in_flight: int, *, uvloop: bool = False) -> dict[str, Builder]:
-    """Both packages and the bare protocol; with ``uvloop`` also ours and the bare one on it."""
+    """Return both packages and the bare protocol; with ``uvloop`` also tritonhttp and the protocol on it."""
     builders: dict[str, Builder] = {
         name: functools.partial(aio, package, task, in_flight=in_flight)
         for name, package in AIO_PACKAGES.items()
@@ -72,7 +72,7 @@ CASES = [
         contenders=against(identity(64), 1),
         metrics=("p50", "cpu"),
         bounds=(Bound(metric="p50", against=REFERENCE, at_most=0.3),),
-        counts={REFERENCE: 1},  # it takes seconds
+        counts={REFERENCE: 1},  # a call takes seconds
         least=2,
     ),
 ]

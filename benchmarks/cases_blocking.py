@@ -31,13 +31,13 @@ def small_tensors() -> list[Tensor]:
 
 
 def added(inputs: list[Tensor], outputs: list[np.ndarray]) -> bool:
-    """Whether the outputs are sum and difference."""
+    """Return whether the outputs are the sum and the difference."""
     a, b = (values for _, _, values in inputs)
     return np.array_equal(outputs[0], a + b) and np.array_equal(outputs[1], a - b)
 
 
 def fp32_tensor(mib: int) -> list[Tensor]:
-    """Make one tensor of so many MiB."""
+    """Make one tensor of this many MiB."""
     return [("INPUT0", "FP32", np.arange(mib * MIB // 4, dtype=np.float32))]
 
 
@@ -52,7 +52,7 @@ def image() -> list[Tensor]:
 
 
 def classified(inputs: list[Tensor], outputs: list[np.ndarray]) -> bool:
-    """Whether a classification came back."""
+    """Return whether the output is a classification."""
     return outputs[0].dtype == np.object_ and outputs[0].size == 3
 
 
@@ -65,7 +65,7 @@ def bf16_tensor() -> list[Tensor]:
 
 
 def bf16_unchanged(inputs: list[Tensor], outputs: list[np.ndarray]) -> bool:
-    """Whether the values came back, in whichever dtype the package gives."""
+    """Return whether the values came back, in any dtype."""
     return np.array_equal(inputs[0][2].astype(np.float32), outputs[0].astype(np.float32))
 
 
@@ -78,7 +78,7 @@ GZIP = Task(
 
 
 def many(number: int, *shape: int) -> Task:
-    """Return the task of sending and receiving so many small tensors."""
+    """Return the task of sending and receiving this many small tensors."""
     return Task(
         model="identity_many",
         make=functools.partial(many_tensors, number, *shape),
@@ -87,7 +87,7 @@ def many(number: int, *shape: int) -> Task:
 
 
 def identity(mib: int) -> Task:
-    """Return the task of sending and receiving so many MiB."""
+    """Return the task of sending and receiving this many MiB."""
     return Task(model="identity_fp32", make=functools.partial(fp32_tensor, mib))
 
 
@@ -107,7 +107,7 @@ TENSOR_BOUNDS = {
         Bound(metric="cpu", against=FLOOR, at_most=1.15),
     ),
 }
-# The sink polls, so that waking it costs a client nothing; what the bare socket costs is asked of a real server.
+# The sink polls, so clients do not pay for waking it. The bare socket's real cost shows only on a real server.
 SMALL_ON_TRITON = (
     Bound(metric="cpu", against=FLOOR, at_most=2.0),
     Bound(metric="p50", against=REFERENCE, at_most=0.6),

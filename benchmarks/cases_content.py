@@ -1,4 +1,4 @@
-"""Tensors that must be encoded: JSON numbers, and BYTES alone and in whole requests."""
+"""Tensors that must be encoded: JSON numbers, and BYTES, alone and in complete requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPES = {"20": "100k × 20 bytes", "10k": "1k × 10 kB", "ragged": "100k ragged
 
 
 def floats(number: int) -> list[Tensor]:
-    """Make numbers with all their digits."""
+    """Make numbers that need all their digits."""
     return [("INPUT0", "FP32", np.random.default_rng(7).random(number, np.float32))]
 
 
@@ -47,7 +47,7 @@ def encode(utils: str, kind: str, site: Site) -> Iterator[Block]:
 
 @contextlib.contextmanager
 def decode(utils: str, kind: str, site: Site) -> Iterator[Block]:
-    """Deserialize a BYTES tensor; the bytes are the reference's own."""
+    """Deserialize a BYTES tensor that the reference serialized."""
     [(_, _, values)] = byte_strings(kind)
     raw = importlib.import_module("tritonclient.utils").serialize_byte_tensor(values).item()
     function: Callable[[bytes], np.ndarray] = importlib.import_module(utils).deserialize_bytes_tensor
@@ -88,7 +88,7 @@ CASES = [
             if kind == "10k"
             else (Bound(metric="cpu", against=REFERENCE, at_most=BOUNDS[build][implementation]),),
             seconds=0.1,
-            blocks=9,  # of tenths of a second: a machine's slow moments take as long
+            blocks=9,  # a block takes tenths of a second, like the machine's slow moments
         )
         for implementation in WORDS
         for kind, title in SHAPES.items()

@@ -1,4 +1,4 @@
-"""What a process pays: importing, memory at its peak, and what 100,000 requests leave behind."""
+"""The cost to a process: importing, peak memory, and the memory that 100,000 requests leave behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(time.perf_counter() - start, time.process_time() - cpu)
 
 @contextlib.contextmanager
 def importing(module: str, site: Site) -> Iterator[Block]:
-    """Import in a new interpreter, which tells how long that took; with byte code, as after an installation."""
+    """Import in a new interpreter, which prints the time; with byte code, as after an installation."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def block(number: int) -> dict[str, float]:
@@ -41,7 +41,7 @@ def importing(module: str, site: Site) -> Iterator[Block]:
         wall, cpu = done.stdout.split()
         return {"wall": float(wall), "cpu": float(cpu)}
 
-    block(1)  # writes what byte code is not there, warms the page cache
+    block(1)  # writes missing byte code, warms the page cache
     yield block
 
 
@@ -52,10 +52,10 @@ def _status(field: str) -> int:
 
 
 def _peak(call: Callable[[], object]) -> dict[str, float]:
-    """Return how far the resident size rose during a call."""
+    """Return how much the resident size rose during a call."""
     gc.collect()
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     call()
     return {"memory": _status("VmHWM") - before}
@@ -63,12 +63,12 @@ def _peak(call: Callable[[], object]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def peak_of_package(package: str, task: Task, site: Site) -> Iterator[Block]:
-    """Make one large request in a process that has made only small ones."""
+    """Make one large request in a process that has made only small ones before."""
     warm = PublicPath(package, SMALL)
     with warm.client(site) as client:
         for _ in range(20):
             warm.check(warm.read(client.infer(**warm.arguments())))
-        path = PublicPath(package, task)  # the user's array is there before
+        path = PublicPath(package, task)  # the user's array exists beforehand
         yield lambda _: _peak(lambda: path.read(client.infer(**path.arguments())))
 
 
@@ -82,7 +82,7 @@ def peak_of_floor(task: Task, site: Site) -> Iterator[Block]:
 
 @contextlib.contextmanager
 def soak(package: str, task: Task, site: Site) -> Iterator[Block]:
-    """Make very many requests, and see what the process has more than after the first."""
+    """Make very many requests, and measure how much the process has grown since the first."""
     path = PublicPath(package, task)
     with path.client(site) as client:
 

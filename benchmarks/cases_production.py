@@ -1,6 +1,6 @@
-"""The small infer as production programs make it: each feature against the plain call and tritonclient's same.
+"""The small infer with features that production programs use, against the plain call and tritonclient.
 
-The blocking client has a third contender of ours, without the C extension; the asyncio client has 16 in flight.
+The blocking cases also measure tritonhttp without the C extension. The asyncio cases keep 16 calls in flight.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def small(**options: Any) -> Task:
     return dataclasses.replace(SMALL, options=options)
 
 
-# What arguments of infer do not say
+# Features that are not an argument of infer
 
 
 class Authenticated(PublicPath):
@@ -42,7 +42,7 @@ class Authenticated(PublicPath):
 
 
 class Numbered(PublicPath):
-    """Each request has an id of its own."""
+    """Each request has its own id."""
 
     def caller(self, client: Any) -> Callable[[], Any]:
         numbers = itertools.count()
@@ -50,9 +50,9 @@ class Numbered(PublicPath):
 
 
 class InSequence(PublicPath):
-    """Requests that are under way at the same time belong to sequences of their own.
+    """Concurrent requests belong to different sequences.
 
-    The model keeps no state: it answers what it answers the plain call.
+    The model keeps no state, so its answers equal those of the plain call.
     """
 
     _sequences = itertools.count(1)
@@ -63,21 +63,21 @@ class InSequence(PublicPath):
 
 
 class Retrying(PublicPath):
-    """Calls would be tried again."""
+    """Failed calls would be retried."""
 
     def client(self, site: Site, **options: Any) -> Any:
         return super().client(site, retry=self.module.Retry(), **options)
 
 
 class Watched(PublicPath):
-    """A hook is told of each response."""
+    """A hook sees each response."""
 
     def client(self, site: Site, **options: Any) -> Any:
         return super().client(site, on_response=lambda call: None, **options)
 
 
 class Balanced(PublicPath):
-    """There are two servers, or one with two names."""
+    """The client has two servers, or one server under two names."""
 
     def client(self, site: Site, **options: Any) -> Any:
         urls = [site.url, f"localhost:{site.address[1]}"]
@@ -102,7 +102,7 @@ def two_strings() -> list[Tensor]:
 
 
 def counted(inputs: list[Tensor], outputs: list[np.ndarray]) -> bool:
-    """Whether each output holds its largest element's class, which is its index."""
+    """Return whether each output is the class of its largest element, which is its index."""
     expected = inputs[0][2] + inputs[1][2], inputs[0][2] - inputs[1][2]
     return all(
         output.dtype == np.object_ and output.size == 1 and int(output.item().split(b":")[1]) == sums.argmax()
@@ -114,8 +114,8 @@ def counted(inputs: list[Tensor], outputs: list[np.ndarray]) -> bool:
 class Feature:
     """One line of the table.
 
-    ``at_most`` and ``aio_at_most`` are of the plain call, with the blocking client and on asyncio.
-    ``theirs`` is what tritonclient has for it; None: nothing.
+    ``at_most`` and ``aio_at_most`` bound the ratio to the plain call, blocking and on asyncio. ``theirs`` is
+    tritonclient's form of the feature; None if it has none.
     """
 
     title: str
@@ -128,7 +128,7 @@ class Feature:
     def contenders(
         self, build: Callable[..., Any], packages: dict[str, str], **options: Any
     ) -> dict[str, Builder]:
-        """Return ours with and without the feature, and tritonclient with it."""
+        """Return tritonhttp with and without the feature, and tritonclient with it."""
 
         def builder(name: str, task: Task, kind: type[PublicPath]) -> Builder:
             return functools.partial(build, packages[name], task, kind=kind, **options)
@@ -165,7 +165,7 @@ FEATURES = {
 
 
 def bounds(at_most: float, of_reference: float | None) -> tuple[Bound, ...]:
-    """Return the bounds of ours, of the plain call and of tritonclient."""
+    """Return tritonhttp's bounds against the plain call and tritonclient."""
     of_plain = Bound(metric="cpu", against=PLAIN, at_most=at_most)
     return (
         (of_plain, Bound(metric="cpu", against=REFERENCE, at_most=of_reference))

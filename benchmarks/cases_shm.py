@@ -1,4 +1,4 @@
-"""Shared memory on the real Triton: unseen by the caller, by hand with tritonclient, and not at all."""
+"""Shared memory on a real Triton: automatic, by hand with tritonclient, and none."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def looked_at(package: str, task: Task, site: Site, **options: Any) -> Iterator[
 
 @contextlib.contextmanager
 def by_hand(task: Task, site: Site) -> Iterator[Block]:
-    """Infer through two regions that are made once, as are the objects that name them."""
+    """Infer through two regions; they and the objects that name them are made once."""
     shm = importlib.import_module("tritonclient.utils.shared_memory")
     path = PublicPath(PACKAGES[REFERENCE], task)
     [(name, datatype, values)] = task.make()
@@ -65,7 +65,7 @@ def by_hand(task: Task, site: Site) -> Iterator[Block]:
 
 
 def ours_both_ways(task: Task) -> dict[str, Builder]:
-    """Return ours with shared memory, and without."""
+    """Return tritonhttp with shared memory and without."""
     package = PACKAGES[OURS]
     return {
         OURS: functools.partial(looked_at, package, task, shared_memory="auto"),
@@ -74,7 +74,7 @@ def ours_both_ways(task: Task) -> dict[str, Builder]:
 
 
 def every_way(task: Task) -> dict[str, Builder]:
-    """Return every way that a large tensor can go in and out."""
+    """Return every way to send and receive a large tensor."""
     return {
         **ours_both_ways(task),
         REFERENCE: functools.partial(looked_at, PACKAGES[REFERENCE], task),
@@ -109,7 +109,7 @@ CASES = [
             metrics=("p50", "cpu"),
             bounds=BOUNDS.get(mib, ()),
             blocks={1: 9, 16: 9, 64: 7, 256: 3}.get(mib, 5),
-            counts={PLAIN: 1, REFERENCE: 1} if mib >= 64 else {},  # they take up to seconds
+            counts={PLAIN: 1, REFERENCE: 1} if mib >= 64 else {},  # a call takes up to seconds
         )
         for mib in (1, 4, 16, 64, 256)
     ),

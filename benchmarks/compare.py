@@ -1,9 +1,9 @@
 """Time two trees of the library against each other: ``python3 benchmarks/compare.py OLD NEW [--cases plain,id]``.
 
-A tree is a checkout of the repository, of whichever age; its ``src`` is what is imported, so its C extensions must
-be built in place: ``python3 setup.py build_ext --inplace``. Each round has a process for each tree, one after the
-other, against the sink, and with ``--triton`` against a real Triton too. Prints the medians of the client's CPU
-for one call, their ratio, and the ratio of the least ones, which noise changes less.
+A tree is a checkout of any version of the repository. Its ``src`` is imported, so its C extensions must be
+built in place: ``python3 setup.py build_ext --inplace``. In each round every tree is measured in its own
+process, one after the other, against the sink, and with ``--triton`` also against a real Triton. Prints the
+medians of the client's CPU for one call, their ratio, and the ratio of the minima, which noise changes less.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import run
 if TYPE_CHECKING:
     from harness import Block, Builder, Site
 
-#: Calls in a process, after a tenth of them to warm up.
+#: Calls in a process. A tenth of that number warms it up.
 CALLS = {"16mb": 40, "64mb": 12}
 MOST_CALLS = 3000
 
 
 def builders() -> dict[str, Builder]:
-    """Return what is timed."""
+    """Return the cases that can be timed."""
     from cases_blocking import SMALL, identity
     from cases_production import FEATURES, Feature
     from contenders import aio, async_infer, blocking
@@ -51,14 +51,14 @@ def builders() -> dict[str, Builder]:
 
 @contextlib.contextmanager
 def in_batches(size: int, build: Builder, site: Site) -> Iterator[Block]:
-    """Build a contender whose calls start so many at a time."""
+    """Build a contender that starts this many calls at a time."""
     with build(site) as block:
         yield lambda number: {"cpu": statistics.mean(block(size)["cpu"] for _ in range(number // size))}
 
 
 @contextlib.contextmanager
 def of_tree(tree: Path, build: Builder, site: Site) -> Iterator[Block]:
-    """Build a contender whose library is the tree's."""
+    """Build a contender that imports the library of a tree."""
     sys.path.insert(0, str(tree / "src"))
     where = importlib.import_module("tritonhttp").__file__
     if where is None or not Path(where).is_relative_to(tree):
@@ -68,7 +68,7 @@ def of_tree(tree: Path, build: Builder, site: Site) -> Iterator[Block]:
 
 
 def seconds(tree: Path, build: Builder, site: Site, calls: int) -> float:
-    """Return the CPU seconds of a call, measured in a process of its own."""
+    """Return the CPU seconds of a call, measured in a new process."""
     import harness
 
     contender = harness._Contender(functools.partial(of_tree, tree, build), site)
@@ -83,7 +83,7 @@ def seconds(tree: Path, build: Builder, site: Site, calls: int) -> float:
 
 
 def main() -> None:
-    """Time, and print a line for each case and server."""
+    """Time the trees, and print a line for each case and server."""
     known = builders()
     parser = argparse.ArgumentParser(description="Time two trees of tritonhttp against each other.")
     parser.add_argument("old", type=Path, metavar="OLD_TREE")

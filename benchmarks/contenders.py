@@ -1,8 +1,8 @@
 """The contenders that more than one case uses, as builders for the harness.
 
-tritonhttp and tritonclient have one API, so one code drives both, and the work is the same for each. What is
-measured is the whole public path: make the InferInput objects, set their data, make the requested outputs,
-infer, and read every output with as_numpy.
+tritonhttp and tritonclient have the same API, so the same code drives both and does the same work. It measures the
+whole public path: make the InferInput objects, set their data, make the requested outputs, infer, and read every
+output with as_numpy.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ AIO_PACKAGES = {OURS: "tritonhttp.aio", REFERENCE: "tritonclient.http.aio"}
 
 
 class PublicPath:
-    """One task as a user of the package writes it; subclasses do something beside it."""
+    """One task as a user of the package writes it; subclasses add a feature."""
 
     def __init__(self, package: str, task: Task, *, reuse: bool = False) -> None:
         self.module: Any = importlib.import_module(package)
@@ -60,11 +60,11 @@ class PublicPath:
         return {"model_name": task.model, "inputs": inputs, "outputs": outputs, **task.options}
 
     def arguments(self) -> dict[str, Any]:
-        """Return what infer is called with."""
+        """Return the arguments of infer."""
         return self._made or self._make()
 
     def caller(self, client: Any) -> Callable[[], Any]:
-        """Return what infers, for one of those that do so at the same time."""
+        """Return a function that infers, for one of several concurrent callers."""
         return lambda: client.infer(**self.arguments())
 
     def read(self, result: Any) -> list[np.ndarray]:
@@ -72,7 +72,7 @@ class PublicPath:
         return [result.as_numpy(name) for name in self.task.outputs]
 
     def check(self, outputs: list[np.ndarray]) -> None:
-        """Refuse to measure what answers wrongly."""
+        """Refuse to measure wrong answers."""
         if not self.task.check(self.tensors, outputs):
             raise RuntimeError(f"{self.module.__name__} returned wrong outputs for {self.task.model}")
 
@@ -80,7 +80,7 @@ class PublicPath:
         """Return a client of the site."""
         if site.ca:
             options["ssl"] = True
-            # No argument: the reference would pass the public authorities' file.
+            # Without arguments: the reference would pass the file of the public authorities.
             options["ssl_context_factory"] = lambda: ssl.create_default_context(cafile=site.ca)
             return self.module.InferenceServerClient(f"localhost:{site.address[1]}", **options)
         return self.module.InferenceServerClient(site.url, **options)
@@ -122,7 +122,7 @@ def libcurl(task: Task, site: Site) -> Iterator[Block]:
 
 @contextlib.contextmanager
 def shared_client(package: str, task: Task, site: Site, *, threads: int) -> Iterator[Block]:
-    """One client, used by several threads at once."""
+    """One client that several threads use at once."""
     path = PublicPath(package, task)
     with path.client(site, concurrency=threads) as client:
 
@@ -136,7 +136,7 @@ def shared_client(package: str, task: Task, site: Site, *, threads: int) -> Iter
 
 @contextlib.contextmanager
 def bare_in_threads(task: Task, site: Site, *, threads: int) -> Iterator[Block]:
-    """Each thread its own bare socket."""
+    """A bare socket for each thread."""
     exchange = Exchange(task)
     with contextlib.ExitStack() as stack:
         sockets = [BareSocket(site.address, exchange) for _ in range(threads)]
@@ -175,7 +175,7 @@ def _loop(policy: str) -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def _in_flight(loop: asyncio.AbstractEventLoop, calls: list[Callable[[], Awaitable[object]]]) -> Block:
-    """Return a block in which as many requests are under way as there are calls."""
+    """Return a block that keeps as many requests in flight as there are calls."""
 
     async def repeat(call: Callable[[], Awaitable[object]], number: int, walls: list[float]) -> None:
         for _ in range(number):
@@ -246,12 +246,12 @@ def bare_aio(task: Task, site: Site, *, in_flight: int, loop: str = "asyncio") -
             protocol.close()
 
 
-# What most cases compare
+# The contenders of most cases
 
 
 @contextlib.contextmanager
 def with_implementation(implementation: str, build: Builder, site: Site) -> Iterator[Block]:
-    """Build a contender of ours with the C extension (``c``), or without it (``python``)."""
+    """Build a contender with tritonhttp, with the C extension (``c``) or without it (``python``)."""
     if "tritonhttp" in sys.modules:
         raise RuntimeError("tritonhttp was imported before its implementation was chosen")
     os.environ["TRITONHTTP_IMPL"] = implementation
@@ -260,7 +260,7 @@ def with_implementation(implementation: str, build: Builder, site: Site) -> Iter
 
 
 def against_all(task: Task, *, curl: bool = False) -> Mapping[str, Builder]:
-    """Both packages, the bare socket, and libcurl when asked for."""
+    """Return both packages, the bare socket, and libcurl if asked for."""
     builders: dict[str, Builder] = {
         name: functools.partial(blocking, package, task) for name, package in PACKAGES.items()
     }
@@ -271,7 +271,7 @@ def against_all(task: Task, *, curl: bool = False) -> Mapping[str, Builder]:
 
 
 def packages(build: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Builder]:
-    """Both packages, with a builder that takes the package's name first."""
+    """Return both packages, from a builder that takes the package's name first."""
     return {
         name: functools.partial(build, package, *arguments, **options) for name, package in PACKAGES.items()
     }

@@ -1,10 +1,10 @@
-"""How a case is measured: a process for each contender, their blocks in turn, medians over the blocks.
+"""How a case is measured: a process for each contender, blocks in turn, medians over the blocks.
 
-A case names its contenders; a contender is a context manager that gets a `Site` and yields a `Block`: a
-function that makes ``n`` requests and returns what it measured. The parent keeps one process for each contender,
-finds out how many requests fill a block, and then asks one after the other for a block, in an order that moves on
-by one each round. Nothing else runs meanwhile. The garbage collector runs as users have it, and once between two
-blocks. CPU is that of the contender's process, user and system, all threads.
+A case names its contenders. A contender is a context manager that takes a `Site` and yields a `Block`: a
+function that makes ``n`` requests and returns its measurements. The parent keeps one process for each contender
+and finds out how many requests fill a block. Then it asks the contenders for a block each, one after the other,
+in an order that rotates each round. Nothing else runs meanwhile. The garbage collector keeps its default
+settings and also runs between blocks. CPU is that of the contender's process: user and system, all threads.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Block = Callable[[int], dict[str, float]]
 Builder = Callable[["Site"], AbstractContextManager[Block]]
 
 OURS, REFERENCE, FLOOR, LIBCURL = "tritonhttp", "tritonclient", "bare socket", "libcurl"
-ANSWER_TIMEOUT = 240.0  # seconds after which a contender that says nothing is ended
+ANSWER_TIMEOUT = 240.0  # seconds without an answer after which a contender is ended
 QUICK_BLOCKS = 2
-FEW = 30  # a block of so many calls or fewer is one of long calls
+FEW = 30  # a block of at most this many calls has long calls
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Where the contenders' requests go: ``host:port``, and the certificates of a TLS server."""
+    """The address of the contenders' requests: ``host:port``, and the certificates of a TLS server."""
 
     server: str
     url: str = ""
@@ -48,9 +48,9 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """What ours may be at most, or must be at least, of another contender's median (or: above it).
+    """A bound on tritonhttp's median: its ratio to another contender's median, or their difference.
 
-    ``of`` is ours, or a contender that is another form of ours.
+    ``of`` is tritonhttp, or a contender that is another form of it.
     """
 
     metric: str
@@ -65,7 +65,7 @@ class Bound:
         return ours - other if self.difference else ours / other if other else float("inf")
 
     def met(self, measured: float) -> bool:
-        """Whether the measured ratio or difference keeps the bound."""
+        """Return whether the measured ratio or difference keeps the bound."""
         return measured <= self.at_most if self.at_most is not None else measured >= (self.at_least or 0.0)
 
 
@@ -104,7 +104,7 @@ class Case:
 
 @dataclass
 class Measured:
-    """What one contender's blocks gave, or why there are none."""
+    """The measurements of one contender's blocks, or the reason why there are none."""
 
     blocks: list[dict[str, float]] = field(default_factory=list)
     requests: int = 0
@@ -135,8 +135,8 @@ class Measured:
 def one_by_one(call: Callable[[], object]) -> Block:
     """Return a block that calls n times: CPU seconds of a call, and its median wall seconds.
 
-    CPU is the mean of many short calls, but the median of a few long ones, each measured by itself: now and
-    then the kernel burns 200 ms in one receive of a large body, whoever calls it.
+    CPU is the mean of many short calls. For a few long calls it is the median of each call's own CPU, because the
+    kernel occasionally needs 200 ms of CPU to receive one large body, for any client.
     """
 
     def many(number: int) -> dict[str, float]:
@@ -160,7 +160,7 @@ def one_by_one(call: Callable[[], object]) -> Block:
 
 
 def all_at_once(batch: Callable[[int], Sequence[float] | None]) -> Block:
-    """Return a block around what makes n requests itself: CPU seconds of one, requests a second."""
+    """Return a block around a function that makes n requests: CPU seconds of one, requests a second."""
 
     def block(number: int) -> dict[str, float]:
         cpu, start = time.process_time(), time.perf_counter()
@@ -176,7 +176,7 @@ def all_at_once(batch: Callable[[int], Sequence[float] | None]) -> Block:
 
 @contextlib.contextmanager
 def in_threads(calls: Sequence[Callable[[], object]]) -> Iterator[Block]:
-    """Yield a block in which each call has a thread of its own, all at the same time."""
+    """Yield a block that runs the calls concurrently, each in its own thread."""
 
     def repeat(call: Callable[[], object], number: int) -> None:
         for _ in range(number):
@@ -192,7 +192,7 @@ def in_threads(calls: Sequence[Callable[[], object]]) -> Iterator[Block]:
 
 
 def loop() -> float:
-    """Return the CPU seconds of a loop that is always the same: other guests of a machine change them."""
+    """Return the CPU seconds of a fixed loop: they vary with the load by other guests of the machine."""
     start = time.process_time()
     for _ in range(300_000):
         pass
@@ -210,7 +210,7 @@ def _stay_off_the_sinks_core() -> None:
 
 
 def _contend(pipe: multiprocessing.connection.Connection, build: Builder, site: Site) -> None:
-    """Be a contender: build, say so, then measure a block for each number received, until 0."""
+    """Run a contender: build it, report that, then measure a block for each number received, until 0."""
     try:
         if site.server in ("sink", "tls"):
             _stay_off_the_sinks_core()
@@ -226,7 +226,7 @@ def _contend(pipe: multiprocessing.connection.Connection, build: Builder, site: 
     except ImportError as error:
         pipe.send(("missing", str(error)))
     except AttributeError as error:
-        # A package of ours that is still empty, or a peer that is too old.
+        # A package that is still empty, or a peer that is too old.
         kind = "missing" if str(error).startswith("module ") else "failed"
         pipe.send((kind, traceback.format_exc(limit=-4)))
     except BaseException:
@@ -234,7 +234,7 @@ def _contend(pipe: multiprocessing.connection.Connection, build: Builder, site: 
 
 
 class _Failed(Exception):
-    """A contender gave up: kind and text."""
+    """A contender failed: the error's kind and text."""
 
 
 class _Contender:
@@ -292,7 +292,7 @@ def _calibrate(contender: _Contender, case: Case, name: str) -> int:
 def run(
     case: Case, site: Site, *, quick: bool = False, say: Callable[[str, float], None] = lambda *_: None
 ) -> dict[str, Measured]:
-    """Measure one case; ``say`` hears which contender has its turn, and which share of the case is done."""
+    """Measure one case; ``say`` gets the contender whose turn it is, and the share of the case that is done."""
     results = {name: Measured() for name in case.contenders}
     rounds = min(case.blocks, QUICK_BLOCKS) if quick else case.blocks
     with contextlib.ExitStack() as stack:

@@ -1,6 +1,6 @@
-"""What the clients are compared with: the same bytes, encoded beforehand, through as little code as can be.
+"""The peers of the clients: they send the same bytes, encoded beforehand, with as little code as possible.
 
-`Task` is one request in numpy's terms. `Exchange` is its HTTP request as bytes, written here and not by the
+`Task` is one request in numpy's terms. `Exchange` is its HTTP request as bytes; this module makes it without the
 library that is measured. `BareSocket` (blocking), `BareProtocol` (asyncio) and `Libcurl` send an exchange and
 receive the answer's bytes; they decode nothing.
 """
@@ -26,14 +26,14 @@ Tensor = tuple[str, str, np.ndarray]  # name, Triton's datatype, array
 
 
 def unchanged(inputs: list[Tensor], outputs: list[np.ndarray]) -> bool:
-    """Whether the outputs are the inputs."""
+    """Return whether the outputs equal the inputs."""
     pairs = zip(inputs, outputs, strict=True)
     return all(np.array_equal(given.ravel(), got.ravel()) for (_, _, given), got in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One infer request: its tensors (made where they are used), and what is asked for."""
+    """One infer request: how to make its tensors, and the options of the request."""
 
     model: str
     make: Callable[[], list[Tensor]]
@@ -96,7 +96,7 @@ def _body_length(head: bytes) -> int:
 
 
 class BareSocket:
-    """The floor: a blocking socket, sendmsg, recv_into a fresh ``np.empty`` when the answer is large."""
+    """The floor: a blocking socket, sendmsg, and recv_into a new ``np.empty`` if the answer is large."""
 
     def __init__(
         self, address: tuple[str, int], exchange: Exchange, tls: ssl.SSLContext | None = None
@@ -111,7 +111,7 @@ class BareSocket:
         self()
 
     def prepare(self, exchange: Exchange) -> None:
-        """Take another exchange: a small one is sent in one piece, and its answers have one length."""
+        """Set the exchange; a small one is sent in one piece, and all its answers have the same length."""
         self._pieces = [memoryview(exchange.head), *exchange.tensors]
         self._small = sum(piece.nbytes for piece in self._pieces) <= HEAD_BYTES
         self._whole = b"".join(self._pieces) if self._small else b""
@@ -172,7 +172,7 @@ class BareSocket:
 
 
 class BareProtocol(asyncio.BufferedProtocol):
-    """The floor of asyncio: sends the head and the buffers, receives into a small or a fresh final buffer."""
+    """The floor of asyncio: it sends the head and the buffers, and receives into a small or a new buffer."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._pieces = [exchange.head, *exchange.tensors]
@@ -227,7 +227,7 @@ class BareProtocol(asyncio.BufferedProtocol):
         """Make one exchange."""
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         for piece in self._pieces:
-            # Slices, since write() copies what the socket does not take at once.
+            # In slices, because write() copies what the socket does not accept at once.
             for at in range(0, len(piece), 1 << 18):
                 self._transport.write(piece[at : at + (1 << 18)])
                 if not self._resumed.is_set():
@@ -240,7 +240,7 @@ class BareProtocol(asyncio.BufferedProtocol):
 
 
 class Libcurl:
-    """libcurl with the body in one piece; the answer goes into a buffer that is kept."""
+    """libcurl with the body in one piece; the answer goes into a reused buffer."""
 
     def __init__(self, url: str, exchange: Exchange) -> None:
         import pycurl
@@ -252,7 +252,7 @@ class Libcurl:
         curl.setopt(pycurl.URL, f"http://{url}{exchange.path}")
         curl.setopt(pycurl.POST, 1)
         headers = [f"{name}: {value}" for name, value in exchange.headers.items() if name != "Host"]
-        # An empty Expect keeps curl from waiting for a 100, an empty Accept saves a header.
+        # An empty Expect keeps curl from waiting for a 100; an empty Accept saves a header.
         curl.setopt(pycurl.HTTPHEADER, [*headers, "Expect:", "Accept:", "Content-Type:"])
         curl.setopt(pycurl.POSTFIELDS, self._body)
         curl.setopt(pycurl.TCP_NODELAY, 1)

@@ -1,6 +1,6 @@
-"""From measurements to RESULTS.md, results.json and a picture; every number comes from the run.
+"""Write a run's measurements to RESULTS.md, results.json and a picture.
 
-`collect` makes one plain dictionary of a run (it is what results.json holds), `markdown` and `svg` draw it.
+`collect` makes one plain dictionary of a run, the content of results.json; `markdown` and `svg` render it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PACKAGES = (
 
 
 def duration(seconds: float) -> str:
-    """Write a time with the unit that fits."""
+    """Format a time with a suitable unit."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3)):
         if abs(seconds) >= scale:
             return f"{_three(seconds / scale)} {unit}"
@@ -42,7 +42,7 @@ def duration(seconds: float) -> str:
 
 
 def _three(value: float) -> str:
-    """Three digits that count, and never a power of ten."""
+    """Format a number with three significant digits, never as a power of ten."""
     size = abs(value)
     if size >= 100:
         return f"{value:,.0f}"
@@ -60,7 +60,7 @@ METRICS: Mapping[str, tuple[str, Callable[[float], str]]] = {
 
 
 def machine() -> dict[str, str]:
-    """Say what is measured on; call it before the run."""
+    """Describe the machine; call it before the run."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and (
@@ -77,15 +77,15 @@ def machine() -> dict[str, str]:
 
 
 def spread(loops: Sequence[float]) -> str:
-    """Say how steady the machine was, by what one loop took from time to time."""
+    """Describe how steady the machine was: the time of one loop, measured repeatedly."""
     first, middle, third = statistics.quantiles(
         [*loops, *loops], n=4, method="inclusive"
-    )  # wants two at least
+    )  # needs at least two
     return f"{middle * 1e3:.1f} ms ({first * 1e3:.1f} – {third * 1e3:.1f}), at best {min(loops) * 1e3:.1f}"
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what took part."""
+    """Return the versions of the packages that took part."""
     found = {}
     for name in PACKAGES:
         try:
@@ -230,7 +230,7 @@ def _groups(cases: list[Mapping[str, Any]]) -> Iterable[tuple[list[str], list[Ma
 
 
 def tables(run: Mapping[str, Any]) -> str:
-    """Draw the bounds and all measurements."""
+    """Render the bounds and all measurements."""
     lines: list[str] = []
     bounds = list(_bound_rows(run["cases"]))
     if bounds:
@@ -242,7 +242,7 @@ def tables(run: Mapping[str, Any]) -> str:
         "## All measurements",
         "",
         "Medians over the blocks, the quartiles in brackets. CPU is the client process's own, user and system, "
-        f"for one request. The last column is {OURS} divided by the line's contender.",
+        f"for one request. The last column is {OURS} divided by the contender of the line.",
         "",
     ]
     for metrics, cases in _groups(run["cases"]):
@@ -259,7 +259,7 @@ def tables(run: Mapping[str, Any]) -> str:
 
 
 def markdown(run: Mapping[str, Any]) -> str:
-    """Draw RESULTS.md."""
+    """Render RESULTS.md."""
     facts = ", ".join(f"{name} {value}" for name, value in run["versions"].items())
     where = run["machine"]
     return "\n".join(
@@ -274,12 +274,12 @@ def markdown(run: Mapping[str, Any]) -> str:
             f"{where['loop']}.  ",
             f"Versions: {facts}.",
             "",
-            "The contenders of a case have a process each and measure blocks of requests in turn. Triton is a "
-            "real server with Python models. The sink is a server that answers canned bytes, on a core of its "
-            "own, so that the client's cost shows. tritonhttp and tritonclient run the whole public path, from "
-            "numpy arrays to numpy arrays; libcurl and the bare socket get the request encoded beforehand, and "
-            "decode nothing; in the cases of shared memory tritonhttp has shared_memory='auto'. The plain call is "
-            "tritonhttp without the feature that the case names; tritonhttp in Python is without the C extension. "
+            "Each contender of a case has its own process; they measure blocks of requests in turn. Triton is a "
+            "real server with Python models. The sink is a server that answers with canned bytes, on its own "
+            "core, so that the client's cost shows. tritonhttp and tritonclient run the whole public path, from "
+            "numpy arrays to numpy arrays. libcurl and the bare socket get an encoded request, and decode "
+            "nothing. In the cases of shared memory tritonhttp has shared_memory='auto'. The plain call is "
+            "tritonhttp without the case's feature; tritonhttp in Python is tritonhttp without the C extension. "
             "1 MB is 2^20 bytes.",
             "",
             tables(run),
@@ -297,7 +297,7 @@ PICTURE = (
     ("bytes-infer-20", "cpu", "100k strings in and out, CPU"),
     ("peak-memory", "memory", "64 MB in and out, memory beyond the input"),
 )
-# Legible on light and dark ground even where a viewer ignores the media queries.
+# Legible on a light and a dark background, even if a viewer ignores the media queries.
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #768390 }
 .title { font-weight: 600 } .small { font-size: 12px }
@@ -316,7 +316,7 @@ def _text(text: str, x: float, y: float, attributes: str = 'class="small"') -> s
 
 
 def svg(run: Mapping[str, Any]) -> str:
-    """Draw the main cases as bars, each case on a scale of its own."""
+    """Draw the main cases as bars, each case on its own scale."""
     cases = {case["name"]: case for case in run["cases"]}
     parts: list[str] = []
     y = 44

@@ -1,9 +1,9 @@
 """Run the benchmarks: ``python3 benchmarks/run.py [--only NAME[,NAME]] [--quick]``.
 
-Makes an environment of its own (``.venv-bench``: the library, and what it is compared with), starts a real
-Triton and the sink, measures every case, and writes ``RESULTS.md`` and ``results.json`` beside this file, and
-``docs/bench.svg``. A run of chosen cases, or a quick one, only prints its tables. ``--only small`` means
-every case whose name is ``small`` or begins with ``small-``. Whatever it started ends with it.
+Makes the environment ``.venv-bench`` with the library and its peers, starts a real Triton and the sink,
+measures every case, and writes ``RESULTS.md`` and ``results.json`` to this folder, and ``docs/bench.svg``. A
+run of selected cases, or a quick one, only prints its tables. ``--only small`` selects every case whose name is
+``small`` or begins with ``small-``. The servers that it started end with it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BAR = 24
 
 
 def bootstrap() -> None:
-    """Go on in the environment of the benchmarks; make it, or bring it up to date, before."""
+    """Continue in the environment of the benchmarks; make or update it first."""
     binary = ENVIRONMENT / "bin" / "python"
     stamp = ENVIRONMENT / ".installed"
     files = [ROOT / name for name in INSTALLED_FROM]
@@ -54,7 +54,7 @@ def bootstrap() -> None:
 
 
 class Progress:
-    """A bar on a terminal's standard error, a line for each case elsewhere."""
+    """Progress on standard error: a bar on a terminal, otherwise a line for each case."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -68,14 +68,14 @@ class Progress:
         return f"{seconds // 60}:{seconds % 60:02}"
 
     def case(self, name: str) -> None:
-        """A case begins."""
+        """Show that a case begins."""
         self._name = name
         if not self._live:
             line = f"[{self._done + 1}/{self._total}] {self._clock()} {name}"
             print(line, file=sys.stderr, flush=True)
 
     def turn(self, contender: str, share: float) -> None:
-        """A contender has its turn."""
+        """Show whose turn it is."""
         if not self._live:
             return
         filled = round(BAR * (self._done + share) / self._total)
@@ -83,11 +83,11 @@ class Progress:
         print(f"\r\033[K{text}{self._name}: {contender}", end="", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """Say something beside the bar."""
+        """Print a message above the bar."""
         print(("\r\033[K" if self._live else "") + text, file=sys.stderr, flush=True)
 
     def end_case(self) -> None:
-        """A case is done."""
+        """Count a finished case."""
         self._done += 1
         if self._live and self._done == self._total:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
@@ -128,7 +128,7 @@ def triton(stack: contextlib.ExitStack, url: str) -> Site:
 
 
 def chosen(cases: list[Case], only: str) -> list[Case]:
-    """Return the cases that ``--only`` names."""
+    """Return the cases that ``--only`` selects."""
     words = [word for word in only.split(",") if word]
     wanted = [
         case for case in cases if not words or any(f"{case.name}-".startswith(f"{word}-") for word in words)
@@ -139,7 +139,7 @@ def chosen(cases: list[Case], only: str) -> list[Case]:
 
 
 def main() -> int:
-    """Measure, print, write; 1 when a contender failed."""
+    """Measure, print and write; return 1 if a contender failed."""
     parser = argparse.ArgumentParser(description="Measure tritonhttp against its peers.")
     parser.add_argument("--only", default="", metavar="NAME[,NAME]", help="these cases; writes nothing")
     parser.add_argument("--quick", action="store_true", help="two blocks each; writes nothing")

@@ -1,10 +1,11 @@
 """Round robin against least outstanding on a virtual clock, with the balancer and the retries of the library.
 
-Run with the library installed: ``python benchmarks/simulate_balancing.py``; it prints a Markdown table, the same
-for the same ``--seed``. Every server works on one request at a time, for an exponential time of 50 ms on average,
-0.5 s on the slow one. Calls arrive as a Poisson process, as many as keep the servers that live as busy as the
-load says. A quarter into the run one server dies: it refuses, or it takes calls and says nothing. A call that
-waits 2 s without an answer times out, while its server works on it all the same; every call may be repeated.
+Run with the library installed: ``python benchmarks/simulate_balancing.py``. It prints a Markdown table, the
+same one for the same ``--seed``. Every server works on one request at a time. The service time is exponential,
+50 ms on average, and 0.5 s on the slow server. Calls arrive as a Poisson process, at a rate that gives the
+living servers the chosen load. After a quarter of the run one server dies: it refuses connections, or it
+accepts calls and never answers. A call without an answer times out after 2 s, although its server continues to
+work on it. Every call may be repeated.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tritonhttp._calls.balance import Balancer, Ticket, server_failed
 
 SERVICE, SLOWNESS = 0.05, 10
 NETWORK_TIMEOUT, PROBE_TIMEOUT = 2.0, 1.0
-#: Seconds of a run by the number of servers: some ten thousand calls each.
+#: Number of servers -> seconds of a run: about ten thousand calls each.
 LENGTH = {3: 600.0, 100: 20.0}
 
 Policy = Literal["round_robin", "least_outstanding"]
@@ -33,12 +34,12 @@ POLICIES: tuple[Policy, ...] = ("round_robin", "least_outstanding")
 
 @dataclass
 class Server:
-    """One that works on its requests in turn."""
+    """A server that works on its requests one after the other."""
 
     mean: float
     free_at: float = 0.0
     fault: str = "none"
-    #: Requests that it was given.
+    #: Requests that it received.
     calls: int = 0
 
 
@@ -57,17 +58,17 @@ class Simulation:
     Parameters
     ----------
     count : int
-        Servers: one is slow, and the last dies if there is a fault.
+        Number of servers. One is slow, and the last one dies if there is a fault.
     fault : str
-        What the dead server does.
+        Behaviour of the dead server.
     load : float
-        The part of the time that the servers which live are busy.
+        The share of time that the living servers are busy.
     policy : str
         The balancer's.
     retry : Retry
         When calls are tried again.
     seed : int
-        Of the arrivals and service times.
+        Seed of the arrivals and service times.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Simulation:
         self.length = LENGTH[count]
         self.balancer = Balancer(range(count), policy=policy)
         self.retry = retry
-        #: From the beginning of each call to its answer or its error.
+        #: Seconds from each call's start to its answer or error.
         self.latencies: list[float] = []
         self.failures = 0
         self.retries = 0
@@ -92,7 +93,7 @@ class Simulation:
         self._probe_at: float | None = None
 
     def at(self, time: float, action: Callable[[], None]) -> None:
-        """Do something later; what is due at one time is done in the order it was asked for."""
+        """Schedule an event; events that are due at the same time run in the order of their scheduling."""
         self._order += 1
         heapq.heappush(self._events, (time, self._order, action))
 
@@ -101,24 +102,24 @@ class Simulation:
         self.arrive()
         if self.fault != "none":
             self.at(self.length / 4, self.die)
-        while self._events and self._events[0][0] < 2 * self.length:  # then only probes of the dead are left
+        while self._events and self._events[0][0] < 2 * self.length:  # later: only probes of dead servers
             self.now, _, action = heapq.heappop(self._events)
             action()
         return self
 
     def arrive(self) -> None:
-        """Begin a call, and let the next one come."""
+        """Begin a call, and schedule the next one."""
         following = self.now + self.random.expovariate(self.rate)
         if following < self.length:
             self.at(following, self.arrive)
         self.try_call(Call(self.now))
 
     def die(self) -> None:
-        """Let the last server die; what it has begun still comes to its end."""
+        """Let the last server die; it still completes what it has begun."""
         self.servers[-1].fault = self.fault
 
     def try_call(self, call: Call) -> None:
-        """Give the call to a server, and foresee what will become of that."""
+        """Give the call to a server, and schedule the outcome."""
         ticket = Ticket()
         chosen = self.balancer.pick(ticket, call.tried)
         server = self.servers[chosen]
@@ -138,7 +139,7 @@ class Simulation:
         self.at(end, lambda: self.finish(call, ticket, chosen, result))
 
     def finish(self, call: Call, ticket: Ticket, chosen: int, result: int | Exception) -> None:
-        """End a try: the call is over, or tried again."""
+        """End a try: the call is over, or is tried again."""
         self.balancer.done(ticket, self.now, server_failed(result))
         self.watch()
         if result == 200:
@@ -176,7 +177,7 @@ class Simulation:
         self.watch()
 
     def row(self) -> list[str]:
-        """Return what came of it: p50, p99, the slow server's share, retries, failures."""
+        """Return the results: p50, p99, the slow server's share, retries, failures."""
         cuts = statistics.quantiles(self.latencies, n=100)
         tries = sum(server.calls for server in self.servers)
         calls = len(self.latencies)

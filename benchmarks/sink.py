@@ -1,14 +1,14 @@
-"""A v2 server that does as little as can be done, so that what is measured is the client's own cost.
+"""A v2 server that does as little as possible, so that a benchmark measures the client's own cost.
 
-``python sink.py`` listens on two free ports of 127.0.0.1, the second one with TLS when ``--tls FOLDER`` names
-a folder with ``server.pem``, prints ``{"port": …, "tls_port": …}`` and ends when its standard input does. It
-understands Content-Length and keep-alive. The first request with a given head is answered by computing
-(``add_sub`` adds and subtracts, every other model returns its inputs: INPUT7 comes back as OUTPUT7); the
-answer's bytes are kept: each later request with the same head is thrown away unread and answered with them.
+``python sink.py`` listens on two free ports of 127.0.0.1. The second one has TLS if ``--tls FOLDER`` names a
+folder with ``server.pem``. It prints ``{"port": …, "tls_port": …}`` and ends with its standard input. It
+understands Content-Length and keep-alive. The first request with a given head is computed: ``add_sub`` adds and
+subtracts, every other model returns its inputs (INPUT7 as OUTPUT7). The answer's bytes are kept. Later requests
+with the same head are discarded unread and get the same bytes.
 
-One process, one epoll loop (40,000 small requests a second; a thread for each connection managed 28,000).
-While requests come it polls without sleeping, on a core of its own: a client should pay neither for waking
-the server nor for sharing the core with it. Without epoll it falls back to what ``selectors`` has.
+It is one process with one epoll loop (40,000 small requests a second; a thread for each connection reached
+28,000). While requests come it polls without sleeping, on its own core, so that a client pays neither for
+waking the server nor for sharing a core with it. Without epoll it falls back to the default of ``selectors``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import sys
 import threading
 import time
 
-SPIN_SECONDS = 0.02  # how long after the last event the loop still polls without sleeping
+SPIN_SECONDS = 0.02  # after the last event the loop polls this long before it sleeps
 RECEIVE_BYTES = 1 << 20
 HEAD_END = b"\r\n\r\n"
-# Linux drops what it would have copied; elsewhere, and under TLS, the bytes are received and ignored.
+# Linux discards the bytes without copying them. Elsewhere, and under TLS, they are received and ignored.
 DISCARD = getattr(socket, "MSG_TRUNC", 0) if sys.platform == "linux" else 0
 
 
@@ -99,9 +99,9 @@ def answer(head: bytes, body: bytes) -> bytes:
 
 
 class Connection:
-    """One client's connection: reads a request, throws it away, sends what is kept for its head."""
+    """One client's connection: it discards each request and sends the kept answer for its head."""
 
-    buffer = memoryview(bytearray(RECEIVE_BYTES))  # shared: nothing stays in it between two events
+    buffer = memoryview(bytearray(RECEIVE_BYTES))  # shared: it holds nothing between two events
     answers: dict[bytes, tuple[int, memoryview]] = {}  # noqa: RUF012  shared on purpose: head -> body length, answer
 
     def __init__(self, sock: socket.socket) -> None:
@@ -109,13 +109,13 @@ class Connection:
         sock.setblocking(False)
         self.sock = sock
         self.flags = 0 if isinstance(sock, ssl.SSLSocket) else DISCARD
-        self.begun = b""  # of a head that came in pieces, or of a body to be computed with
-        self.left = 0  # bytes of a known body still to be thrown away
+        self.begun = b""  # the start of an incomplete head, or of a body that is computed with
+        self.left = 0  # bytes of a known body still to be discarded
         self.reply = memoryview(b"")
         self.out = memoryview(b"")
 
     def ready(self) -> bool:
-        """Go on as far as the socket allows; False when the client has gone. SSL: until it would block."""
+        """Continue as far as the socket allows; return False if the client is gone. SSL: until it would block."""
         if self.out:
             self._send()
         while not self.out:
@@ -132,7 +132,7 @@ class Connection:
                     return False
                 self._begin(self.begun + bytes(self.buffer[:received]))
             if self.flags and not self.left:
-                return True  # the next wait tells; saves a recv that would only say EAGAIN
+                return True  # the next wait reports more; saves a recv that would give EAGAIN
         return True
 
     def _begin(self, data: bytes) -> None:
@@ -179,7 +179,7 @@ WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def serve(plain: socket.socket, secure: socket.socket, tls: ssl.SSLContext | None) -> None:
-    """Answer for ever."""
+    """Answer requests forever."""
     selector = selectors.DefaultSelector()
     for listener in (plain, secure):
         listener.setblocking(False)
@@ -219,7 +219,7 @@ def serve(plain: socket.socket, secure: socket.socket, tls: ssl.SSLContext | Non
 
 
 def main() -> None:
-    """Open the two ports, say which, serve until standard input ends."""
+    """Open the two ports, print them, and serve until standard input ends."""
     tls = None
     if "--tls" in sys.argv:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

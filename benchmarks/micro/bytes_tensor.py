@@ -1,4 +1,4 @@
-"""BYTES framing: our C, our Python and tritonclient in turn, so that a busy machine slows all of them alike.
+"""BYTES framing in C, in Python and by tritonclient, in turn, so that a busy machine slows all of them alike.
 
 Run ``python benchmarks/micro/bytes_tensor.py`` with tritonclient installed. Prints medians in milliseconds,
 and their ratios to tritonclient's.
@@ -36,7 +36,7 @@ def _seconds(function: Callable[[Any], object], argument: Any) -> float:
     start = time.perf_counter()
     result = function(argument)
     elapsed = time.perf_counter() - start
-    del result  # freeing it is not what is measured
+    del result  # outside the measurement
     return elapsed
 
 

@@ -1,9 +1,9 @@
-"""A tensor on a GPU to a model and back to the GPU: over HTTP, and through shared memory, ours and a peer's.
+"""Send a tensor from a GPU to a model and back: over HTTP, and through shared memory, ours and a peer's.
 
 Run on a machine with an NVIDIA GPU, with the library and torch installed (the peer is tritonclient[http] with
-cuda-python): ``python benchmarks/micro/cuda_shared_memory.py``. The models hand on their input: over HTTP one that
-gets it on the host, through shared memory one that gets it on the GPU. Prints medians over the blocks of a call:
-wall time and client CPU in milliseconds.
+cuda-python): ``python benchmarks/micro/cuda_shared_memory.py``. The models return their input. The one for HTTP
+gets it on the host, the one for shared memory on the GPU. Prints the medians over the blocks of a call's wall
+time and client CPU, in milliseconds.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def over_http(http: Any, client: Any, data: Any) -> Way:
 
 @contextmanager
 def through_memory(http: Any, client: Any, cudashm: ModuleType, data: Any, name: str) -> Iterator[Way]:
-    """Copy into the region, infer, show the region's other half."""
+    """Copy into the region, infer, and return a view of the region's other half."""
     size = data.nbytes
     region = cudashm.create_shared_memory_region(name, 2 * size, 0)
     client.register_cuda_shared_memory(name, cudashm.get_raw_handle(region), 0, 2 * size)

@@ -1,8 +1,8 @@
-"""From which size on shared memory is no slower than HTTP: the transparent path and plain requests in turn.
+"""Find the size from which shared memory is no slower than HTTP: the automatic path and plain requests in turn.
 
-Run with the library installed: ``python benchmarks/micro/shared_memory_threshold.py``. On a real Triton one FP32
-tensor goes in and out of the identity model, or into a model that answers with its mean. Prints medians over the
-blocks, wall time and client CPU of a call in microseconds, and the median of the blocks' ratios.
+Run with the library installed: ``python benchmarks/micro/shared_memory_threshold.py``. One FP32 tensor goes in
+and out of the identity model on a real Triton, or into a model that answers with its mean. Prints the medians
+over the blocks of a call's wall time and client CPU, in microseconds, and the median of the blocks' ratios.
 """
 
 from __future__ import annotations

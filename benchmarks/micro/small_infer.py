@@ -1,8 +1,8 @@
-"""Where the client CPU of a small infer goes, on a real Triton: each line does less than the one above it.
+"""Show where the client CPU of a small infer goes, on a real Triton: each line does less than the previous one.
 
-Run with the library installed: ``python benchmarks/micro/small_infer.py``. Two lines stand apart: the whole path
-without the C extensions; and, last, the whole path with them and without a server between, so with warm caches:
-the difference is what waiting for a server costs.
+Run with the library installed: ``python benchmarks/micro/small_infer.py``. Two lines differ: the whole path
+without the C extensions, and, last, the whole path with them but without a server. That one runs with warm
+caches, so the difference is the cost of waiting for a server.
 """
 
 from __future__ import annotations
