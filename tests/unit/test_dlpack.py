@@ -181,11 +181,11 @@ def test_the_producers_own_words_are_kept() -> None:
 def test_a_newer_major_version_is_refused() -> None:
     capsule = FLOATS.copy().__dlpack__(max_version=(1, 0))  # type: ignore[call-arg, unused-ignore]
     assert contents(_dlpack.borrow(capsule)) == FLOATS.tobytes()
-    pointer = _dlpack._pointer(capsule, b"dltensor_versioned")
-    _dlpack._ManagedVersioned.from_address(pointer).major = 2
+    major = ctypes.c_uint32.from_address(_dlpack._pointer(capsule, b"dltensor_versioned"))
+    major.value = 2
     with pytest.raises(ValueError, match=r"^expected DLPack 1\.x, got 2\.0$"):
         _dlpack.borrow(capsule)
-    _dlpack._ManagedVersioned.from_address(pointer).major = 1
+    major.value = 1
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -259,7 +259,9 @@ def test_a_consumer_may_call_the_deleter_from_a_thread_without_python() -> None:
     del owner, capsule
     gc.collect()
     assert gone() is not None
-    deleter = _dlpack._Managed.from_address(address).deleter
+    # It stands behind the tensor and the pointer `manager_ctx`.
+    behind = ctypes.sizeof(_dlpack._Tensor) + ctypes.sizeof(ctypes.c_void_p)
+    deleter = ctypes.c_void_p.from_address(address + behind).value
     assert deleter
     ctypes.CFUNCTYPE(None, ctypes.c_void_p)(deleter)(address)  # CFUNCTYPE gives up the lock
     assert gone() is None

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from typing import Any, NamedTuple
+import struct
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,9 @@ _OPAQUE, BFLOAT16 = 3, 4
 VERSION = (1, 0)
 
 
+Sizes: TypeAlias = tuple[int, ...]
+
+
 class _Device(ctypes.Structure):
     _fields_ = [("type", ctypes.c_int32), ("id", ctypes.c_int32)]
 
@@ -58,20 +62,22 @@ class _Tensor(ctypes.Structure):
         ("byte_offset", ctypes.c_uint64),
     ]
 
+    @property
+    def address(self) -> int:
+        return int(self.data or 0) + int(self.byte_offset)
 
-class _Managed(ctypes.Structure):
-    _fields_ = [("tensor", _Tensor), ("manager_ctx", ctypes.c_void_p), ("deleter", ctypes.c_void_p)]
+    @property
+    def sizes(self) -> Sizes:
+        return tuple(self.shape[: self.ndim])
+
+    @property
+    def steps(self) -> Sizes | None:
+        """The strides in elements; None: contiguous in C order."""
+        return tuple(self.strides[: self.ndim]) if self.strides else None
 
 
-class _ManagedVersioned(ctypes.Structure):
-    _fields_ = [
-        ("major", ctypes.c_uint32),
-        ("minor", ctypes.c_uint32),
-        ("manager_ctx", ctypes.c_void_p),
-        ("deleter", ctypes.c_void_p),
-        ("flags", ctypes.c_uint64),
-        ("tensor", _Tensor),
-    ]
+#: What stands before the tensor in the form since 1.0: version, manager_ctx, deleter, flags.
+_BEFORE_TENSOR = struct.calcsize("@IIPPQ")
 
 
 # Own function objects: the types set on attributes of `ctypes.pythonapi` would hold for the whole process.
@@ -86,12 +92,13 @@ _pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 def _open(capsule: Any) -> _Tensor:
     """Return a capsule's tensor, which keeps the capsule alive."""
     if _is_valid(capsule, b"dltensor_versioned"):
-        managed = _ManagedVersioned.from_address(_pointer(capsule, b"dltensor_versioned"))
-        if managed.major != VERSION[0]:
-            raise ValueError(f"expected DLPack {VERSION[0]}.x, got {managed.major}.{managed.minor}")
-        tensor: _Tensor = managed.tensor
+        address = _pointer(capsule, b"dltensor_versioned")
+        major, minor = (ctypes.c_uint32 * 2).from_address(address)
+        if major != VERSION[0]:
+            raise ValueError(f"expected DLPack {VERSION[0]}.x, got {major}.{minor}")
+        tensor = _Tensor.from_address(address + _BEFORE_TENSOR)
     elif _is_valid(capsule, b"dltensor"):
-        tensor = _Managed.from_address(_pointer(capsule, b"dltensor")).tensor
+        tensor = _Tensor.from_address(_pointer(capsule, b"dltensor"))
     else:
         raise ValueError(
             f"expected a tensor with __dlpack__, or its capsule, not consumed; got {capsule!r:.200}"
@@ -137,19 +144,13 @@ def borrow(producer: Any, stream: int | None = None) -> Tensor:
     """
     capsule = _ask(producer, stream) if hasattr(producer, "__dlpack__") else producer
     tensor = _open(capsule)
-    shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
-    strides = tuple(tensor.strides[axis] for axis in range(tensor.ndim)) if tensor.strides else None
+    shape, strides = tensor.sizes, tensor.steps
     if strides is not None and not _contiguous(shape, strides):
         raise ValueError(f"expected a tensor contiguous in C order, got shape {shape} with strides {strides}")
     if tensor.dtype.code == _OPAQUE:
         raise ValueError("expected numbers, got a tensor of opaque handles")
     bits = math.prod(shape) * tensor.dtype.bits * tensor.dtype.lanes
-    return Tensor(
-        capsule,
-        (tensor.data or 0) + tensor.byte_offset,
-        -(-bits // 8),
-        (tensor.device.type, tensor.device.id),
-    )
+    return Tensor(capsule, tensor.address, -(-bits // 8), (tensor.device.type, tensor.device.id))
 
 
 #: numpy's letters for DLPack's kinds of elements; numpy has no bfloat16, so integers of the same size stand in.
@@ -175,29 +176,29 @@ def as_array(producer: Any) -> tuple[npt.NDArray[Any], int]:
     if kind is None or tensor.dtype.lanes != 1 or bits % 8:
         raise ValueError(f"numpy has no elements of kind {tensor.dtype.code} with {bits} bits")
     dtype = np.dtype(bool if kind == "b" else f"{kind}{bits // 8}")
-    shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
-    if 0 in shape:
-        return np.empty(shape, dtype), tensor.dtype.code
-    strides = None
-    if tensor.strides:
-        strides = tuple(tensor.strides[axis] * dtype.itemsize for axis in range(tensor.ndim))
-    address = (tensor.data or 0) + tensor.byte_offset
-    return array_over(tensor.capsule, address, shape, dtype, strides), tensor.dtype.code
+    if 0 in tensor.sizes:
+        return np.empty(tensor.sizes, dtype), tensor.dtype.code
+    strides = None if tensor.steps is None else tuple(step * dtype.itemsize for step in tensor.steps)
+    array = array_over(tensor.capsule, tensor.address, tensor.sizes, dtype, strides)
+    return array, tensor.dtype.code
 
 
 def _ask(producer: Any, stream: int | None) -> Any:
-    arguments = {} if stream is None else {"stream": stream}
     try:
-        try:
-            # Only the newer form can mark a tensor as read-only: some libraries refuse the older form for these.
-            return producer.__dlpack__(max_version=VERSION, **arguments)
-        except TypeError:
-            return producer.__dlpack__(**arguments)
+        return _capsule(producer, **({} if stream is None else {"stream": stream}))
     except Exception as error:  # a library may raise anything
         raise ValueError(f"its __dlpack__ failed: {type(error).__name__}: {error}") from error
 
 
-def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+def _capsule(producer: Any, **arguments: int) -> Any:
+    """Return a capsule in the newer form if the producer has it, which alone can mark a tensor as read-only."""
+    try:
+        return producer.__dlpack__(max_version=VERSION, **arguments)
+    except TypeError:  # as numpy before 2.1
+        return producer.__dlpack__(**arguments)
+
+
+def _contiguous(shape: Sizes, strides: Sizes) -> bool:
     expected = 1
     for length, stride in zip(reversed(shape), reversed(strides), strict=True):
         if length != 1 and stride != expected:  # the stride of an axis of length 1 is arbitrary
@@ -209,30 +210,13 @@ def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 class _Memory:
     """An address with numpy's array interface, and the owner of the memory there."""
 
-    def __init__(
-        self,
-        owner: object,
-        address: int,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        strides: tuple[int, ...] | None,
-    ) -> None:
+    def __init__(self, owner: object, **interface: Any) -> None:
         self.owner = owner
-        self.__array_interface__ = {
-            "version": 3,
-            "data": (address, False),
-            "shape": shape,
-            "typestr": dtype.str,
-            "strides": strides,
-        }
+        self.__array_interface__ = interface
 
 
 def array_over(
-    owner: object,
-    address: int,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    strides: tuple[int, ...] | None = None,
+    owner: object, address: int, shape: Sizes, dtype: np.dtype[Any], strides: Sizes | None = None
 ) -> npt.NDArray[Any]:
     """Return an array over an address, which keeps the owner alive. On a device's memory, don't read its elements.
 
@@ -243,7 +227,9 @@ def array_over(
     ValueError
         If numpy does not support the shape.
     """
-    return np.asarray(_Memory(owner, address, shape, dtype, strides))
+    return np.asarray(
+        _Memory(owner, version=3, data=(address, False), shape=shape, typestr=dtype.str, strides=strides)
+    )
 
 
 def export(
@@ -265,18 +251,10 @@ def export(
     max_version : tuple of int, optional
         The newest version of DLPack that the consumer understands; None: only the form before 1.0.
     """
-    capsule = _newer(array) if max_version is not None and max_version >= VERSION else None
-    if capsule is None:
-        capsule = array.__dlpack__()
+    newer = max_version is not None and max_version >= VERSION
+    capsule = _capsule(array) if newer else array.__dlpack__()
     tensor = _open(capsule)
     tensor.device.type, tensor.device.id = device
     if code is not None:
         tensor.dtype.code = code
     return capsule
-
-
-def _newer(array: npt.NDArray[Any]) -> Any:
-    try:
-        return array.__dlpack__(max_version=VERSION)  # type: ignore[call-arg, unused-ignore]
-    except TypeError:  # numpy before 2.1 has only the older form, which every consumer must accept
-        return None
