@@ -19,6 +19,7 @@ from ..clients import tensor, wait_until
 PREFIX = "tritonhttp-region-"
 
 #: OUT: COUNT numbers; FIXED: 500 numbers as declared, but 1,000 when told to LIE; JOINED: all of X0 to X19.
+#: A request with the parameter "folder" makes a file "begun" there, and is not answered before "end" exists there.
 INPUTS = 20
 CONFIG = {
     "backend": "python",
@@ -36,6 +37,8 @@ CONFIG = {
     ],
 }
 MODEL = b"""
+import json
+import pathlib
 import time
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -47,6 +50,7 @@ class TritonPythonModel:
     def answer(self, request):
         given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         time.sleep(float(given.get("DELAY", [0])[0]))
+        self.wait(json.loads(request.parameters() or "{}").get("folder"))
         assert given["COUNT"][0] >= 0
         joined = [given[name] for name in (f"X{n}" for n in range(20)) if name in given]
         outputs = {
@@ -57,6 +61,13 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, outputs[name]) for name in request.requested_output_names()]
         )
+
+    def wait(self, folder):
+        if folder:
+            pathlib.Path(folder, "begun").touch()
+            deadline = time.monotonic() + 30
+            while not pathlib.Path(folder, "end").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
 """
 
 

@@ -1,12 +1,13 @@
 """The transparent path of shared memory on a real Triton: the same results as over HTTP."""
 
+import contextlib
 import copy
 import gc
 import http.client
+import json
 import logging
 import os
 import pickle
-import struct
 import sys
 import threading
 
@@ -648,12 +649,14 @@ def side_by_side(triton_server):
 
 
 class Meddler:
-    """Passes an inference on to the server, and gives the client another outcome before it ends."""
+    """Passes an inference on to the server, and gives the client another outcome while it runs."""
 
-    def __init__(self, url):
+    def __init__(self, url, folder=None):
         self.url = url
+        self.folder = folder
         self.answers = []
-        self.running = []
+        self.running = None
+        self.status = None
         self.refuses_regions = False
 
     def __call__(self, seen):
@@ -663,33 +666,38 @@ class Meddler:
             return None
         found, late = self.answers.pop(0)
         if late:
-            self.running.append(threading.Thread(target=self.pass_on, args=(seen,)))
-            self.running[-1].start()
+            self.running = threading.Thread(target=self.pass_on, args=(seen,))
+            self.running.start()
+            # Before that the client could have the server forget the regions that the run will use.
+            wait_until((self.folder / "begun").exists)
         if found is None:
             raise ConnectionError("cut")
         return found
 
     def pass_on(self, seen):
-        head = int(seen.get("Inference-Header-Content-Length"))
-        body = bytearray(seen.body)
-        body[head + 4 : head + 8] = struct.pack("<f", 0.8)  # the input DELAY, after COUNT
-        upstream = http.client.HTTPConnection(self.url, timeout=30)
-        upstream.request("POST", seen.path, bytes(body), {"Inference-Header-Content-Length": str(head)})
-        assert upstream.getresponse().status == 200
-        upstream.close()
+        size = int(seen.get("Inference-Header-Content-Length"))
+        head = json.loads(seen.body[:size])
+        head.setdefault("parameters", {})["folder"] = str(self.folder)
+        head = json.dumps(head).encode()
+        upstream = http.client.HTTPConnection(self.url, timeout=40)
+        with contextlib.closing(upstream):
+            headers = {"Inference-Header-Content-Length": str(len(head))}
+            upstream.request("POST", seen.path, head + seen.body[size:], headers)
+            self.status = upstream.getresponse().status
 
     def finish(self):
-        for thread in self.running:
-            assert thread.is_alive(), "the run should outlast the calls"
-            thread.join()
+        assert self.running.is_alive()
+        (self.folder / "end").touch()
+        self.running.join()
+        assert self.status == 200
 
 
 @pytest.mark.parametrize("second", ["fine", "refused", "refused by a gateway"])
 @pytest.mark.parametrize("first", ["cut", "cut on a used connection", 502, 503, 504])
 def test_an_abandoned_run_overwrites_no_memory_of_later_calls(
-    nothing_stays, side_by_side, make_gateway, open_client, triton_server, first, second
+    nothing_stays, side_by_side, make_gateway, open_client, triton_server, tmp_path, first, second
 ):
-    meddler = Meddler(triton_server.url)
+    meddler = Meddler(triton_server.url, tmp_path)
     gateway = make_gateway(meddle=meddler)
     used = first == "cut on a used connection"
     auto = open_client(
@@ -701,7 +709,7 @@ def test_an_abandoned_run_overwrites_no_memory_of_later_calls(
     )
 
     def infer(value):
-        inputs = sizes_inputs(1, [np.full(500, value, np.float32)], delay=0.0)
+        inputs = sizes_inputs(1, [np.full(500, value, np.float32)])
         return auto.infer(side_by_side, inputs, idempotent=True)
 
     for value in (1, 2, 3):
@@ -741,7 +749,7 @@ def test_a_repeated_run_without_room_gets_its_outputs_over_http(
     auto = open_client(gateway.url, shared_memory="auto", shared_memory_threshold=1000, retry=retry)
 
     def infer(value):
-        inputs = sizes_inputs(1, [np.full(500, value, np.float32)], delay=0.0)
+        inputs = sizes_inputs(1, [np.full(500, value, np.float32)])
         return auto.infer(side_by_side, inputs, idempotent=True, headers={"X-Own": "1"})
 
     for value in (1, 2, 3):
