@@ -25,7 +25,7 @@ from tritonhttp._calls.safety import may_run_twice
 from tritonhttp._clients.blocking.drive import drive as perform_steps
 from tritonhttp._protocol.inference import Inference
 from tritonhttp._protocol.operations import Operation
-from tritonhttp._regions import auto, call, names, pool, region, registrations, sizes
+from tritonhttp._regions import auto, names, pool, region, registrations, sizes
 from tritonhttp._regions import posix_memory as memory
 from tritonhttp._regions.pool import BlockPool
 from tritonhttp._transport.policy import moment
@@ -61,7 +61,7 @@ def test_a_name_is_unguessable_and_belongs_to_its_holder():
 
 def name_of(owner, **changes):
     parts = {
-        "machine": names._machine(),
+        "machine": names._machine(os.getpid()),
         "pid": owner,
         "started": names._start_time(owner),
         "random": "ab" * 8,
@@ -92,7 +92,7 @@ def test_names_of_unknown_owners_are_left_alone(process):
     dead = {"started": names._start_time(pid)}
     process.communicate(b"\n")
     assert names.is_left_behind(name_of(pid, **dead))
-    boot, _, namespace = names._machine().partition(".")
+    boot, _, namespace = names._machine(os.getpid()).partition(".")
     for changes in (
         {"machine": f"{boot}.1"},  # another pid namespace
         {"machine": f"{boot[::-1]}.{namespace}"},  # another boot, or another machine
@@ -129,7 +129,7 @@ def test_only_files_of_ended_processes_are_removed(process):
 
 
 def test_a_machine_without_proc_removes_nothing(monkeypatch):
-    names._machine_of.cache_clear()
+    names._machine.cache_clear()
     real = open
     monkeypatch.setattr(
         "builtins.open",
@@ -144,7 +144,7 @@ def test_a_machine_without_proc_removes_nothing(monkeypatch):
     gc.collect()
     assert not names.is_left_behind(name)
     monkeypatch.undo()
-    names._machine_of.cache_clear()
+    names._machine.cache_clear()
 
 
 # -- the pool
@@ -162,7 +162,7 @@ def files():
     return {
         name
         for name in os.listdir("/dev/shm")
-        if name.startswith(f"{names.PREFIX}{names._machine()}-{os.getpid()}-")
+        if name.startswith(f"{names.PREFIX}{names._machine(os.getpid())}-{os.getpid()}-")
     }
 
 
@@ -718,7 +718,7 @@ def test_remembered_sizes_are_bounded(sharing, server, monkeypatch):
     monkeypatch.setattr(sizes, "_MAX_FORMS", 8)
     for n in range(1, 30):
         infer(sharing, server, np.ones(n, np.float32))
-        assert len(sharing._sizes._learnt) <= 8
+        assert len(sharing.sizes._learnt) <= 8
 
 
 @pytest.mark.parametrize("listed", [None, {}, [{}], [{"name": 7}], ["x"], [None]])
@@ -1069,7 +1069,7 @@ def test_an_interrupt_at_any_line_loses_no_bytes_and_no_block_is_used_twice(endi
             assert ending == "refused"
 
     runs = 0
-    for _ in interrupted_everywhere(run, auto, call, pool, registrations, sizes):
+    for _ in interrupted_everywhere(run, auto, pool, registrations, sizes):
         runs += 1
         triton.late, triton.used, triton.outcomes = [], [], []
         results = {value: client.infer(value) for value in (4, 5)}

@@ -26,7 +26,7 @@ _holders: WeakValueDictionary[str, Any] = WeakValueDictionary()
 def claim(holder: Any) -> str:
     """Return a new name, in use while `holder` lives."""
     pid = os.getpid()
-    name = f"{PREFIX}{_machine()}-{pid}-{_start_time(pid)}-{secrets.token_hex(8)}"
+    name = f"{PREFIX}{_machine(pid)}-{pid}-{_start_time(pid)}-{secrets.token_hex(8)}"
     _holders[name] = holder
     return name
 
@@ -37,7 +37,7 @@ def is_left_behind(name: str) -> bool:
         return False
     machine, _, rest = name[len(PREFIX) :].rpartition("-")[0].partition("-")
     pid, _, started = rest.partition("-")
-    if machine != _machine() or _UNKNOWN in (machine, started) or not pid.isdecimal():
+    if machine != _machine(os.getpid()) or _UNKNOWN in (machine, started) or not pid.isdecimal():
         return False  # another machine or pid namespace, or nothing is known about the owner
     if (int(pid), started) == (os.getpid(), _start_time(os.getpid())):
         return name not in _holders
@@ -62,12 +62,8 @@ def remove_files() -> None:
                 os.unlink(f"/dev/shm/{name}")
 
 
-def _machine() -> str:
-    return _machine_of(os.getpid())
-
-
 @lru_cache(maxsize=1)
-def _machine_of(pid: int) -> str:
+def _machine(pid: int) -> str:
     """Return an id shared by the processes that see each other's pids."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:

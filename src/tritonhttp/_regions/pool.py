@@ -47,21 +47,6 @@ class Block:
         The list in which :meth:`BlockPool.doomed` handed it out.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "byte_size",
-        "generation",
-        "idle_since",
-        "inherited",
-        "mapped",
-        "name",
-        "registered",
-        "spent",
-        "teller",
-        "unlink",
-        "window",
-    )
-
     def __init__(self, byte_size: int, generation: int) -> None:
         self.generation = generation
         self.name = names.claim(self)
@@ -83,8 +68,6 @@ class Lease:
     It returns to the pool when the last reference to `buffer` is gone. Every array over the block holds one.
     """
 
-    __slots__ = ("block", "buffer")
-
     def __init__(self, block: Block) -> None:
         self.block = block
         # Not an ndarray: numpy would drop it from the chain between a view and its memory.
@@ -94,21 +77,15 @@ class Lease:
 class Watch(weakref.ref[Any]):
     """Notices when the buffer of a lease is freed."""
 
-    __slots__ = ("block",)
-
     block: Block
 
 
 class Handed(list[Block]):
     """Blocks handed out to a caller that makes the server forget them; nobody else gets them while this lives."""
 
-    __slots__ = ("__weakref__",)
-
 
 class _Reservation:
     """Bytes for a block that is being made. They count while this object lives."""
-
-    __slots__ = ("__weakref__", "byte_size")
 
     def __init__(self, byte_size: int) -> None:
         self.byte_size = byte_size

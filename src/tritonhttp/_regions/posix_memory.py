@@ -9,6 +9,7 @@ has only opened, and warns at exit.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -38,13 +39,10 @@ class Memory:
     ``identity`` tells an object from a later one of the same name.
     """
 
-    __slots__ = ("identity", "map", "name", "size")
-
     def __init__(self, descriptor: int, name: str) -> None:
-        status = os.fstat(descriptor)
         self.name = name
-        self.size = status.st_size
-        self.identity = _identity(name, status)
+        self.size = os.fstat(descriptor).st_size
+        self.identity = _identity(name, descriptor)
         self.map = mmap.mmap(descriptor, self.size)
 
     @property
@@ -67,14 +65,13 @@ def create(name: str, byte_size: int) -> Memory:
     """Create an object that only its user may open, and map it."""
     descriptor = _open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
-        try:
-            # The size first: another process may have opened the object, and wait for its size.
-            os.ftruncate(descriptor, byte_size)
-            _allocate(descriptor, byte_size)
-            return Memory(descriptor, name)
-        except BaseException:
-            _unlink(name)
-            raise
+        # The size first: another process may have opened the object, and wait for its size.
+        os.ftruncate(descriptor, byte_size)
+        _allocate(descriptor, byte_size)
+        return Memory(descriptor, name)
+    except BaseException:
+        _unlink(name)
+        raise
     finally:
         os.close(descriptor)
 
@@ -96,20 +93,17 @@ def attach(name: str) -> Memory:
 def unlink(identity: Identity) -> None:
     """Remove the name if it still belongs to that object."""
     name = identity[0]
-    try:
+    with contextlib.suppress(FileNotFoundError):
         descriptor = _open(name, os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        if _identity(name, os.fstat(descriptor)) == identity:
-            _unlink(name)
-    except FileNotFoundError:
-        pass
-    finally:
-        os.close(descriptor)
+        try:
+            if _identity(name, descriptor) == identity:
+                _unlink(name)
+        finally:
+            os.close(descriptor)
 
 
-def _identity(name: str, status: os.stat_result) -> Identity:
+def _identity(name: str, descriptor: int) -> Identity:
+    status = os.fstat(descriptor)
     return name, status.st_dev, status.st_ino
 
 

@@ -6,18 +6,11 @@ import contextlib
 from collections.abc import Generator
 from typing import Any
 
+from .. import errors
 from .._basics.log import logger
 from .._protocol import operations
 from .._protocol.operations import Operation
 from .._wire import jsonio
-from ..errors import (
-    ConnectError,
-    ConnectionLost,
-    DeadlineExceeded,
-    InferenceServerException,
-    ProtocolError,
-    ServerError,
-)
 from .pool import Block, BlockPool
 from .region import sweep
 
@@ -61,7 +54,7 @@ class Registrations:
             yield operations.register_system_shared_memory(block.name, f"/{block.name}", block.byte_size, 0)
             block.spent = False
             self._refusals = 0
-        except ServerError as error:
+        except errors.ServerError as error:
             status = str(error.status())
             if status not in GATEWAY:
                 # With its own 4xx a gateway has not passed the request on; with another status it may have.
@@ -71,10 +64,10 @@ class Registrations:
                     # A server that took other blocks has no room for more.
                     self._refuse(error, self.pool.taken - block.byte_size if self._accepted else 0)
             return False
-        except ConnectError:
+        except errors.ConnectError:
             block.registered = False
             return False
-        except InferenceServerException:
+        except errors.InferenceServerException:
             return False
         finally:
             block.unlink()
@@ -97,13 +90,13 @@ class Registrations:
         self._left += self.pool.close()
         yield from _unregister(self._left, closing=True)
 
-    def lose(self, error: ServerError) -> None:
+    def lose(self, error: errors.ServerError) -> None:
         """Count a call whose regions were forgotten twice, as by several servers behind one address."""
         self._losses += 1
         if self._losses >= _LOSSES:
             self._refuse(error, 0)
 
-    def _refuse(self, error: InferenceServerException, limit: int) -> None:
+    def _refuse(self, error: errors.InferenceServerException, limit: int) -> None:
         """From now on use no more shared memory than `limit`."""
         self.pool.limit = limit
         self.refused = self.refused or limit == 0
@@ -116,16 +109,16 @@ class Registrations:
             )
 
 
-def in_own_words(error: ServerError) -> bool:
+def in_own_words(error: errors.ServerError) -> bool:
     """Return whether an error is the server's, which speaks JSON, and not a gateway's."""
     try:
         body = jsonio.loads(str(error.debug_details() or "").encode(), "error")
-    except (ProtocolError, UnicodeError):
+    except (errors.ProtocolError, UnicodeError):
         return False
     return isinstance(body, dict) and isinstance(body.get("error"), str)
 
 
-def _is_final(error: ServerError) -> bool:
+def _is_final(error: errors.ServerError) -> bool:
     """Return whether a server that refuses a region this way will refuse all."""
     if error.status() in ("400", "501"):
         return True
@@ -142,15 +135,15 @@ def _unregister(blocks: list[Block], *, closing: bool = False) -> Generator[Oper
         for last in (False, True) if closing else (True,):
             try:
                 yield operations.unregister_shared_memory("system", block.name)
-            except ServerError:
+            except errors.ServerError:
                 break  # in use by a request that was given up
-            except (ConnectionLost, ProtocolError):
+            except (errors.ConnectionLost, errors.ProtocolError):
                 if last and not closing:
                     return
-            except (ConnectError, DeadlineExceeded):
+            except (errors.ConnectError, errors.DeadlineExceeded):
                 if last:
                     return
-            except InferenceServerException:
+            except errors.InferenceServerException:
                 return
             else:
                 with contextlib.suppress(ValueError):  # another thread closes the client, too

@@ -6,6 +6,7 @@ A model's metadata declare them, or its answers to inputs of the same shapes hav
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .._protocol import operations
@@ -43,16 +44,14 @@ class Form(NamedTuple):
         return next((int(shape[0]) for *_, shape in self.inputs if shape), 1)
 
 
+@dataclass
 class _Learnt:
     """The sizes that answers to one form had; 0 once two answers differed."""
 
-    __slots__ = ("answers", "last", "sizes")
-
-    def __init__(self, sizes: Sizes) -> None:
-        self.sizes = sizes
-        self.answers = 0
-        #: The layout of the last answer, if others share it.
-        self.last: Layout | None = None
+    sizes: Sizes
+    answers: int = 0
+    #: The layout of the last answer, if others share it.
+    last: Layout | None = None
 
 
 class OutputSizes:
@@ -64,13 +63,10 @@ class OutputSizes:
         #: Models whose answers have outgrown what was learnt.
         self._unpredictable: set[Model] = set()
 
-    def has(self, model: Model) -> bool:
-        """Return whether a model's metadata were read."""
-        return model in self._declared
-
     def read(self, model: Model) -> Generator[Operation[Any], Any, None]:
-        """Ask the server for a model's metadata."""
-        self._declared[model] = yield from _declared(*model)
+        """Ask the server for a model's metadata, once."""
+        if model not in self._declared:
+            self._declared[model] = yield from _declared(*model)
 
     def expected(self, form: Form, repeatable: bool) -> tuple[Sizes, bool]:
         """Return the size of every output, 0 if unknown, and whether any was learnt rather than declared."""

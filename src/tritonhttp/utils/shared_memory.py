@@ -14,6 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any, SupportsIndex
 
@@ -308,14 +309,10 @@ def _find(name: str, byte_size: int | None, create_only: bool) -> tuple[Memory, 
     if create_only:
         return create(name, byte_size), True
     for _ in range(100):  # other processes may create and unlink it between these steps
-        try:
+        with suppress(FileNotFoundError):
             return attach(name), False
-        except FileNotFoundError:
-            pass
-        try:
+        with suppress(FileExistsError):
             return create(name, byte_size), True
-        except FileExistsError:
-            pass
     raise FileExistsError("others create and remove it all the time")
 
 
@@ -348,10 +345,8 @@ def _remove_leftovers() -> None:
     with _lock:
         for identity, known in tuple(_known.items()):
             if known.creator == os.getpid():
-                try:
+                with suppress(OSError):  # at exit there is no caller to tell
                     unlink(identity)
-                except OSError:  # at exit there is no caller to tell
-                    continue
 
 
 def _unlock() -> None:
