@@ -288,8 +288,7 @@ def test_a_dropped_handle_keeps_its_region(create: Create, key: str) -> None:
     gc.collect()
     assert shm.mapped_shared_memory_regions() == [key]
     again = create(64)
-    (known,) = shm._known.values()
-    del known.keys[min(known.keys)]  # the dropped one's would stand until exit
+    del shm._handles[min(shm._handles)]  # the dropped one's would stand until exit
     shm.destroy_shared_memory_region(again)
 
 

@@ -251,7 +251,7 @@ class _Call:
             if self._places:
                 result._place(self._places.arrays(result))
             return result
-        plain: InferResult = yield self._plain()
+        plain: InferResult = yield self._inference.with_tensors(self._inputs, self._outputs).sendable()
         return plain
 
     def _blocks(self) -> list[Block]:
@@ -262,10 +262,6 @@ class _Call:
             if not (yield from self._sharing.registrations.register(block)):
                 return False
         return True
-
-    def _plain(self) -> Operation[InferResult]:
-        """Return the inference as it travels over HTTP."""
-        return self._inference.with_tensors(self._inputs, self._outputs).sendable()
 
     def _placed(self) -> Operation[InferResult]:
         """Return the inference with its tensors placed. Its blocks are spent, and stay so if it is interrupted."""

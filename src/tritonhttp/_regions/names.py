@@ -52,12 +52,8 @@ def is_left_behind(name: str) -> bool:
 
 def remove_files() -> None:
     """Remove memory objects whose owners ended before the server had mapped them."""
-    try:
-        found = os.listdir("/dev/shm")
-    except OSError:
-        return
-    for name in found:
-        if is_left_behind(name):
+    with contextlib.suppress(OSError):
+        for name in filter(is_left_behind, os.listdir("/dev/shm")):
             with contextlib.suppress(OSError):  # another user's, or another process was faster
                 os.unlink(f"/dev/shm/{name}")
 

@@ -139,8 +139,7 @@ class BlockPool:
             self._collect()
             most = 2 * byte_size + _SMALLEST
             while fit := [block for block in self._idle if byte_size <= block.byte_size <= most]:
-                best = fit[0] if len(fit) == 1 else min(fit, key=_size_and_age)
-                lease = self._lease(best)
+                lease = self._lease(min(fit, key=lambda block: (block.byte_size, -block.idle_since)))
                 if lease is not None:
                     return lease
             self._scan()
@@ -277,10 +276,6 @@ class BlockPool:
             self._doomed[block] = None
         else:
             self._blocks.pop(block, None)
-
-
-def _size_and_age(block: Block) -> tuple[int, float]:
-    return block.byte_size, -block.idle_since
 
 
 def _unlink(identity: memory.Identity, owner: int) -> None:

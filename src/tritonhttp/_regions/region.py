@@ -90,13 +90,12 @@ class Region:
         #: Whether other processes may attach by the key; if not, it is removed once the server has the region.
         self._shared = key is not None
         self._attached = byte_size is None
-        self._handle = (
-            helpers.attach_shared_memory_region(self.name, _slashed(str(key)))
-            if byte_size is None
-            else helpers.create_shared_memory_region(
-                self.name, _slashed(self.name if key is None else key), byte_size, create_only=True
-            )
-        )
+        key = self.name if key is None else key
+        key = key if key.startswith("/") else f"/{key}"
+        if byte_size is None:
+            self._handle = helpers.attach_shared_memory_region(self.name, key)
+        else:
+            self._handle = helpers.create_shared_memory_region(self.name, key, byte_size, create_only=True)
         self._registered = False
         #: The reserved places, start and end by start. Each is reserved in one step, without a lock: a signal
         #: handler may reserve a place in the middle of another reservation.
@@ -257,7 +256,3 @@ def sweep() -> Generator[Operation[Any], Any, None]:
             yield operations.unregister_shared_memory("system", name)
         except InferenceServerException:
             continue  # in use; a later sweep removes it
-
-
-def _slashed(key: str) -> str:
-    return key if key.startswith("/") else f"/{key}"

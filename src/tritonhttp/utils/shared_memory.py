@@ -97,17 +97,12 @@ class SharedMemoryRegion:
         return attach_shared_memory_region, (self._triton_shm_name, self._shm_key)
 
 
-class _Known:
-    """One memory object in this process: the keys of its handles, as given, and the process that created it."""
-
-    def __init__(self) -> None:
-        self.creator: int | None = None
-        #: By the number of each handle, so that an interrupted destruction can be repeated.
-        self.keys: dict[int, str] = {}
-
-
 _numbers = count()
-_known: dict[Identity, _Known] = {}
+#: The memory object of each handle and its key, as given. By number, so that an interrupted destruction can be
+#: repeated.
+_handles: dict[int, tuple[Identity, str]] = {}
+#: The processes that created memory objects.
+_creators: dict[Identity, int] = {}
 _lock = threading.RLock()
 _seen_to: int | None = None
 
@@ -249,8 +244,7 @@ def get_contents_as_numpy(
 def mapped_shared_memory_regions() -> list[str]:
     """Return the keys, as given, of the regions that this process has handles of."""
     with _lock:
-        every = [key for known in tuple(_known.values()) for key in tuple(known.keys.values())]
-        return list(dict.fromkeys(every))
+        return list(dict.fromkeys(key for _, key in tuple(_handles.values())))
 
 
 def destroy_shared_memory_region(shm_handle: SharedMemoryRegion) -> None:
@@ -271,16 +265,16 @@ def destroy_shared_memory_region(shm_handle: SharedMemoryRegion) -> None:
     """
     with _lock:
         memory = _mapped(shm_handle, _NOT_DESTROYED)
-        known = _known.get(memory.identity) or _Known()
-        known.keys.pop(shm_handle._number, None)
+        _handles.pop(shm_handle._number, None)
+        last = all(identity != memory.identity for identity, _ in tuple(_handles.values()))
         try:
-            if not known.keys and known.creator == os.getpid():
+            if last and _creators.get(memory.identity) == os.getpid():
                 unlink(memory.identity)
         except OSError as error:
             raise _told(_NOT_DESTROYED, shm_handle._shm_key, error) from error
         finally:
-            if not known.keys:
-                _known.pop(memory.identity, None)
+            if last:
+                _creators.pop(memory.identity, None)
             shm_handle._mpsm_handle = None
 
 
@@ -294,12 +288,11 @@ def _open(name: str, key: str, byte_size: int | None, create_only: bool = False)
             memory, created = _find(object_name(key), byte_size, create_only)
         except (OSError, ValueError, OverflowError) as error:
             raise _told(_NOT_CREATED, key, error) from error
-        known = _known.setdefault(memory.identity, _Known())
         if created:
-            known.creator = os.getpid()
+            _creators[memory.identity] = os.getpid()
             _see_to_exit()
         handle._mpsm_handle = memory
-        known.keys[handle._number] = key
+        _handles[handle._number] = memory.identity, key
     return handle
 
 
@@ -343,8 +336,8 @@ def _see_to_exit() -> None:
 def _remove_leftovers() -> None:
     """Remove the keys of regions that this process created and did not destroy."""
     with _lock:
-        for identity, known in tuple(_known.items()):
-            if known.creator == os.getpid():
+        for identity, creator in tuple(_creators.items()):
+            if creator == os.getpid():
                 with suppress(OSError):  # at exit there is no caller to tell
                     unlink(identity)
 

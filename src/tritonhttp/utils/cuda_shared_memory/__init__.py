@@ -79,11 +79,15 @@ class _Memory:
     def read(self, start: int, byte_size: int) -> npt.NDArray[np.uint8]:
         """Return some of the bytes."""
         found = np.empty(byte_size, np.uint8)
-        if byte_size:
-            with self.cuda.device(self.device_id):
-                self.cuda.copy(found.ctypes.data, self.address + start, byte_size)
-                self.cuda.synchronize()
+        self.copy(self.device_id, found.ctypes.data, self.address + start, byte_size)
         return found
+
+    def copy(self, device_id: int, destination: int, source: int, byte_size: int) -> None:
+        """Copy to or from this memory in a device's stream, and wait until that is done."""
+        if byte_size:
+            with self.cuda.device(device_id):
+                self.cuda.copy(destination, source, byte_size)
+                self.cuda.synchronize()
 
 
 def _free(cuda: Cuda, device_id: int, address: int, process: int) -> None:
@@ -277,15 +281,8 @@ def set_shared_memory_region(
     """
     arrays = [as_little_endian(array) for array in _contents.arrays(input_values, _NOT_SET)]
     memory = _memory(cuda_shm_handle, _NOT_SET)
-    start = _contents.start(memory.size, offset, sum(array.nbytes for array in arrays), _NOT_SET)
-    with _cuda_errors(_NOT_SET):
-        cuda = memory.cuda
-        with cuda.device(memory.device_id):
-            for array in arrays:
-                if array.nbytes:
-                    cuda.copy(memory.address + start, array.ctypes.data, array.nbytes)
-                    start += array.nbytes
-            cuda.synchronize()
+    here = _dlpack.CPU, 0
+    _write(memory, [_dlpack.Tensor(each, each.ctypes.data, each.nbytes, here) for each in arrays], offset)
 
 
 def set_shared_memory_region_from_dlpack(
@@ -312,20 +309,22 @@ def set_shared_memory_region_from_dlpack(
         when CUDA fails to copy.
     """
     memory = _memory(cuda_shm_handle, _NOT_SET)
-    cuda = memory.cuda
     values = [input_values] if hasattr(input_values, "__dlpack__") else input_values
     if not isinstance(values, Iterable):
         raise _NOT_SET(f"input_values is {values!r}, expected a list of tensors")
     with _cuda_errors(_NOT_SET):
-        tensors = [_borrow(cuda, index, value) for index, value in enumerate(values)]
-        start = _contents.start(memory.size, offset, sum(tensor.byte_size for tensor in tensors), _NOT_SET)
+        tensors = [_borrow(memory.cuda, index, value) for index, value in enumerate(values)]
+    _write(memory, tensors, offset)
+
+
+def _write(memory: _Memory, tensors: Sequence[_dlpack.Tensor], offset: SupportsIndex) -> None:
+    start = _contents.start(memory.size, offset, sum(tensor.byte_size for tensor in tensors), _NOT_SET)
+    with _cuda_errors(_NOT_SET):
         for tensor in tensors:
-            if tensor.byte_size:
-                # In the stream that the tensor's data were waited for.
-                with cuda.device(tensor.device[1] if _is_on_gpu(tensor.device) else memory.device_id):
-                    cuda.copy(memory.address + start, tensor.address, tensor.byte_size)
-                    cuda.synchronize()
-                start += tensor.byte_size
+            # In the stream that the tensor's data were waited for.
+            device_id = tensor.device[1] if _is_on_gpu(tensor.device) else memory.device_id
+            memory.copy(device_id, memory.address + start, tensor.address, tensor.byte_size)
+            start += tensor.byte_size
 
 
 def get_contents_as_numpy(

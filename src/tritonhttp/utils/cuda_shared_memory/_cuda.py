@@ -35,19 +35,16 @@ def load() -> Cuda:
     CudaError
         Without the bindings, a driver or a GPU.
     """
-    return Cuda(*_bindings())
-
-
-def _bindings() -> tuple[Any, Any]:
     try:
         try:
-            return import_module("cuda.bindings.runtime"), import_module("cuda.bindings.driver")
-        except ImportError:
-            return import_module("cuda.cudart"), import_module("cuda.cuda")  # before cuda-python 12.6
+            runtime, driver = import_module("cuda.bindings.runtime"), import_module("cuda.bindings.driver")
+        except ImportError:  # before cuda-python 12.6
+            runtime, driver = import_module("cuda.cudart"), import_module("cuda.cuda")
     except ImportError as error:
         raise CudaError(
             f"CUDA shared memory needs the package cuda-bindings: pip install 'tritonhttp[cuda]' ({error})"
         ) from error
+    return Cuda(runtime, driver)
 
 
 class Cuda:
