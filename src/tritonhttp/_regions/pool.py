@@ -213,9 +213,7 @@ class BlockPool:
         with self._lock:
             if generation == self._generation:
                 self._generation += 1
-                for block in self._idle:
-                    if block.generation <= generation:
-                        self._doom(block)
+                self._collect()
 
     def retire_leased(self) -> None:
         """Do not use the blocks again that are leased now."""
@@ -241,35 +239,30 @@ class BlockPool:
         return lease if self._leased.setdefault(block, watch) is watch else None
 
     def _collect(self) -> None:
+        """Take back the blocks that were returned, and doom those that must not be used again."""
         now = time.monotonic()
         with contextlib.suppress(IndexError):  # a signal handler was faster
             while self._returned:
-                self._take_back(self._returned.popleft(), now)
+                watch = self._returned.popleft()
+                block = getattr(watch, "block", None)
+                # Otherwise it was never leased, the pool is closed, or a signal handler was faster.
+                if block is not None and self._leased.get(block) is watch:
+                    block.idle_since = now
+                    self._leased.pop(block, None)
         for block in self._idle:
-            if block.generation < self._generation or now - block.idle_since > _MAX_IDLE:
+            if (
+                block.spent
+                or block.inherited
+                or not block.registered
+                or block.generation < self._generation
+                or now - block.idle_since > _MAX_IDLE
+            ):
                 self._doom(block)
 
     def _scan(self) -> None:
-        """Take back returned blocks that an exception kept from `_collect`."""
-        now = time.monotonic()
-        for watch in tuple(self._leased.values()):
-            if watch() is None:
-                self._take_back(watch, now)
-
-    def _take_back(self, watch: Watch, now: float) -> None:
-        block = getattr(watch, "block", None)
-        if block is None or self._leased.get(block) is not watch:
-            return  # it was never leased, the pool is closed, or a signal handler was faster
-        block.idle_since = now
-        if (
-            block.spent
-            or block.inherited
-            or block.generation < self._generation
-            or not block.registered
-            or block not in self._blocks
-        ):
-            self._doom(block)
-        self._leased.pop(block, None)  # from now on it is idle, unless doomed
+        """Take back returned blocks that an exception kept from `_collect`, too."""
+        self._returned.extend(watch for watch in tuple(self._leased.values()) if watch() is None)
+        self._collect()
 
     def _doom(self, block: Block) -> None:
         if block.registered:

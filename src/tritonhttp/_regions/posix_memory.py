@@ -17,9 +17,8 @@ import time
 from importlib import import_module
 from typing import Any
 
-_posixshmem: Any  # type checkers have no stub of it
 try:
-    _posixshmem = import_module("_posixshmem")
+    _posixshmem: Any = import_module("_posixshmem")  # type checkers have no stub of it
 except ImportError:  # Windows, and interpreters built without it
     _posixshmem = None
 

@@ -21,8 +21,8 @@ __all__ = ["Form", "Model", "OutputSizes", "Sizes"]
 Model = tuple[str, str]
 #: Bytes of each output, by its name; 0 where unknown, for strings, and for JSON: these are not placed.
 Sizes = dict[str, int]
-#: Outputs in a model's metadata: name, bytes (0: not fixed), whether that is the size of one item of a batch.
-Declared = list[tuple[str, int, bool]]
+#: An output in a model's metadata: name, bytes (0: not fixed), whether that is the size of one item of a batch.
+Declared = tuple[str, int, bool]
 
 #: After so many answers of the same sizes the next one is expected to have them.
 _ANSWERS = 2
@@ -58,15 +58,22 @@ class OutputSizes:
     """What one client knows about the sizes of outputs."""
 
     def __init__(self) -> None:
-        self._declared: dict[Model, Declared] = {}
+        self._declared: dict[Model, list[Declared]] = {}
         self._learnt: dict[Form, _Learnt] = {}
         #: Models whose answers have outgrown what was learnt.
         self._unpredictable: set[Model] = set()
 
     def read(self, model: Model) -> Generator[Operation[Any], Any, None]:
         """Ask the server for a model's metadata, once."""
-        if model not in self._declared:
-            self._declared[model] = yield from _declared(*model)
+        if model in self._declared:
+            return
+        try:
+            metadata = yield operations.get_model_metadata(*model)
+            config = yield operations.get_model_config(*model)
+            batches = config.get("max_batch_size", 0) > 0
+            self._declared[model] = [_declared(output, batches) for output in metadata["outputs"]]
+        except (InferenceServerException, AttributeError, KeyError, TypeError):
+            self._declared[model] = []  # then its answers have to show the sizes
 
     def expected(self, form: Form, repeatable: bool) -> tuple[Sizes, bool]:
         """Return the size of every output, 0 if unknown, and whether any was learnt rather than declared."""
@@ -107,20 +114,11 @@ class OutputSizes:
             self._declared[model] = []
 
 
-def _declared(model_name: str, model_version: str) -> Generator[Operation[Any], Any, Declared]:
-    try:
-        metadata = yield operations.get_model_metadata(model_name, model_version)
-        config = yield operations.get_model_config(model_name, model_version)
-        batches = config.get("max_batch_size", 0) > 0
-        found = []
-        for output in metadata["outputs"]:
-            shape = list(output["shape"])
-            batched = batches and shape[:1] == [-1]
-            item = {**output, "shape": shape[1:] if batched else shape}
-            found.append((output["name"], 0 if -1 in item["shape"] else _output_size(item), batched))
-        return found
-    except (InferenceServerException, AttributeError, KeyError, TypeError):
-        return []  # then its answers have to show the sizes
+def _declared(output: Mapping[str, Any], batches: bool) -> Declared:
+    shape = list(output["shape"])
+    batched = batches and shape[:1] == [-1]
+    item = {**output, "shape": shape[1:] if batched else shape}
+    return output["name"], 0 if -1 in item["shape"] else _output_size(item), batched
 
 
 def _output_size(output: Mapping[str, Any]) -> int:
