@@ -156,7 +156,9 @@ class _Call:
         offset = 0
         for index, size in zip(self._large, sizes, strict=True):
             tensor = self._inputs[index]
-            _write(tensor, lease, offset)
+            data = tensor._binary
+            array = data if isinstance(data, np.ndarray) else np.frombuffer(data or b"", np.uint8)
+            _contents.put(array, lease.buffer, offset)
             placed = InferInput(tensor._name, tensor._shape, tensor._datatype)
             placed_inputs[index] = placed.set_shared_memory(lease.block.name, _byte_size(tensor), offset)
             offset += size
@@ -288,9 +290,7 @@ class _Call:
             if self._places is not None:
                 self._places = None
                 self._places = yield from self._place_outputs()
-                if self._places is not None and not (
-                    yield from self._sharing.registrations.register(self._places.lease.block)
-                ):
+                if not (yield from self._register()):
                     self._places = None
                 return self._placed()
         assert self._operation is not None
@@ -360,12 +360,6 @@ def _byte_size(tensor: InferInput) -> int:
     if data is None:
         return 0
     return data.nbytes if isinstance(data, np.ndarray) else len(data)
-
-
-def _write(tensor: InferInput, lease: Lease, offset: int) -> None:
-    data = tensor._binary
-    array = data if isinstance(data, np.ndarray) else np.frombuffer(data or b"", np.uint8)
-    _contents.put(array, lease.buffer, offset)
 
 
 def _is_done(error: errors.ServerError) -> bool:

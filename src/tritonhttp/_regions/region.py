@@ -6,6 +6,7 @@ import operator
 import os
 import secrets
 from collections.abc import Generator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,10 +225,9 @@ class Region:
                 if not remaining or isinstance(error, ConnectError):
                     self._registered = False
                     raise
-        if not self._shared:
-            mapped = self._handle._mpsm_handle
-            if mapped is not None:
-                memory.unlink(mapped.identity)
+        mapped = self._handle._mpsm_handle
+        if mapped is not None and not self._shared:
+            memory.unlink(mapped.identity)
         yield from sweep()
 
     def _close(self) -> Generator[Operation[Any], Any, None]:
@@ -252,7 +252,5 @@ def sweep() -> Generator[Operation[Any], Any, None]:
     except (InferenceServerException, AttributeError, KeyError, TypeError):
         return
     for name in left:
-        try:
+        with suppress(InferenceServerException):  # in use; a later sweep removes it
             yield operations.unregister_shared_memory("system", name)
-        except InferenceServerException:
-            continue  # in use; a later sweep removes it

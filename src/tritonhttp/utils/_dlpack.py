@@ -20,8 +20,8 @@ __all__ = [
     "BFLOAT16",
     "CPU",
     "CUDA",
-    "CUDA_HOST",
-    "CUDA_MANAGED",
+    "GPU",
+    "HOST",
     "Tensor",
     "array_over",
     "as_array",
@@ -32,6 +32,7 @@ __all__ = [
 
 # DLDeviceType
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
+HOST, GPU = (CPU, CUDA_HOST), (CUDA, CUDA_MANAGED)
 # DLDataTypeCode
 _OPAQUE, BFLOAT16 = 3, 4
 
@@ -166,7 +167,7 @@ def as_array(producer: Any) -> tuple[npt.NDArray[Any], int]:
         For a tensor on another device, and for elements that numpy has no dtype for.
     """
     device = device_of(producer)
-    if device is not None and device[0] not in (CPU, CUDA_HOST):
+    if device is not None and device[0] not in HOST:
         raise ValueError(
             f"expected a tensor on the host, got one on device {device[1]} of kind {device[0]}:"
             " copy it to the host first"

@@ -322,7 +322,7 @@ def _write(memory: _Memory, tensors: Sequence[_dlpack.Tensor], offset: SupportsI
     with _cuda_errors(_NOT_SET):
         for tensor in tensors:
             # In the stream that the tensor's data were waited for.
-            device_id = tensor.device[1] if _is_on_gpu(tensor.device) else memory.device_id
+            device_id = tensor.device[1] if tensor.device[0] in _dlpack.GPU else memory.device_id
             memory.copy(device_id, memory.address + start, tensor.address, tensor.byte_size)
             start += tensor.byte_size
 
@@ -453,26 +453,22 @@ def _borrow(cuda: Cuda, index: int, value: Any) -> _dlpack.Tensor:
     """Return where a tensor is. On a GPU, make the legacy stream wait for its data."""
     try:
         device = _dlpack.device_of(value)
-        if device is not None and _is_on_gpu(device):
+        if device is not None and device[0] in _dlpack.GPU:
             with cuda.device(device[1]):
                 tensor = _dlpack.borrow(value, LEGACY_STREAM)
         else:
             tensor = _dlpack.borrow(value)
     except ValueError as error:
         raise _NOT_SET(f"input_values[{index}]: {error}") from error
-    if device is None and _is_on_gpu(tensor.device):
+    if device is None and tensor.device[0] in _dlpack.GPU:
         with cuda.device(tensor.device[1]):
             cuda.synchronize_device()
-    if not _is_on_gpu(tensor.device) and tensor.device[0] not in (_dlpack.CPU, _dlpack.CUDA_HOST):
+    if tensor.device[0] not in _dlpack.GPU + _dlpack.HOST:
         raise _NOT_SET(
             f"input_values[{index}]: expected a tensor on the host or on a CUDA device, got one on DLPack's"
             f" device {tensor.device}"
         )
     return tensor
-
-
-def _is_on_gpu(device: tuple[int, int]) -> bool:
-    return device[0] in (_dlpack.CUDA, _dlpack.CUDA_MANAGED)
 
 
 @contextmanager
