@@ -129,14 +129,10 @@ class _Call:
         self._lease: Lease | None = None
         self._places: _Places | None = None
         self._learnt = False
-        #: What was sent last.
-        self._operation: Operation[InferResult] | None = None
         #: Whether an earlier try may still run, and read the inputs.
         self._tainted = False
         #: Tries without an answer that were repeated here.
         self._unheard = 0
-        #: Whether it may be asked for again when the server has refused its result.
-        self._repeatable = may_be_asked_again(inference)
         #: Whether it may be sent again though it may have run, or may still run.
         self._resendable = may_run_twice(inference)
         self._form = Form(
@@ -193,7 +189,7 @@ class _Call:
                 block.unlink()  # unless a registration has done so
             # The traceback of an error would keep the blocks.
             self._inputs, self._placed_inputs = [], []
-            self._lease = self._places = self._operation = None
+            self._lease = self._places = None
         if self._unheard:
             result.attempts += self._unheard
         self._sharing.sizes.learn(self._form, result)
@@ -231,7 +227,7 @@ class _Call:
                 placed = self._places.by_name if self._places else ()
                 if _TOO_SMALL in message and any(f"'{name}'" in message for name in placed):
                     self._sharing.sizes.distrust(self._form.model, self._learnt)
-                    if self._repeatable:
+                    if may_be_asked_again(self._inference):
                         break
                     error._msg = f"{message}{_ADVICE}"
                     error.args = (error._msg,)
@@ -273,8 +269,7 @@ class _Call:
         outputs = self._places.outputs if self._places else self._outputs
         inference = self._inference.with_tensors(inputs, outputs)
         inference.idempotent, inference.renew = self._resendable, self._renew
-        self._operation = inference.sendable()
-        return self._operation
+        return inference.sendable()
 
     def _settle(self) -> None:
         """Clear the blocks of the last try, which the server is done with; earlier tries may still run."""
@@ -292,16 +287,15 @@ class _Call:
                 self._places = yield from self._place_outputs()
                 if not (yield from self._register()):
                     self._places = None
-                return self._placed()
-        assert self._operation is not None
-        return self._operation
+        return self._placed()
 
     def _place_outputs(self) -> Generator[Operation[Any], Any, _Places | None]:
         """Return places for the large outputs of known sizes; None if there are none, or there is no room."""
         if self._inference.response_compression_algorithm:
             return None
         yield from self._sharing.sizes.read(self._form.model)
-        sizes, self._learnt = self._sharing.sizes.expected(self._form, self._repeatable)
+        repeatable = may_be_asked_again(self._inference)
+        sizes, self._learnt = self._sharing.sizes.expected(self._form, repeatable)
         outputs = self._outputs or [InferRequestedOutput(name) for name in sizes]
         large = {
             index: aligned(sizes[each.name()])
