@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import sys
 from functools import lru_cache
 from typing import Any
 from weakref import WeakValueDictionary
@@ -72,8 +71,6 @@ def _machine(pid: int) -> str:
 
 def _start_time(pid: int) -> str:
     """Return when a process started, in clock ticks since the boot; "ended" for a zombie, "0" if unknown."""
-    if sys.platform != "linux":
-        return _UNKNOWN
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()

@@ -64,10 +64,8 @@ class Registrations:
                     # A server that took other blocks has no room for more.
                     self._refuse(error, self.pool.taken - block.byte_size if self._accepted else 0)
             return False
-        except errors.ConnectError:
-            block.registered = False
-            return False
-        except errors.InferenceServerException:
+        except errors.InferenceServerException as error:
+            block.registered = not isinstance(error, errors.ConnectError)
             return False
         finally:
             block.unlink()

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
 
 __all__ = [
     "BFLOAT16",
@@ -146,7 +147,8 @@ def borrow(producer: Any, stream: int | None = None) -> Tensor:
     capsule = _ask(producer, stream) if hasattr(producer, "__dlpack__") else producer
     tensor = _open(capsule)
     shape, strides = tensor.sizes, tensor.steps
-    if strides is not None and not _contiguous(shape, strides):
+    # Only the flags of that array are read, not the memory, which may be a device's.
+    if strides is not None and not as_strided(np.empty(0, np.uint8), shape, strides).flags.c_contiguous:
         raise ValueError(f"expected a tensor contiguous in C order, got shape {shape} with strides {strides}")
     if tensor.dtype.code == _OPAQUE:
         raise ValueError("expected numbers, got a tensor of opaque handles")
@@ -197,15 +199,6 @@ def _capsule(producer: Any, **arguments: int) -> Any:
         return producer.__dlpack__(max_version=VERSION, **arguments)
     except TypeError:  # as numpy before 2.1
         return producer.__dlpack__(**arguments)
-
-
-def _contiguous(shape: Sizes, strides: Sizes) -> bool:
-    expected = 1
-    for length, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if length != 1 and stride != expected:  # the stride of an axis of length 1 is arbitrary
-            return 0 in shape
-        expected *= length
-    return True
 
 
 class _Memory:
