@@ -68,8 +68,9 @@ class _Memory:
         self.size = byte_size
         with cuda.device(device_id):
             self.address = cuda.allocate(byte_size)
-        # At exit the driver frees what is left, and its libraries may be unloaded before this runs.
-        weakref.finalize(self, _free, cuda, device_id, self.address, os.getpid()).atexit = False
+            # At exit the driver frees what is left, and its libraries may be unloaded before this runs.
+            weakref.finalize(self, _free, cuda, device_id, self.address, os.getpid()).atexit = False
+            self.raw_handle = cuda.ipc_handle(self.address)
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise CudaSharedMemoryException(
@@ -102,10 +103,9 @@ def _free(cuda: Cuda, device_id: int, address: int, process: int) -> None:
 class CudaSharedMemoryRegion:
     """Hold a region; :func:`create_shared_memory_region` makes them."""
 
-    def __init__(self, triton_shm_name: str, memory: _Memory, raw_handle: bytes) -> None:
+    def __init__(self, triton_shm_name: str, memory: _Memory) -> None:
         self._triton_shm_name = triton_shm_name
         self._memory: _Memory | None = memory
-        self._raw_handle = raw_handle
         self._byte_size = memory.size
         self._device_id = memory.device_id
 
@@ -234,10 +234,7 @@ def create_shared_memory_region(
         count = cuda.device_count()
         if not 0 <= number < count:
             raise _NOT_CREATED(f"device_id is {number}, expected one of the {count} GPUs, which start at 0")
-        memory = _Memory(cuda, number, size)
-        with cuda.device(number):
-            raw_handle = cuda.ipc_handle(memory.address)
-    region = CudaSharedMemoryRegion(triton_shm_name, memory, raw_handle)
+        region = CudaSharedMemoryRegion(triton_shm_name, _Memory(cuda, number, size))
     _allocated.append(region)
     return region
 
@@ -250,8 +247,7 @@ def get_raw_handle(cuda_shm_handle: CudaSharedMemoryRegion) -> bytes:
     CudaSharedMemoryException
         When the region is destroyed.
     """
-    _memory(cuda_shm_handle, _NOT_HANDED_OUT)
-    return b64encode(cuda_shm_handle._raw_handle)
+    return b64encode(_memory(cuda_shm_handle, _NOT_HANDED_OUT).raw_handle)
 
 
 def set_shared_memory_region(
