@@ -297,7 +297,7 @@ def written(
     """Return a request that the extension composes, or None."""
     inference = asked(model, inputs, outputs)
     found = compose(client._encoder.templates, inference, InferInput, InferRequestedOutput, *limits, *own)
-    return None if found is None else found[1]
+    return None if found is None else found[1][0]
 
 
 def test_it_finds_what_python_would_send(client: Any) -> None:

@@ -96,7 +96,7 @@ class ClientBase(Fleet, Overrides):
         given["url"] = urls = one_or_more(given["url"])
         if len(urls) > 1 and given["shared_memory"]:
             raise InvalidRequest("shared_memory='auto' is for a client with one server")
-        self._address = address = parse_url(urls[0], given["ssl"])
+        self._address = address = parse_url(next(iter(urls)), given["ssl"])
         self._origin = address.origin
         self._encoder = Encoder(address.authority, address.base_path)
         #: Whether the server speaks binary tensors, as it was said or found out.

@@ -118,9 +118,7 @@ class Encoder:
             self.templates.keep((inference.model_name, inference.model_version, form), template)
         return template
 
-    def _pieces(
-        self, inference: Inference, snapshot: bool, own: tuple[bytes, bytes, bytes, bytes | None]
-    ) -> tuple[Template, list[Buffer]]:
+    def _pieces(self, inference: Inference, snapshot: bool, *own: Any) -> tuple[Template, list[Buffer]]:
         """Return a request as Python makes it: in one piece where it is small, as buffers otherwise."""
         template, _ = self._find(inference)
         tensors = buffers_of(inference.inputs, snapshot)
@@ -194,18 +192,25 @@ class Encoder:
                 given = self._given_lines(headers, operation)
             if given is not None:
                 id_json = operation.id_json() if operation.request_id else b""
-                own = query, given, id_json, operation.parameters_json()
+                parameters = operation.parameters_json()
                 found = compose(
-                    self.templates, operation, InferInput, InferRequestedOutput, COALESCE, LARGEST, *own
+                    self.templates,
+                    operation,
+                    InferInput,
+                    InferRequestedOutput,
+                    COALESCE,
+                    LARGEST,
+                    query,
+                    given,
+                    id_json,
+                    parameters,
                 )
-                buffers: list[Buffer]
                 if found is None:
-                    template, buffers = self._pieces(operation, snapshot, own)
-                else:
-                    template, request = found
-                    buffers = [request]
+                    found = self._pieces(operation, snapshot, query, given, id_json, parameters)
+                template, buffers = found
                 target = f"{template.target}{query.decode()}" if query else template.target
-                answer = template.answers.get(len(id_json))
+                answers = template.answers
+                answer = answers.get(len(id_json)) if answers else None
                 message: Message = _tuple(Message, (target, buffers, template, answer, id_json))
                 return message
             # A header of the caller's takes the place of one of ours.

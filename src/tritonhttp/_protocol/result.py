@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["InferResult"]
 
 
+#: Without a look-up for each result.
+_new = object.__new__
+
+
 class InferResult:
     """Hold the response of an inference.
 
@@ -76,7 +80,7 @@ class InferResult:
 
         `head_size` is the size of its JSON where that is another than this one's.
         """
-        result = InferResult.__new__(InferResult)
+        result = _new(InferResult)
         result._headers = self._headers
         result._body = body
         result._head_size = self._head_size if head_size is None else head_size

@@ -1,5 +1,6 @@
 from typing import Any
 
+from .._wire.requests import Buffer
 from .template import Template
 
 def find(
@@ -17,4 +18,4 @@ def compose(
     id_json: bytes,
     parameters: bytes | None,
     /,
-) -> tuple[Template, bytes] | None: ...
+) -> tuple[Template, list[Buffer]] | None: ...

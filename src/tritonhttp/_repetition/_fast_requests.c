@@ -244,7 +244,7 @@ fast_compose(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t coun
         Py_INCREF(template); /* making the request may let others run, and forget it */
         request = fill(template, data, most, limit, &args[6]);
         if (request != NULL) {
-            found = PyTuple_Pack(2, template, request);
+            found = Py_BuildValue("(O[O])", template, request);
         }
         Py_DECREF(template);
     }

@@ -51,12 +51,12 @@ class Repeated(Response):
 
     __slots__ = ("answer",)
 
-    def __init__(self, answer: Answer, body: bytes) -> None:
+    def __init__(self, answer: Answer, body: bytes, asked: tuple[str, str, str]) -> None:
         self.answer = answer
         self.head = answer.head
         self.body = body
         self.limit = None
-        self.asked = ("", "", "")
+        self.asked = asked
         self._position = 0
 
 

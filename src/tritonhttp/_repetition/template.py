@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._basics.implementation import check_c_is_wanted, fall_back
 from .._basics.table import Table
+from .._wire.requests import Buffer
 
 if TYPE_CHECKING:
     from .answer import Answer
@@ -122,8 +123,8 @@ except ImportError as error:
         id_json: bytes,
         parameters: bytes | None,
         /,
-    ) -> tuple[Template, bytes] | None:
-        """Find the template, and return it and the request in one piece; the last four as in `Template.opening`.
+    ) -> tuple[Template, list[Buffer]] | None:
+        """Find the template; return it, and the request as a list of one piece. The last four: `Template.opening`.
 
         None also where a tensor has more than `piece` bytes, or the request more than `whole`; where an array is
         not in one piece, or the data do not have the size that the template says.

@@ -88,7 +88,6 @@ class AsyncioTransport:
         target: str,
         buffers: Sequence[Buffer],
         place: Place[Connection] | None = None,
-        *,
         repeatable: bool = False,
         deadline: float | None = None,
         trace: Trace | None = None,

@@ -105,7 +105,6 @@ class BlockingTransport:
         target: str,
         buffers: Sequence[Buffer],
         place: Place[Connection] | None = None,
-        *,
         repeatable: bool = False,
         deadline: float | None = None,
         trace: Trace | None = None,
@@ -163,25 +162,24 @@ class BlockingTransport:
                     and type(request) is bytes
                     and not streamed
                 ):
-                    began = monotonic()
-                    if answer is None:
-                        expected = request, b"", 0, 0, deadline
-                    else:
-                        start = answer.start if answer.at < 0 else answer.start_with(id_json)
-                        expected = request, start, answer.head_size, answer.size, deadline
-                    body = self.repeater.repeat(place, *expected)
+                    began = 0.0 if trace is None else monotonic()
+                    start, head, size = b"", 0, 0
+                    if answer is not None:
+                        start, head, size = answer.start, answer.head_size, answer.size
+                        if answer.at >= 0:
+                            start = answer.start_with(id_json)
+                    body = self.repeater.repeat(place, request, start, head, size, deadline)
                     if body is None and place.connection is None:
                         self._hold(place, deadline, reserved=reserved, trace=trace)
                         if place.connection is not None:
-                            body = self.repeater.repeat(place, *expected)
+                            body = self.repeater.repeat(place, request, start, head, size, deadline)
                     if body is None:
                         if trace is not None:
                             trace.resume(began, place)
                     elif answer is not None:
                         if place.connection is not None:
                             self._put_by(place)
-                        response = Repeated(answer, body)
-                        response.asked = method, self._origin, target
+                        response = Repeated(answer, body, (method, self._origin, target))
                         if trace is not None:
                             trace.repeated(began, place, len(request), answer.size)
                         return response

@@ -709,9 +709,10 @@ class Calls(ClientBase):
     ) -> T:
         """Carry an operation out, whatever it is."""
         until = self._until(deadline)
+        perform: Any = self._carry_out
         if isinstance(operation, Inference) and self._branches(operation):
-            return cast(T, await self._branch(operation, headers, query_params, until))
-        return await self._carry_out(operation, headers, query_params, until)
+            perform = self._branch
+        return cast("T", await perform(operation, headers, query_params, until))
 
     async def _carry_out(
         self,
@@ -740,9 +741,12 @@ class Calls(ClientBase):
 
     def _until(self, deadline: Deadline) -> Moment | None:
         """Return when a call must end that begins now, unless that is known already."""
-        if isinstance(deadline, Moment):
+        if deadline is UNSET:
+            limit = self._deadline
+        elif isinstance(deadline, Moment):
             return deadline
-        limit = self._deadline if deadline is UNSET else call_limit(deadline, None)
+        else:
+            limit = call_limit(deadline, None)
         return None if limit is None else moment(asyncio.get_running_loop().time(), limit)
 
     async def _drive(
@@ -875,21 +879,23 @@ class Calls(ClientBase):
         if place is None:
             place = Place()
         place.resent = 0
+        target, buffers, *_ = message  # asyncio only
+        # blocking: target, buffers, _, answer, id_json = message
         repeatable = operation.idempotent is True and not last and operation.renew is None
         transport = self._transport
         try:
             response = await transport.exchange(
                 operation.method,
-                message.target,
-                message.buffers,
+                target,
+                buffers,
                 place,
-                repeatable=repeatable and may_run_twice(operation),
-                deadline=until,
-                trace=trace,
-                streamed=operation.streamed,
-                # blocking: idle_timeout=operation.idle,
-                # blocking: answer=message.answer,
-                # blocking: id_json=message.id_json,
+                repeatable and may_run_twice(operation),
+                until,
+                trace,
+                operation.streamed,
+                # blocking: operation.idle,
+                # blocking: answer,
+                # blocking: id_json,
             )
         except InferenceServerException as error:
             error.attempts += place.resent

@@ -705,9 +705,10 @@ class Calls(ClientBase):
     ) -> T:
         """Carry an operation out, whatever it is."""
         until = self._until(deadline)
+        perform: Any = self._carry_out
         if isinstance(operation, Inference) and self._branches(operation):
-            return cast(T, self._branch(operation, headers, query_params, until))
-        return self._carry_out(operation, headers, query_params, until)
+            perform = self._branch
+        return cast("T", perform(operation, headers, query_params, until))
 
     def _carry_out(
         self,
@@ -736,9 +737,12 @@ class Calls(ClientBase):
 
     def _until(self, deadline: Deadline) -> Moment | None:
         """Return when a call must end that begins now, unless that is known already."""
-        if isinstance(deadline, Moment):
+        if deadline is UNSET:
+            limit = self._deadline
+        elif isinstance(deadline, Moment):
             return deadline
-        limit = self._deadline if deadline is UNSET else call_limit(deadline, None)
+        else:
+            limit = call_limit(deadline, None)
         return None if limit is None else moment(time.monotonic(), limit)
 
     def _drive(
@@ -865,21 +869,22 @@ class Calls(ClientBase):
         if place is None:
             place = Place()
         place.resent = 0
+        target, buffers, _, answer, id_json = message
         repeatable = operation.idempotent is True and not last and operation.renew is None
         transport = self._transport
         try:
             response = transport.exchange(
                 operation.method,
-                message.target,
-                message.buffers,
+                target,
+                buffers,
                 place,
-                repeatable=repeatable and may_run_twice(operation),
-                deadline=until,
-                trace=trace,
-                streamed=operation.streamed,
-                idle_timeout=operation.idle,
-                answer=message.answer,
-                id_json=message.id_json,
+                repeatable and may_run_twice(operation),
+                until,
+                trace,
+                operation.streamed,
+                operation.idle,
+                answer,
+                id_json,
             )
         except InferenceServerException as error:
             error.attempts += place.resent
