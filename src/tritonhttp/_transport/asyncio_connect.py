@@ -7,7 +7,6 @@ import contextlib
 import socket
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from .._wire.http1 import ResponseReader
 from ..errors import NameResolutionError, ProtocolError
@@ -140,16 +139,18 @@ async def _connect_first(loop: asyncio.AbstractEventLoop, race: Race) -> socket.
     try:
         try:
             winner = await _run_attempts(loop, race, socks, attempts)
-        except GeneratorExit:  # the loop has stopped: nothing can be awaited
-            with contextlib.suppress(RuntimeError):
-                for task in attempts:
-                    task.cancel()
-            raise
-        except BaseException:
-            await _end(attempts)
-            raise
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                for attempt in attempts:
+                    attempt.cancel()
+    except GeneratorExit:  # the loop has stopped: nothing can be awaited
+        raise
+    except BaseException:
+        await _ended(attempts)
+        raise
+    else:
         # The event loop watches a socket until its task has ended; the socket must stay open until then.
-        await _end(attempts)
+        await _ended(attempts)
         return None if winner is None else socks.pop(winner)
     finally:
         for sock in socks.values():
@@ -179,40 +180,33 @@ async def _run_attempts(
                 race.failed(number, error, loop.time())
                 continue
             sock.setblocking(False)
-            attempts[loop.create_task(_attempt(loop, sock, address))] = number
+            attempt = loop.create_task(loop.sock_connect(sock, address))
+            # Without a look at its error, asyncio would log that it was never retrieved.
+            attempt.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            attempts[attempt] = number
         now = loop.time()
         if race.is_over(now):
             return None
         done, _ = await asyncio.wait(attempts, timeout=race.pause(now), return_when=asyncio.FIRST_COMPLETED)
         for task in sorted(done, key=attempts.__getitem__):
-            number = attempts[task]
+            number = attempts.pop(task)
             failure = OSError("the attempt was cancelled") if task.cancelled() else task.exception()
             if failure is None:
                 return number
             if not isinstance(failure, OSError):
                 raise failure
-            del attempts[task]
             socks.pop(number).close()
             race.failed(number, failure, loop.time())
 
 
-async def _attempt(loop: asyncio.AbstractEventLoop, sock: socket.socket, address: Any) -> None:
-    await loop.sock_connect(sock, address)
-
-
-async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait until they have ended, even if the caller is cancelled again meanwhile."""
-    again: asyncio.CancelledError | None = None
-    for task in tasks:
-        task.cancel()
+async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Wait until tasks have ended, even if the caller is cancelled again meanwhile."""
+    again = None
     while pending := [task for task in tasks if not task.done()]:
         try:
             await asyncio.wait(pending)
         except asyncio.CancelledError as error:
             again = error
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()  # or asyncio would log that it was never retrieved
     if again is not None:
         raise again
 
@@ -234,6 +228,6 @@ async def open_tunnel(
                 count = await loop.sock_recv_into(sock, reader.get_buffer())
                 if not (reader.received(count) if count else reader.received_eof()) and not count:
                     raise ConnectionResetError(f"it closed the connection after {reader.progress()}")
-    except (OSError, ProtocolError, TimeoutError) as error:
+    except (OSError, ProtocolError) as error:
         raise proxy.failure(server, error, loop.time() - began, deadline) from error
     proxy.check_tunnel(server, reader.response)
