@@ -20,7 +20,7 @@ from .address import Address, SocketAddress
 from .asyncio_connect import connect, open_tunnel, resolve, timeout_at
 from .asyncio_connection import Connection
 from .asyncio_pool import AsyncioPool
-from .failures import located, set_up_failure, tls_failure, wait_timeout
+from .failures import connect_failure, located, tls_failure, wait_timeout
 from .policy import Connections, earliest, may_resend, moment
 from .pool import Place
 from .route import Route
@@ -230,7 +230,7 @@ class AsyncioTransport:
         try:
             return await resolve(asyncio.get_running_loop(), self._address, deadline)
         except TransportError as error:
-            raise located(error, self._address, "", "") from error.__cause__
+            raise located(error, self._address) from error.__cause__
 
     def pin(self, literal: str) -> None:
         """Connect to this one of the addresses of the server's name, from the first connection on."""
@@ -387,9 +387,10 @@ class AsyncioTransport:
                         await loop.create_connection(
                             lambda: connection, sock=sock, ssl=context, server_hostname=name
                         )
-            except (OSError, ValueError, TimeoutError) as error:
+            except (OSError, ValueError) as error:
                 if context is None:
-                    raise set_up_failure(route.peer, error, loop.time() - connecting, deadline) from error
+                    took = loop.time() - connecting
+                    raise connect_failure(route.peer, [(None, error)], took, deadline) from error
                 raise tls_failure(address, error, loop.time() - handshake, deadline) from error
             if trace is not None and context is not None:
                 trace.mark("tls")

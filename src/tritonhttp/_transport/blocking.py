@@ -313,7 +313,7 @@ class BlockingTransport:
         try:
             return resolve(self._address, deadline)
         except TransportError as error:
-            raise located(error, self._address, "", "") from error.__cause__
+            raise located(error, self._address) from error.__cause__
 
     def pin(self, literal: str) -> None:
         """Connect to this one of the addresses of the server's name, from the first connection on."""

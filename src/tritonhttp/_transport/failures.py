@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
+from typing import TypeVar
 
 from .. import errors
-from ..errors import (
-    ConnectError,
-    ConnectRefused,
-    ConnectTimeout,
-    DeadlineExceeded,
-    InferenceServerException,
-    ProtocolError,
-    TransportError,
-)
 from .address import Address, SocketAddress
 from .policy import IdleMoment, Moment
 
@@ -27,7 +20,7 @@ __all__ = [
     "located",
     "over",
     "resolve_timeout",
-    "set_up_failure",
+    "timed_out",
     "tls_failure",
     "turn_timeout",
     "wait_timeout",
@@ -52,33 +45,35 @@ def over(deadline: float) -> str:
     return "the call's deadline passed"
 
 
-def closed() -> InferenceServerException:
+def closed() -> errors.InferenceServerException:
     """The client was closed before the call, or while the call waited."""
-    return InferenceServerException("the client is closed")
+    return errors.InferenceServerException("the client is closed")
 
 
-def wait_timeout(limit: int, seconds: float, deadline: float) -> DeadlineExceeded:
+E = TypeVar("E", bound=errors.DeadlineExceeded)
+
+
+def timed_out(kind: type[E], doing: str, phase: str, seconds: float, deadline: float | None) -> E:
+    """A phase did not end in time."""
+    return kind(f"timed out {doing}, after {lasted(seconds, deadline)}", phase=phase)
+
+
+def wait_timeout(limit: int, seconds: float, deadline: float) -> errors.DeadlineExceeded:
     """No connection became free in time."""
-    return DeadlineExceeded(
-        f"timed out while waiting for one of {limit} connections, after {lasted(seconds)}: {over(deadline)}",
-        phase=WAITING,
-    )
+    doing = f"while waiting for one of {limit} connections"
+    return timed_out(errors.DeadlineExceeded, doing, WAITING, seconds, deadline)
 
 
-def turn_timeout(seconds: float, deadline: float | None) -> DeadlineExceeded:
+def turn_timeout(seconds: float, deadline: float | None) -> errors.DeadlineExceeded:
     """The earlier requests of a sequence did not end in time."""
-    return DeadlineExceeded(
-        f"timed out while waiting for the sequence's earlier requests, after {lasted(seconds, deadline)}",
-        phase=WAITING,
-    )
+    doing = "while waiting for the sequence's earlier requests"
+    return timed_out(errors.DeadlineExceeded, doing, WAITING, seconds, deadline)
 
 
-def resolve_timeout(address: Address, seconds: float, deadline: float | None) -> DeadlineExceeded:
+def resolve_timeout(address: Address, seconds: float, deadline: float | None) -> errors.DeadlineExceeded:
     """The system did not resolve a name in time."""
-    return DeadlineExceeded(
-        f"timed out while resolving the name {address.host!r}, after {lasted(seconds, deadline)}",
-        phase="resolve",
-    )
+    doing = f"while resolving the name {address.host!r}"
+    return timed_out(errors.DeadlineExceeded, doing, "resolve", seconds, deadline)
 
 
 class NotTried(TimeoutError):
@@ -87,49 +82,42 @@ class NotTried(TimeoutError):
 
 def connect_failure(
     peer: str,
-    failures: Sequence[tuple[SocketAddress, OSError]],
+    failures: Sequence[tuple[SocketAddress | None, Exception]],
     seconds: float,
     deadline: float | None,
-) -> ConnectError:
-    """No connection to any of a peer's addresses succeeded."""
+) -> errors.ConnectError:
+    """No connection to any of a peer's addresses succeeded, or, without an address, it could not be set up."""
     causes = [failure for _, failure in failures]
-    reasons = "; ".join(
-        f"{tried[0] if isinstance(tried, tuple) else tried}: {_reason(failure)}"
-        for (_, tried), failure in failures
-    )
-    text = f"cannot connect to {peer}: {reasons}"
+    text = f"cannot connect to {peer}: {'; '.join(itertools.starmap(_reason, failures))}"
     if all(isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return ConnectRefused(text)
+        return errors.ConnectRefused(text)
     if any(isinstance(cause, TimeoutError) for cause in causes):
-        return ConnectTimeout(f"{text}, after {lasted(seconds, deadline)}", phase="connect")
-    return ConnectError(text, phase="connect")
+        return errors.ConnectTimeout(f"{text}, after {lasted(seconds, deadline)}", phase="connect")
+    return errors.ConnectError(text, phase="connect")
 
 
-def set_up_failure(peer: str, error: Exception, seconds: float, deadline: float | None) -> ConnectError:
-    """A plain socket connected, but could not be set up."""
-    text = f"cannot connect to {peer}: {_reason(error)}"
-    if isinstance(error, TimeoutError):
-        return ConnectTimeout(f"{text}, after {lasted(seconds, deadline)}", phase="connect")
-    return ConnectError(text, phase="connect")
-
-
-def _reason(failure: Exception) -> str:
+def _reason(place: SocketAddress | None, failure: Exception) -> str:
     if isinstance(failure, NotTried):
-        return "not tried in that time"
-    if isinstance(failure, TimeoutError):
-        return "timed out"
-    # The system's words, in place of asyncio's.
-    number = failure.errno if isinstance(failure, OSError) else None
-    return f"[Errno {number}] {os.strerror(number)}" if number else str(failure)
+        text = "not tried in that time"
+    elif isinstance(failure, TimeoutError):
+        text = "timed out"
+    else:
+        # The system's words, in place of asyncio's.
+        number = failure.errno if isinstance(failure, OSError) else None
+        text = f"[Errno {number}] {os.strerror(number)}" if number else str(failure)
+    if place is None:
+        return text
+    tried = place[1]
+    return f"{tried[0] if isinstance(tried, tuple) else tried}: {text}"
 
 
-def tls_failure(address: Address, error: Exception, seconds: float, deadline: float | None) -> ConnectError:
+def tls_failure(
+    address: Address, error: Exception, seconds: float, deadline: float | None
+) -> errors.ConnectError:
     """The TLS handshake failed."""
     if isinstance(error, TimeoutError):
-        return ConnectTimeout(
-            f"timed out in the TLS handshake with {address.host}, after {lasted(seconds, deadline)}",
-            phase="tls",
-        )
+        doing = f"in the TLS handshake with {address.host}"
+        return timed_out(errors.ConnectTimeout, doing, "tls", seconds, deadline)
     import ssl
 
     kind = errors.CertificateError if isinstance(error, ssl.SSLCertVerificationError) else errors.TLSError
@@ -140,11 +128,11 @@ def tls_failure(address: Address, error: Exception, seconds: float, deadline: fl
 
 
 def located(
-    error: TransportError | ProtocolError, address: Address, method: str, target: str
-) -> TransportError | ProtocolError:
+    error: errors.InferenceServerException, address: Address, method: str = "", target: str = ""
+) -> errors.InferenceServerException:
     """Return the error with the request in its message."""
     url = f"{address.origin}{target}"
-    if isinstance(error, TransportError):
+    if isinstance(error, errors.TransportError):
         error.locate(method, url)
         return error
-    return ProtocolError(f"{method} {url}: {error.message()}", debug_details=error.debug_details())
+    return errors.ProtocolError(f"{method} {url}: {error.message()}", debug_details=error.debug_details())

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from .._wire.http1 import Response
 from .._wire.requests import Buffer, amended
-from ..errors import ConnectError, ConnectTimeout, InferenceServerException, InvalidRequest, ProtocolError
+from ..errors import ConnectError, ConnectTimeout, InferenceServerException, InvalidRequest
 from .address import Address, parse_url, without_credentials
-from .failures import lasted
+from .failures import timed_out
 from .policy import Connections
 
 __all__ = ["CONTINUE_WAIT", "MAX_REFUSAL", "Proxy", "Route", "choose", "parse"]
@@ -50,21 +50,16 @@ class Proxy:
         try:
             check(response)
         except InferenceServerException as refusal:
-            raise ConnectError(
-                f"{self.peer} opened no tunnel to {server.peer}: {refusal}", phase="proxy"
-            ) from None
+            raise self.failure(server, refusal, 0, None) from None
 
     def failure(
         self, server: Address, error: Exception, seconds: float, deadline: float | None
     ) -> ConnectError:
-        """Return the error for a request for a tunnel that got no answer."""
+        """Return the error for a request for a tunnel that failed."""
         if isinstance(error, TimeoutError):
-            return ConnectTimeout(
-                f"timed out while {self.peer} opened a tunnel to {server.peer}, after {lasted(seconds, deadline)}",
-                phase="proxy",
-            )
-        words = error.message() if isinstance(error, ProtocolError) else error
-        return ConnectError(f"{self.peer} opened no tunnel to {server.peer}: {words}", phase="proxy")
+            doing = f"while {self.peer} opened a tunnel to {server.peer}"
+            return timed_out(ConnectTimeout, doing, "proxy", seconds, deadline)
+        return ConnectError(f"{self.peer} opened no tunnel to {server.peer}: {error}", phase="proxy")
 
 
 def parse(url: str) -> Proxy:
@@ -76,18 +71,19 @@ def parse(url: str) -> Proxy:
         For another form or scheme; the message shows no password.
     """
     shown = without_credentials(url)
+    refusal = InvalidRequest(f"expected a proxy as http://user:password@host:port, got {shown!r}")
     if not isinstance(url, str):
-        raise InvalidRequest(f"expected a proxy as http://user:password@host:port, got {shown!r}")
+        raise refusal
     scheme, mark, rest = url.strip().rpartition("://")
     user, at, place = rest.rpartition("@")
     if (mark and scheme.lower() != "http") or "://" in rest:
-        raise InvalidRequest(f"expected a proxy as http://user:password@host:port, got {shown!r}")
+        raise refusal
     try:
         address = parse_url(place, ssl=False)
     except InvalidRequest as error:
         raise InvalidRequest(f"proxy {shown!r}: {error.message()}") from None
     if address.base_path or address.socket_path:
-        raise InvalidRequest(f"expected a proxy as http://user:password@host:port, got {shown!r}")
+        raise refusal
     if not at:
         return Proxy(address, b"")
     import base64
