@@ -259,7 +259,7 @@ def test_a_call_works_where_no_thread_can_be_created(
     monkeypatch.setattr(threading.Thread, "start", refuses)
     client = open_client(f"localhost:{serve().port}")
     words = "can't start new thread"
-    with pytest.raises(NameResolutionError, match=r"which takes a thread: can't start new thread"):
+    with pytest.raises(NameResolutionError, match=r"that takes a thread: can't start new thread"):
         metadata(client)
     words = "can't create new thread at interpreter shutdown"
     assert metadata(client)

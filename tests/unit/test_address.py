@@ -264,7 +264,7 @@ def test_a_look_up_for_which_no_thread_can_be_created_fails(
 
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(
-        NameResolutionError, match="cannot resolve the name 'name', which takes a thread: can't"
+        NameResolutionError, match="cannot resolve the name 'name': that takes a thread: can't"
     ):
         resolve(NAME, None)
 
@@ -305,10 +305,21 @@ def test_callers_that_share_a_look_up_get_errors_of_their_own(names: Names) -> N
     names.answers.clear()
     names.found = OSError("no resolver")
     told: list[Any] = []
-    for _ in range(3):
-        look_up(NAME, lambda outcome: told.append(outcome))
+
+    def call() -> None:
+        with pytest.raises(NameResolutionError) as caught:
+            resolve(NAME, None)
+        told.append(caught.value)
+
+    calls = [threading.Thread(target=call) for _ in range(3)]
+    calls[0].start()
+    wait_until(lambda: names.asked == 1)
+    for thread in calls[1:]:
+        thread.start()
+    wait_until(lambda: len(resolver._look_ups["name", 80].waiting) == 3)
     names.answers.set()
-    wait_until(lambda: len(told) == 3)
+    for thread in calls:
+        thread.join(10)
     assert names.asked == 1
     assert len({id(error) for error in told}) == 3
     assert {str(error) for error in told} == {"cannot resolve the name 'name': no resolver"}
@@ -335,8 +346,8 @@ def test_a_caller_that_gave_up_a_look_up_is_not_told(names: Names) -> None:
 
 def test_who_joins_a_look_up_that_ends_meanwhile_is_told_once() -> None:
     under_way, told = resolver._LookUp(), []
-    under_way.end("name", [V4])
-    under_way.join("name", told.append)
+    under_way.end([V4])
+    under_way.join(told.append)
     assert told == [[V4]]
     assert not under_way.waiting
 

@@ -24,7 +24,7 @@ from .failures import connect_failure, located, tls_failure, wait_timeout
 from .policy import Connections, earliest, may_resend, moment
 from .pool import Place
 from .route import Route
-from .trace import Counts, Trace
+from .trace import Counts, Trace, marker
 
 if TYPE_CHECKING:
     import ssl
@@ -359,22 +359,20 @@ class AsyncioTransport:
         self, loop: asyncio.AbstractEventLoop, deadline: float | None, trace: Trace | None
     ) -> Connection:
         address, route, context = self._address, self._route, self._context
+        mark = marker(trace)
         began = loop.time()
         found = await resolve(loop, route.address, deadline)
-        if trace is not None:
-            trace.mark("resolve")
+        mark("resolve")
         connecting = loop.time()
         sock = await connect(loop, found, deadline, route.peer)
-        if trace is not None:
-            trace.mark("connect")
+        mark("connect")
         connection = Connection(loop, sock, context is not None, self._options.max_response_bytes)
         connection.dies = began + self._options.age_limit
         connection.reader.reusable = self._options.keep_alive
         try:
             if route.tunnel is not None:
                 await open_tunnel(loop, sock, route.tunnel, address, deadline)
-                if trace is not None:
-                    trace.mark("proxy")
+                mark("proxy")
             handshake = loop.time()
             try:
                 async with timeout_at(deadline):
@@ -392,8 +390,8 @@ class AsyncioTransport:
                     took = loop.time() - connecting
                     raise connect_failure(route.peer, [(None, error)], took, deadline) from error
                 raise tls_failure(address, error, loop.time() - handshake, deadline) from error
-            if trace is not None and context is not None:
-                trace.mark("tls")
+            if context is not None:
+                mark("tls")
             self._connections.add(connection)
             self._counts.opened += 1
             return connection

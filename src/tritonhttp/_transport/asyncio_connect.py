@@ -8,13 +8,12 @@ import socket
 import sys
 from collections.abc import Iterable, Sequence
 
-from .._wire.http1 import ResponseReader
-from ..errors import NameResolutionError, ProtocolError
+from ..errors import ProtocolError
 from .address import Address, SocketAddress
 from .failures import connect_failure, resolve_timeout
 from .happy_eyeballs import Race
-from .resolver import leave, literal, look_up
-from .route import MAX_REFUSAL, Proxy
+from .resolver import Outcome, found_addresses, leave, literal, look_up
+from .route import Proxy, TunnelReader
 
 __all__ = ["connect", "open_tunnel", "resolve", "timeout_at"]
 
@@ -65,28 +64,25 @@ async def resolve(
     known = literal(address)
     if known:
         return known
-    outcome: asyncio.Future[list[SocketAddress] | NameResolutionError] = loop.create_future()
+    outcome: asyncio.Future[Outcome] = loop.create_future()
     began = loop.time()
 
-    def tell(answer: list[SocketAddress] | NameResolutionError) -> None:
+    def tell(answer: Outcome) -> None:
         if not outcome.done():
             outcome.set_result(answer)
 
-    def done(answer: list[SocketAddress] | NameResolutionError) -> None:
+    def done(answer: Outcome) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(tell, answer)
 
     look_up(address, done)
     try:
         async with timeout_at(deadline):
-            found = await outcome
+            return found_addresses(address, await outcome)
     except TimeoutError:
         raise resolve_timeout(address, loop.time() - began, deadline) from None
     finally:
         leave(address, done)
-    if isinstance(found, NameResolutionError):
-        raise found
-    return found
 
 
 async def connect(
@@ -220,14 +216,12 @@ async def open_tunnel(
 ) -> None:
     """Ask the proxy to open a tunnel to the server."""
     began = loop.time()
-    reader = ResponseReader(MAX_REFUSAL, tunnel=True)
+    reader = TunnelReader()
     try:
         async with timeout_at(deadline):
             await loop.sock_sendall(sock, proxy.connect_request(server))
             while reader.response is None:
-                count = await loop.sock_recv_into(sock, reader.get_buffer())
-                if not (reader.received(count) if count else reader.received_eof()) and not count:
-                    raise ConnectionResetError(f"it closed the connection after {reader.progress()}")
+                reader.feed(await loop.sock_recv_into(sock, reader.get_buffer()))
     except (OSError, ProtocolError) as error:
         raise proxy.failure(server, error, loop.time() - began, deadline) from error
     proxy.check_tunnel(server, reader.response)

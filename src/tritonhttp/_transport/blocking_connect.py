@@ -6,7 +6,6 @@ gevent and eventlet are used where a program has installed them.
 
 from __future__ import annotations
 
-import errno
 import os
 import selectors
 import socket
@@ -14,7 +13,6 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from .._wire.http1 import ResponseReader
 from ..errors import ProtocolError
 from .address import Address, SocketAddress
 from .blocking_connection import Connection
@@ -22,19 +20,15 @@ from .failures import connect_failure, tls_failure
 from .happy_eyeballs import Race
 from .policy import Connections, Timeouts, earliest, step_timeout
 from .resolver import resolve
-from .route import MAX_REFUSAL, Proxy, Route
+from .route import Proxy, Route, TunnelReader
+from .trace import Trace, marker
 
 if TYPE_CHECKING:
     import ssl
 
-    from .trace import Trace
-
 __all__ = ["open_connection"]
 
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
-
-#: Results of a connect that the kernel continues; the last is from Windows.
-_IN_PROGRESS = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", 0))
 
 
 def open_connection(
@@ -54,26 +48,23 @@ def open_connection(
         If it cannot be opened in time.
     """
     began = monotonic()
+    mark = marker(trace)
     if timeouts.connection is not None:
         deadline = earliest(deadline, began + timeouts.connection)
     addresses = resolve(route.address, deadline)
-    if trace is not None:
-        trace.mark("resolve")
+    mark("resolve")
     sock = _connect(addresses, deadline, route.peer)
-    if trace is not None:
-        trace.mark("connect")
+    mark("connect")
     try:
         if sock.family in _INTERNET:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if route.tunnel is not None:
             _open_tunnel(sock, route.tunnel, server, deadline)
-            if trace is not None:
-                trace.mark("proxy")
+            mark("proxy")
         if context is not None:
             sock = _encrypt(sock, context, server, deadline)
-            if trace is not None:
-                trace.mark("tls")
+            mark("tls")
         connection = Connection(sock, context is not None, timeouts.network, options.max_response_bytes)
     except BaseException:
         sock.close()
@@ -124,68 +115,42 @@ def _connect_first(race: Race, selector: selectors.BaseSelector) -> socket.socke
         with selector:
             while True:
                 while (number := race.start(monotonic())) is not None:
+                    family, address = race.addresses[number]
                     try:
-                        if _start_attempt(race.addresses[number], number, socks, selector):
-                            return _take_winner(socks, number)
+                        sock = socks[number] = socket.socket(family, socket.SOCK_STREAM)
+                        sock.setblocking(False)
+                        sock.connect(address)
+                        return socks.pop(number)
+                    except (BlockingIOError, InterruptedError):  # the kernel continues
+                        selector.register(sock, selectors.EVENT_WRITE, number)
                     except (
                         OSError
-                    ) as error:  # a system without IPv6 may still resolve names to IPv6 addresses
-                        _drop_failed(race, socks, number, error)
+                    ) as error:  # also: the system has no IPv6, but resolves names to its addresses
+                        race.failed(number, error, monotonic())
                 now = monotonic()
                 if race.is_over(now):
                     return None
-                ready = [key.data for key, _ in selector.select(race.pause(now))]
-                for number in sorted(ready):
-                    sock = socks[number]
-                    problem = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                    if problem == 0:
-                        return _take_winner(socks, number)
-                    selector.unregister(sock)
-                    _drop_failed(race, socks, number, OSError(problem, os.strerror(problem)))
+                for number in sorted(key.data for key, _ in selector.select(race.pause(now))):
+                    problem = socks[number].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if not problem:
+                        return socks.pop(number)
+                    selector.unregister(socks[number])
+                    race.failed(number, OSError(problem, os.strerror(problem)), monotonic())
     finally:
         for sock in socks.values():
             sock.close()
 
 
-def _start_attempt(
-    place: SocketAddress, number: int, socks: dict[int, socket.socket], selector: selectors.BaseSelector
-) -> bool:
-    """Start to connect, and return whether that has succeeded already."""
-    family, address = place
-    sock = socks[number] = socket.socket(family, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    problem = sock.connect_ex(address)
-    if problem in _IN_PROGRESS:
-        selector.register(sock, selectors.EVENT_WRITE, number)
-    elif problem:
-        raise OSError(problem, os.strerror(problem))
-    return not problem
-
-
-def _take_winner(socks: dict[int, socket.socket], number: int) -> socket.socket:
-    socks[number].setblocking(True)
-    return socks.pop(number)
-
-
-def _drop_failed(race: Race, socks: dict[int, socket.socket], number: int, error: OSError) -> None:
-    race.failed(number, error, monotonic())
-    sock = socks.pop(number, None)
-    if sock is not None:
-        sock.close()
-
-
 def _open_tunnel(sock: socket.socket, proxy: Proxy, server: Address, deadline: float | None) -> None:
     """Ask the proxy to open a tunnel to the server."""
     began = monotonic()
-    reader = ResponseReader(MAX_REFUSAL, tunnel=True)
+    reader = TunnelReader()
     try:
         _limit_next_step(sock, deadline)
         sock.sendall(proxy.connect_request(server))
         while reader.response is None:
             _limit_next_step(sock, deadline)
-            count = sock.recv_into(reader.get_buffer())
-            if not (reader.received(count) if count else reader.received_eof()) and not count:
-                raise ConnectionResetError(f"it closed the connection after {reader.progress()}")
+            reader.feed(sock.recv_into(reader.get_buffer()))
     except (OSError, ProtocolError) as error:
         raise proxy.failure(server, error, monotonic() - began, deadline) from error
     proxy.check_tunnel(server, reader.response)

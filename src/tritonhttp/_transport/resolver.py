@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -12,8 +13,9 @@ from typing import TypeAlias
 from ..errors import NameResolutionError
 from .address import Address, SocketAddress
 from .failures import resolve_timeout
+from .policy import step_timeout
 
-__all__ = ["leave", "literal", "look_up", "resolve"]
+__all__ = ["Outcome", "found_addresses", "leave", "literal", "look_up", "resolve"]
 
 
 def literal(address: Address) -> list[SocketAddress]:
@@ -26,8 +28,9 @@ def literal(address: Address) -> list[SocketAddress]:
         return []
 
 
-#: Called with the addresses of a name, or with the reason why there are none.
-Done: TypeAlias = Callable[[list[SocketAddress] | NameResolutionError], object]
+#: What came of a look-up: the addresses of a name, or why there are none.
+Outcome: TypeAlias = list[SocketAddress] | Exception
+Done: TypeAlias = Callable[[Outcome], object]
 
 
 class _LookUp:
@@ -37,27 +40,23 @@ class _LookUp:
     on a thread that is in the middle of any step.
     """
 
-    __slots__ = ("outcome", "waiting")
-
     def __init__(self) -> None:
         self.waiting: dict[Done, bool] = {}
-        #: The addresses, or the system's error; None while it is asked.
-        self.outcome: list[SocketAddress] | Exception | None = None
+        #: None while the system is asked.
+        self.outcome: Outcome | None = None
 
-    def join(self, host: str, done: Done) -> None:
+    def join(self, done: Done) -> None:
         self.waiting[done] = True
         # It may have ended meanwhile. Either this thread or the look-up's removes `done`, and calls it.
         if self.outcome is not None and self.waiting.pop(done, False):
-            _notify(host, self.outcome, done)
+            done(self.outcome)
 
-    def end(self, host: str, outcome: list[SocketAddress] | Exception) -> None:
+    def end(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        while self.waiting:
-            try:
+        with contextlib.suppress(KeyError):  # the last one was removed meanwhile
+            while self.waiting:
                 done, _ = self.waiting.popitem()
-            except KeyError:  # the last one was removed meanwhile
-                return
-            _notify(host, outcome, done)
+                done(outcome)
 
 
 #: The look-ups in progress, of all clients, by host and port.
@@ -74,33 +73,31 @@ def look_up(address: Address, done: Done) -> None:
     If the same name is being looked up already, share that look-up. A caller that gives up waiting calls
     :func:`leave`; the thread ends by itself.
     """
-    host, port = address.host, address.port
-    found = _look_ups.get((host, port))
+    place = address.host, address.port
+    found = _look_ups.get(place)
     if found is not None:
-        found.join(host, done)
+        found.join(done)
         return
 
     def work() -> None:
         # The thread makes the entry, not the caller: an interrupt there would leave an entry without a thread.
         mine = _LookUp()
-        found = _look_ups.setdefault((host, port), mine)
-        found.join(host, done)
+        found = _look_ups.setdefault(place, mine)
+        found.join(done)
         if found is mine:
-            outcome: list[SocketAddress] | Exception = OSError("the look-up was interrupted")
+            outcome: Outcome = OSError("the look-up was interrupted")
             try:
-                outcome = _outcome(host, port)
+                outcome = _outcome(*place)
             finally:  # a greenlet may be killed
-                _look_ups.pop((host, port), None)
-                mine.end(host, outcome)
+                _look_ups.pop(place, None)
+                mine.end(outcome)
 
     try:
         threading.Thread(target=work, name="tritonhttp-resolve", daemon=True).start()
     except RuntimeError as error:
-        if "interpreter shutdown" in str(error):  # in CPython 3.12 and later; calls still work there
-            _notify(host, _outcome(host, port), done)
-            return
-        message = f"cannot resolve the name {host!r}, which takes a thread: {error}"
-        done(NameResolutionError(message, phase="resolve"))
+        # In CPython 3.12 and later no thread starts during the interpreter's shutdown, but calls still work.
+        asks = "interpreter shutdown" in str(error)
+        done(_outcome(*place) if asks else OSError(f"that takes a thread: {error}"))
 
 
 def leave(address: Address, done: Done) -> None:
@@ -110,19 +107,21 @@ def leave(address: Address, done: Done) -> None:
         found.waiting.pop(done, None)
 
 
-def _outcome(host: str, port: int) -> list[SocketAddress] | Exception:
+def _outcome(host: str, port: int) -> Outcome:
     try:
         return _look_up(host, port, 0)
     except Exception as error:  # OSError; UnicodeError if it cannot be a name
         return error
 
 
-def _notify(host: str, outcome: list[SocketAddress] | Exception, done: Done) -> None:
-    """Call one callback; each gets an error of its own, since a call adds its URL to it."""
+def found_addresses(address: Address, outcome: Outcome) -> list[SocketAddress]:
+    """Return the addresses that a look-up found, or raise NameResolutionError.
+
+    Each call gets a list and an error of its own, since it adds its URL to the error.
+    """
     if isinstance(outcome, Exception):
-        done(NameResolutionError(f"cannot resolve the name {host!r}: {outcome}", phase="resolve"))
-    else:
-        done(list(outcome))
+        raise NameResolutionError(f"cannot resolve the name {address.host!r}: {outcome}", phase="resolve")
+    return list(outcome)
 
 
 def resolve(address: Address, deadline: float | None) -> list[SocketAddress]:
@@ -139,22 +138,20 @@ def resolve(address: Address, deadline: float | None) -> list[SocketAddress]:
     if found:
         return found
     began = time.monotonic()
-    outcome: list[list[SocketAddress] | NameResolutionError] = []
+    outcomes: list[Outcome] = []
     known = threading.Event()
 
-    def note(answer: list[SocketAddress] | NameResolutionError) -> None:
-        outcome.append(answer)
+    def note(outcome: Outcome) -> None:
+        outcomes.append(outcome)
         known.set()
 
     try:
         look_up(address, note)
-        if not known.wait(None if deadline is None else max(0.0, deadline - began)):
+        if not known.wait(step_timeout(None, deadline, began)):
             raise resolve_timeout(address, time.monotonic() - began, deadline)
     finally:
         leave(address, note)
-    if isinstance(outcome[0], NameResolutionError):
-        raise outcome[0]
-    return outcome[0]
+    return found_addresses(address, outcomes[0])
 
 
 def _look_up(host: str, port: int, flags: int) -> list[SocketAddress]:

@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .._wire.http1 import Response
+from .._wire.http1 import Response, ResponseReader
 from .._wire.requests import Buffer, amended
 from ..errors import ConnectError, ConnectTimeout, InferenceServerException, InvalidRequest
 from .address import Address, parse_url, without_credentials
 from .failures import timed_out
 from .policy import Connections
 
-__all__ = ["CONTINUE_WAIT", "MAX_REFUSAL", "Proxy", "Route", "choose", "parse"]
+__all__ = ["CONTINUE_WAIT", "Proxy", "Route", "TunnelReader", "choose", "parse"]
 
 #: Requests with more bytes than this may ask for 100 Continue, and wait so many seconds for it.
 _EXPECT_FROM = 1 << 20
 CONTINUE_WAIT = 1.0
 #: The most bytes of the body with which a proxy refuses a tunnel.
-MAX_REFUSAL = 1 << 20
+_MAX_REFUSAL = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,20 @@ class Proxy:
             doing = f"while {self.peer} opened a tunnel to {server.peer}"
             return timed_out(ConnectTimeout, doing, "proxy", seconds, deadline)
         return ConnectError(f"{self.peer} opened no tunnel to {server.peer}: {error}", phase="proxy")
+
+
+class TunnelReader(ResponseReader):
+    """Reads a proxy's answer to a request for a tunnel."""
+
+    def __init__(self) -> None:
+        super().__init__(_MAX_REFUSAL, tunnel=True)
+
+    def feed(self, count: int) -> None:
+        """Take what was received, 0 bytes at the end; raise ConnectionResetError if that came early."""
+        if count:
+            self.received(count)
+        elif not self.received_eof():
+            raise ConnectionResetError(f"it closed the connection after {self.progress()}")
 
 
 def parse(url: str) -> Proxy:
