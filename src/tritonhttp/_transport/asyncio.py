@@ -7,27 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import socket
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from .._wire.http1 import Response, StreamedResponse
 from .._wire.requests import Buffer, coalesce
 from ..errors import ConnectionLost, DeadlineExceeded, InvalidRequest, ProtocolError, TransportError
-from .address import Address, SocketAddress
+from .address import SocketAddress
 from .asyncio_connect import connect, open_tunnel, resolve, timeout_at
 from .asyncio_connection import Connection
 from .asyncio_pool import AsyncioPool
+from .base import StreamBase, TransportBase
 from .failures import connect_failure, located, tls_failure, wait_timeout
-from .policy import Connections, earliest, may_resend, moment
+from .policy import earliest, may_resend, moment
 from .pool import Place
-from .route import Route
 from .trace import Counts, Trace, marker
-
-if TYPE_CHECKING:
-    import ssl
 
 __all__ = ["AsyncioTransport", "Stream"]
 
@@ -40,47 +35,19 @@ def _abort_all(connections: Iterable[Connection]) -> None:
         connection.abort()
 
 
-class AsyncioTransport:
-    """A pool of connections to one server, for use by any number of tasks of one event loop.
+class AsyncioTransport(TransportBase):
+    """A pool of connections to one server, for use by any number of tasks of one event loop."""
 
-    Parameters
-    ----------
-    address : Address
-        The server.
-    limit : int
-        The most connections.
-    context : ssl.SSLContext or None
-        For servers with TLS.
-    options : Connections, optional
-        How connections are made, used and kept.
+    pool: AsyncioPool[Connection]
+    _connections: set[Connection]
+    _loop: asyncio.AbstractEventLoop | None = None
 
-    Raises
-    ------
-    InvalidRequest
-        For a proxy that cannot be used.
-    """
-
-    def __init__(
-        self,
-        address: Address,
-        limit: int,
-        context: ssl.SSLContext | None,
-        options: Connections | None = None,
-    ) -> None:
-        self._address = address
-        self._origin = address.origin
-        self._limit = limit
-        self._context = context
-        options = options or Connections()
-        self._options = options
-        self._route = route = Route(address, options)
-        self._prepare = None if route.plain else route.prepare
-        self._max_idle = options.idle_limit
-        self._counts = Counts()
-        self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._connections: set[Connection] = set()
-        self.pool: AsyncioPool[Connection] = AsyncioPool(limit)
+    def reset(self) -> None:
+        """Start without connections: at first, on another loop, and in a forked child."""
+        pool = AsyncioPool[Connection](self._limit)
+        pool.closed = hasattr(self, "pool") and self.pool.closed
+        self.pool = pool
+        self._connections = set()
 
     async def exchange(
         self,
@@ -223,7 +190,7 @@ class AsyncioTransport:
     @property
     def is_closed(self) -> bool:
         """Whether :meth:`close` was called."""
-        return self._closed
+        return self.pool.closed
 
     async def addresses(self, deadline: float | None) -> list[SocketAddress]:
         """Look up the addresses of the server's name."""
@@ -231,11 +198,6 @@ class AsyncioTransport:
             return await resolve(asyncio.get_running_loop(), self._address, deadline)
         except TransportError as error:
             raise located(error, self._address) from error.__cause__
-
-    def pin(self, literal: str) -> None:
-        """Connect to this one of the addresses of the server's name, from the first connection on."""
-        self._address = dataclasses.replace(self._address, at=literal)
-        self._route = Route(self._address, self._options)
 
     @property
     def counts(self) -> Counts:
@@ -248,7 +210,6 @@ class AsyncioTransport:
         """Close the idle connections now, and the others when their requests end; refuse waiting calls."""
         if self._loop is not asyncio.get_running_loop():
             self._leave_loop()  # raises if the other loop is running
-        self._closed = True
         idle = self.pool.close()
         for connection in idle:
             self._forget(connection)
@@ -263,7 +224,7 @@ class AsyncioTransport:
                 os.close(number)
         # They must never be collected: uvloop would remove them from the epoll that the parent shares.
         _inherited.extend(self._connections)
-        self._reset()
+        self.reset()
         self._counts = Counts()
 
     def abandon(self) -> None:
@@ -291,13 +252,8 @@ class AsyncioTransport:
                 connection.sock.close()
             else:
                 connection.abort()
-        self._reset()
-
-    def _reset(self) -> None:
         self._counts.calls += self.pool.begun
-        self._connections = set()
-        self.pool = AsyncioPool(self._limit)
-        self.pool.closed = self._closed
+        self.reset()
 
     # -- carrying out the pool's decisions --
 
@@ -312,7 +268,47 @@ class AsyncioTransport:
         if place.connection is not None:
             self._forget(place.connection)
             place.connection = None
-        place.connection = connection = await self._open(loop, deadline, trace)
+        address, route, context = self._address, self._route, self._context
+        mark = marker(trace)
+        began = loop.time()
+        found = await resolve(loop, route.address, deadline)
+        mark("resolve")
+        connecting = loop.time()
+        sock = await connect(loop, found, deadline, route.peer)
+        mark("connect")
+        connection = Connection(loop, sock, context is not None, self._options.max_response_bytes)
+        connection.dies = began + self._options.age_limit
+        connection.reader.reusable = self._options.keep_alive
+        try:
+            if route.tunnel is not None:
+                await open_tunnel(loop, sock, route.tunnel, address, deadline)
+                mark("proxy")
+            handshake = loop.time()
+            try:
+                async with timeout_at(deadline):
+                    if address.socket_path:
+                        await loop.create_unix_connection(lambda: connection, sock=sock)
+                    else:
+                        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                        name = None if context is None else address.host
+                        await loop.create_connection(
+                            lambda: connection, sock=sock, ssl=context, server_hostname=name
+                        )
+            except (OSError, ValueError) as error:
+                if context is None:
+                    took = loop.time() - connecting
+                    raise connect_failure(route.peer, [(None, error)], took, deadline) from error
+                raise tls_failure(address, error, loop.time() - handshake, deadline) from error
+            if context is not None:
+                mark("tls")
+            self._connections.add(connection)
+            self._counts.opened += 1
+        except BaseException:
+            connection.discard()
+            self._connections.discard(connection)
+            raise
+        place.connection = connection
         return connection
 
     def give_back(self, place: Place[Connection], *, reusable: bool = False) -> None:
@@ -355,61 +351,9 @@ class AsyncioTransport:
             self._connections.discard(connection)
             self._counts.end(connection)
 
-    async def _open(
-        self, loop: asyncio.AbstractEventLoop, deadline: float | None, trace: Trace | None
-    ) -> Connection:
-        address, route, context = self._address, self._route, self._context
-        mark = marker(trace)
-        began = loop.time()
-        found = await resolve(loop, route.address, deadline)
-        mark("resolve")
-        connecting = loop.time()
-        sock = await connect(loop, found, deadline, route.peer)
-        mark("connect")
-        connection = Connection(loop, sock, context is not None, self._options.max_response_bytes)
-        connection.dies = began + self._options.age_limit
-        connection.reader.reusable = self._options.keep_alive
-        try:
-            if route.tunnel is not None:
-                await open_tunnel(loop, sock, route.tunnel, address, deadline)
-                mark("proxy")
-            handshake = loop.time()
-            try:
-                async with timeout_at(deadline):
-                    if address.socket_path:
-                        await loop.create_unix_connection(lambda: connection, sock=sock)
-                    else:
-                        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                        name = None if context is None else address.host
-                        await loop.create_connection(
-                            lambda: connection, sock=sock, ssl=context, server_hostname=name
-                        )
-            except (OSError, ValueError) as error:
-                if context is None:
-                    took = loop.time() - connecting
-                    raise connect_failure(route.peer, [(None, error)], took, deadline) from error
-                raise tls_failure(address, error, loop.time() - handshake, deadline) from error
-            if context is not None:
-                mark("tls")
-            self._connections.add(connection)
-            self._counts.opened += 1
-            return connection
-        except BaseException:
-            connection.discard()
-            self._connections.discard(connection)
-            raise
 
-
-class Stream:
+class Stream(StreamBase[AsyncioTransport, Connection]):
     """The body of a response, as it comes. It keeps its connection until its end, or until it is closed."""
-
-    def __init__(
-        self, transport: AsyncioTransport, place: Place[Connection], method: str, target: str
-    ) -> None:
-        self._transport = transport
-        self._place = place
-        self._request = method, target
 
     async def more(self, idle: float | None, deadline: float | None) -> bytes:
         """Return the next piece of the body, or b"" at its end.

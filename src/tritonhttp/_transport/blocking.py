@@ -8,7 +8,6 @@ replacements are used if a program has installed them.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import socket
 import threading
@@ -23,6 +22,7 @@ from .._wire.http1 import Response, StreamedResponse
 from .._wire.requests import Buffer, coalesce
 from ..errors import ConnectionLost, ProtocolError, TransportError
 from .address import Address, SocketAddress
+from .base import StreamBase, TransportBase
 from .blocking_connect import open_connection
 from .blocking_connection import Connection
 from .blocking_pool import BlockingPool, this_thread
@@ -30,7 +30,6 @@ from .failures import located, wait_timeout
 from .policy import Connections, Timeouts, may_resend
 from .pool import Place
 from .resolver import resolve
-from .route import Route
 from .trace import Counts, Trace
 
 if TYPE_CHECKING:
@@ -39,26 +38,15 @@ if TYPE_CHECKING:
 __all__ = ["BlockingTransport", "Stream"]
 
 
-class BlockingTransport:
+class BlockingTransport(TransportBase):
     """A pool of connections to one server, for use by any number of threads at a time.
 
     Parameters
     ----------
-    address : Address
-        The server.
-    limit : int
-        The most connections.
     timeouts : Timeouts
         Limits for connecting, and for each step without progress.
-    context : ssl.SSLContext or None
-        For servers with TLS.
-    options : Connections, optional
-        How connections are made, used and kept.
-
-    Raises
-    ------
-    InvalidRequest
-        For a proxy that cannot be used.
+    address, limit, context, options
+        As for :class:`TransportBase`.
     """
 
     def __init__(
@@ -69,21 +57,12 @@ class BlockingTransport:
         context: ssl.SSLContext | None,
         options: Connections | None = None,
     ) -> None:
-        self._address = address
-        self._origin = address.origin
-        self._limit = limit
         self._timeouts = timeouts
-        self._context = context
-        options = options or Connections()
-        self._options = options
-        self._route = route = Route(address, options)
-        self._prepare = None if route.plain else route.prepare
-        self._max_idle = options.idle_limit
         #: The socket class at first. Once gevent has replaced it, the repeater would block all greenlets.
         self._kind = socket.socket
+        super().__init__(address, limit, context, options)
         #: Whether the repeater can carry out exchanges.
-        self.repeats = REPEATS and route.plain and context is None
-        self.reset()
+        self.repeats = REPEATS and self._route.plain and context is None
 
     def reset(self) -> None:
         """Start without connections: at first, and in a forked child, which closes its inherited sockets."""
@@ -315,11 +294,6 @@ class BlockingTransport:
         except TransportError as error:
             raise located(error, self._address) from error.__cause__
 
-    def pin(self, literal: str) -> None:
-        """Connect to this one of the addresses of the server's name, from the first connection on."""
-        self._address = dataclasses.replace(self._address, at=literal)
-        self._route = Route(self._address, self._options)
-
     @property
     def counts(self) -> Counts:
         """Counts since the transport was made; in a forked child, since the fork."""
@@ -400,15 +374,8 @@ class BlockingTransport:
                 self._counts.end(connection)
 
 
-class Stream:
+class Stream(StreamBase[BlockingTransport, Connection]):
     """The body of a response, as it comes. It keeps its connection until its end, or until it is closed."""
-
-    def __init__(
-        self, transport: BlockingTransport, place: Place[Connection], method: str, target: str
-    ) -> None:
-        self._transport = transport
-        self._place = place
-        self._request = method, target
 
     def more(self, idle: float | None, deadline: float | None) -> bytes:
         """Return the next piece of the body, or b"" at its end.
