@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tritonhttp import InvalidRequest, errors
 from tritonhttp._calls import balance
 from tritonhttp._calls.balance import NOT_STARTED, SERVER_LOST, Ticket, server_failed
+from tritonhttp._transport.policy import earliest
 
 POLICIES: Any = ["round_robin", "least_outstanding"]
 
@@ -19,9 +20,28 @@ POLICIES: Any = ["round_robin", "least_outstanding"]
 class Balancer(balance.Balancer[Any]):
     """The balancer, and the tickets of the requests under way by their servers."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(
+        self,
+        servers: Any,
+        set_aside: float = 1.0,
+        max_set_aside: float = 30.0,
+        max_sequences: int = 65536,
+        **options: Any,
+    ) -> None:
         self.tickets: dict[Any, list[Ticket]] = {}
-        super().__init__(*arguments, **options)
+        self.set_aside, self.max_set_aside, self.max_sequences = set_aside, max_set_aside, max_sequences
+        super().__init__(servers, **options)
+
+    @property
+    def servers(self) -> tuple[Any, ...]:
+        return tuple(entry.server for entry in self._ring)
+
+    def outstanding(self, server: Any) -> int:
+        entry = self._known.get(server)
+        return len(entry.tickets) if entry else 0
+
+    def next_due(self) -> float | None:
+        return earliest(*(entry.probe_at() for entry in self._ring))
 
     def keep(self, ticket: Ticket, found: Any) -> Any:
         if ticket._entry is not None:
@@ -120,7 +140,7 @@ def test_another_policy_is_an_error() -> None:
 
 
 def test_a_ticket_that_is_handed_back_twice_changes_nothing_more() -> None:
-    balancer = balance.Balancer("ab", set_aside=1.0)
+    balancer = Balancer("ab", set_aside=1.0)
     first, second, unused = Ticket(), Ticket(), Ticket()
     assert balancer.pick(first, exclude="b") == balancer.pick(second, exclude="b") == "a"
     balancer.done(unused, 0.0, failed=True)
@@ -133,7 +153,7 @@ def test_a_ticket_that_is_handed_back_twice_changes_nothing_more() -> None:
 
 
 def test_a_ticket_that_is_dropped_counts_no_more() -> None:
-    balancer = balance.Balancer("ab")
+    balancer = Balancer("ab")
     ticket = Ticket()
     assert balancer.pick(ticket) == "a"
     other = Ticket()

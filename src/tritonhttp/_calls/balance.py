@@ -15,7 +15,6 @@ from contextlib import suppress
 from typing import Any, Generic, Literal, TypeVar
 from weakref import ref
 
-from .._transport.policy import earliest
 from ..errors import InvalidRequest
 from .retry import classify
 
@@ -118,10 +117,6 @@ class Balancer(Generic[S]):
     policy : str
         "least_outstanding" picks the server with the fewest outstanding requests, ties in turn; "round_robin"
         picks each in turn.
-    set_aside, max_set_aside : float
-        Seconds until a server that failed is probed; doubled with each further failure, up to the second value.
-    max_sequences : int
-        The most sequences to remember; beyond that the one idle longest is forgotten.
     first : int
         Where the first turn begins. With random numbers not all clients begin with the same server.
 
@@ -131,22 +126,21 @@ class Balancer(Generic[S]):
         Without a server, or for another policy.
     """
 
+    #: Seconds until a server that failed is probed; doubled with each further failure, up to the second value.
+    set_aside, max_set_aside = 1.0, 30.0
+    #: The most sequences to remember; beyond that the one idle longest is forgotten.
+    max_sequences = 65536
+
     def __init__(
         self,
         servers: Iterable[S],
         *,
         policy: Literal["least_outstanding", "round_robin"] = "least_outstanding",
-        set_aside: float = 1.0,
-        max_set_aside: float = 30.0,
-        max_sequences: int = 65536,
         first: int = 0,
     ) -> None:
         if policy not in _POLICIES:
             raise InvalidRequest(f"balancing must be one of {', '.join(_POLICIES)}; got {policy!r}")
         self._in_turn = policy == "round_robin"
-        self._set_aside = set_aside
-        self._max_set_aside = max_set_aside
-        self._max_sequences = max_sequences
         self._ring: list[_Server[S]] = []
         #: Where in the ring the next search begins.
         self._next = 0
@@ -156,16 +150,6 @@ class Balancer(Generic[S]):
         self._sequences: OrderedDict[Hashable, tuple[_Server[S], int]] = OrderedDict()
         self.update(servers)
         self._next = first % len(self._ring)
-
-    @property
-    def servers(self) -> tuple[S, ...]:
-        """The current servers, in the order of their turns."""
-        return tuple(entry.server for entry in self._ring)
-
-    def outstanding(self, server: S) -> int:
-        """Return how many requests to a server are outstanding."""
-        entry = self._known.get(server)
-        return len(entry.tickets) if entry else 0
 
     def in_rotation(self, server: S) -> bool:
         """Return whether a server is a current one and not set aside."""
@@ -296,7 +280,7 @@ class Balancer(Generic[S]):
     def _put_aside(self, entry: _Server[S], now: float) -> None:
         entry.silences = 0
         # 60 doublings exceed every limit; more might overflow.
-        entry.due = now + min(self._max_set_aside, self._set_aside * 2.0 ** min(entry.strikes, 60))
+        entry.due = now + min(self.max_set_aside, self.set_aside * 2.0 ** min(entry.strikes, 60))
         entry.strikes += 1
 
     def due(self, now: float) -> list[S]:
@@ -308,13 +292,9 @@ class Balancer(Generic[S]):
         for entry in self._ring:
             probe_at = entry.probe_at()
             if probe_at is not None and probe_at <= now:
-                entry.lease = now + self._max_set_aside
+                entry.lease = now + self.max_set_aside
                 found.append(entry.server)
         return found
-
-    def next_due(self) -> float | None:
-        """Return when :meth:`due` will return a server; None if no server is set aside."""
-        return earliest(*(entry.probe_at() for entry in self._ring))
 
     def probed(self, server: S, now: float, ready: bool) -> None:
         """Report a probe: a ready server returns to rotation, another is set aside for longer.
@@ -368,7 +348,7 @@ class Balancer(Generic[S]):
         assert ticket._entry is not None
         self._sequences.pop(key, None)
         self._sequences[key] = ticket._entry, ticket._entry.failures  # moves it to the end
-        if len(self._sequences) > self._max_sequences:
+        if len(self._sequences) > self.max_sequences:
             self._sequences.popitem(last=False)
         return server
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from .._basics.quantities import integer, real
-from .._transport.policy import FOREVER
+from .._transport.policy import FOREVER, positive
 from ..errors import ConnectError, ConnectionLost, DeadlineExceeded, InvalidRequest, ServerError
 
 __all__ = ["Retry", "classify", "parse_retry_after"]
@@ -77,10 +77,7 @@ class Retry:
     max_backoff: float = 10.0
 
     def __post_init__(self) -> None:
-        attempts = integer(self.attempts)
-        if attempts is None or attempts < 1:
-            raise InvalidRequest(f"attempts must be a whole number above 0; got {self.attempts!r}")
-        object.__setattr__(self, "attempts", attempts)
+        object.__setattr__(self, "attempts", positive(self.attempts, "attempts"))
         on = () if isinstance(self.on, (str, bytes)) or not isinstance(self.on, Iterable) else tuple(self.on)
         outcomes = tuple(map(_outcome, on))
         if (not on and self.on != ()) or None in outcomes:

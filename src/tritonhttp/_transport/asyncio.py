@@ -277,7 +277,7 @@ class AsyncioTransport(TransportBase):
         sock = await connect(loop, found, deadline, route.peer)
         mark("connect")
         connection = Connection(loop, sock, context is not None, self._options.max_response_bytes)
-        connection.dies = began + self._options.age_limit
+        connection.dies = began + self._max_age
         connection.reader.reusable = self._options.keep_alive
         try:
             if route.tunnel is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .address import Address
@@ -50,7 +51,9 @@ class TransportBase:
         self._options = options = options or Connections()
         self._route = route = Route(address, options)
         self._prepare = None if route.plain else route.prepare
-        self._max_idle = options.idle_limit
+        #: Seconds that a connection may be idle, and live.
+        self._max_idle = options.max_idle or math.inf
+        self._max_age = options.max_age or math.inf
         self._counts = Counts()
         self.reset()
 

@@ -6,6 +6,7 @@ gevent and eventlet are used where a program has installed them.
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import socket
@@ -69,7 +70,7 @@ def open_connection(
     except BaseException:
         sock.close()
         raise
-    connection.dies = began + options.age_limit
+    connection.dies = began + (options.max_age or math.inf)
     connection.reader.reusable = options.keep_alive
     return connection
 

@@ -125,31 +125,16 @@ class Connections:
         for name in ("keep_alive", "trust_env", "expect_continue"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidRequest(f"{name} must be True or False, got {getattr(self, name)!r}")
-        given = self.max_response_bytes
-        if given is not None:
-            limit = integer(given)
-            if limit is None or limit < 1:
-                raise InvalidRequest(
-                    f"max_response_bytes must be a whole number above 0, or None; got {given!r}"
-                )
+        if self.max_response_bytes is not None:
+            limit = positive(self.max_response_bytes, "max_response_bytes", ", or None")
             object.__setattr__(self, "max_response_bytes", limit)
 
-    @property
-    def idle_limit(self) -> float:
-        """Seconds that a connection may be idle; infinity without a limit."""
-        return math.inf if self.max_idle is None else self.max_idle
 
-    @property
-    def age_limit(self) -> float:
-        """Seconds that a connection may live; infinity without a limit."""
-        return math.inf if self.max_age is None else self.max_age
-
-
-def positive(value: int, name: str) -> int:
+def positive(value: int, name: str, or_none: str = "") -> int:
     """Return a whole number above 0, or refuse it."""
     number = integer(value)
     if number is None or number < 1:
-        raise InvalidRequest(f"{name} must be a whole number above 0, got {value!r}")
+        raise InvalidRequest(f"{name} must be a whole number above 0{or_none}; got {value!r}")
     return number
 
 
