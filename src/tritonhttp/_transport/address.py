@@ -11,6 +11,9 @@ from ..errors import InvalidRequest
 
 __all__ = ["Address", "SocketAddress", "parse_url", "without_credentials"]
 
+#: An address family, and the address as ``socket.connect`` takes it.
+SocketAddress = tuple[int, Any]
+
 _URL = re.compile(
     r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://|(?![A-Za-z][A-Za-z0-9+.-]*://))"
     r"(?:\[(?P<literal>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[^\s:/?#\[\]@\0-\x1f\x7f]+))"
@@ -87,46 +90,38 @@ def parse_url(url: str, ssl: bool) -> Address:
     InvalidRequest
         If it has another form, or its scheme contradicts `ssl`.
     """
-    if isinstance(url, str) and url.strip()[:7].lower() == "unix://":
-        return _unix_address(url.strip()[7:], ssl)
-    match = _URL.fullmatch(url.strip()) if isinstance(url, str) else None
+    stripped = url.strip() if isinstance(url, str) else ""
+    if stripped[:7].lower() == "unix://":
+        return _unix_address(stripped[7:], ssl)
+    match = _URL.fullmatch(stripped)
     if match is None:
-        raise InvalidRequest(
-            f"expected a URL of the form host:port/base-path, got {without_credentials(url)!r}"
-        )
+        shown = without_credentials(url)
+        raise InvalidRequest(f"expected a URL of the form host:port/base-path, got {shown!r}")
     scheme = (match["scheme"] or ("https" if ssl else "http")).lower()
     if scheme not in ("http", "https"):
         raise InvalidRequest(f"expected a URL of http or https, got the scheme {scheme!r}")
-    if ssl and scheme == "http":
+    tls = scheme == "https"
+    if ssl and not tls:
         raise InvalidRequest(
             f"ssl=True contradicts the scheme of {url!r}: drop the scheme, or write https://"
         )
-    port = int(match["port"]) if match["port"] else (443 if scheme == "https" else 80)
+    port = int(match["port"] or (443 if tls else 80))
     if not 0 < port < 1 << 16:
         raise InvalidRequest(f"expected a port from 1 to 65535, got {port} in {url!r}")
-    return Address(
-        match["literal"] or match["host"], port, scheme == "https", (match["path"] or "").rstrip("/")
-    )
+    return Address(match["literal"] or match["host"], port, tls, (match["path"] or "").rstrip("/"))
 
 
 def _unix_address(path: str, ssl: bool) -> Address:
+    url = f"unix://{path}"
     if not path.startswith("/") or not path.strip("/") or "\0" in path:
-        raise InvalidRequest(f"expected a URL of the form unix:///path/to.sock, got {'unix://' + path!r}")
+        raise InvalidRequest(f"expected a URL of the form unix:///path/to.sock, got {url!r}")
     if not hasattr(socket, "AF_UNIX"):
-        raise InvalidRequest(f"this system has no unix domain sockets: {'unix://' + path!r}")
+        raise InvalidRequest(f"this system has no unix domain sockets: {url!r}")
     if ssl:
-        raise InvalidRequest(
-            f"ssl=True contradicts {'unix://' + path!r}: there is no TLS on a unix domain socket"
-        )
+        raise InvalidRequest(f"ssl=True contradicts {url!r}: there is no TLS on a unix domain socket")
     return Address("localhost", 80, False, "", path)
 
 
 def without_credentials(url: object) -> str:
     """Return a URL to show in a message: without a password, or a query, which may hold a token."""
-    return re.sub(
-        r"(?s)^([a-z]+://)?.*@", r"\1***@", re.sub(r"(?s)\?.*", "?…", str(url)), flags=re.IGNORECASE
-    )
-
-
-SocketAddress = tuple[int, Any]
-"""An address family, and the address as ``socket.connect`` takes it."""
+    return re.sub(r"(?si)^([a-z]+://)?.*@", r"\1***@", re.sub(r"(?s)\?.*", "?…", str(url)))

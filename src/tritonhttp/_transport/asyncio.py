@@ -9,18 +9,18 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from .._wire.http1 import Response, StreamedResponse
 from .._wire.requests import Buffer, coalesce
-from ..errors import ConnectionLost, DeadlineExceeded, InvalidRequest, ProtocolError, TransportError
+from ..errors import ConnectionLost, InvalidRequest, ProtocolError, TransportError
 from .address import SocketAddress
 from .asyncio_connect import connect, open_tunnel, resolve, timeout_at
 from .asyncio_connection import Connection
 from .asyncio_pool import AsyncioPool
 from .base import StreamBase, TransportBase
 from .failures import connect_failure, located, tls_failure, wait_timeout
-from .policy import earliest, may_resend, moment
+from .policy import StepMoment, earliest, may_resend, moment
 from .pool import Place
 from .trace import Counts, Trace, marker
 
@@ -28,11 +28,6 @@ __all__ = ["AsyncioTransport", "Stream"]
 
 #: In a forked child: the connections of its parent.
 _inherited: list[Connection] = []
-
-
-def _abort_all(connections: Iterable[Connection]) -> None:
-    for connection in connections:
-        connection.abort()
 
 
 class AsyncioTransport(TransportBase):
@@ -231,7 +226,8 @@ class AsyncioTransport(TransportBase):
         """Close the connections without waiting, from any thread: for a client that was not closed."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and its connections with it
-                self._loop.call_soon_threadsafe(_abort_all, self._connections)
+                for connection in list(self._connections):
+                    self._loop.call_soon_threadsafe(connection.abort)
 
     # -- the loop --
 
@@ -378,19 +374,11 @@ class Stream(StreamBase[AsyncioTransport, Connection]):
             raise InvalidRequest(
                 "this stream was begun on another event loop, or before a fork: it can only be read there"
             )
-        limit = moment(loop.time(), idle)
+        limit = moment(loop.time(), idle, StepMoment)
         try:
             piece = await connection.more(earliest(limit, deadline))
         except (TransportError, ProtocolError) as error:
             self.close()
-            if (
-                isinstance(error, DeadlineExceeded)
-                and limit is not None
-                and (not deadline or limit < deadline)
-            ):
-                error = DeadlineExceeded(
-                    f"timed out while receiving: no progress for {limit.limit:g} s", phase="receive"
-                )
             raise located(error, self._transport._address, *self._request) from error.__cause__
         except BaseException:
             self.close()

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ..errors import ProtocolError
 from .address import Address, SocketAddress
@@ -105,27 +106,31 @@ async def connect(
         Says how each address failed.
     """
     began = loop.time()
-    if len(addresses) > 1:
+    try:
+        if len(addresses) == 1:
+            return await _connect_one(loop, *addresses[0], deadline)
         race = Race(addresses, began, deadline)
         winner = await _connect_first(loop, race)
         if winner is not None:
             return winner
         failures = race.failures
-    else:
-        ((family, address),) = addresses
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                sock.setblocking(False)
-                async with timeout_at(deadline):
-                    await loop.sock_connect(sock, address)
-            except BaseException:
-                _close(loop, sock)
-                raise
-            return sock
-        except OSError as error:  # TimeoutError too
-            failures = [((family, address), error)]
+    except OSError as error:  # TimeoutError too
+        failures = [(place, error) for place in addresses]
     raise connect_failure(peer, failures, loop.time() - began, deadline) from failures[0][1]
+
+
+async def _connect_one(
+    loop: asyncio.AbstractEventLoop, family: int, address: Any, deadline: float | None
+) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        async with timeout_at(deadline):
+            await loop.sock_connect(sock, address)
+    except BaseException:
+        _close(loop, sock)
+        raise
+    return sock
 
 
 async def _connect_first(loop: asyncio.AbstractEventLoop, race: Race) -> socket.socket | None:

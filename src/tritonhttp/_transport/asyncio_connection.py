@@ -138,8 +138,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.stale = True
-        if self._alarm is not None:
-            self._alarm.cancel()
         if self._answer is not None and exc is not None and not self._encrypted:
             self._salvage()
         elif exc is None and self._encrypted:

@@ -23,14 +23,14 @@ from .._wire.requests import Buffer, coalesce
 from ..errors import ConnectionLost, ProtocolError, TransportError
 from .address import Address, SocketAddress
 from .base import StreamBase, TransportBase
-from .blocking_connect import open_connection
+from .blocking_connect import connect, encrypt, open_tunnel
 from .blocking_connection import Connection
 from .blocking_pool import BlockingPool, this_thread
 from .failures import located, wait_timeout
-from .policy import Connections, Timeouts, may_resend
+from .policy import Connections, Timeouts, earliest, may_resend
 from .pool import Place
 from .resolver import resolve
-from .trace import Counts, Trace
+from .trace import Counts, Trace, marker
 
 if TYPE_CHECKING:
     import ssl
@@ -349,9 +349,7 @@ class BlockingTransport(TransportBase):
             if connection is not None:
                 self._forget(connection)
                 place.connection = None
-            connection = open_connection(
-                self._address, self._route, self._context, self._timeouts, self._options, deadline, trace
-            )
+            connection = self._open(deadline, trace)
             with self.pool.lock:
                 place.connection = connection
                 self._connections.add(connection)
@@ -359,6 +357,35 @@ class BlockingTransport(TransportBase):
         if trace is not None and connection is not None:
             trace.take(connection, reused=reused)
         return reused
+
+    def _open(self, deadline: float | None, trace: Trace | None) -> Connection:
+        address, route, context, timeouts = self._address, self._route, self._context, self._timeouts
+        mark = marker(trace)
+        began = monotonic()
+        if timeouts.connection is not None:
+            deadline = earliest(deadline, began + timeouts.connection)
+        found = resolve(route.address, deadline)
+        mark("resolve")
+        sock = connect(found, deadline, route.peer)
+        mark("connect")
+        try:
+            if not route.address.socket_path:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if route.tunnel is not None:
+                open_tunnel(sock, route.tunnel, address, deadline)
+                mark("proxy")
+            if context is not None:
+                sock = encrypt(sock, context, address, deadline)
+                mark("tls")
+            limit = self._options.max_response_bytes
+            connection = Connection(sock, context is not None, timeouts.network, limit)
+        except BaseException:
+            sock.close()
+            raise
+        connection.dies = began + self._max_age
+        connection.reader.reusable = self._options.keep_alive
+        return connection
 
     def _close_lost(self) -> None:
         with self.pool.lock:

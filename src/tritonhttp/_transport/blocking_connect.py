@@ -6,7 +6,6 @@ gevent and eventlet are used where a program has installed them.
 
 from __future__ import annotations
 
-import math
 import os
 import selectors
 import socket
@@ -16,85 +15,30 @@ from typing import TYPE_CHECKING
 
 from ..errors import ProtocolError
 from .address import Address, SocketAddress
-from .blocking_connection import Connection
 from .failures import connect_failure, tls_failure
 from .happy_eyeballs import Race
-from .policy import Connections, Timeouts, earliest, step_timeout
-from .resolver import resolve
-from .route import Proxy, Route, TunnelReader
-from .trace import Trace, marker
+from .policy import step_timeout
+from .route import Proxy, TunnelReader
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["open_connection"]
-
-_INTERNET = (socket.AF_INET, socket.AF_INET6)
+__all__ = ["connect", "encrypt", "open_tunnel"]
 
 
-def open_connection(
-    server: Address,
-    route: Route,
-    context: ssl.SSLContext | None,
-    timeouts: Timeouts,
-    options: Connections,
-    deadline: float | None,
-    trace: Trace | None,
-) -> Connection:
-    """Open a connection to a server.
-
-    Raises
-    ------
-    NameResolutionError, ConnectError, DeadlineExceeded
-        If it cannot be opened in time.
-    """
-    began = monotonic()
-    mark = marker(trace)
-    if timeouts.connection is not None:
-        deadline = earliest(deadline, began + timeouts.connection)
-    addresses = resolve(route.address, deadline)
-    mark("resolve")
-    sock = _connect(addresses, deadline, route.peer)
-    mark("connect")
-    try:
-        if sock.family in _INTERNET:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if route.tunnel is not None:
-            _open_tunnel(sock, route.tunnel, server, deadline)
-            mark("proxy")
-        if context is not None:
-            sock = _encrypt(sock, context, server, deadline)
-            mark("tls")
-        connection = Connection(sock, context is not None, timeouts.network, options.max_response_bytes)
-    except BaseException:
-        sock.close()
-        raise
-    connection.dies = began + (options.max_age or math.inf)
-    connection.reader.reusable = options.keep_alive
-    return connection
-
-
-def _connect(addresses: Sequence[SocketAddress], deadline: float | None, peer: str) -> socket.socket:
+def connect(addresses: Sequence[SocketAddress], deadline: float | None, peer: str) -> socket.socket:
     """Return a socket that is connected to one of the addresses; the caller sets its timeout."""
     began = monotonic()
-    if len(addresses) > 1:
+    try:
+        if len(addresses) == 1:
+            return _connect_one(*addresses[0], deadline)
         race = Race(addresses, began, deadline)
-        try:
-            selector = selectors.DefaultSelector()
-        except OSError as error:  # no file descriptor is left
-            failures = [(each, error) for each in race.addresses]
-        else:
-            winner = _connect_first(race, selector)
-            if winner is not None:
-                return winner
-            failures = race.failures
-    else:
-        ((family, address),) = addresses
-        try:
-            return _connect_one(family, address, deadline)
-        except OSError as error:
-            failures = [((family, address), error)]
+        winner = _connect_first(race)
+        if winner is not None:
+            return winner
+        failures = race.failures
+    except OSError as error:
+        failures = [(place, error) for place in addresses]
     raise connect_failure(peer, failures, monotonic() - began, deadline) from failures[0][1]
 
 
@@ -109,11 +53,11 @@ def _connect_one(family: int, address: object, deadline: float | None) -> socket
     return sock
 
 
-def _connect_first(race: Race, selector: selectors.BaseSelector) -> socket.socket | None:
+def _connect_first(race: Race) -> socket.socket | None:
     """Return the socket that connects first, or None if none does in time; close all others."""
     socks: dict[int, socket.socket] = {}
     try:
-        with selector:
+        with selectors.DefaultSelector() as selector:
             while True:
                 while (number := race.start(monotonic())) is not None:
                     family, address = race.addresses[number]
@@ -142,7 +86,7 @@ def _connect_first(race: Race, selector: selectors.BaseSelector) -> socket.socke
             sock.close()
 
 
-def _open_tunnel(sock: socket.socket, proxy: Proxy, server: Address, deadline: float | None) -> None:
+def open_tunnel(sock: socket.socket, proxy: Proxy, server: Address, deadline: float | None) -> None:
     """Ask the proxy to open a tunnel to the server."""
     began = monotonic()
     reader = TunnelReader()
@@ -157,7 +101,7 @@ def _open_tunnel(sock: socket.socket, proxy: Proxy, server: Address, deadline: f
     proxy.check_tunnel(server, reader.response)
 
 
-def _encrypt(
+def encrypt(
     sock: socket.socket, context: ssl.SSLContext, server: Address, deadline: float | None
 ) -> socket.socket:
     """Return the socket under TLS, its handshake done."""

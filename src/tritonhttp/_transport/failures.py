@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from .. import errors
 from .address import Address, SocketAddress
-from .policy import IdleMoment, Moment
+from .policy import IdleMoment, Moment, StepMoment
 
 __all__ = [
     "WAITING",
@@ -37,9 +37,11 @@ def lasted(seconds: float, deadline: float | None = None) -> str:
 
 
 def over(deadline: float) -> str:
-    """Say that a call's deadline has passed."""
+    """Say which limit has passed."""
     if isinstance(deadline, IdleMoment):
         return f"the stream's idle_timeout of {deadline.limit:g} s is over"
+    if isinstance(deadline, StepMoment):
+        return f"no progress for {deadline.limit:g} s"
     if isinstance(deadline, Moment):
         return f"the call's {deadline.limit:g} s are over"
     return "the call's deadline passed"

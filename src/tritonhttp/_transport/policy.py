@@ -17,6 +17,7 @@ __all__ = [
     "Deadline",
     "IdleMoment",
     "Moment",
+    "StepMoment",
     "Timeouts",
     "Unset",
     "call_limit",
@@ -54,6 +55,12 @@ class Moment(float):
 
 class IdleMoment(Moment):
     """When a stream must have begun, according to its idle_timeout."""
+
+    __slots__ = ()
+
+
+class StepMoment(Moment):
+    """When a step must have made progress."""
 
     __slots__ = ()
 

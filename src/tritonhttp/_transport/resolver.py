@@ -155,8 +155,5 @@ def resolve(address: Address, deadline: float | None) -> list[SocketAddress]:
 
 
 def _look_up(host: str, port: int, flags: int) -> list[SocketAddress]:
-    found: list[SocketAddress] = []
-    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags):
-        if (family, address) not in found:
-            found.append((family, address))
-    return found
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))

@@ -43,11 +43,8 @@ def tls_context(
     import ssl
 
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    unknown = set(given) - _TLS_OPTIONS
-    if unknown:
-        raise InvalidRequest(
-            f"unknown ssl_options {sorted(unknown)}: expected some of {sorted(_TLS_OPTIONS)}"
-        )
+    if unknown := sorted(set(given) - _TLS_OPTIONS):
+        raise InvalidRequest(f"unknown ssl_options {unknown}: expected some of {sorted(_TLS_OPTIONS)}")
     if "keyfile" in given and "certfile" not in given:
         raise InvalidRequest("ssl_options: a keyfile needs its certfile as well")
     context = (
@@ -65,8 +62,8 @@ def tls_context(
                 setattr(context, option, given[option])
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"ssl_options {sorted(given)} cannot be used: {error}") from error
-    version = given.get("ssl_version")
-    if version is not None and version not in (ssl.PROTOCOL_TLS, ssl.PROTOCOL_TLS_CLIENT):
+    version = given.get("ssl_version", ssl.PROTOCOL_TLS)
+    if version not in (ssl.PROTOCOL_TLS, ssl.PROTOCOL_TLS_CLIENT):
         name = str(getattr(version, "name", version)).removeprefix("PROTOCOL_")
         exact = ssl.TLSVersion.__members__.get(name)
         if exact is None:
