@@ -301,7 +301,7 @@ class AsyncioTransport(TransportBase):
             self._connections.add(connection)
             self._counts.opened += 1
         except BaseException:
-            connection.discard()
+            connection.abort()
             self._connections.discard(connection)
             raise
         place.connection = connection

@@ -32,8 +32,8 @@ else:
 
         async def __aenter__(self) -> None:
             if self._when is not None:
-                loop = asyncio.get_running_loop()
-                self._timer = loop.call_at(self._when, self._expire, asyncio.current_task())
+                task = asyncio.current_task()
+                self._timer = asyncio.get_running_loop().call_at(self._when, self._expire, task)
 
         def expired(self) -> bool:
             return self._expired

@@ -165,15 +165,10 @@ class Connection(asyncio.BufferedProtocol):
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if self._transport is not None:
-            self._transport.abort()
-
-    def discard(self) -> None:
-        """Close a connection that could not be opened."""
-        if self._transport is None:
+        if self._transport is None:  # it could not be opened
             self.sock.close()
         else:
-            self.abort()  # the event loop watches the socket, and closes it
+            self._transport.abort()  # the event loop watches the socket, and closes it
 
     async def exchange(
         self,

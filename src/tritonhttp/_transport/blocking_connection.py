@@ -14,18 +14,16 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._repetition.repeater import REPEATS, Track
 from .._wire.http1 import Response, ResponseReader
+from .._wire.requests import Buffer
 from ..errors import ConnectionLost, DeadlineExceeded, InferenceServerException, TransportError
 from .failures import over
 from .policy import FOREVER, earliest, step_timeout
 from .route import CONTINUE_WAIT
-
-if TYPE_CHECKING:
-    from .._wire.requests import Buffer
-    from .trace import Trace
+from .trace import Trace
 
 __all__ = ["Connection"]
 
@@ -46,18 +44,6 @@ _TIMEVAL = struct.Struct("ll")
 
 class Connection(Track):
     """A socket, and the reader of its responses."""
-
-    __slots__ = (
-        "__weakref__",
-        "_kernel_waits",
-        "_polls",
-        "_vectored",
-        "handed_over",
-        "is_stale",
-        "kind",
-        "reader",
-        "sock",
-    )
 
     def __init__(
         self, sock: socket.socket, encrypted: bool, network: float | None, max_body: int | None = None
@@ -143,9 +129,9 @@ class Connection(Track):
         try:
             early = None
             if expects:
-                early = self._send(buffers[:1], 0, network, deadline)
-                if early is None:
-                    early = self._early(CONTINUE_WAIT, network, deadline)
+                early = self._send(buffers[:1], 0, network, deadline) or self._early(
+                    CONTINUE_WAIT, network, deadline
+                )
                 buffers = buffers[1:]
             if early is None:
                 if not sent and len(buffers) == 1 and self._vectored:
@@ -221,8 +207,8 @@ class Connection(Track):
         progress = monotonic()
         while first < len(pending):
             # Under TLS look first: after a failed write OpenSSL cannot read what came before it.
-            early = self._early(0.001, network, deadline) if not self._vectored and self.is_stale(0) else None
-            if early is not None:
+            looks = not self._vectored and self.is_stale(0)
+            if looks and (early := self._early(0.001, network, deadline)):
                 return early
             try:
                 sent = self._write(pending, first, network, deadline)
@@ -232,10 +218,9 @@ class Connection(Track):
                     raise
                 may = self._poll(select.POLLIN | select.POLLOUT, until) if self._polls else None
                 # Readable: an early answer, or the connection's end.
-                if may is None or may & ~select.POLLOUT:
-                    early = self._early(0.001, network, deadline)
-                    if early is not None:
-                        return early
+                looks = may is None or may & ~select.POLLOUT
+                if looks and (early := self._early(0.001, network, deadline)):
+                    return early
                 continue
             self.sent += sent
             progress = monotonic()
@@ -283,26 +268,22 @@ class Connection(Track):
 
     def _receive(self, network: float | None, deadline: float | None, trace: Trace | None = None) -> Response:
         reader = self.reader
-        came, self.came, problem, self.problem = self.came, -1, self.problem, 0
+        count, self.came, problem, self.problem = self.came, -1, self.problem, 0
         try:
             if problem:
                 raise OSError(problem, os.strerror(problem))
             while True:
-                if came < 0:
+                if count < 0:
                     buffer = reader.view if reader.blank else reader.get_buffer()
                     count = self._read(buffer, network, deadline)
-                else:
-                    count, came = came, -1
                 if trace is not None and "first_byte" not in trace.phases:
                     trace.mark("first_byte")
                 self.received += count
-                if count:
-                    if reader.received(count):
-                        break
-                elif reader.received_eof():
+                if reader.received(count) if count else reader.received_eof():
                     break
-                else:
+                if not count:
                     raise self._closed_early("receive")
+                count = -1
         except _TIMED_OUT:
             raise DeadlineExceeded(
                 f"timed out while receiving: {_limit(network, deadline)}, after {reader.progress()}",

@@ -7,12 +7,9 @@ after the one before it, or at once when that fails. The first that connects win
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from .address import SocketAddress
 from .failures import NotTried
-
-if TYPE_CHECKING:
-    from .address import SocketAddress
 
 __all__ = ["Race", "interleaved"]
 

@@ -56,13 +56,9 @@ class Moment(float):
 class IdleMoment(Moment):
     """When a stream must have begun, according to its idle_timeout."""
 
-    __slots__ = ()
-
 
 class StepMoment(Moment):
     """When a step must have made progress."""
-
-    __slots__ = ()
 
 
 def moment(now: float, limit: float | None, kind: type[Moment] = Moment) -> Moment | None:

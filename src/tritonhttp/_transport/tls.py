@@ -57,9 +57,8 @@ def tls_context(
             context.load_cert_chain(given["certfile"], given.get("keyfile"), given.get("password"))
         if "ciphers" in given:
             context.set_ciphers(given["ciphers"])
-        for option in ("options", "verify_flags"):
-            if option in given:
-                setattr(context, option, given[option])
+        for option in given.keys() & {"options", "verify_flags"}:
+            setattr(context, option, given[option])
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"ssl_options {sorted(given)} cannot be used: {error}") from error
     version = given.get("ssl_version", ssl.PROTOCOL_TLS)
