@@ -20,6 +20,7 @@ from typing import Literal
 
 from tritonhttp import ConnectRefused, DeadlineExceeded, Retry
 from tritonhttp._calls.balance import Balancer, Ticket, server_failed
+from tritonhttp._transport.policy import earliest
 
 SERVICE, SLOWNESS = 0.05, 10
 NETWORK_TIMEOUT, PROBE_TIMEOUT = 2.0, 1.0
@@ -158,7 +159,7 @@ class Simulation:
 
     def watch(self) -> None:
         """Wake when a probe is due."""
-        due = self.balancer.next_due()
+        due = earliest(*(entry.probe_at() for entry in self.balancer._ring))
         if due is not None and due != self._probe_at:
             self._probe_at = due
             self.at(max(due, self.now), self.probe)

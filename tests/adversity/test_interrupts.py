@@ -119,7 +119,7 @@ async def abegun(client: Any) -> Any:
 
 
 def none_outstanding(urls: list[str], client: Any) -> None:
-    left = [client._dispatch._balancer.outstanding(url) for url in urls]
+    left = [len(client._dispatch._balancer._known[url].tickets) for url in urls]
     if any(left):
         raise AssertionError(f"requests under way: {left}")
 

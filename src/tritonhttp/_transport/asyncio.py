@@ -377,11 +377,10 @@ class Stream(StreamBase[AsyncioTransport, Connection]):
         limit = moment(loop.time(), idle, StepMoment)
         try:
             piece = await connection.more(earliest(limit, deadline))
-        except (TransportError, ProtocolError) as error:
+        except BaseException as error:
             self.close()
-            raise located(error, self._transport._address, *self._request) from error.__cause__
-        except BaseException:
-            self.close()
+            if isinstance(error, (TransportError, ProtocolError)):
+                raise located(error, self._transport._address, *self._request) from error.__cause__
             raise
         if not piece:
             self.close()

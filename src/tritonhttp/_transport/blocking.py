@@ -301,7 +301,6 @@ class BlockingTransport(TransportBase):
         with pool.lock:
             counts = self._counts.with_open(self._connections)
             counts.calls = pool.begun + self.repeater.ended
-            counts.closed = counts.opened - len(self._connections)
         return counts
 
     def close(self) -> None:
@@ -431,11 +430,10 @@ class Stream(StreamBase[BlockingTransport, Connection]):
                     break
                 place.owner = this_thread()[0]
                 connection._receive(idle, deadline)
-        except (TransportError, ProtocolError) as error:
+        except BaseException as error:
             self.close()
-            raise located(error, self._transport._address, *self._request) from error.__cause__
-        except BaseException:
-            self.close()
+            if isinstance(error, (TransportError, ProtocolError)):
+                raise located(error, self._transport._address, *self._request) from error.__cause__
             raise
         return piece
 

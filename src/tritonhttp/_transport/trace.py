@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 __all__ = ["Counts", "Trace", "marker"]
@@ -103,19 +103,16 @@ class Counts:
     sent: int = 0
     received: int = 0
 
-    def _add(self, connection: Carrier) -> None:
+    def end(self, connection: Carrier) -> None:
+        """Add the counts of a connection that ends."""
         self.reused += max(0, connection.requests - 1)
         self.sent += connection.sent
         self.received += connection.received
 
-    def end(self, connection: Carrier) -> None:
-        """Add the counts of a connection that was closed."""
-        self.closed += 1
-        self._add(connection)
-
-    def with_open(self, connections: Iterable[Carrier]) -> Counts:
-        """Return the counts including those of the open connections."""
+    def with_open(self, connections: Collection[Carrier]) -> Counts:
+        """Return the counts including those of the open connections; all others have been closed."""
         total = dataclasses.replace(self)
         for connection in connections:
-            total._add(connection)
+            total.end(connection)
+        total.closed = total.opened - len(connections)
         return total
