@@ -36,11 +36,7 @@ class Connection(asyncio.BufferedProtocol):
     """A connection, and the reader of its responses."""
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        sock: socket.socket,
-        encrypted: bool,
-        max_body: int | None = None,
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, encrypted: bool, max_body: int | None
     ) -> None:
         self.loop = loop
         self.sock = sock

@@ -74,9 +74,8 @@ class BlockingTransport(TransportBase):
         self.pool: BlockingPool[Connection] = BlockingPool(self._limit)
         self.pool.closed = closed_before
         self._counts = Counts()
-        self.repeater: Repeater[Connection] = Repeater(
-            self.pool, self._timeouts.network or math.inf, self._max_idle
-        )
+        limit = self._timeouts.network or math.inf
+        self.repeater: Repeater[Connection] = Repeater(self.pool, limit, self._max_idle)
 
     def exchange(
         self,

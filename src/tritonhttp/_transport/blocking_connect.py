@@ -1,4 +1,4 @@
-"""How a blocking connection is opened: the name resolved, the socket connected, a tunnel, TLS.
+"""How a blocking socket is connected: attempts in parallel, a tunnel, TLS.
 
 Functions of the socket and selectors modules are looked up when they are called, so that the replacements of
 gevent and eventlet are used where a program has installed them.

@@ -16,7 +16,6 @@ __all__ = [
     "NotTried",
     "closed",
     "connect_failure",
-    "lasted",
     "located",
     "over",
     "resolve_timeout",
@@ -30,7 +29,7 @@ __all__ = [
 WAITING = "wait for a connection"
 
 
-def lasted(seconds: float, deadline: float | None = None) -> str:
+def _lasted(seconds: float, deadline: float | None = None) -> str:
     """Say how long something took, and which limit of the call ended it, if one did."""
     text = f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
     return f"{text}: {over(deadline)}" if isinstance(deadline, Moment) else text
@@ -57,7 +56,7 @@ E = TypeVar("E", bound=errors.DeadlineExceeded)
 
 def timed_out(kind: type[E], doing: str, phase: str, seconds: float, deadline: float | None) -> E:
     """A phase did not end in time."""
-    return kind(f"timed out {doing}, after {lasted(seconds, deadline)}", phase=phase)
+    return kind(f"timed out {doing}, after {_lasted(seconds, deadline)}", phase=phase)
 
 
 def wait_timeout(limit: int, seconds: float, deadline: float) -> errors.DeadlineExceeded:
@@ -88,13 +87,13 @@ def connect_failure(
     seconds: float,
     deadline: float | None,
 ) -> errors.ConnectError:
-    """No connection to any of a peer's addresses succeeded, or, without an address, it could not be set up."""
+    """No address of a peer could be connected to; without an address, a connected socket could not be set up."""
     causes = [failure for _, failure in failures]
     text = f"cannot connect to {peer}: {'; '.join(itertools.starmap(_reason, failures))}"
     if all(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return errors.ConnectRefused(text)
     if any(isinstance(cause, TimeoutError) for cause in causes):
-        return errors.ConnectTimeout(f"{text}, after {lasted(seconds, deadline)}", phase="connect")
+        return errors.ConnectTimeout(f"{text}, after {_lasted(seconds, deadline)}", phase="connect")
     return errors.ConnectError(text, phase="connect")
 
 

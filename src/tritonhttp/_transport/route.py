@@ -90,7 +90,7 @@ def parse(url: str) -> Proxy:
         raise refusal
     scheme, mark, rest = url.strip().rpartition("://")
     user, at, place = rest.rpartition("@")
-    if (mark and scheme.lower() != "http") or "://" in rest:
+    if mark and scheme.lower() != "http":
         raise refusal
     try:
         address = parse_url(place, ssl=False)

@@ -81,13 +81,14 @@ def _call_factory(factory: Callable[..., ssl.SSLContext], ca_certs: str | None) 
         raise InvalidRequest(
             f"ssl_context_factory must be a function that returns a context, got {factory!r}"
         )
+    arguments = {}
     try:
         inspect.signature(factory).bind()
     except TypeError:
-        return as_context(factory(cafile=ca_certs), "what ssl_context_factory returns")
+        arguments["cafile"] = ca_certs
     except ValueError:  # a function in C may have no signature
         pass
-    return as_context(factory(), "what ssl_context_factory returns")
+    return as_context(factory(**arguments), "what ssl_context_factory returns")
 
 
 def as_context(given: Any, what: str) -> ssl.SSLContext:

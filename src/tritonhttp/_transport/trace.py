@@ -67,7 +67,7 @@ class Trace:
 
 
 def marker(trace: Trace | None) -> Callable[[str], None]:
-    """Return what marks the end of a phase, if anybody listens."""
+    """Return a function that marks the end of a phase; without a trace it does nothing."""
     return (lambda phase: None) if trace is None else trace.mark
 
 
