@@ -67,10 +67,9 @@ def _connect_first(race: Race) -> socket.socket | None:
                         sock.connect(address)
                         return socks.pop(number)
                     except (BlockingIOError, InterruptedError):  # the kernel continues
-                        selector.register(sock, selectors.EVENT_WRITE, number)
-                    except (
-                        OSError
-                    ) as error:  # also: the system has no IPv6, but resolves names to its addresses
+                        selector.register(socks[number], selectors.EVENT_WRITE, number)
+                    except OSError as error:
+                        # A system without IPv6 may still resolve names to IPv6 addresses.
                         race.failed(number, error, monotonic())
                 now = monotonic()
                 if race.is_over(now):
