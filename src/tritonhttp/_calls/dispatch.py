@@ -254,19 +254,26 @@ class Dispatch:
     ) -> Generator[Step, Any, tuple[Response, Balancer[str] | None]]:
         """Return the response and, for a stream, whom its ticket is handed back to when that has ended."""
         tried: set[str] = set()
-        resent = False
+        resent, retry = False, self._retry
         while True:
             balancer = self._balancer
             failed: bool | None = None
             silent = False
             response: Response | None = None
             try:
-                name = self._pick(balancer, ticket, operation, tried, clock(), probe)
+                if balancer is None:
+                    name = self.servers[0]
+                else:
+                    name = self._pick(balancer, ticket, operation, tried, clock(), probe)
                 tried.add(name)
                 call.attempts += 1
                 try:
                     if first is None:
-                        answer: Response = yield name, operation, self._is_last(call)
+                        answer: Response = yield (
+                            name,
+                            operation,
+                            retry is not None and call.attempts >= retry.attempts,
+                        )
                     else:
                         known, first = first, None
                         answer = _outcome(known)
@@ -280,11 +287,11 @@ class Dispatch:
                         raise
                     failed = _speaks_against(error, until, clock())
             finally:
-                if not isinstance(response, StreamedResponse):
+                if balancer is not None and not isinstance(response, StreamedResponse):
                     self._done(
                         balancer, ticket, clock(), failed, keeps_state=response is not None, silent=silent
                     )
-            if response is not None and response.status_code < 400:
+            if response is not None and isinstance(outcome, int) and outcome < 400:
                 if balancer is not None and operation.sequence is not None:
                     model, number, _, ends = operation.sequence
                     if ends:
@@ -317,10 +324,6 @@ class Dispatch:
                 yield pause
             if operation.renew is not None:
                 operation = yield from operation.renew(outcome)
-
-    def _is_last(self, call: Call) -> bool:
-        """Return whether the transport must not send a try again by itself: that would be a try as well."""
-        return self._retry is not None and call.attempts >= self._retry.attempts
 
     def _may_resend(self, operation: Operation[Any], call: Call, outcome: int | BaseException) -> bool:
         """Say whether to do at once what a transport, which cannot renew the operation, has left undone."""
@@ -364,15 +367,13 @@ class Dispatch:
 
     def _pick(
         self,
-        balancer: Balancer[str] | None,
+        balancer: Balancer[str],
         ticket: Ticket,
         operation: Operation[Any],
         tried: set[str],
         now: float,
         probe: Callable[[str], None],
     ) -> str:
-        if balancer is None:
-            return self.servers[0]
         if not operation.anywhere and len(self.servers) > 1:
             raise InvalidRequest(
                 f"{operation.method} {operation.path} is for one server, and this client has {len(self.servers)}:"

@@ -232,14 +232,14 @@ class ClientBase(Fleet, Overrides):
 
     def _record(self, operation: Operation[Any], headers: Mapping[str, Any] | None, *, whole: bool) -> Call:
         """Return the record of a call that begins; the whole of it, or what nobody sees."""
-        from ..events import Call
-
+        make = self._made_call
+        assert make is not None  # by `_new_dispatch`
         if not whole:
-            return Call(operation.method, "", headers=headers)  # type: ignore[arg-type]
+            return make(operation.method, "", headers=headers)  # type: ignore[arg-type]
         path = operation.path
         url = "" if self._servers else f"{self._origin}{self._address.base_path}/{path}"
         given, size = self._encoder.call_headers(operation, headers)
-        call = Call(operation.method, url, *operations.purpose(path), operation.request_id, given)
+        call = make(operation.method, url, *operations.purpose(path), operation.request_id, given)
         call.request_bytes = size
         return call
 

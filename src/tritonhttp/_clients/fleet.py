@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .._calls.dispatch import Dispatch
     from .._transport.trace import Counts
-    from ..events import Hooks, Stats
+    from ..events import Call, Hooks, Stats
 
 __all__ = ["ALONE", "Fleet"]
 
@@ -44,6 +44,8 @@ class Fleet:
         #: Chooses the server, tries again and tells the hooks; None where nothing of that is wanted.
         self._dispatch: Dispatch | None = None
         self._hooks: Hooks | None = None
+        #: The record of a call, whose module is imported with the dispatch.
+        self._made_call: type[Call] | None = None
         self._plugin: InferenceServerClientPlugin | None = None
 
     if TYPE_CHECKING:  # each client defines it
@@ -77,9 +79,10 @@ class Fleet:
 
     def _new_dispatch(self) -> Dispatch:
         from .._calls.dispatch import Dispatch
-        from ..events import Hooks
+        from ..events import Call, Hooks
 
         given, self._hooks = self._configuration, self._hooks or Hooks(*self._told)
+        self._made_call = Call
         self._dispatch = Dispatch(self.servers, given["retry"], given["balancing"], self._hooks)
         return self._dispatch
 

@@ -237,7 +237,7 @@ class ModelBase:
         place: Mapping[str, Any],
         copy: bool = False,
     ) -> Inference:
-        classes = integer(options.get("classes", 0))
+        classes = integer(options.get("classes", 0)) if options else 0
         if classes is None or classes < 0:
             raise InvalidRequest(f"classes must be a whole number, got {options.get('classes')!r}")
         outputs = None
@@ -247,7 +247,9 @@ class ModelBase:
                     f"model {self.name!r}: classes need the names of their outputs: give outputs=[…]"
                 )
             outputs = requested(names, binary, classes) or None
-        own: dict[str, Any] = {key: value for key, value in options.items() if key not in _OWN_OPTIONS}
+        own: dict[str, Any] = {}
+        if options:
+            own = {key: value for key, value in options.items() if key not in _OWN_OPTIONS}
         inputs = tensors(arrays, binary, copy)
         verbose = self._client._verbose
         return Inference(
@@ -363,8 +365,11 @@ def sort(
     InvalidRequest
         If there are inputs both in a mapping and as keywords.
     """
-    options = {name: value for name, value in keywords.items() if name in known.__annotations__}
-    named = {name: value for name, value in keywords.items() if name not in options}
+    options: dict[str, Any] = {}
+    named = keywords
+    if not keywords.keys().isdisjoint(known.__annotations__):
+        options = {name: value for name, value in keywords.items() if name in known.__annotations__}
+        named = {name: value for name, value in keywords.items() if name not in options}
     if inputs is None:
         return named, options
     if not isinstance(inputs, Mapping):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ __all__ = ["Joined", "Signature", "requested", "split", "tensors"]
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Signature:
     """Describe a model, as its server does.
 
@@ -73,6 +74,16 @@ class Signature:
         inputs, outputs = (", ".join(map(str, each)) or "not said" for each in (self.inputs, self.outputs))
         return f"{inputs} -> {outputs}{batches}"
 
+    @cached_property
+    def _known(self) -> dict[str, TensorInfo]:
+        """The inputs by name."""
+        return {info.name: info for info in self.inputs}
+
+    @cached_property
+    def _given(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+        return tuple(info.name for info in self.outputs)
+
     # -- a call --
 
     def arrays(self, given: Mapping[str, Any], casts: bool = False, parts: bool = False) -> Arrays:
@@ -94,27 +105,33 @@ class Signature:
         """
         if not self.inputs:
             return {name: as_array(value, f"input {name!r}") for name, value in given.items()}
-        known = {info.name: info for info in self.inputs}
-        wrong = [f"it has no input {name!r}" for name in given if name not in known]
-        wrong += [
-            f"input {info.name!r} is missing"
-            for info in self.inputs
-            if not info.optional and info.name not in given
-        ]
-        if wrong:
-            raise self._refusal(f"{'; '.join(wrong)}; expected {', '.join(map(str, self.inputs))}")
+        known = self._known
+        if given.keys() != known.keys():
+            wrong = [f"it has no input {name!r}" for name in given if name not in known]
+            wrong += [
+                f"input {info.name!r} is missing"
+                for info in self.inputs
+                if not info.optional and info.name not in given
+            ]
+            if wrong:
+                raise self._refusal(f"{'; '.join(wrong)}; expected {', '.join(map(str, self.inputs))}")
         found = {name: self._array(known[name], value, casts) for name, value in given.items()}
         if self.max_batch_size:
             rows = {name: len(array) for name, array in found.items() if known[name].shape[:1] == (-1,)}
-            if len(set(rows.values())) > 1:
+            counts = set(rows.values())
+            if len(counts) > 1:
                 raise self._refusal(f"expected the same number of rows in every input, got {rows}")
-            for count in rows.values():
+            for count in counts:
                 if count == 0 or (count > self.max_batch_size and not parts):
                     more = "; batched() splits what is larger" if count else ""
                     raise self._refusal(f"expected 1 to {self.max_batch_size} rows, got {count}{more}")
         return found
 
     def _array(self, info: TensorInfo, value: Any, casts: bool) -> npt.NDArray[Any]:
+        ours = type(value) is np.ndarray and dtypes.BY_DTYPE.get(value.dtype) == info.datatype
+        if ours and _fits(value.shape, info.shape):
+            fit: npt.NDArray[Any] = value
+            return fit
         what = f"model {self.name!r}: input {info.name!r}"
         array = as_array(value, what)
         have = dtypes.np_to_triton_dtype(array.dtype)
@@ -129,9 +146,7 @@ class Signature:
                 raise InvalidRequest(f"{what}: expected {info.datatype}, got {have or array.dtype}{advice}")
         if array.ndim == 0 and info.shape and all(length in (-1, 1) for length in info.shape):
             array = array.reshape((1,) * len(info.shape))
-        if len(array.shape) != len(info.shape) or any(
-            expected not in (-1, length) for expected, length in zip(info.shape, array.shape, strict=True)
-        ):
+        if not _fits(array.shape, info.shape):
             first = ", the first of them for the batch" if self.max_batch_size else ""
             raise InvalidRequest(
                 f"{what}: expected {info.datatype} of shape {list(info.shape)} (-1: any length{first}),"
@@ -150,7 +165,7 @@ class Signature:
         InvalidRequest
             For an output that the model does not have.
         """
-        known = tuple(info.name for info in self.outputs)
+        known = self._given
         if outputs is None:
             return known
         if isinstance(outputs, str) or not all(isinstance(name, str) for name in outputs):
@@ -238,12 +253,19 @@ class Joined:
 
 def tensors(arrays: Arrays, binary: bool, copy: bool = False) -> list[InferInput]:
     """Return checked arrays as the inputs of a request; with `copy` they hold copies of numeric arrays."""
-    return [
-        InferInput(name, array.shape, datatype_of(array, f"input {name!r}")).set_data_from_numpy(
-            array, binary, copy=copy
-        )
-        for name, array in arrays.items()
-    ]
+    inputs = []
+    for name, array in arrays.items():
+        datatype = dtypes.BY_DTYPE.get(array.dtype) or datatype_of(array, f"input {name!r}")
+        inputs.append(InferInput(name, array.shape, datatype).set_data_from_numpy(array, binary, copy=copy))
+    return inputs
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Return whether an array's shape is the expected one, in which -1 is any length."""
+    return shape == expected or (
+        len(shape) == len(expected)
+        and all(wanted in (-1, length) for length, wanted in zip(shape, expected, strict=True))
+    )
 
 
 def requested(names: Sequence[str], binary: bool, classes: int) -> list[InferRequestedOutput]:

@@ -123,8 +123,10 @@ class Pool(Generic[C]):
             self._serving = place
             self.holders.add(place)
             if place.connection is None and self.idle:
-                with contextlib.suppress(IndexError):  # a handler has closed the pool
+                try:  # noqa: SIM105  contextlib's suppress would take three frames
                     place.connection = self.idle.pop()
+                except IndexError:  # a handler has closed the pool
+                    pass
             if place.wake is not None:
                 place.wake()
             self.leave_line(place)
@@ -224,10 +226,10 @@ class Pool(Generic[C]):
     def drop_expired(self, now: float) -> C | None:
         """Remove and return the connection that was idle longest, if it has expired; the caller closes it."""
         # One at a time is enough: each request checks one.
-        with contextlib.suppress(IndexError):  # there is none, or a call has taken it
-            if self.idle[0].expires <= now:  # type: ignore[attr-defined]
-                return self.idle.pop(0)
-        return None
+        try:
+            return self.idle.pop(0) if self.idle[0].expires <= now else None  # type: ignore[attr-defined]
+        except IndexError:  # there is none, or a call has taken it
+            return None
 
     def close(self) -> list[C]:
         """Close the books, and wake all that wait; return the connections to close."""

@@ -54,8 +54,14 @@ class Trace:
 
     def repeated(self, began: float, place: Any, sent: int, received: int) -> None:
         """Note a repetition, whose place has the times of its phases."""
-        self.resume(began, place)
-        self.mark("receive")
+        taken, handed, answered = place.taken, place.handed, place.answered
+        phases = self.phases
+        phases["wait"], phases["send"], phases["first_byte"] = (
+            taken - began,
+            handed - taken,
+            answered - handed,
+        )
+        phases["receive"] = time.monotonic() - answered
         self.sent, self.received, self.reused = sent, received, True
 
     def resume(self, began: float, place: Any) -> None:

@@ -8,7 +8,6 @@ head ends.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -313,12 +312,16 @@ def _outputs(answer: dict[str, Any]) -> list[dict[str, Any]]:
 def _describe(output: Mapping[str, Any]) -> tuple[Any, list[int], int]:
     """Return an output's scalar type, its shape, and how many elements that is."""
     name, shape, datatype = output["name"], output.get("shape"), output.get("datatype")
-    if not isinstance(shape, list) or not all(type(dim) is int and dim >= 0 for dim in shape):
-        raise ProtocolError(f"output {name!r}: expected a shape of whole numbers, got {shape!r:.200}")
+    count = 1
+    dims: list[Any] = shape if isinstance(shape, list) else [None]
+    for dim in dims:
+        if type(dim) is not int or dim < 0:
+            raise ProtocolError(f"output {name!r}: expected a shape of whole numbers, got {shape!r:.200}")
+        count *= dim
     scalar = dtypes.triton_to_np_dtype(datatype) if isinstance(datatype, str) else None
     if scalar is None:
         raise ProtocolError(f"output {name!r}: unknown datatype {datatype!r}")
-    return scalar, shape, math.prod(shape)
+    return scalar, dims, count
 
 
 def _json_tensor(output: Mapping[str, Any], scalar: Any, shape: list[int], count: int) -> npt.NDArray[Any]:

@@ -76,7 +76,9 @@ def dump_array(array: npt.NDArray[Any]) -> bytes:
             array = array.astype(np.float32)
         if not np.isfinite(array).all():
             return json.dumps(array.ravel().tolist()).encode("ascii")
-    flat = np.ascontiguousarray(array.ravel(), dtype=array.dtype.newbyteorder("="))
+    flat = array.ravel()
+    if not flat.dtype.isnative:
+        flat = flat.astype(flat.dtype.newbyteorder("="))
     return orjson.dumps(flat, option=_OPTIONS)
 
 
