@@ -646,3 +646,22 @@ def test_what_interrupts_the_parser_comes_out_as_it_is(monkeypatch: pytest.Monke
         parse_head(b"HTTP/1.1 200 OK\r\nX-Interrupted: yes\r\n\r\n")
     assert caught.value is interrupt
     assert interrupt.__cause__ is cause
+
+
+@pytest.mark.parametrize("handling", [False, True])
+def test_an_error_in_a_head_is_ours_whatever_is_being_handled(handling: bool) -> None:
+    def read() -> None:
+        reader = ResponseReader()
+        data = b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(300)) + b"\r\n"
+        buffer = reader.get_buffer()
+        buffer[: len(data)] = data
+        reader.received(len(data))
+
+    def read_while_handling() -> None:
+        try:
+            raise ValueError("of the caller")
+        except ValueError:
+            read()
+
+    with pytest.raises(ProtocolError, match="header lines"):
+        read_while_handling() if handling else read()

@@ -7,8 +7,9 @@ parses heads and chunks; a body of known length is received straight into the me
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from functools import wraps
 from types import MappingProxyType
 from typing import Any
 
@@ -116,6 +117,20 @@ class StreamedResponse(Response):
     ending: Any = None
 
 
+def _kept(callback: Callable[..., None]) -> Callable[..., None]:
+    """Keep what a callback raises: httptools loses it where an exception is being handled already."""
+
+    @wraps(callback)
+    def call(self: _HeadParser, *given: bytes) -> None:
+        try:
+            callback(self, *given)
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    return call
+
+
 class _HeadParser:
     """Collects what llhttp reports about one response: its head, and the pieces of its body."""
 
@@ -131,14 +146,19 @@ class _HeadParser:
         #: Whether bytes follow the message.
         self.excess = False
         self.pieces: list[bytes] = []
+        #: What a callback raised: our own error, or an interrupt such as KeyboardInterrupt.
+        self.failure: BaseException | None = None
         self.parser = httptools.HttpResponseParser(self)
 
+    @_kept
     def on_message_begin(self) -> None:
         self.excess = self.message_complete
 
+    @_kept
     def on_status(self, reason: bytes) -> None:
         self.reason += reason
 
+    @_kept
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.excess:
             return
@@ -147,16 +167,19 @@ class _HeadParser:
         # llhttp keeps the white space after a value, which is not part of it (RFC 9110, 5.5).
         self.lines.append((name.decode("latin-1").lower(), value.decode("latin-1").rstrip(" \t")))
 
+    @_kept
     def on_headers_complete(self) -> None:
         self.headers_complete = True
         # llhttp answers this correctly only here: after a message without a body it has forgotten the headers.
         self.keep_alive = bool(self.parser.should_keep_alive())
 
+    @_kept
     def on_body(self, piece: bytes) -> None:
         if not self.excess:
             self.size += len(piece)
             self.pieces.append(piece)
 
+    @_kept
     def on_message_complete(self) -> None:
         self.message_complete = True
 
@@ -173,9 +196,10 @@ class _HeadParser:
         except httptools.HttpParserUpgrade as error:
             raise ProtocolError(_SWITCHED) from error
         except httptools.HttpParserCallbackError as error:
-            # Raise what the callback raised: our own error, or an interrupt such as KeyboardInterrupt.
-            if error.__context__ is not None:
-                raise error.__context__ from error.__context__.__cause__
+            # Without one kept an interrupt came before the callback; then the context has it.
+            failure = self.failure or error.__context__
+            if failure is not None:
+                raise failure from failure.__cause__
             raise
         except httptools.HttpParserError as error:
             if self.message_complete:
