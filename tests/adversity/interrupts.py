@@ -505,8 +505,14 @@ def _waiting_place(coroutine: Any) -> str:
 
 def _traced(tracer: Tracer, call: Callable[[Any, Any], Any], client: Any, prepared: Any) -> Any:
     if not asyncio.iscoroutinefunction(call):
+
+        def alone() -> Iterator[Any]:
+            yield call(client, prepared)
+
+        # In a generator, as a coroutine is: a trace function that raises at the first or last instruction of an
+        # `except` block leaves its exception behind as the one being handled, and a signal handler never does.
         with tracer:
-            return call(client, prepared)
+            return next(alone())
 
     async def awaited() -> Any:
         cast("asyncio.Task[Any]", asyncio.current_task()).set_name("the call")
