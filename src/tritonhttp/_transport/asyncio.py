@@ -134,9 +134,11 @@ class AsyncioTransport(TransportBase):
         began = loop.time()
         if self.pool.take(place):
             place.served = True
-        elif not await self.pool.hold(place, deadline):
-            assert deadline is not None
-            raise wait_timeout(self._limit, loop.time() - began, deadline)
+        else:
+            self.pool.join(place)
+            if not await self.pool.hold(place, deadline, reserved=True):
+                assert deadline is not None
+                raise wait_timeout(self._limit, loop.time() - began, deadline)
         if trace is not None:
             trace.mark("wait")
         fresh = False
@@ -333,7 +335,7 @@ class AsyncioTransport(TransportBase):
         now = connection.loop.time()
         connection.expires = min(now + self._max_idle, connection.dies)
         self.give_back(place, reusable=reusable)
-        expired = self.pool.drop_expired(now)
+        expired = self.pool.drop_expired(now) if self.pool.idle else None
         if expired is not None:
             self._forget(expired)
 

@@ -202,17 +202,13 @@ class Pool(Generic[C]):
             if connection is not None and reusable and not self.closed:
                 self.idle.append(connection)
                 # Checked afterwards: a handler may have closed the pool, or used the room, just before.
-                connection = self._drop_excess()
+                connection = None
+                if self.closed or len(self.holders) + len(self.idle) > self.limit:
+                    with contextlib.suppress(IndexError):  # a call has taken it
+                        connection = self.idle.pop()
         if serve and (self.ready or self._serving is not None or self.closed):
             self.serve()
         return connection
-
-    def _drop_excess(self) -> C | None:
-        """Remove and return the connection that became idle last, if it must not stay."""
-        if self.closed or self.taken > self.limit:
-            with contextlib.suppress(IndexError):  # a call has taken it
-                return self.idle.pop()
-        return None
 
     def lost(self, connections: Iterable[C]) -> list[C]:
         """Return those of the open connections that an exception removed from the books between two steps."""
