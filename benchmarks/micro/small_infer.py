@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import numpy as np
 
 import tritonhttp
-from tritonhttp._clients import base
-from tritonhttp._protocol import inferences
+from tritonhttp._protocol import encoder
+from tritonhttp._protocol.inference import Inference
 from tritonhttp._transport.pool import Place
 from tritonhttp.testing import TritonServer
 
@@ -54,11 +54,9 @@ def main() -> None:
 
         everything()
         everything()
-        asked = inferences.Inference("add_sub", inputs, outputs=wanted)
-        plain = client._encode_plain_infer(tuple(asked), None, None)
-        assert plain is not None
-        known, (request,) = plain
-        answer, transport = known.answer, client._transport
+        message = client._encoder.encode(Inference("add_sub", inputs, outputs=wanted), None, None)
+        (request,), answer, transport = message.buffers, message.answer, client._transport
+        assert isinstance(request, bytes)
         assert answer is not None
         expected = answer.start, answer.head_size, answer.size
 
@@ -82,16 +80,18 @@ def main() -> None:
             "without extensions": everything,
         }
         found: dict[str, list[float]] = {name: [] for name in variants}
+        compose, find = encoder.compose, encoder.find
         for _ in range(ROUNDS):
             for name, call in variants.items():
                 pure = name == "without extensions"
-                recall, base.recall = base.recall, None if pure else base.recall  # type: ignore[assignment]
-                transport.repeats, known.answer = not pure, None if pure else answer
+                transport.repeats = not pure
+                if pure:
+                    encoder.compose = encoder.find = lambda *_: None  # type: ignore[assignment]
                 before = time.process_time()
                 for _ in range(CALLS):
                     call()
                 found[name].append((time.process_time() - before) / CALLS * 1e6)
-                base.recall, known.answer = recall, answer
+                encoder.compose, encoder.find = compose, find
         body = transport.repeater.repeat(Place(), request, *expected, None)
         bare.close()
         repeater = transport.repeater
