@@ -495,6 +495,8 @@ def test_a_response_of_another_make_is_checked() -> None:
         ({"a": [1, "2", None]}, "a=1&a=2&a=None"),
         ({"a": (1, 2)}, "a=1&a=2"),
         ({"a": []}, ""),
+        ({"a-b_c.d~": "X9"}, "a-b_c.d~=X9"),
+        ({"a=b": "c", "d": "e=f", "": ""}, "a%3Db=c&d=e%3Df&="),
         ({"ü&": "=?#/%+"}, "%C3%BC%26=%3D%3F%23%2F%25%2B"),
         ({1: True}, "1=True"),
         ({}, ""),

@@ -28,6 +28,9 @@ T = TypeVar("T")
 JSON = "application/json"
 BINARY = "application/octet-stream"
 
+#: A query parameter that needs no quoting.
+_UNQUOTED = re.compile("[A-Za-z0-9_.~-]*=[A-Za-z0-9_.~-]*")
+
 Headers = tuple[tuple[str, str], ...]
 #: See `Operation.renew`.
 Renew: TypeAlias = Callable[["int | BaseException"], "Generator[Operation[Any], Any, Operation[Any]]"]
@@ -388,14 +391,17 @@ def query_string(parameters: Mapping[str, Any]) -> str:
     InvalidRequest
         For a value with CR, LF or NUL.
     """
-    from urllib.parse import quote_plus
-
     pairs: list[str] = []
     for name, value in mapping(parameters, "query_params").items():
-        for item in value if isinstance(value, (list, tuple)) else [value]:
-            if re.search(r"[\r\n\0]", f"{name}{item}"):
-                raise InvalidRequest(f"query parameter {name!r} must be text without CR, LF or NUL")
-            pairs.append(f"{quote_plus(str(name))}={quote_plus(str(item))}")
+        for item in value if isinstance(value, (list, tuple)) else (value,):
+            pair = f"{name!s}={item!s}"
+            if not _UNQUOTED.fullmatch(pair):
+                from urllib.parse import quote_plus
+
+                if re.search(r"[\r\n\0]", pair):
+                    raise InvalidRequest(f"query parameter {name!r} must be text without CR, LF or NUL")
+                pair = f"{quote_plus(str(name))}={quote_plus(str(item))}"
+            pairs.append(pair)
     return "&".join(pairs)
 
 
