@@ -55,9 +55,9 @@ class Pool(Generic[C]):
 
     Notes
     -----
-    The C extension (``_repetition/_fast.c``) uses these attributes by name: it reads `limit`, `closed` and `ready`, and
-    changes `idle`, `holders` and `line`. It does not take the lock, since each of its steps is atomic under the
-    GIL. It leaves the pool to Python unless `idle` is exactly a list and `holders` exactly a set.
+    The C extension (``_repetition/_fast.c``) uses these attributes by name: it reads `limit`, `closed` and
+    `ready`, and changes `idle`, `holders` and `line`. It does not take the lock, since each of its steps is atomic
+    under the GIL. It leaves the pool to Python unless `idle` is exactly a list and `holders` exactly a set.
     """
 
     def __init__(self, limit: int) -> None:
