@@ -262,10 +262,12 @@ def tensors(arrays: Arrays, binary: bool, copy: bool = False) -> list[InferInput
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     """Return whether an array's shape is the expected one, in which -1 is any length."""
-    return shape == expected or (
-        len(shape) == len(expected)
-        and all(wanted in (-1, length) for length, wanted in zip(shape, expected, strict=True))
-    )
+    if len(shape) != len(expected):
+        return False
+    for length, wanted in zip(shape, expected, strict=True):  # noqa: SIM110  a generator takes a frame for each
+        if wanted not in (length, -1):
+            return False
+    return True
 
 
 def requested(names: Sequence[str], binary: bool, classes: int) -> list[InferRequestedOutput]:

@@ -80,7 +80,7 @@ class InferInput:
 
     def __init__(self, name: str, shape: Sequence[int], datatype: str) -> None:
         self._name = name
-        self._shape = tuple(shape) if type(shape) is list else _as_tuple(shape)
+        self._shape = tuple(shape) if type(shape) in (list, tuple) else _as_tuple(shape)
         self._datatype = datatype
 
     @classmethod

@@ -9,7 +9,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..._basics.log import logger
 from ..._calls.safety import may_run_twice
@@ -712,7 +712,8 @@ class Calls(ClientBase):
         perform: Any = self._carry_out
         if isinstance(operation, Inference) and self._branches(operation):
             perform = self._branch
-        return cast("T", await perform(operation, headers, query_params, until))
+        outcome: T = await perform(operation, headers, query_params, until)
+        return outcome
 
     async def _carry_out(
         self,

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..._basics.log import logger
 from ..._calls.safety import may_run_twice
@@ -708,7 +708,8 @@ class Calls(ClientBase):
         perform: Any = self._carry_out
         if isinstance(operation, Inference) and self._branches(operation):
             perform = self._branch
-        return cast("T", perform(operation, headers, query_params, until))
+        outcome: T = perform(operation, headers, query_params, until)
+        return outcome
 
     def _carry_out(
         self,
