@@ -113,7 +113,8 @@ class Encoder:
         if form is None:
             # The JSON holds data: only what is answered may be the same the next time.
             key = inference.model_name, inference.model_version
-            template.answers = self._answers.get(key) or self._answers.keep(key, template.answers)
+            known = self._answers.get(key)
+            template.answers = self._answers.keep(key, template.answers) if known is None else known
         if form is not None and all(map(_goes_out_as_it_is, data)):
             self.templates.keep((inference.model_name, inference.model_version, form), template)
         return template
@@ -121,7 +122,7 @@ class Encoder:
     def _pieces(self, inference: Inference, snapshot: bool, *own: Any) -> tuple[Template, list[Buffer]]:
         """Return a request as Python makes it: in one piece where it is small, as buffers otherwise."""
         template, _ = self._find(inference)
-        tensors = buffers_of(inference.inputs, snapshot)
+        tensors = buffers_of(inference.inputs, snapshot) if template.binary else []
         if sum(map(len, tensors)) != template.size:  # an array was resized behind the form's back
             template = self._learn(inference, *form_of(inference))
         opening = template.opening(*own)
