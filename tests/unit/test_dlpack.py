@@ -213,8 +213,8 @@ def test_device_and_kind_are_written_into_the_capsule(version: tuple[int, int] |
     assert (tensor.device.type, tensor.device.id) == (2, 3)
     assert (tensor.dtype.code, tensor.dtype.bits, tensor.dtype.lanes) == (4, 16, 1)
     assert (tensor.data, tensor.ndim, tensor.byte_offset) == (owner.address, 2, 0)
-    assert tensor.shape[:2] == [4, 2]
-    assert tensor.strides[:2] == [2, 1]
+    assert tensor.sizes == (4, 2)
+    assert tensor.steps in ((2, 1), None)  # numpy 1 leaves them out
 
 
 @pytest.mark.parametrize("version", VERSIONS)
