@@ -39,7 +39,7 @@ def integer(value: Any) -> int | None:
     """Return an integer of any type as an int, or None for anything else, including bools and arrays."""
     if type(value) is int:
         return value
-    if isinstance(value, (bool, np.ndarray)):
+    if isinstance(value, (bool, np.bool_, np.ndarray)):
         return None
     try:
         return int(index(value))
