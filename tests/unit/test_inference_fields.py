@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from dataclasses import fields, replace
 from typing import Any
 
@@ -14,7 +15,8 @@ import tritonhttp.aio
 from tritonhttp import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonhttp._calls.safety import may_run_twice
 from tritonhttp._clients.model_base import CallOptions
-from tritonhttp._protocol.inference import UNSENT, Inference
+from tritonhttp._protocol.inference import UNSENT, Inference, body_of
+from tritonhttp.as_tritonclient.infer_input import InferInput as ReferenceInput
 
 FIELDS = [each.name for each in fields(Inference) if each.init]
 #: What the client adds.
@@ -100,3 +102,39 @@ def test_infer_hands_every_option_on(kind: Any, monkeypatch: pytest.MonkeyPatch)
                 with pytest.raises(TypeError):  # the stand-in is not awaited
                     call.send(None)
             assert getattr(seen.pop(), name) is OTHER[name]
+
+
+class Own(ReferenceInput):
+    """Makes its JSON object itself."""
+
+    def _get_tensor(self) -> dict[str, Any]:
+        return {**super()._get_tensor(), "own": True}
+
+
+def test_data_in_the_json_are_those_of_the_call_whatever_was_sent_before() -> None:
+    texts = np.array(["%b", "\0", "%", "ö"], object)
+    names = ["a", "%b", "%%d", "\0", '"data":', "ö"]
+    with InferenceServerClient("host:1") as client:
+        for kind, mixed, outputs in itertools.product(
+            (InferInput, ReferenceInput, Own),
+            (False, True),
+            (None, [InferRequestedOutput("%s", binary_data=False)]),
+        ):
+            tensors = [kind.from_numpy(name, ARRAY, binary_data=False) for name in names]
+            tensors.append(kind.from_numpy("text", texts, binary_data=False))
+            if mixed:
+                tensors[1:1] = [InferInput.from_numpy("%b", ARRAY), InferInput("r", [1], "INT8")]
+                tensors[2].set_shared_memory("%b", 1)
+            for step in range(4):
+                tensors[0].set_data_from_numpy(ARRAY * 10**step, binary_data=False)
+                if step == 2:
+                    tensors[-1].set_shape([2, 2])
+                    tensors[-1].set_data_from_numpy(texts.reshape(2, 2), binary_data=False)
+                elif step == 3:
+                    tensors[3].set_shape([4])  # other than its data
+                inference = Inference("m", tensors, outputs=outputs, request_id="%b")
+                body, _ = body_of(inference)
+                message = client._encoder.encode(inference, {"a": "%b"}, None)
+                assert b"".join(message.buffers).partition(b"\r\n\r\n")[2] == b"".join(body)
+                size = client._encoder.describe(inference)[1]
+                assert size == len(b"".join(body))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -58,6 +58,9 @@ class Message(NamedTuple):
                 self.template.answers.keep(len(self.id_json), answer)
 
 
+#: What :meth:`Template.opening` takes of a call's own: query, header lines, id, parameters.
+_Own: TypeAlias = "tuple[bytes, bytes, bytes, bytes | None]"
+
 #: NamedTuple's own __new__ is a function of Python's.
 _tuple: Any = tuple.__new__
 
@@ -86,46 +89,45 @@ class Encoder:
         self._heads: Table[tuple[Any, ...], tuple[str, bytes]] = Table()
         #: By model, version and form.
         self.templates: Table[tuple[Any, ...], Template] = Table()
-        #: The answers to inferences whose data are JSON, by model and version.
-        self._answers: Table[tuple[str, str], Table[int, Answer]] = Table()
+        #: The same where the JSON contains data.
+        self._around_json: Table[tuple[Any, ...], Template] = Table()
         #: Names of headers that may be sent, in lower case, by the names as they were given.
         self._names: Table[str, str] = Table()
 
     # -- inferences --
 
-    def _find(self, inference: Inference) -> tuple[Template, list[Any]]:
-        """Return the template of an inference, and its data as they were set."""
+    def _find(self, inference: Inference) -> tuple[Template, list[bytes]]:
+        """Return the template of an inference, and the data that its JSON contains."""
         found = find(self.templates, inference, InferInput, InferRequestedOutput)
         if found is not None:
-            return found
-        form, data = form_of(inference)
+            return found[0], []
+        form, data, within = form_of(inference)
         try:
-            return self.templates[inference.model_name, inference.model_version, form], data
+            table = self._around_json if within else self.templates
+            return table[inference.model_name, inference.model_version, form], within
         except (KeyError, TypeError):  # not known, or no key
-            return self._learn(inference, form, data), data
+            return self._learn(inference, form, data, within), within
 
-    def _learn(self, inference: Inference, form: tuple[Any, ...] | None, data: list[Any]) -> Template:
+    def _learn(
+        self, inference: Inference, form: tuple[Any, ...] | None, data: list[Any], within: list[bytes]
+    ) -> Template:
         """Make a template, and remember it where another inference may use it."""
         target = f"{self._base_path}/{inference.path}"
-        members, end = forms_json(inference)
+        members, end = forms_json(inference, bool(within))
         size = sum(each.nbytes if isinstance(each, np.ndarray) else len(each) for each in data)
         template = Template(target, self._template_lines[bool(data)], members, end, size, bool(data))
-        if form is None:
-            # The JSON holds data: only what is answered may be the same the next time.
-            key = inference.model_name, inference.model_version
-            known = self._answers.get(key)
-            template.answers = self._answers.keep(key, template.answers) if known is None else known
         if form is not None and all(map(_goes_out_as_it_is, data)):
-            self.templates.keep((inference.model_name, inference.model_version, form), template)
+            table = self._around_json if within else self.templates
+            table.keep((inference.model_name, inference.model_version, form), template)
         return template
 
-    def _pieces(self, inference: Inference, snapshot: bool, *own: Any) -> tuple[Template, list[Buffer]]:
+    def _pieces(self, inference: Inference, snapshot: bool, own: _Own) -> tuple[Template, list[Buffer]]:
         """Return a request as Python makes it: in one piece where it is small, as buffers otherwise."""
-        template, _ = self._find(inference)
+        template, within = self._find(inference)
         tensors = buffers_of(inference.inputs, snapshot) if template.binary else []
         if sum(map(len, tensors)) != template.size:  # an array was resized behind the form's back
             template = self._learn(inference, *form_of(inference))
-        opening = template.opening(*own)
+        opening = template.opening(*own, within)
         if max(map(len, tensors), default=0) <= COALESCE and len(opening) + template.size <= LARGEST:
             return template, [b"".join((opening, *tensors))]
         return template, [opening, *tensors]
@@ -171,8 +173,8 @@ class Encoder:
         """Return the headers that belong to an operation's body, and the body's size."""
         if not isinstance(operation, Inference):
             return operation.headers, sum(map(len, operation.body))
-        template, _ = self._find(operation)
-        size = template.json_size(operation.id_json(), operation.parameters_json())
+        template, within = self._find(operation)
+        size = template.json_size(operation.id_json(), operation.parameters_json(), within)
         headers = (("Inference-Header-Content-Length", str(size)),) if template.binary else ()
         return headers, size + template.size
 
@@ -207,7 +209,7 @@ class Encoder:
                     parameters,
                 )
                 if found is None:
-                    found = self._pieces(operation, snapshot, query, given, id_json, parameters)
+                    found = self._pieces(operation, snapshot, (query, given, id_json, parameters))
                 template, buffers = found
                 target = f"{template.target}{query.decode()}" if query else template.target
                 answers = template.answers

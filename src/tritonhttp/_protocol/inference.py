@@ -205,8 +205,11 @@ class Inference(Operation[InferResult]):
 _values = attrgetter(*(each.name for each in fields(Inference)))
 
 
-def forms_json(inference: Inference) -> tuple[bytes, bytes]:
-    """Return inputs and outputs as members of the JSON, and the parameters where there are no options."""
+def forms_json(inference: Inference, apart: bool = False) -> tuple[bytes, bytes]:
+    """Return inputs and outputs as members of the JSON, and the parameters where there are no options.
+
+    With `apart` the members are a format: ``%b`` stands for the data that the JSON itself contains.
+    """
     inputs, outputs = inference.inputs, inference.outputs
     descriptors = [tensor._descriptor() for tensor in inputs]
     for descriptor in descriptors:
@@ -220,7 +223,12 @@ def forms_json(inference: Inference) -> tuple[bytes, bytes]:
         members["outputs"] = [output._get_tensor() for output in outputs]
     # Without it the server answers every output as JSON, ten times the size.
     end = b"" if outputs else b',"parameters":{"binary_data_output":true}'
-    return jsonio.dumps(members)[1:-1], end
+    if not apart:
+        return jsonio.dumps(members)[1:-1], end
+    for descriptor in descriptors:
+        if "data" in descriptor:
+            descriptor["data"] = orjson.Fragment(b"\0")  # JSON contains none: it is escaped in strings
+    return jsonio.dumps(members)[1:-1].replace(b"%", b"%%").replace(b"\0", b"%b"), end
 
 
 def buffers_of(inputs: Sequence[InferInput], snapshot: bool = False) -> list[Buffer]:
@@ -242,19 +250,26 @@ def body_of(inference: Inference, snapshot: bool = False) -> tuple[tuple[Buffer,
     return (json, *tensors), size
 
 
-def form_of(inference: Inference) -> tuple[tuple[Any, ...] | None, list[Any]]:
-    """Return what the JSON of an inference without options depends on, and the data behind it as they were set.
+def form_of(inference: Inference) -> tuple[tuple[Any, ...] | None, list[Any], list[bytes]]:
+    """Return what the JSON of an inference without options depends on, and the data as they were set.
 
-    There is no such form where data are in the JSON itself; the data are then as they are sent.
+    The data behind the JSON come first, then those within. Where a sub-class may make the JSON itself there is no
+    such form; the data behind the JSON are then as they are sent, and there are none within.
     """
     inputs, outputs = inference.inputs, inference.outputs
     form: list[Any] = []
     data: list[Any] = []
+    within: list[bytes] = []
     try:
         if type(inputs) is not list and _is_spent_by_use(inputs):
             raise TypeError
         for tensor in inputs:
-            form.append(tensor._form)
+            known = tensor._form
+            if known is None:
+                known = tensor._form_around_json
+                if tensor._json is not None and known is not None:
+                    within.append(tensor._json)
+            form.append(known)
             if tensor._binary is not None:
                 data.append(tensor._binary)
         plain = None not in form
@@ -273,7 +288,7 @@ def form_of(inference: Inference) -> tuple[tuple[Any, ...] | None, list[Any]]:
         check_tensors(inference)
         raise
     # Without a form a sub-class may make the data itself.
-    return (tuple(form), data) if plain else (None, buffers_of(inputs))
+    return (tuple(form), data, within) if plain else (None, buffers_of(inputs), [])
 
 
 def _is_spent_by_use(given: Any) -> bool:

@@ -250,6 +250,11 @@ class InferInput:
                 ) from error
         return jsonio.dumps(texts)
 
+    @property
+    def _form_around_json(self) -> tuple[Any, ...] | None:
+        """All that the JSON object depends on beside the data in it; None where it contains none."""
+        return None if self._json is None else (self._name, self._datatype, self._shape)
+
     def _buffer(self, snapshot: bool = False) -> Buffer | None:
         """Return the binary data as they are sent, or None without any; with `snapshot` as a copy."""
         data = self._binary

@@ -7,6 +7,7 @@ error.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._basics.implementation import check_c_is_wanted, fall_back
@@ -36,7 +37,8 @@ class Template:
     lines : bytes
         The rest of that line, and header lines of ours.
     json : bytes
-        Inputs and outputs, as members of the request's JSON object.
+        Inputs and outputs, as members of the request's JSON object. A format, with ``%b`` for each input's data,
+        where the JSON contains data.
     parameters : bytes
         That object's end where the inference has no options: a comma and a further member, or nothing.
     size : int
@@ -61,12 +63,20 @@ class Template:
         self.binary = binary
         self.answers: Table[int, Answer] = Table()
 
-    def json_size(self, id_json: bytes, parameters: bytes | None) -> int:
+    def json_size(self, id_json: bytes, parameters: bytes | None, within: Sequence[bytes] = ()) -> int:
         """Return the size of the request's JSON."""
         end = self.parameters if parameters is None else parameters
-        return 2 + len(id_json) + len(self.json) + len(end)
+        json = self.json % tuple(within) if within else self.json
+        return 2 + len(id_json) + len(json) + len(end)
 
-    def opening(self, query: bytes, lines: bytes, id_json: bytes, parameters: bytes | None) -> bytes:
+    def opening(
+        self,
+        query: bytes,
+        lines: bytes,
+        id_json: bytes,
+        parameters: bytes | None,
+        within: Sequence[bytes] = (),
+    ) -> bytes:
         """Return the request up to its tensors.
 
         Parameters
@@ -79,9 +89,12 @@ class Template:
             The member of the JSON object that holds the id, with a comma behind it, or nothing.
         parameters : bytes or None
             The member that holds parameters, with a comma in front, or nothing; None: the template's own.
+        within : sequence of bytes
+            The data that the JSON contains.
         """
         end = self.parameters if parameters is None else parameters
-        json_size = 2 + len(id_json) + len(self.json) + len(end)
+        json = self.json % tuple(within) if within else self.json
+        json_size = 2 + len(id_json) + len(json) + len(end)
         return b"%b%b%b%b%bContent-Length: %d\r\n\r\n{%b%b%b}" % (
             self.start,
             query,
@@ -90,7 +103,7 @@ class Template:
             _JSON_SIZE % json_size if self.binary else b"",
             json_size + self.size,
             id_json,
-            self.json,
+            json,
             end,
         )
 
