@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -21,6 +22,8 @@ import pytest
 from tritonhttp._clients.blocking.async_request import InferAsyncRequest, Pending
 from tritonhttp._clients.blocking.executor import Executor
 from tritonhttp.errors import InferenceServerException, InvalidRequest
+
+from ..clients import wait_until
 
 
 def submit(executor: Executor, task: Callable[[], object]) -> None:
@@ -420,3 +423,44 @@ def test_the_exit_of_a_forked_child_waits_for_none_of_the_parents_threads() -> N
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=20
     )
     assert (ran.stdout.split(), ran.returncode) == (["exit", "3", "first", "second"], 0)
+
+
+@pytest.mark.parametrize("what", ["accept", "submit", "put", "drop", "shutdown"])
+def test_tasks_come_and_go_while_an_interrupted_thread_holds_the_lock(executor: Executor, what: str) -> None:
+    """The handler that interrupted it may wait for the lock under which they come."""
+    options = {"wait": False} if what == "shutdown" else {}
+    arguments: tuple[Any, ...] = () if what == "shutdown" else (lambda: None,)
+    thread = threading.Thread(target=getattr(executor, what), args=arguments, kwargs=options, daemon=True)
+    with executor._lock:
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+    if what == "accept":
+        executor.drop(arguments[0])
+
+
+def test_a_task_accepted_during_a_shutdown_is_run_or_refused() -> None:
+    for _ in range(300):
+        executor = Executor(1)
+        ran: list[int] = []
+        task = partial(ran.append, 1)
+        go = threading.Barrier(2)
+
+        def close(executor: Executor = executor, go: threading.Barrier = go) -> None:
+            go.wait(10)
+            executor.shutdown(wait=True)
+
+        closing = threading.Thread(target=close, daemon=True)
+        closing.start()
+        go.wait(10)
+        try:
+            executor.accept(task)
+        except InferenceServerException:
+            accepted = False
+        else:
+            accepted = True
+            executor.put(task)
+            executor.hire()
+        closing.join(10)
+        assert not closing.is_alive()
+        wait_until(lambda: len(ran) == accepted)  # noqa: B023

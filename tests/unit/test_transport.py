@@ -35,6 +35,7 @@ from tritonhttp import (
 from tritonhttp._transport.address import Address
 from tritonhttp._transport.blocking import BlockingTransport
 from tritonhttp._transport.policy import Timeouts
+from tritonhttp._transport.pool import Place
 from tritonhttp._wire.http1 import Response
 from tritonhttp._wire.requests import COALESCE, encode_head
 from tritonhttp.errors import TLSError
@@ -886,3 +887,18 @@ def test_a_forked_child_opens_its_own_connections() -> None:
     done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     assert done.stdout == "[0, 0, 1, 1, 0]"
+
+
+def test_a_place_is_reserved_while_an_interrupted_thread_holds_the_lock(
+    connect: Any, unused_port: int
+) -> None:
+    """The handler that interrupted it may wait for the lock under which that happens."""
+    transport = connect(unused_port).transport
+    place: Place[Any] = Place()
+    thread = threading.Thread(target=transport.reserve, args=(place,), daemon=True)
+    with transport.pool.lock:
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert list(transport.pool.line) == [place]
+    transport.give_back(place)

@@ -250,11 +250,14 @@ class BlockingTransport(TransportBase):
             return self.pool.has_room(place)
 
     def reserve(self, place: Place[Connection]) -> None:
-        """Let a place join the line for a call that another thread will make; it is served once that waits."""
+        """Let a place join the line for a call that another thread will make; it is served once that waits.
+
+        Takes no lock: its caller may hold one that a signal handler wants in the middle of the pool. Joining is a
+        single step for a place that is not ready.
+        """
         again, place.transport = place.transport is self, self
-        with self.pool.lock:
-            if not again or place not in self.pool.line:
-                self.pool.join(place)
+        if not again or place not in self.pool.line:
+            self.pool.join(place)
 
     def give_back(self, place: Place[Connection], *, reusable: bool = False, now: float = -math.inf) -> None:
         """Give up a place, or leave the line; close its connection unless that is reusable.

@@ -43,6 +43,9 @@ if hasattr(os, "register_at_fork"):
 class Executor:
     """Runs tasks in the order in which they were submitted, several at a time.
 
+    Only the choice of threads to start takes a lock. A task may come under another lock that a signal handler
+    wants, while the thread that it interrupted holds ours: a deadlock. So the steps of the rest are atomic.
+
     Parameters
     ----------
     limit : int
@@ -78,42 +81,41 @@ class Executor:
         InferenceServerException
             After :meth:`shutdown`.
         """
-        with self._lock:
-            if self._closed:
-                raise InferenceServerException("the client is closed")
-            self._accepted.add(task)
+        self._accepted.add(task)  # before the look: a shutdown that came in between waits for it
+        if self._closed:
+            self.drop(task)
+            raise InferenceServerException("the client is closed")
 
     def submit(self, task: Task) -> None:
-        """Accept a task and put it in the queue. :meth:`hire` must follow.
+        """Put a task in the queue, which must not raise. :meth:`hire` must follow.
+
+        The caller's lock keeps a shutdown out, except the one at the interpreter's exit.
 
         Raises
         ------
         InferenceServerException
             After :meth:`shutdown`.
         """
-        with self._lock:
-            if self._closed:
-                raise InferenceServerException("the client is closed")
-            self._tasks.put(task)
-            try:
-                self._free.pop()
-            except IndexError:
-                if len(self._threads) < self._limit:
-                    self._started.append(None)
+        if self._closed:
+            raise InferenceServerException("the client is closed")
+        self._tasks.put(task)
+        try:
+            self._free.pop()
+        except IndexError:
+            if len(self._threads) < self._limit:
+                self._started.append(None)
 
     def put(self, task: Task) -> None:
         """Put an accepted task in the queue. :meth:`hire` must follow."""
-        with self._lock:
-            self._tasks.put(task)
-            self._started.append(None)
-            self.drop(task)
+        self._tasks.put(task)
+        self._started.append(None)
+        self.drop(task)
 
     def drop(self, task: Task) -> None:
         """Forget an accepted task."""
-        with self._lock:
-            self._accepted.discard(task)
-            if self._closed and not self._accepted:
-                self._tasks.put(None)
+        self._accepted.discard(task)
+        if self._closed and not self._accepted:
+            self._tasks.put(None)  # also behind another None, which ends the threads as well
 
     def hire(self) -> None:
         """Start threads for tasks in the queue, unless idle ones are free.
@@ -158,10 +160,9 @@ class Executor:
 
     def shutdown(self, *, wait: bool) -> None:
         """Let the threads end after the submitted tasks; with `wait`, wait for them. Idempotent."""
-        with self._lock:
-            self._closed = True
-            if not self._accepted:
-                self._tasks.put(None)
+        self._closed = True
+        if not self._accepted:
+            self._tasks.put(None)
         if wait:
             while self._accepted:  # tasks that wait for their sequence's turn
                 time.sleep(0.005)
