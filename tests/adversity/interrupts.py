@@ -180,7 +180,10 @@ class Tracer:
             return None
         if self._fine:
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
-            if sys.version_info < (3, 11) or frame.f_lasti in _known(code).entries:
+            # A resumed frame is traced too. Raised then, 3.10 would leave it at once, past its `finally`.
+            begun = frame.f_lasti
+            begins = begun < 0 if sys.version_info < (3, 11) else begun in _known(frame.f_code).entries
+            if begins:
                 self._reached(frame)
         return self._local(frame)
 
