@@ -12,6 +12,7 @@ Its names are those of ``tritonclient.http``::
 from typing import TYPE_CHECKING
 
 from . import _names
+from ._basics.lazy import lazily as _lazily
 from ._clients.blocking.async_request import InferAsyncRequest as InferAsyncRequest
 from ._clients.blocking.client import InferenceServerClient as InferenceServerClient
 from ._names import *  # noqa: F403  what both clients share is listed there
@@ -19,26 +20,32 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:  # type checkers read the imports in place of `__all__`
     from ._calls.retry import Retry as Retry
+    from ._clients.blocking.model import Model as Model
+    from ._clients.blocking.model import Outputs as Outputs
+    from ._clients.blocking.stream import GenerateStream as GenerateStream
+    from ._protocol.signature import Signature as Signature
+    from ._regions.region import Region as Region
+    from .errors import CertificateError as CertificateError
+    from .errors import TLSError as TLSError
+    from .events import Stats as Stats
 else:
+    # What few programs use does not make the import longer for all.
+    _HOMES = {
+        **_names._HOMES,
+        "GenerateStream": "._clients.blocking.stream",
+        "Model": "._clients.blocking.model",
+        "Outputs": "._clients.blocking.model",
+    }
     __all__ = [
         "InferAsyncRequest",
         "InferenceServerClient",
-        "Retry",
         "__version__",
         "install_as_tritonclient",
         *_names._SHARED,
+        *_HOMES,
     ]
-
-    def __getattr__(name):
-        # What few programs use does not make the import longer for all.
-        if name == "Retry":
-            from ._calls.retry import Retry
-
-            return globals().setdefault(name, Retry)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-    def __dir__():
-        return sorted({*globals(), *__all__} - {"TYPE_CHECKING"})
+    _MODULES = "aio auth errors events model plugins regions stream testing types utils"
+    __getattr__, __dir__ = _lazily(__name__, __all__, _HOMES, _MODULES.split())
 
 
 def install_as_tritonclient() -> None:

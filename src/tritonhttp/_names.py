@@ -26,4 +26,13 @@ from .utils import serialize_byte_tensor as serialize_byte_tensor
 from .utils import serialized_byte_size as serialized_byte_size
 from .utils import triton_to_np_dtype as triton_to_np_dtype
 
+#: The modules of those that are imported when they are asked for, relative to ``tritonhttp``.
+_HOMES = {
+    "CertificateError": ".errors",
+    "Region": "._regions.region",
+    "Retry": "._calls.retry",
+    "Signature": "._protocol.signature",
+    "Stats": ".events",
+    "TLSError": ".errors",
+}
 _SHARED = [name for name in vars() if name[0].isalpha()]  # pytest adds names that begin with @

@@ -8,6 +8,8 @@ import inspect
 import json
 import pkgutil
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -173,20 +175,46 @@ def test_all_names_exist_and_are_named_once(module: str) -> None:
     assert [name for name in names if not hasattr(imported, name)] == []
 
 
-def test_top_module_exports_its_public_names() -> None:
-    listed = {name: getattr(tritonhttp, name) for name in tritonhttp.__all__}
+#: Public modules.
+MODULES: dict[str, str] = {
+    "tritonhttp": "aio auth errors events model plugins regions stream testing types utils",
+    "tritonhttp.aio": "auth model stream",
+    "tritonhttp.testing": "pytest_plugin",
+}
+
+
+@pytest.mark.parametrize("module", [*MODULES])
+def test_a_package_lists_its_public_names_and_modules_and_no_others(module: str) -> None:
+    """Also those that are imported when they are asked for."""
+    imported = importlib.import_module(module)
+    assert set(dir(imported)) == {*imported.__all__, *MODULES[module].split()}
+    names = [f"print({module}.{name})" for name in dir(imported)]
+    program = "\n".join([f"import {module}", *names])
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ran.returncode, len(ran.stdout.splitlines())) == (0, len(names)), ran.stderr
     public = {
         name
-        for name, value in vars(tritonhttp).items()
-        if not name.startswith("_") and not inspect.ismodule(value) and name != "TYPE_CHECKING"
+        for name, value in vars(imported).items()
+        if name[0] not in "_@" and not inspect.ismodule(value) and name != "TYPE_CHECKING"
     }
-    assert public == set(listed) - {"__version__"}
+    assert public - {"annotations", "lazily"} <= set(imported.__all__)
+    with pytest.raises(AttributeError, match=f"^module '{module}' has no attribute 'nothing'$"):
+        imported.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("module", ["tritonhttp", "tritonhttp.errors", "tritonhttp.testing"])
-def test_names_that_are_made_when_asked_for_are_listed(module: str) -> None:
-    imported = importlib.import_module(module)
-    assert set(imported.__all__) <= set(dir(imported))
+#: Types of what methods return, or take.
+NAMED = "GenerateStream Model Outputs Region Retry Signature Stats TensorInfo TLSError CertificateError"
+
+
+@pytest.mark.parametrize("name", NAMED.split())
+@pytest.mark.parametrize("module", [tritonhttp, tritonhttp.aio])
+def test_types_that_programs_name_are_public(module: Any, name: str) -> None:
+    assert isinstance(getattr(module, name), type)
+    assert name in module.__all__
+
+
+def test_the_errors_that_are_made_when_asked_for_are_listed() -> None:
+    assert set(tritonhttp.errors.__all__) <= set(dir(tritonhttp.errors))
 
 
 # -- the two clients
@@ -249,7 +277,8 @@ def test_both_modules_export_the_same_objects() -> None:
         "__version__",
         "install_as_tritonclient",
     }
-    shared = set(tritonhttp.aio.__all__) & set(tritonhttp.__all__) - {"InferenceServerClient"}
+    twice = {"InferenceServerClient", "GenerateStream", "Model", "Outputs"}
+    shared = set(tritonhttp.aio.__all__) & set(tritonhttp.__all__) - twice
     for name in shared:
         assert getattr(tritonhttp.aio, name) is getattr(tritonhttp, name)
     auth = importlib.import_module("tritonhttp.auth")

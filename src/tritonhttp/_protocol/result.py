@@ -17,6 +17,7 @@ from .arrays import as_dlpack, as_torch, decoded
 from .tensors import TensorInfo
 
 if TYPE_CHECKING:
+    import torch  # pyright: ignore[reportMissingImports]
     from typing_extensions import Self
 
 __all__ = ["InferResult"]
@@ -173,7 +174,7 @@ class InferResult:
         """
         return as_dlpack(self[name], f"output {name!r}")
 
-    def as_torch(self, name: str) -> Any:
+    def as_torch(self, name: str) -> torch.Tensor:
         """Return an output, without a copy, as a ``torch.Tensor`` on the CPU; BF16 too.
 
         Raises
@@ -185,7 +186,8 @@ class InferResult:
         KeyError
             As for ``result[name]``.
         """
-        return as_torch(self[name], f"output {name!r}")
+        tensor: torch.Tensor = as_torch(self[name], f"output {name!r}")
+        return tensor
 
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .._basics.lazy import lazily
 
 if TYPE_CHECKING:
     from .provision import TritonUnavailable
@@ -10,15 +12,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TritonFailed", "TritonServer", "TritonUnavailable", "packaged_models"]
 
-
-def __getattr__(name: str) -> Any:
+if not TYPE_CHECKING:
     # Every pytest session of an environment imports this package for its plugin, so imports are lazy.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import provision, server
-
-    return getattr(provision if name == "TritonUnavailable" else server, name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    _HOMES = {
+        "TritonFailed": ".server",
+        "TritonServer": ".server",
+        "TritonUnavailable": ".provision",
+        "packaged_models": ".server",
+    }
+    __getattr__, __dir__ = lazily(__name__, __all__, _HOMES, ["pytest_plugin"])
