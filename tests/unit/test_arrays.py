@@ -108,10 +108,10 @@ def test_values_become_arrays(value: Any, expected: Any) -> None:
     [
         (None, "element 0 is a NoneType: None"),
         ({"a": 1}, "element 0 is a dict"),
-        ([1, None], "element 0 is a int: 1"),
-        ([[1], [2, 3]], "no array can be made of this list"),
-        (Series(np.array(["a", float("nan")], object)), "element 1 is a float: nan"),
-        (Series(np.array([1, None], object)), "element 0 is a int: 1"),
+        ([1, None], "row 1 is missing, and the protocol has no missing values"),
+        ([[1], [2, 3]], "row 0 has [1], row 1 has [2]"),
+        (Series(np.array(["a", float("nan")], object)), "row 1 is missing (nan)"),
+        (Series(np.array([1, None], object)), "row 1 is missing"),
         (object(), "element 0 is a object"),
         (Tensor(FLOATS, (2, 0)), "got one on device 0 of kind 2: copy it to the host first"),
         (

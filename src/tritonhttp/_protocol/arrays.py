@@ -1,11 +1,12 @@
 """Conversion between callers' values and numpy arrays: no I/O, and nothing on a GPU.
 
-Accepted are numbers, text, lists of them, numpy arrays, and objects with ``__array__`` or DLPack. An object array
-holds only strings or byte strings.
+Accepted are numbers, text, lists of them, numpy arrays, columns of tables, and objects with ``__array__`` or
+DLPack. An object array holds only strings or byte strings.
 """
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from .._wire import dtypes
 from ..errors import InvalidRequest
+from . import columns
 
 __all__ = ["as_array", "as_dlpack", "as_torch", "cast", "decoded", "is_typed"]
 
@@ -60,11 +62,20 @@ def _made(value: Any, what: str) -> npt.NDArray[Any]:
             return np.array(value, dtype=object)
         return np.array(value, dtype=object) if array.dtype.kind in "SU" else array
     except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(value, (list, tuple)):
+            rows = np.empty(len(value), dtype=object)
+            for number, row in enumerate(value):
+                rows[number] = row
+            if (stacked := columns.stack(rows, what, as_array)) is not None:
+                return stacked
         raise InvalidRequest(f"{what}: no array can be made of this {_name(value)}: {error}") from error
 
 
 def _foreign(value: Any, what: str) -> npt.NDArray[Any]:
-    """Return another library's tensor as an array."""
+    """Return another library's tensor or column as an array."""
+    if (found := columns.vectors(value, what)) is not None:
+        return found
+    columns.check_complete(value, what)
     reason: Exception | None = None
     if hasattr(value, "__array__"):
         try:
@@ -87,12 +98,18 @@ def _of_text_or_numbers(array: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
     others = [kind for kind in set(map(type, items)) if not issubclass(kind, _TEXT)]
     if not others:
         return array
+    if array.ndim == 1 and (stacked := columns.stack(array, what, as_array)) is not None:
+        return stacked
     try:
         numbers = np.asarray(array.tolist())
     except (TypeError, ValueError, OverflowError):
         numbers = array
     if numbers.dtype.kind in "biuf" and numbers.shape == array.shape:
         return numbers
+    if array.ndim:
+        for index, item in enumerate(items):
+            if columns.is_missing(item):
+                raise columns.refuse_missing(what, index // math.prod(array.shape[1:]), item)
     index, item = next((index, item) for index, item in enumerate(items) if not isinstance(item, _TEXT))
     raise InvalidRequest(
         f"{what}: expected numbers, or str and bytes; element {index} is a {_name(item)}: {item!r:.80}"
