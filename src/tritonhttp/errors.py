@@ -63,13 +63,13 @@ class InferenceServerException(Exception):
     attempts = 1
 
     def __init__(self, msg: str | None, status: str | None = None, debug_details: Any = None) -> None:
-        super().__init__(msg)
+        # As in the reference, `args` are the positional arguments, which Exception has taken already.
         self._msg = msg
         self._status = status
         self._debug_details = debug_details
 
     def __str__(self) -> str:
-        text = str(self._msg)
+        text = Exception.__str__(self) if self._msg is None else str(self._msg)
         return text if self._status is None else f"[{self._status}] {text}"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -105,6 +105,7 @@ class ServerError(InferenceServerException):
         self, msg: str, status: str, debug_details: Any = None, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(msg, status, debug_details)
+        self.args = (msg,)
         self.headers = dict(headers or {})
 
 
@@ -128,6 +129,7 @@ class TransportError(InferenceServerException):
         self.url = url
         self.phase = phase
         super().__init__(f"{method} {url}: {reason}" if url else reason)
+        self.args = (self._msg,)
 
     def locate(self, method: str, url: str) -> None:
         """Add the request's method and URL to an error that was created without them."""

@@ -102,6 +102,40 @@ def test_with_a_status_that_comes_first_in_brackets() -> None:
     assert (error.message(), error.status(), error.debug_details()) == ("gone", "404", "raw")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "options", "shown", "representation"),
+    [
+        (("m", "404", "d"), {}, "[404] m", "('m', '404', 'd')"),
+        (("m",), {"status": "404"}, "[404] m", "('m')"),
+        ((), {"msg": "m"}, "m", "()"),
+        ((), {"msg": None, "debug_details": "d"}, "", "()"),
+        ((), {"msg": None, "status": "404"}, "[404] ", "()"),
+        ((None, "404"), {}, "[404] (None, '404')", "(None, '404')"),
+    ],
+)
+def test_args_and_representation_are_as_in_the_reference(
+    arguments: Any, options: Any, shown: str, representation: str
+) -> None:
+    class Own(InferenceServerException):
+        pass
+
+    for kind in (InferenceServerException, Own):
+        error = kind(*arguments, **options)
+        assert (str(error), repr(error)) == (shown, f"{kind.__name__}{representation}")
+        assert error.args == arguments
+
+
+@pytest.mark.parametrize("cls", EVERY)
+def test_an_error_of_a_call_shows_its_message(cls: type[InferenceServerException]) -> None:
+    error = made(cls)
+    assert str(error.message()) in repr(error)
+    assert (
+        cls is InferenceServerException
+        or issubclass(cls, (ProtocolError, InvalidRequest))
+        or len(error.args) == 1
+    )
+
+
 def test_message_of_none_is_kept() -> None:
     error = InferenceServerException(None)
     assert error.message() is None
