@@ -57,7 +57,7 @@ class InferInput(tensors.InferInput):
         return None if data is None else bytes(data)
 
     def _get_tensor(self) -> dict[str, Any]:
-        tensor = super()._descriptor()
+        tensor = {**super()._descriptor(), "shape": self._shape}
         if self._json is not None and "data" in tensor:
             tensor["data"] = jsonio.loads(self._json, "the input's own data")
         return tensor
