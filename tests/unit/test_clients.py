@@ -72,8 +72,8 @@ def test_a_client_shows_what_it_is_and_its_servers(kind: Any) -> None:
             "what ssl_context_factory returns must be an ssl.SSLContext, got None",
         ),
         (
-            lambda: tritonhttp.aio.InferenceServerClient("a:1", ssl=True, ssl_context=False),  # type: ignore[arg-type]
-            "ssl_context must be an ssl.SSLContext, got False",
+            lambda: tritonhttp.aio.InferenceServerClient("a:1", ssl=True, ssl_context=0),  # type: ignore[arg-type]
+            "ssl_context must be an ssl.SSLContext, got 0",
         ),
     ],
 )

@@ -665,3 +665,24 @@ def test_an_error_in_a_head_is_ours_whatever_is_being_handled(handling: bool) ->
 
     with pytest.raises(ProtocolError, match="header lines"):
         read_while_handling() if handling else read()
+
+
+# -- the forms of geventhttpclient's response ---------------------------------------------------------
+
+
+def test_a_response_has_the_methods_that_programs_know_from_geventhttpclient() -> None:
+    head = parse_head(b"HTTP/1.1 404 Not Here\r\nContent-Type: text/plain\r\nContent-Length: 14\r\n\r\n")
+    response = Response(head, b"one\r\ntwo\nthree")
+    assert (response.get_code(), response.status_message, response.content_length) == (404, "Not Here", 14)
+    assert response["content-TYPE"] == "text/plain" == response.info()["content-type"]
+    assert "Content-type" in response
+    assert "x" not in response
+    with pytest.raises(KeyError):
+        response["x"]
+    assert dict(response.items()) == {"content-type": "text/plain", "content-length": "14"}
+    assert [response.readline(), response.readline(b"\n"), response.readline()] == [b"one\r\n", b"two\n", b""]
+    assert response.read() == b"three"
+    response.release()
+    with Response(head, bytes(5000)) as another:
+        assert list(map(len, another)) == [4096, 904]
+    assert Response(ResponseHead(204, {}, content_length=0), b"").content_length is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from ..errors import InvalidRequest
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["as_context", "tls_context"]
+__all__ = ["aiohttp_context", "tls_context"]
 
 #: The options that a caller may give.
 _TLS_OPTIONS = {
@@ -88,13 +89,61 @@ def _call_factory(factory: Callable[..., ssl.SSLContext], ca_certs: str | None) 
         arguments["cafile"] = ca_certs
     except ValueError:  # a function in C may have no signature
         pass
-    return as_context(factory(**arguments), "what ssl_context_factory returns")
+    return _as_context(factory(**arguments), "what ssl_context_factory returns")
 
 
-def as_context(given: Any, what: str) -> ssl.SSLContext:
+def _as_context(given: Any, what: str) -> ssl.SSLContext:
     """Return a context that a caller gave; raise InvalidRequest for anything else."""
     import ssl
 
     if not isinstance(given, ssl.SSLContext):
         raise InvalidRequest(f"{what} must be an ssl.SSLContext, got {given!r}")
     return given
+
+
+def aiohttp_context(given: Any) -> ssl.SSLContext | None:
+    """Return the context for an `ssl_context` in any form that aiohttp takes; None stands for the system's.
+
+    Raises
+    ------
+    InvalidRequest
+        For anything else.
+    """
+    if given is None or given is True:
+        return None
+    if given is False:
+        return _unverified()
+    fingerprint = getattr(sys.modules.get("aiohttp"), "Fingerprint", None)
+    if fingerprint is not None and isinstance(given, fingerprint):
+        return _pinned(given.fingerprint)
+    return _as_context(given, "ssl_context")
+
+
+def _unverified() -> ssl.SSLContext:
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _pinned(expected: bytes) -> ssl.SSLContext:
+    """Return a context that accepts the one certificate of this SHA-256 fingerprint, whoever signed it."""
+    import ssl
+    from hashlib import sha256
+
+    class Pinned(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            got = sha256(self.getpeercert(binary_form=True) or b"").digest()
+            if got != expected:
+                error: Any = ssl.SSLCertVerificationError(
+                    f"the certificate's fingerprint is {got.hex()}, expected {expected.hex()}"
+                )
+                error.expected, error.got = expected, got
+                raise error
+
+    context = _unverified()
+    context.sslobject_class = Pinned
+    return context

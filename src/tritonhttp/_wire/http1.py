@@ -7,17 +7,20 @@ parses heads and chunks; a body of known length is received straight into the me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import wraps
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httptools
 import numpy as np
 
 from ..errors import ProtocolError
 from .requests import Buffer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["MAX_HEAD", "Response", "ResponseHead", "ResponseReader", "StreamedResponse", "parse_head"]
 
@@ -63,7 +66,7 @@ class ResponseHead:
 
 
 class Response:
-    """A complete response. Programs for the reference use ``status_code``, ``get()`` and ``read()``."""
+    """A complete response, with the methods that programs know from geventhttpclient's."""
 
     __slots__ = ("_position", "asked", "body", "head", "limit")
 
@@ -97,6 +100,56 @@ class Response:
     def get(self, name: str, default: Any = None) -> Any:
         """Return a header's value; case does not matter in its name."""
         return self.head.headers.get(name.lower(), default)
+
+    # -- as geventhttpclient's response --
+
+    @property
+    def status_message(self) -> str:
+        """The reason phrase."""
+        return self.head.reason
+
+    @property
+    def content_length(self) -> int | None:
+        """The value of Content-Length, or None."""
+        return self.head.content_length if "content-length" in self.head.headers else None
+
+    length = content_length
+
+    def get_code(self) -> int:
+        """Return the status."""
+        return self.head.status
+
+    def info(self) -> Mapping[str, str]:
+        """Return the headers, with names in lower case."""
+        return self.head.headers
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """Return the headers' names, in lower case, and values."""
+        return self.head.headers.items()
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self.head.headers
+
+    def __getitem__(self, name: str) -> str:
+        return self.head.headers[name.lower()]
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Iterate over the body in pieces of 4 KiB."""
+        return iter(lambda: bytes(self.read(1 << 12)), b"")
+
+    def readline(self, sep: bytes = b"\r\n") -> bytes:
+        """Return the body's next line, its end included; nothing if no line ends."""
+        end = bytes(self.body).find(sep, self._position)
+        return b"" if end < 0 else bytes(self.read(end + len(sep) - self._position))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def release(self) -> Any:
+        """Do nothing: the connection is free already."""
 
     def read(self, length: int | None = -1) -> bytes:
         """Return the next `length` bytes of the body, or the rest of it."""

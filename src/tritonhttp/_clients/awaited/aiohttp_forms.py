@@ -6,16 +6,21 @@ Nothing here imports aiohttp; its errors count where the program has imported it
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from email.message import Message
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ... import errors
+from ..._protocol import operations
 from ..._wire import jsonio
 from ..._wire.http1 import Response, ResponseHead
 from ...errors import ConnectError, ConnectionLost, DeadlineExceeded, NameResolutionError, TransportError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Answer", "mark", "plain"]
 
@@ -57,14 +62,59 @@ class Answer(Response):
     def status(self) -> int:
         return self.status_code
 
+    @property
+    def ok(self) -> bool:
+        return self.status_code < 400
+
+    @property
+    def content_type(self) -> str:
+        return self._content_type.get_content_type()
+
+    @property
+    def charset(self) -> str | None:
+        return self._content_type.get_content_charset()
+
+    @property
+    def _content_type(self) -> Message:
+        message = Message()
+        message["Content-Type"] = self.get("Content-Type", "application/octet-stream")
+        return message
+
+    @property
+    def method(self) -> str:
+        return self.asked[0]
+
+    @property
+    def url(self) -> str:
+        return "".join(self.asked[1:])
+
+    def raise_for_status(self) -> None:
+        if not self.ok:
+            operations.check(self)
+
     def read(self, length: int | None = -1) -> _Read:
         return _Read(super().read(length))
 
-    async def text(self) -> str:
-        return bytes(self.body).decode()
+    async def text(self, encoding: str | None = None, errors: str = "strict") -> str:
+        return bytes(self.body).decode(encoding or self.charset or "utf-8", errors)
 
-    async def json(self, **options: Any) -> Any:
+    async def json(self, *, loads: Callable[[str], Any] | None = None, **options: Any) -> Any:
+        if loads is not None:
+            return loads(await self.text(options.get("encoding")))
         return jsonio.loads(self.body, "the server's response")
+
+    def release(self) -> _Read:
+        """Return something that may be awaited, as there: the connection is free already."""
+        return _Read()
+
+    def close(self) -> None:
+        """Do nothing: the connection is free already."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
 
 
 async def plain(response: Any) -> Any:
@@ -90,6 +140,9 @@ def mark(error: TransportError) -> None:
         error.__class__ = _both(type(error), base)  # type: ignore[arg-type,unused-ignore]
         # What aiohttp's own properties look into.
         error.__dict__.update(_conn_key=key, _os_error=error, _certificate_error=error)
+        if _is_mismatch(error):
+            found = vars(error.__cause__)
+            error.__dict__.update(expected=found["expected"], got=found["got"], host=key.host, port=key.port)
 
 
 def _name(error: TransportError) -> str:
@@ -99,12 +152,17 @@ def _name(error: TransportError) -> str:
         return "ClientConnectorDNSError"
     if isinstance(error, ConnectError):
         if isinstance(error, errors.CertificateError):
-            return "ClientConnectorCertificateError"
+            return "ServerFingerprintMismatch" if _is_mismatch(error) else "ClientConnectorCertificateError"
         return "ClientConnectorSSLError" if isinstance(error, errors.TLSError) else "ClientConnectorError"
     return "ServerDisconnectedError" if isinstance(error, ConnectionLost) else ""
 
 
-_THEIRS = ("_conn_key", "_os_error", "_certificate_error")
+def _is_mismatch(error: TransportError) -> bool:
+    """Return whether a certificate had another fingerprint than the caller's; see `tls.aiohttp_context`."""
+    return hasattr(error.__cause__, "expected")
+
+
+_THEIRS = ("_conn_key", "_os_error", "_certificate_error", "expected", "got", "host", "port")
 
 
 @lru_cache(maxsize=32)

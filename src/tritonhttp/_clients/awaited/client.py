@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ..._calls.turns import Turn, Turns
 from ..._protocol.operations import Operation
@@ -12,7 +12,7 @@ from ..._transport.asyncio import AsyncioTransport
 from ..._transport.asyncio_pool import AsyncioPool
 from ..._transport.failures import closed, turn_timeout
 from ..._transport.policy import UNSET, Deadline, Moment, positive, seconds
-from ..._transport.tls import as_context, tls_context
+from ..._transport.tls import aiohttp_context, tls_context
 from ..base import (
     CLOSING,
     SHARED_MEMORY_LIMIT,
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from ..._calls.dispatch import Balancing
     from ..._calls.retry import Retry
     from ...events import CallHook, RetryHook
+
+    class Fingerprint(Protocol):  # aiohttp's, which need not be installed
+        @property
+        def fingerprint(self) -> bytes: ...
+
 
 __all__ = ["InferenceServerClient"]
 
@@ -55,9 +60,11 @@ class InferenceServerClient(Calls):
     conn_timeout : float or None
         Seconds for a whole call, waiting for a connection included, unless `deadline` is given; None: no limit.
     ssl : bool
-        Use TLS; the server's certificate is verified always.
-    ssl_context : ssl.SSLContext, optional
-        The context to use; without one, the system's certificates are trusted.
+        Use TLS. The server's certificate is verified unless `ssl_context` says otherwise.
+    ssl_context : ssl.SSLContext, bool or aiohttp.Fingerprint, optional
+        The context to use. None or True: the system's certificates are trusted. False: nothing is verified,
+        neither the certificate's chain nor its host name, so anybody on the way can read and change the traffic.
+        A fingerprint: only the certificate of that fingerprint is accepted, and nothing else of it is verified.
     deadline, retry, balancing, resolve_every, on_request, on_response, on_retry, max_idle, max_age, keep_alive,
     proxy, trust_env, max_response_bytes, expect_continue, shared_memory, shared_memory_threshold,
     shared_memory_limit, binary_data
@@ -82,7 +89,7 @@ class InferenceServerClient(Calls):
         conn_limit: int = 100,
         conn_timeout: float | None = 60.0,
         ssl: bool = False,
-        ssl_context: ssl_module.SSLContext | None = None,
+        ssl_context: ssl_module.SSLContext | bool | Fingerprint | None = None,
         *,
         deadline: Deadline = UNSET,
         retry: Retry | None = None,
@@ -113,7 +120,7 @@ class InferenceServerClient(Calls):
         self._stream_deadline: float | None = None
         if deadline is not UNSET:
             self._deadline = self._stream_deadline = seconds(deadline, "deadline")
-        context = None if ssl_context is None else as_context(ssl_context, "ssl_context")
+        context = aiohttp_context(ssl_context)
         if self._address.tls:
             context = context or tls_context(None, None, False)
         else:
