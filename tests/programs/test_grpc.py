@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 
 import tritonhttp
 
-assert httpclient.InferenceServerClient is tritonhttp.InferenceServerClient
+assert issubclass(httpclient.InferenceServerClient, tritonhttp.InferenceServerClient)
 assert grpcclient.InferenceServerException is InferenceServerException is tritonhttp.InferenceServerException
 client = grpcclient.InferenceServerClient("127.0.0.1:9")
 client.register_plugin(BasicAuth("user", "word"))

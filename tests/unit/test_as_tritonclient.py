@@ -70,13 +70,13 @@ import tritonclient.utils.cuda_shared_memory as cudashm
 from tritonhttp.utils import cuda_shared_memory
 assert cudashm.create_shared_memory_region is cuda_shared_memory.create_shared_memory_region
 from tritonclient.http import aio, auth
-assert http.InferenceServerClient is tritonhttp.InferenceServerClient
+assert issubclass(http.InferenceServerClient, tritonhttp.InferenceServerClient)
 assert tritonclient.utils.InferenceServerException is tritonhttp.InferenceServerException
 assert http.InferResult is tritonhttp.InferResult and issubclass(http.InferInput, tritonhttp.InferInput)
 from tritonhttp.utils import shared_memory
 assert shm.create_shared_memory_region is shared_memory.create_shared_memory_region
 import tritonhttp.aio, tritonhttp.auth
-assert aio.InferenceServerClient is tritonhttp.aio.InferenceServerClient
+assert issubclass(aio.InferenceServerClient, tritonhttp.aio.InferenceServerClient)
 assert auth.BasicAuth is tritonhttp.auth.BasicAuth
 """)
 
@@ -142,7 +142,7 @@ def test_grpc_of_an_installed_tritonclient_works_beside_ours(real: Path) -> None
     printed = after_install(
         """
 import tritonclient.grpc as grpcclient, tritonclient.http as httpclient, tritonclient.utils._dlpack as dlpack
-assert httpclient.InferenceServerClient is tritonhttp.InferenceServerClient and dlpack.REAL
+assert issubclass(httpclient.InferenceServerClient, tritonhttp.InferenceServerClient) and dlpack.REAL
 assert "site/tritonclient/grpc" in grpcclient.__file__
 assert grpcclient.InferenceServerClientPlugin is tritonhttp.InferenceServerClientPlugin
 grpcclient.InferenceServerClient()
@@ -180,9 +180,12 @@ kept = InferInput("x", array.shape, "FP32")
 assert kept.set_data_from_numpy(array) is kept
 array[:] = -1
 assert kept._get_binary_data() == np.arange(1 << 17, dtype=np.float32).tobytes() == kept._raw_data
+assert kept._get_tensor()["shape"] == (1 << 17,)
 assert kept.shape() == (1 << 17,) and kept._parameters == {"binary_data_size": 1 << 19}
 shape = [2]
 assert kept.set_shape(shape).shape() is shape
+assert kept.set_data_from_numpy(array[:2])._get_tensor()["shape"] is shape
+assert kept.set_shared_memory("r", 8)._get_tensor()["shape"] is shape
 assert kept.set_data_from_numpy(array[:2], binary_data=False)._data == [-1.0, -1.0] and kept._raw_data is None
 assert pickle.loads(pickle.dumps(kept)).shape() == shape
 # The library's own input is as it was.
@@ -226,7 +229,7 @@ def run_as(*arguments: str | Path, path: str | Path = "") -> Completed:
 SHOW = """
 import sys
 import tritonclient.http as httpclient
-print(httpclient.InferenceServerClient.__module__, __name__, sys.argv[1:], sys.path[0], __file__)
+print(httpclient.InferResult.__module__.split(".")[0], __name__, sys.argv[1:], sys.path[0], __file__)
 sys.exit(7)
 """
 
@@ -323,8 +326,57 @@ if __name__ == "__main__":
     print(subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout)
 """)
     ran = run_as(program, path=real)
-    assert ran.stdout.split() == ["tritonhttp", "tritonhttp.errors"], ran.stderr
+    assert ran.stdout.split() == ["tritonhttp.as_tritonclient.client", "tritonhttp.errors"], ran.stderr
 
 
 def test_the_front_has_every_package_of_the_table() -> None:
     assert {path.stem for path in FRONT.glob("*.py")} == {name.partition(".")[0] for name in NAMES}
+
+
+# -- responses
+
+
+def test_a_response_is_shown_as_the_references_libraries_show_it() -> None:
+    printed = after_install("""
+import asyncio, pickle, threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Refusing(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response_only(404)
+        self.send_header("X-Token", "secret")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"no")
+    def log_message(self, *_):
+        pass
+
+server = HTTPServer(("127.0.0.1", 0), Refusing)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+url = f"127.0.0.1:{server.server_port}"
+import tritonclient.http as http, tritonclient.http.aio as aio
+
+client = http.InferenceServerClient(url, verbose=True)
+assert client.is_server_live() is False
+with pickle.loads(pickle.dumps(http.InferenceServerClient(url))) as other:
+    response = other._get("v2", None, None)
+    print(response)
+    assert dict(response.headers) == dict(response.items()) == {"X-Token": "secret", "Content-Length": "2"}
+    assert response["x-token"] == "secret" and response.read() == b"no"
+
+async def main():
+    async with aio.InferenceServerClient(url, verbose=True) as client:
+        assert await client.is_server_live() is False
+        print(str(await client._get("v2", None, None)) == f'''\\
+<ClientResponse(http://{url}/v2) [404 Not Found]>
+<CIMultiDictProxy('x-token': '***', 'content-length': '2')>
+''')
+
+asyncio.run(main())
+server.shutdown()
+""")
+    shown = "<HTTPSocketPoolResponse status=404 headers={'X-Token': '***', 'Content-Length': '2'}>"
+    lines = printed.splitlines()
+    assert lines[:3] == ["GET /v2/health/live, headers {}", shown, shown]
+    assert lines[4].endswith("/v2/health/live) [404 Not Found]>")
+    assert lines[-1] == "True"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import weakref
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -84,6 +84,8 @@ class ClientBase(Fleet, Overrides):
 
     #: Whether `verbose` shows whole URLs, as the reference's asyncio client does.
     _shows_origin: ClassVar[bool] = False
+    #: See `Calls`.
+    _as_answer: Callable[[Response], Response]
 
     def __init__(self, configuration: dict[str, Any]) -> None:
         # A signal's handler that calls a client must not meet a first import half done.
@@ -188,7 +190,7 @@ class ClientBase(Fleet, Overrides):
 
     @staticmethod
     def parse_response_body(
-        response_body: Buffer,
+        response_body: Buffer | str,
         verbose: bool = False,
         header_length: int | None = None,
         content_encoding: str | None = None,
@@ -226,7 +228,7 @@ class ClientBase(Fleet, Overrides):
 
     def _note(self, operation: Operation[Any], response: Response) -> None:
         """Log a response for `verbose`, and in the reference's words what it means."""
-        self._log.debug("%r", response)
+        self._log.debug("%r", self._as_answer(response))
         if operation.done and 200 <= response.status_code < 300:
             self._log.debug("%s", operation.done)
 

@@ -3,8 +3,8 @@
 from typing import Any
 from urllib.parse import quote
 
-from .._clients.awaited.client import InferenceServerClient
 from . import names
+from .aio_client import InferenceServerClient
 
 __all__ = ["InferenceServerClient", "quote"]
 

@@ -9,9 +9,10 @@ import tritonhttp
 
 from .._clients.base import ClientBase as InferenceServerClientBase
 from .._protocol import operations
+from .client import InferenceServerClient
 from .infer_input import InferInput
 
-__all__ = ["InferInput", "InferenceServerClientBase"]
+__all__ = ["InferInput", "InferenceServerClient", "InferenceServerClientBase"]
 
 
 def __getattr__(name: str) -> Any:

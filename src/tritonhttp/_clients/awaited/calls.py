@@ -54,6 +54,8 @@ QueryParams = Mapping[str, Any] | None
 class Calls(ClientBase):
     """The methods of a client; `InferenceServerClient` adds what differs between the two."""
 
+    #: How a response looks to those who call `_get` or `_post`, and in what `verbose` shows.
+    _as_answer = staticmethod(as_answer)
     _transport: AsyncioTransport
     _turns: Turns[AsyncioPool[None]]
     #: Limits of a call that gives none of its own, in seconds.
@@ -684,7 +686,7 @@ class Calls(ClientBase):
         """
         handed = Endpoint("GET", request_uri, undecoded)
         operation, until, place = self._resumed(handed, self._until(UNSET))
-        return as_answer(await self._exchange(operation, headers, query_params, until, place))
+        return self._as_answer(await self._exchange(operation, headers, query_params, until, place))
 
     async def _post(
         self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
@@ -702,7 +704,7 @@ class Calls(ClientBase):
         """
         handed = self._posted(request_uri, request_body, headers)
         operation, until, place = self._resumed(handed, self._until(UNSET))
-        return as_answer(await self._exchange(operation, headers, query_params, until, place))
+        return self._as_answer(await self._exchange(operation, headers, query_params, until, place))
 
     async def _run(
         self, operation: Operation[T], headers: Headers, query_params: QueryParams, deadline: Deadline

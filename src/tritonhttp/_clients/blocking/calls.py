@@ -55,6 +55,8 @@ QueryParams = Mapping[str, Any] | None
 class Calls(ClientBase):
     """The methods of a client; `InferenceServerClient` adds what differs between the two."""
 
+    #: How a response looks to those who call `_get` or `_post`, and in what `verbose` shows.
+    _as_answer = staticmethod(as_answer)
     _transport: BlockingTransport
     _turns: Turns[BlockingPool[None]]
     #: Limits of a call that gives none of its own, in seconds.
@@ -680,7 +682,7 @@ class Calls(ClientBase):
         """
         handed = Endpoint("GET", request_uri, undecoded)
         operation, until, place = self._resumed(handed, self._until(UNSET))
-        return as_answer(self._exchange(operation, headers, query_params, until, place))
+        return self._as_answer(self._exchange(operation, headers, query_params, until, place))
 
     def _post(
         self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
@@ -698,7 +700,7 @@ class Calls(ClientBase):
         """
         handed = self._posted(request_uri, request_body, headers)
         operation, until, place = self._resumed(handed, self._until(UNSET))
-        return as_answer(self._exchange(operation, headers, query_params, until, place))
+        return self._as_answer(self._exchange(operation, headers, query_params, until, place))
 
     def _run(
         self, operation: Operation[T], headers: Headers, query_params: QueryParams, deadline: Deadline
