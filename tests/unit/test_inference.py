@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from tritonhttp import InferInput, InferRequestedOutput, InferResult
 from tritonhttp._protocol.inference import Inference, body_of
 from tritonhttp._wire import inference
+from tritonhttp._wire.dtypes import triton_to_np_dtype
 from tritonhttp._wire.http1 import Response, ResponseHead
 from tritonhttp._wire.inference import RESERVED_PARAMETERS, decode_response, error_message
 from tritonhttp.errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
@@ -106,10 +107,14 @@ def test_similar_names_are_free(key: str) -> None:
     assert request(parameters={key: 1})["parameters"][key] == 1
 
 
-@pytest.mark.parametrize("parameters", [{"a": b"x"}, {"a": object()}, {5: 1}, {"a": "\ud800"}])
+@pytest.mark.parametrize("parameters", [{"a": b"\xff"}, {"a": object()}, {5: 1}, {"a": "\ud800"}])
 def test_parameters_without_a_form_are_refused(parameters: Any) -> None:
     with pytest.raises(InvalidRequest):
         request(parameters=parameters)
+
+
+def test_parameters_may_be_text_given_as_bytes() -> None:
+    assert request(parameters={"a": "é".encode(), "b": [b"x"]})["parameters"]["a"] == "é"
 
 
 # -- responses --------------------------------------------------------------------------------------
@@ -612,11 +617,16 @@ def test_malformed_bytes_are_refused_with_the_outputs_name(shape: list[int], raw
         ("INT32", [1, None]),
         ("INT32", [1, {}]),
         ("INT32", [1, 1.5]),
-        ("INT32", [1, "2"]),
+        ("INT32", [1, "2.5"]),
+        ("INT32", [True, "x"]),
+        ("UINT8", ["1", "300"]),
+        ("UINT8", ["1", "-1"]),
         ("INT32", [[1], [2, 3]]),
         ("INT64", [1, 2**70]),
         ("FP32", ["a", 1]),
-        ("FP32", ["1.5", 1]),
+        ("FP32", ["1.5", "x"]),
+        ("FP32", ["1.5", ""]),
+        ("BOOL", ["true", "false"]),
         ("BOOL", [True, "x"]),
         ("BOOL", [True, 2]),
         ("BYTES", ["a"]),
@@ -629,6 +639,23 @@ def test_json_data_that_do_not_fit_are_refused(datatype: str, data: Any) -> None
     body, _ = response(output(datatype, [2], data=data))
     with pytest.raises(ProtocolError, match="'y'"):
         tensor(body, None)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "values"),
+    [
+        ("INT64", ["9223372036854775807", "-9223372036854775808"], [2**63 - 1, -(2**63)]),
+        ("UINT64", ["18446744073709551615", 2], [2**64 - 1, 2]),
+        ("INT32", [1, "2"], [1, 2]),
+        ("FP32", ["1.5", 1], [1.5, 1.0]),
+        ("FP64", ["-Infinity", "Infinity"], [-np.inf, np.inf]),
+        ("FP32", ["2e3", None], [2000.0, np.nan]),
+    ],
+)
+def test_numbers_may_come_as_strings(datatype: str, data: Any, values: list[Any]) -> None:
+    """JSON made of protobuf has them so."""
+    body, _ = response(output(datatype, [2], data=data))
+    np.testing.assert_array_equal(tensor(body, None), np.array(values, triton_to_np_dtype(datatype)))
 
 
 def test_bf16_as_json_is_rounded_as_other_floats_are() -> None:

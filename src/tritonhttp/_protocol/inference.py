@@ -121,7 +121,7 @@ class Inference(Operation[InferResult]):
                     raise InvalidRequest(
                         f'Parameter "{key}" is a reserved parameter and cannot be specified.'
                     )
-                options[key] = jsonio.plain(value, f"parameter {key!r}")
+                options[key] = jsonio.plain(value, f"parameter {key!r}", text=True)
         return b',"parameters":%b' % jsonio.dumps(options) if options else b""
 
     def with_tensors(
@@ -193,6 +193,7 @@ class Inference(Operation[InferResult]):
             request_id = self.id_json()[5:-1] if self.request_id else b""
             result = InferResult(response, self.verbose, _request_id=request_id)
         except ServerError as error:
+            error._status = str(response.status_code)
             placed(error, response)
             raise
         if type(response) is Repeated:

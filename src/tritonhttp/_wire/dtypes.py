@@ -50,6 +50,8 @@ def np_to_triton_dtype(np_dtype: npt.DTypeLike) -> str | None:
     str or None
         For example ``"FP32"``. Object arrays and numpy's string types are ``"BYTES"``.
     """
+    if np_dtype is None:  # which numpy takes for float64
+        return None
     try:
         dtype = np_dtype if isinstance(np_dtype, np.dtype) else np.dtype(np_dtype)
     except TypeError:
@@ -80,7 +82,7 @@ def triton_to_np_dtype(dtype: str) -> Any:
                 "BF16 tensors need the package ml_dtypes: pip install 'tritonhttp[bf16]'"
             ) from error
         return ml_dtypes.bfloat16
-    return BY_NAME.get(dtype)
+    return BY_NAME.get(dtype) if isinstance(dtype, str) else None
 
 
 def as_little_endian(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
