@@ -227,6 +227,55 @@ def test_other_sizes_of_regions_are_refused(wrong: Any) -> None:
             register(*arguments)
 
 
+@pytest.mark.parametrize("name", ["", None, 5])
+def test_a_region_is_registered_under_a_name(name: Any) -> None:
+    for register, arguments in (
+        (operations.register_system_shared_memory, ("/k", 8, 0)),
+        (operations.register_cuda_shared_memory, (b"", 0, 8)),
+    ):
+        with pytest.raises(InvalidRequest, match="expected a name"):
+            register(name, *arguments)
+
+
+@pytest.mark.parametrize("act", [operations.unregister_shared_memory, operations.get_shared_memory_status])
+@pytest.mark.parametrize("kind", ["system", "cuda"])
+def test_no_name_at_all_is_not_every_region(act: Any, kind: str) -> None:
+    assert "/region/" not in act(kind, "").path
+    with pytest.raises(InvalidRequest, match="expected a name"):
+        act(kind, None)
+
+
+def test_text_in_bodies_may_be_bytes() -> None:
+    assert operations.load_model("m", b"{}", None).body == operations.load_model("m", "{}", None).body  # type: ignore[arg-type]
+    assert (
+        operations.register_system_shared_memory("r", b"/k", 8, 0).body  # type: ignore[arg-type]
+        == operations.register_system_shared_memory("r", "/k", 8, 0).body
+    )
+    assert operations.update_log_settings({"a": b"x"}).body == (b'{"a":"x"}',)
+
+
+@pytest.mark.parametrize("key", [None, 5, b"\xff"])
+def test_a_regions_key_is_text(key: Any) -> None:
+    with pytest.raises(InvalidRequest, match="key"):
+        operations.register_system_shared_memory("r", key, 8, 0)
+
+
+@pytest.mark.parametrize("handle", [b"\xff\x00\x01", b"\0" * 64, "é", None, 5, memoryview(b"\x80")])
+def test_a_raw_handle_that_is_not_encoded_is_refused(handle: Any) -> None:
+    with pytest.raises(
+        InvalidRequest, match="raw_handle must be a CUDA IPC handle encoded in base64"
+    ) as caught:
+        operations.register_cuda_shared_memory("r", handle, 0, 8)
+    assert "xff" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_a_raw_handle_may_be_any_bytes(kind: Any) -> None:
+    assert operations.register_cuda_shared_memory("r", kind(b"aGFuZGxl\n"), 0, 1).body == (
+        operations.register_cuda_shared_memory("r", b"aGFuZGxl\n", 0, 1).body
+    )
+
+
 def test_a_raw_handle_may_be_text() -> None:
     assert operations.register_cuda_shared_memory("r", "aGFuZGxl", 0, 1).body == (  # type: ignore[arg-type]
         operations.register_cuda_shared_memory("r", b"aGFuZGxl", 0, 1).body
@@ -294,7 +343,7 @@ def test_an_override_that_cannot_be_loaded_is_refused(config: Any, files: Any, w
         operations.load_model("m", config, files)
 
 
-@pytest.mark.parametrize("settings", [{"a": b"x"}, {"a": object()}])
+@pytest.mark.parametrize("settings", [{"a": b"\xff"}, {"a": object()}])
 def test_settings_without_a_form_are_refused(settings: Any) -> None:
     for make in (operations.update_log_settings, lambda given: operations.update_trace_settings("m", given)):
         with pytest.raises(InvalidRequest, match=r"settings\['a'\]"):

@@ -182,7 +182,7 @@ def get_model_config(model_name: str, model_version: str) -> Operation[types.Mod
 
 
 def get_inference_statistics(model_name: str, model_version: str) -> Operation[types.Statistics]:
-    path = model_path(model_name, model_version, "/stats") if model_name else "v2/models/stats"
+    path = "v2/models/stats" if model_name == "" else model_path(model_name, model_version, "/stats")
     return _get(path, _object)
 
 
@@ -196,9 +196,7 @@ def get_model_repository_index() -> Operation[list[types.ModelIndexEntry]]:
 def load_model(model_name: str, config: str | None, files: Mapping[str, bytes] | None) -> Operation[None]:
     parameters: dict[str, str] = {}
     if config is not None:
-        if not isinstance(config, str):
-            raise InvalidRequest(f"config must be a str that holds JSON, got {type(config).__name__}")
-        parameters["config"] = config
+        parameters["config"] = _text(config, "config", "that holds JSON")
     if files:
         from base64 import b64encode
 
@@ -253,20 +251,31 @@ def get_shared_memory_status(kind: str, region_name: str) -> Operation[Any]:
 
 
 def register_system_shared_memory(name: str, key: str, byte_size: int, offset: int) -> Operation[None]:
-    return _register("system", name, {"key": key}, offset=offset, byte_size=byte_size)
+    return _register("system", name, {"key": _text(key, "key")}, offset=offset, byte_size=byte_size)
 
 
 def register_cuda_shared_memory(
     name: str, raw_handle: bytes, device_id: int, byte_size: int
 ) -> Operation[None]:
-    handle = raw_handle.decode("ascii") if isinstance(raw_handle, bytes) else raw_handle
+    handle = (
+        str(raw_handle, "latin-1") if isinstance(raw_handle, (bytes, bytearray, memoryview)) else raw_handle
+    )
+    if not isinstance(handle, str) or not _BASE64.fullmatch(handle):
+        # The message omits the handle, which gives access to the memory.
+        raise InvalidRequest(
+            "raw_handle must be a CUDA IPC handle encoded in base64, as cuda_shared_memory.get_raw_handle()"
+            f" returns it; got {type(raw_handle).__name__} of another form"
+        )
     return _register("cuda", name, {"raw_handle": {"b64": handle}}, device_id=device_id, byte_size=byte_size)
+
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}\s*")
 
 
 def _register(kind: str, name: str, body: dict[str, Any], **numbers: int) -> Operation[None]:
     body |= {each: inference.whole(number, each) for each, number in numbers.items()}
     done = f"Registered {kind} shared memory with name '{name}'"
-    return _post(f"{_regions(kind, name)}/register", body, check, done=done)
+    return _post(f"{_region(kind, name)}/register", body, check, done=done)
 
 
 def unregister_shared_memory(kind: str, name: str) -> Operation[None]:
@@ -412,9 +421,19 @@ def mapping(given: Any, name: str) -> Mapping[str, Any]:
     return given
 
 
+def _text(given: Any, name: str, form: str = "") -> str:
+    """Return a caller's text, which may be given as bytes, as the reference's JSON encoder takes it."""
+    found = jsonio.plain(given, name, text=True)
+    if not isinstance(found, str):
+        raise InvalidRequest(
+            " ".join(filter(None, (f"{name} must be a str", form))) + f", got {type(given).__name__}"
+        )
+    return found
+
+
 def _plain(given: Any, name: str) -> dict[str, Any]:
     """Return a caller's mapping, ready for JSON."""
-    found: dict[str, Any] = jsonio.plain(dict(mapping(given, name)), name)
+    found: dict[str, Any] = jsonio.plain(dict(mapping(given, name)), name, text=True)
     return found
 
 
@@ -573,4 +592,9 @@ def _trace(model_name: str | None) -> str:
 
 
 def _regions(kind: str, name: str) -> str:
-    return f"v2/{kind}sharedmemory/region/{_quoted(name)}" if name else f"v2/{kind}sharedmemory"
+    # None names no region, and must not mean all of them.
+    return f"v2/{kind}sharedmemory" if name == "" else _region(kind, name)
+
+
+def _region(kind: str, name: str) -> str:
+    return f"v2/{kind}sharedmemory/region/{_quoted(name)}"
