@@ -273,7 +273,6 @@ def test_a_method_of_the_asyncio_client_is_the_blocking_ones_awaited(name: str) 
 
 def test_both_modules_export_the_same_objects() -> None:
     assert set(tritonhttp.__all__) - set(tritonhttp.aio.__all__) == {
-        "InferAsyncRequest",  # what the blocking client's async_infer returns
         "__version__",
         "install_as_tritonclient",
     }
@@ -288,8 +287,8 @@ def test_both_modules_export_the_same_objects() -> None:
 
 #: Names that the reference's module imports for itself, and that programs take from there.
 FROM_AIO = (
-    "InferInput InferRequestedOutput InferResult InferenceServerClient InferenceServerException Request"
-    " raise_error"
+    "InferAsyncRequest InferInput InferRequestedOutput InferResult InferenceServerClient InferenceServerClientBase"
+    " InferenceServerException Request raise_error"
 )
 
 

@@ -93,7 +93,7 @@ class InferResult:
     @classmethod
     def from_response_body(
         cls,
-        response_body: Buffer,
+        response_body: Buffer | str,
         verbose: bool = False,
         header_length: int | None = None,
         content_encoding: str | None = None,
@@ -102,8 +102,8 @@ class InferResult:
 
         Parameters
         ----------
-        response_body : bytes
-            The body as received.
+        response_body : bytes or str
+            The body as received. A str may be one that is JSON alone; `header_length` then counts characters.
         verbose : bool
             Show the response's JSON on stdout.
         header_length : int, optional
@@ -111,6 +111,10 @@ class InferResult:
         content_encoding : str, optional
             The value of Content-Encoding where the body is compressed: ``"gzip"`` or ``"deflate"``.
         """
+        if isinstance(response_body, str):
+            if header_length is not None:
+                header_length = len(response_body[: int(header_length)].encode())
+            response_body = response_body.encode()
         headers = {"inference-header-content-length": header_length, "content-encoding": content_encoding}
         present = {name: str(value) for name, value in headers.items() if value is not None}
         return cls(Response(ResponseHead(200, present), response_body), verbose)

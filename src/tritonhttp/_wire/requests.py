@@ -24,13 +24,15 @@ def is_token(name: object) -> bool:
 
 
 def header_line(name: str, value: object) -> str:
-    """Return a header line, including its line end.
+    """Return a header line, including its line end; a line for each value of a list.
 
     Raises
     ------
     InvalidRequest
         If the name is not a token, or the value is None or contains CR, LF or NUL.
     """
+    if isinstance(value, (list, tuple)):
+        return "".join(header_line(name, each) for each in value)
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
     text = str(value)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from .. import _names
 from .._basics.lazy import lazily as _lazily
 from .._clients.awaited.client import InferenceServerClient as InferenceServerClient
+from .._clients.base import ClientBase as InferenceServerClientBase
+from .._clients.blocking.async_request import InferAsyncRequest as InferAsyncRequest
 from .._names import *  # noqa: F403  what both clients share is listed there
 
 if TYPE_CHECKING:  # type checkers read the imports
@@ -32,5 +34,11 @@ else:
         "Model": ".._clients.awaited.model",
         "Outputs": ".._clients.awaited.model",
     }
-    __all__ = ["InferenceServerClient", *_names._SHARED, *_HOMES]
+    __all__ = [
+        "InferAsyncRequest",
+        "InferenceServerClient",
+        "InferenceServerClientBase",
+        *_names._SHARED,
+        *_HOMES,
+    ]
     __getattr__, __dir__ = _lazily(__name__, __all__, _HOMES, ["auth", "model", "stream"])
