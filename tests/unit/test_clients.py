@@ -28,7 +28,9 @@ from tritonhttp import (
     Request,
     Retry,
 )
+from tritonhttp._clients.awaited.aiohttp_forms import Answer
 from tritonhttp._protocol.operations import until_ready
+from tritonhttp._wire.http1 import Response, ResponseHead, parse_head
 from tritonhttp.auth import BearerAuth
 from tritonhttp.events import Call
 
@@ -449,3 +451,33 @@ def test_without_threads_probes_and_look_ups_are_left_out(
             client._resolved = time.monotonic() - 10
             client._look_up(5.0, None)
     assert told == [("127.0.0.1:1", False)]
+
+
+# -- the forms of aiohttp's response ------------------------------------------------------------------
+
+
+def test_a_response_of_the_asyncio_client_has_the_methods_of_aiohttps() -> None:
+    head = parse_head(
+        b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=latin-1\r\nContent-Length: 1\r\n\r\n"
+    )
+    response = Response(head, b"\xe9")
+    response.asked = "GET", "http://a:1", "/v2"
+
+    async def body() -> None:
+        answer = Answer.of(response)
+        assert (answer.status, answer.ok, answer.reason) == (404, False, "Not Found")
+        assert (answer.content_type, answer.charset, answer.content_length) == ("text/plain", "latin-1", 1)
+        assert (answer.method, answer.url) == ("GET", "http://a:1/v2")
+        assert await answer.read() == await answer.read() == b"\xe9"
+        assert (await answer.text(), await answer.text("cp437")) == ("é", "Θ")
+        assert await answer.json(loads=str) == "é"
+        with pytest.raises(tritonhttp.ServerError, match="404"):
+            answer.raise_for_status()
+        await answer.release()
+        answer.close()
+        async with Answer.of(Response(ResponseHead(200, {}), b"")) as empty:
+            empty.raise_for_status()
+            assert (empty.content_type, empty.charset) == ("application/octet-stream", None)
+            assert await empty.json() is None
+
+    asyncio.run(body())

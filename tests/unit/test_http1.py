@@ -519,6 +519,8 @@ def test_a_response_shows_its_size_not_its_body() -> None:
         ("X-Number", 5, "X-Number: 5\r\n"),
         ("X-Bytes", b"abc", "X-Bytes: abc\r\n"),
         ("X-Empty", "", "X-Empty: \r\n"),
+        ("X-List", ["a", b"b", 3], "X-List: a\r\nX-List: b\r\nX-List: 3\r\n"),
+        ("X-None", (), ""),
         ("X-Tab", "a\tb", "X-Tab: a\tb\r\n"),
         ("!#$%&'*+.^_`|~09aZ-", "v", "!#$%&'*+.^_`|~09aZ-: v\r\n"),
     ],

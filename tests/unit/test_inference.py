@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tritonhttp import InferInput, InferRequestedOutput, InferResult
+from tritonhttp import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 from tritonhttp._protocol.inference import Inference, body_of
 from tritonhttp._wire import inference
 from tritonhttp._wire.dtypes import triton_to_np_dtype
@@ -758,3 +758,17 @@ def test_an_error_nested_beyond_all_measure_is_still_one() -> None:
 def test_any_json_as_an_error_has_a_message(error: Any) -> None:
     message = error_message({"error": error})
     assert message is None if error is None else isinstance(message, str)
+
+
+# -- bodies that were received by other means --------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_length", [True, False])
+def test_a_body_may_be_text(with_length: bool) -> None:
+    text = json.dumps(
+        {"model_name": "é", "outputs": [output("BYTES", [2], data=["é", "x"])]}, ensure_ascii=False
+    )
+    for read in (InferResult.from_response_body, InferenceServerClient.parse_response_body):
+        result = read(text, header_length=len(text) if with_length else None)
+        assert result["y"].tolist() == ["é", "x"]
+        assert result.get_response()["model_name"] == "é"

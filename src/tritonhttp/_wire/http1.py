@@ -111,7 +111,8 @@ class Response:
     @property
     def content_length(self) -> int | None:
         """The value of Content-Length, or None."""
-        return self.head.content_length if "content-length" in self.head.headers else None
+        length = self.get("content-length", "")
+        return int(length) if length.isdecimal() else None
 
     length = content_length
 

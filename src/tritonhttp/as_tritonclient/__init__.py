@@ -75,7 +75,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "tritonclient.http.auth": ("auth", "BasicAuth"),
     "tritonclient.http.aio": (
         "as_tritonclient.aio_names",
-        f"{_HTTP} InferenceServerClientBase quote {_REQUESTS}"
+        f"{_HTTP} InferenceServerClientBase quote {_REQUESTS} {_ERRORS}"
         " aiohttp=aiohttp base64=base64 gzip=gzip json=json zlib=zlib",
     ),
     "tritonclient.http.aio.auth": ("auth", "BasicAuth"),

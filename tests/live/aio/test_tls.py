@@ -1,6 +1,8 @@
 """TLS on each loop, before the real server."""
 
 import asyncio
+import hashlib
+import pickle
 import ssl
 
 import numpy as np
@@ -9,7 +11,7 @@ import trustme
 
 from tritonhttp._transport.asyncio_connection import Connection
 from tritonhttp.aio import InferenceServerClient
-from tritonhttp.errors import TLSError
+from tritonhttp.errors import CertificateError, TLSError
 
 from ...clients import tensor
 
@@ -56,6 +58,49 @@ def test_an_unknown_authority_is_refused(run, secure, context):
 
     run(body())
     assert secure.seen == []
+
+
+def test_aiohttps_false_verifies_nothing(run, make_gateway, authority):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("elsewhere.example").configure_cert(context)
+    url = make_gateway(context=context).url
+
+    async def body():
+        async with InferenceServerClient(url, ssl=True, ssl_context=False) as client:
+            assert await client.is_server_live()
+        for verifying in (True, None):
+            async with InferenceServerClient(url, ssl=True, ssl_context=verifying) as client:
+                with pytest.raises(TLSError, match="certificate verify failed"):
+                    await client.is_server_live()
+
+    run(body())
+
+
+def test_aiohttps_fingerprint_accepts_one_certificate(run, make_gateway, authority):
+    aiohttp = pytest.importorskip("aiohttp")
+    certificate = authority.issue_cert("elsewhere.example")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    url = make_gateway(context=context).url
+    encoded = ssl.PEM_cert_to_DER_cert(certificate.cert_chain_pems[0].bytes().decode())
+    got = hashlib.sha256(encoded).digest()
+
+    async def body():
+        pinned = aiohttp.Fingerprint(got)
+        async with InferenceServerClient(url, ssl=True, ssl_context=pinned) as client:
+            assert await client.is_server_live()
+        expected = bytes(32)
+        other = aiohttp.Fingerprint(expected)
+        async with InferenceServerClient(url, ssl=True, ssl_context=other) as client:
+            with pytest.raises(
+                aiohttp.ServerFingerprintMismatch, match=f"is {got.hex()}, expected 00"
+            ) as caught:
+                await client.is_server_live()
+        assert isinstance(caught.value, CertificateError)
+        assert (caught.value.got, caught.value.expected, caught.value.host) == (got, expected, "127.0.0.1")
+        assert type(pickle.loads(pickle.dumps(caught.value))) is CertificateError
+
+    run(body())
 
 
 @pytest.mark.parametrize("steps", range(0, 12, 3))

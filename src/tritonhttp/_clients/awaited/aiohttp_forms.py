@@ -93,6 +93,9 @@ class Answer(Response):
             operations.check(self)
 
     def read(self, length: int | None = -1) -> _Read:
+        """Return the next bytes of the body, or the rest of it; behind its end all of it again, as there."""
+        if self._position == len(self.body):
+            self._position = 0
         return _Read(super().read(length))
 
     async def text(self, encoding: str | None = None, errors: str = "strict") -> str:
@@ -101,6 +104,8 @@ class Answer(Response):
     async def json(self, *, loads: Callable[[str], Any] | None = None, **options: Any) -> Any:
         if loads is not None:
             return loads(await self.text(options.get("encoding")))
+        if not bytes(self.body).strip():
+            return None
         return jsonio.loads(self.body, "the server's response")
 
     def release(self) -> _Read:
