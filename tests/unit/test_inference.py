@@ -760,6 +760,12 @@ def test_any_json_as_an_error_has_a_message(error: Any) -> None:
     assert message is None if error is None else isinstance(message, str)
 
 
+def test_an_error_in_a_success_has_the_status_that_came() -> None:
+    answer = Response(ResponseHead(202, {}), b'{"error":"bad"}')
+    with pytest.raises(ServerError, match=r"^\[202\] bad$"):
+        Inference("m", []).decode(answer)
+
+
 # -- bodies that were received by other means --------------------------------------------------------
 
 

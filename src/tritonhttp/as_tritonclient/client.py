@@ -25,7 +25,7 @@ class HTTPSocketPoolResponse(Response):
         lines = self.head.raw.decode("latin-1").split("\r\n")[1:-2]
         return [(name, value.strip(" \t")) for name, _, value in (line.partition(":") for line in lines)]
 
-    headers = property(items)
+    headers = property(items)  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} status={self.status_code} headers={masked(self.items())}>"
