@@ -12,13 +12,18 @@ from typing import Any
 from ..errors import InvalidRequest, ProtocolError
 from .requests import Buffer, coalesce
 
-__all__ = ["ALGORITHMS", "MAX_DECOMPRESSED", "Decompressor", "compress", "decompress"]
+__all__ = ["ALGORITHMS", "MAX_DECOMPRESSED", "Decompressor", "compress", "decompress", "slices"]
 
 
 #: Name of the coding -> zlib's wbits for writing it.
 ALGORITHMS = {"gzip": 31, "deflate": 15}
 _CODINGS = ("gzip", "x-gzip", "deflate")
+_NONE = ("", "identity")
 _EITHER_HEADER, _NO_HEADER = 47, -15
+#: The most codings of one body: each takes memory and time.
+_MAX_CODINGS = 8
+#: Bytes of compressed data to read at once: at the start of a gzip member, and later.
+_SHORT, _LONG = 1 << 10, 1 << 16
 
 #: The default limit of a decompressed body. It guards against bodies that grow a thousandfold.
 MAX_DECOMPRESSED = 1 << 30
@@ -73,85 +78,176 @@ def decompress(body: Buffer, encoding: str, limit: int | None = None) -> Buffer:
     ProtocolError
         For an unknown coding, a damaged or truncated body, or a result of more than `limit` bytes.
     """
-    limit = MAX_DECOMPRESSED if limit is None else limit
-    for coding in reversed([token.strip().lower() for token in encoding.split(",")]):
-        if coding in _CODINGS:
-            body = _decompress_one(body, coding, limit)
-        elif coding not in ("", "identity"):
-            raise ProtocolError(f"Content-Encoding {encoding!r}: expected gzip, deflate or identity")
-    return body
+    pieces = list(slices(body, encoding, limit))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def slices(body: Buffer, encoding: str, limit: int | None = None) -> Iterator[Buffer]:
+    """Yield what :func:`decompress` returns, in pieces of bounded size and work."""
+    decompressor = Decompressor(encoding, MAX_DECOMPRESSED if limit is None else limit)
+    yield from decompressor.feed(body)
+    decompressor.end()
 
 
 class Decompressor:
-    """Decompresses a body that arrives in pieces and has one coding.
+    """Decompresses a body that arrives in pieces.
 
     Parameters
     ----------
     encoding : str
-        ``"gzip"`` or ``"deflate"``.
+        A Content-Encoding value, as for :func:`decompress`.
+    limit : int, optional
+        The maximum size of what comes out of each coding, in bytes.
+    step : int
+        The most bytes to yield at a time.
 
     Raises
     ------
     ProtocolError
-        For any other encoding.
+        For an unknown coding, or too many of them.
     """
 
-    def __init__(self, encoding: str) -> None:
-        if encoding.strip().lower() not in _CODINGS:
-            raise ProtocolError(f"Content-Encoding {encoding!r} of a stream: expected gzip or deflate")
-        self._encoding = encoding
-        self._stream = _zlib().decompressobj(_EITHER_HEADER)
+    def __init__(self, encoding: str, limit: int | None = None, step: int = 1 << 20) -> None:
+        names = [name for token in encoding.split(",") if (name := token.strip().lower()) not in _NONE]
+        if not set(names) <= set(_CODINGS):
+            raise ProtocolError(f"Content-Encoding {encoding!r}: expected gzip, deflate or identity")
+        if len(names) > _MAX_CODINGS:
+            raise ProtocolError(f"Content-Encoding: expected at most {_MAX_CODINGS} codings, got {len(names)}")
+        #: The last applied first.
+        self._layers = [_Layer(name, limit, step) for name in reversed(names)]
 
     @property
     def pending(self) -> bool:
         """Whether the end of the compressed data is still to come."""
-        return not self._stream.eof
+        return any(layer.pending for layer in self._layers)
 
-    def feed(self, received: Buffer) -> Iterator[bytes]:
-        """Decompress the received bytes, yielding at most 1 MiB at a time.
+    def feed(self, received: Buffer) -> Iterator[Buffer]:
+        """Decompress the received bytes, yielding often: after so much input or output, perhaps ``b""``.
 
         Raises
         ------
         ProtocolError
-            For damaged data.
+            For damaged data, or more than the limit.
         """
+        pieces: Iterator[Buffer] = iter((received,))
+        for layer in self._layers:
+            pieces = layer.undo(pieces)
+        return pieces
+
+    def end(self) -> None:
+        """Note the end of the body.
+
+        Raises
+        ------
+        ProtocolError
+            If the compressed data are incomplete.
+        """
+        for layer in self._layers:
+            if layer.pending:
+                raise ProtocolError(f"the {layer.coding} body of {layer.received} bytes is truncated")
+
+
+class _Layer:
+    """Undoes one coding.
+
+    A gzip body is any number of members (RFC 1952, 2.2). Zeros behind a member are padding. A new member is read
+    in short slices, because zlib copies what stands behind its end: many small members would take quadratic time.
+    """
+
+    def __init__(self, coding: str, limit: int | None, step: int) -> None:
+        self.coding = coding
+        #: Bytes, in and out.
+        self.received = self._size = 0
+        self._limit = limit
+        self._step = step
+        #: Reads the current member; None between members.
+        self._stream: Any = None
+        self._reach = _SHORT
+        #: Whether there may be more output without more input.
+        self._full = False
+        #: Whether a member has ended.
+        self._ended = False
+        #: The first byte of deflate, until the second comes: both tell the format.
+        self._start = b""
+        #: How many bytes of a checksum may follow: a raw stream may be a zlib stream without its head.
+        self._checksum = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether a member is incomplete, or none has come."""
+        return self._stream is not None or not self._ended
+
+    def undo(self, pieces: Iterator[Buffer]) -> Iterator[bytes]:
+        """Yield at least once for each piece, and each time `step` bytes are there or `_LONG` bytes were read."""
         try:
-            while not self._stream.eof:
-                piece = self._stream.decompress(received, 1 << 20)
-                yield piece
-                received = self._stream.unconsumed_tail
-                if not received and len(piece) < 1 << 20:
-                    break
+            for piece in pieces:
+                yield from self._undo(memoryview(piece))
         except _zlib().error as error:
-            raise ProtocolError(f"the body is not valid {self._encoding}: {error}") from error
+            raise self._invalid(error) from error
 
-
-def _decompress_one(body: Buffer, coding: str, limit: int) -> bytes:
-    zlib = _zlib()
-    # A zlib header's first two bytes are a multiple of 31 with the method 8 in the low half (RFC 1950).
-    raw = coding == "deflate" and not (
-        len(body) >= 2 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
-    )
-    pieces: list[bytes] = []
-    rest: Any = body
-    size = 0
-    try:
-        while True:  # once per gzip member
-            stream = zlib.decompressobj(_NO_HEADER if raw else _EITHER_HEADER)
-            while not stream.eof:
-                # Each step is bounded, so that a small body cannot fill the memory.
-                piece = stream.decompress(rest, min(1 << 24, limit - size + 1))
-                rest = stream.unconsumed_tail
+    def _undo(self, received: memoryview) -> Iterator[bytes]:
+        self.received += len(received)
+        made: list[bytes] = []
+        size = at = yielded = 0
+        while at < len(received) or self._full:
+            data = received[at : at + self._reach]
+            if self._stream is None:
+                at += self._begin(data)
+            else:
+                piece, count = self._read(data, self._step - size)
+                at += count
                 size += len(piece)
-                if size > limit:
-                    raise ProtocolError(
-                        f"the {coding} body decompresses to more than the limit of {limit} bytes"
-                    )
-                if not piece and not rest and not stream.eof:
-                    raise ProtocolError(f"the {coding} body of {len(body)} bytes is truncated")
-                pieces.append(piece)
-            rest = stream.unused_data
-            if coding == "deflate" or not rest.strip(b"\0"):
-                return b"".join(pieces)
-    except zlib.error as error:
-        raise ProtocolError(f"the body is not valid {coding}: {error}") from error
+                made.append(piece)
+            if size == self._step or at - yielded >= _LONG:
+                yield b"".join(made)
+                made.clear()
+                size, yielded = 0, at
+        yield b"".join(made)
+
+    def _read(self, data: Buffer, room: int) -> tuple[bytes, int]:
+        """Return at most so many decompressed bytes, and how many bytes that took."""
+        stream = self._stream
+        if self._limit is not None:
+            room = min(room, self._limit - self._size + 1)
+        piece: bytes = stream.decompress(data, room)
+        self._size += len(piece)
+        if self._limit is not None and self._size > self._limit:
+            raise ProtocolError(
+                f"the {self.coding} body decompresses to more than the limit of {self._limit} bytes"
+            )
+        if stream.eof:
+            left = len(stream.unused_data)
+            self._stream, self._ended, self._full, self._reach = None, True, False, _SHORT
+        else:
+            left = len(stream.unconsumed_tail)
+            self._full = len(piece) == room
+            self._reach = min(2 * self._reach, _LONG)
+        return piece, len(data) - left
+
+    def _begin(self, data: memoryview) -> int:
+        """Begin a member, or read what is between members; return how many bytes that took."""
+        if self._ended:
+            rest = data.tobytes().lstrip(b"\0")
+            if not rest or len(rest) < len(data):
+                return len(data) - len(rest)
+            if self.coding == "deflate":
+                if len(rest) > self._checksum:
+                    raise self._invalid(f"{len(rest)} bytes or more follow its end")
+                self._checksum -= len(rest)
+                return len(rest)
+        if self.coding != "deflate":
+            self._stream = _zlib().decompressobj(_EITHER_HEADER)
+            return 0
+        start = self._start + data[:2].tobytes()
+        if len(start) < 2:
+            self._start = start
+            return len(data)
+        # A zlib header's first two bytes are a multiple of 31 with the method 8 in the low half (RFC 1950).
+        zlib = start[0] & 15 == 8 and (start[0] << 8 | start[1]) % 31 == 0
+        self._checksum = 0 if zlib else 4
+        self._stream = _zlib().decompressobj(ALGORITHMS["deflate"] if zlib else _NO_HEADER)
+        self._stream.decompress(self._start)  # one byte gives no output
+        return 0
+
+    def _invalid(self, reason: object) -> ProtocolError:
+        return ProtocolError(f"the body is not valid {self.coding}: {reason}")
