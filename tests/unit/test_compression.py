@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import sys
+import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
@@ -170,18 +171,85 @@ def test_a_bomb_takes_no_more_memory_than_the_limit(
 
 
 @pytest.mark.parametrize("size", [1, 7, 10**6])
-@pytest.mark.parametrize(
-    "name", ["gzip", "gzip by its old name", "gzip in capitals", "gzip with padding", "zlib"]
-)
-def test_a_stream_is_read_in_pieces_of_any_size(name: str, size: int) -> None:
-    body, encoding = FORMS[name]
+@forms
+def test_a_stream_is_read_in_pieces_of_any_size(body: bytes, encoding: str, size: int) -> None:
     stream = Decompressor(encoding)
-    pieces = []
+    assert stream.pending == (encoding not in ("", "identity"))
+    pieces: list[Any] = []
     for at in range(0, len(body), size):
-        assert stream.pending or not body[at:].strip(b"\0")
         pieces += stream.feed(body[at : at + size])
     assert b"".join(pieces) == TEXT
     assert not stream.pending
+    stream.end()
+
+
+#: Bytes that are no body of their coding -> what the error says of them.
+DAMAGED = {
+    "gzip and garbage": (gzip.compress(TEXT) + b"garbage", "gzip", "not valid gzip"),
+    "gzip and a line end": (gzip.compress(TEXT) + b"\n", "gzip", "truncated"),
+    "gzip, padding, garbage": (gzip.compress(TEXT) + bytes(5000) + b"garbage", "gzip", "not valid gzip"),
+    "a member that is cut": (gzip.compress(TEXT) * 2 + gzip.compress(TEXT)[:-1], "gzip", "truncated"),
+    "a damaged member": (gzip.compress(b"") + gzip.compress(TEXT)[:-1] + b"x", "gzip", "not valid gzip"),
+    "zlib and garbage": (zlib.compress(TEXT) + b"x", "deflate", "not valid deflate: 1 bytes"),
+    "zlib twice": (zlib.compress(TEXT) * 2, "deflate", "not valid deflate"),
+    "raw and more than a checksum": (raw_deflate(TEXT) + b"12345", "deflate", "not valid deflate"),
+    "a byte of deflate": (b"\x78", "deflate", "the deflate body of 1 bytes is truncated"),
+    "nothing": (b"", "gzip", "the gzip body of 0 bytes is truncated"),
+    "the inner coding is cut": (gzip.compress(zlib.compress(TEXT)[:-1]), "deflate, gzip", "deflate body of"),
+    "the outer coding is cut": (gzip.compress(zlib.compress(TEXT))[:-1], "deflate, gzip", "gzip body of"),
+    "too many codings": (TEXT, ",".join(["gzip"] * 9), "expected at most 8 codings, got 9"),
+}
+
+
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+@pytest.mark.parametrize(("body", "encoding", "says"), list(DAMAGED.values()), ids=list(DAMAGED))
+def test_damage_is_the_same_error_in_a_body_and_in_a_stream(
+    body: bytes, encoding: str, says: str, size: int
+) -> None:
+    with pytest.raises(ProtocolError, match=says) as whole:
+        decompress(body, encoding)
+
+    def read() -> None:
+        stream = Decompressor(encoding)
+        for at in range(0, len(body), size):
+            list(stream.feed(body[at : at + size]))
+        stream.end()
+
+    with pytest.raises(ProtocolError, match=says) as pieces:
+        read()
+    if size > len(body):
+        assert str(pieces.value) == str(whole.value)
+
+
+def test_the_head_of_zlib_may_be_missing_and_its_checksum_not() -> None:
+    assert bytes(decompress(zlib.compress(TEXT)[2:], "deflate")) == TEXT
+
+
+@pytest.mark.parametrize(
+    ("data", "between", "count"), [(b"", b"", 40_000), (b"x", b"", 40_000), (b"x", bytes(3000), 4000)]
+)
+def test_many_members_take_linear_time(data: bytes, between: bytes, count: int) -> None:
+    def seconds(count: int) -> float:
+        body = (gzip.compress(data) + between) * count
+        began = time.process_time()
+        assert bytes(decompress(body, "gzip")) == data * count
+        return time.process_time() - began
+
+    few = min(seconds(500) for _ in range(5))
+    assert seconds(count) < 4 * few * count / 500
+
+
+@pytest.mark.parametrize("body", [gzip.compress(b"") * 50_000, gzip.compress(bytes(50 << 20))])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_no_slice_takes_long(body: bytes, layers: int) -> None:
+    for _ in range(layers - 1):
+        body = gzip.compress(body)
+    slices = compression.slices(body, ", ".join(["gzip"] * layers))
+    number = 0
+    for piece in slices:
+        number += 1
+        assert len(piece) <= 1 << 20
+    assert number > 10
 
 
 @pytest.mark.parametrize("kind", ["gzip", "deflate"])

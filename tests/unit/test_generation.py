@@ -139,9 +139,53 @@ def test_damaged_compression_is_refused_after_the_answers_before_it() -> None:
     answers, raised = read(b"data: {}\n\n", encoding="gzip")
     assert answers == []
     assert "not valid gzip" in str(raised)
-    for encoding in ("br", "gzip, gzip"):
-        with pytest.raises(ProtocolError, match=f"Content-Encoding '{encoding}' of a stream"):
+    for encoding in ("br", "gzip, br"):
+        with pytest.raises(ProtocolError, match=f"Content-Encoding '{encoding}': expected gzip, deflate"):
             AnswerReader(0.0, EVENTS, encoding)
+
+
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+def test_no_answer_behind_the_first_member_is_dropped(size: int) -> None:
+    events = [b'data: {"a": %d}\n\n' % number for number in range(50)]
+    sent = b"".join(map(gzip.compress, events)) + bytes(10)
+    assert read(sent, encoding="gzip", size=size) == ([{"a": number} for number in range(50)], None)
+    for end, says in ((b"garbage", "not valid gzip"), (gzip.compress(events[0])[:-9], "ended before its")):
+        answers, raised = read(sent + end, encoding="gzip", size=size)
+        assert len(answers) >= 50
+        assert says in str(raised)
+
+
+def test_one_piece_is_read_a_slice_at_a_time() -> None:
+    event = b'data: {"a": 1}\n\n'
+    sent = gzip.compress(event * 100_000 + b": x\n" * 100_000 + event)
+    answers = AnswerReader(0.0, EVENTS, "gzip")
+    answers.feed(sent, 1.0)
+    answers.end(2.0)
+    assert 0 < len(answers.times) < 10_000
+    taken = 0
+    while not answers.behind:
+        assert answers.take() == {"a": 1}
+        taken += 1
+    assert taken == len(answers.times)
+    assert len(take_all(answers)[0]) == 100_001 - taken
+    assert set(answers.times) == {1.0}
+    assert not answers.behind
+
+
+def test_a_closed_reader_reads_no_further() -> None:
+    answers = AnswerReader(0.0, EVENTS, "gzip")
+    answers.feed(gzip.compress(b'data: {"a": 1}\n\n' * 100_000), 1.0)
+    answers.close()
+    answers.go_on()
+    assert (answers.take(), answers.behind) == (None, False)
+
+
+def test_the_limit_of_a_stream_holds_for_what_comes_out() -> None:
+    answers = AnswerReader(0.0, EVENTS, "gzip", limit=160)
+    answers.feed(gzip.compress(b'data: {"a": 1}\n\n' * 10), 1.0)
+    assert len(take_all(answers)[0]) == 10
+    answers.feed(gzip.compress(b"\n"), 1.0)
+    assert "the limit of 160 bytes" in str(take_all(answers)[1])
 
 
 def test_a_bomb_is_decompressed_a_little_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -18,16 +19,32 @@ from .._wire.requests import Buffer
 from .._wire.sse import EventReader
 from ..errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
 from . import operations
+from .bodies import plain_body
 
 __all__ = ["AnswerReader", "StreamBase"]
 
 #: The most bytes of one answer.
 _LIMIT = 1 << 28
+#: The most decompressed bytes to read at once: they may hold thousands of answers.
+_STEP = 1 << 16
 _ENDED = (StopIteration, StopAsyncIteration)
 
 
 class AnswerReader:
     """Reads the answers of one stream, in the order in which they arrive, and notes when each arrives.
+
+    A compressed piece may be read in many slices: the first when it arrives, the others when they are needed.
+
+    Parameters
+    ----------
+    began : float
+        When the request was sent.
+    content_type : str
+        The response's Content-Type.
+    encoding : str or None
+        Its Content-Encoding.
+    limit : int or None
+        The maximum size of the decompressed stream in bytes.
 
     Attributes
     ----------
@@ -35,12 +52,14 @@ class AnswerReader:
         Seconds from the request to each answer.
     """
 
-    def __init__(self, began: float, content_type: str = "", encoding: str | None = None) -> None:
+    def __init__(
+        self, began: float, content_type: str = "", encoding: str | None = None, limit: int | None = None
+    ) -> None:
         self.times: list[float] = []
         self._began = began
-        self._decompressor = (
-            Decompressor(encoding) if encoding and encoding.strip().lower() != "identity" else None
-        )
+        self._decompressor = Decompressor(encoding or "", limit, _STEP)
+        #: What has arrived and is still to be read: each reads a slice at a time.
+        self._coming: deque[Iterator[None]] = deque()
         self._events = EventReader(_LIMIT)
         media_type = content_type.partition(";")[0].strip().lower()
         # A server with only one answer may send it as plain JSON.
@@ -54,28 +73,55 @@ class AnswerReader:
 
     def feed(self, received: Buffer, now: float) -> None:
         """Read received bytes. Errors in them are raised by :meth:`take`, behind the answers before them."""
+        self._coming.append(self._slices(received, now))
+        if len(self._coming) == 1:
+            self.go_on()
+
+    def _slices(self, received: Buffer, now: float) -> Iterator[None]:
+        read = False
+        for piece in self._decompressor.feed(received):
+            if read:
+                yield
+            self._read(piece, now)
+            read = True
+
+    @property
+    def behind(self) -> bool:
+        """Whether :meth:`go_on` may find the next answer."""
+        return bool(self._coming) and not self._ready
+
+    def go_on(self) -> None:
+        """Read one more slice of what has arrived."""
+        if not self._coming:
+            return
         try:
-            for piece in (received,) if self._decompressor is None else self._decompressor.feed(received):
-                self._read(piece, now)
+            for _ in self._coming[0]:
+                return
+            self._coming.popleft()
         except ProtocolError as error:
+            self._coming.clear()
             self._ready.append(error)
 
     def end(self, now: float) -> None:
         """Note that the response has ended."""
+        self._coming.append(self._last(now))
+        if len(self._coming) == 1:
+            self.go_on()
         self.ended = True
-        try:
-            if self._decompressor is not None and self._decompressor.pending:
-                raise ProtocolError("the stream is compressed, and ended before its coding did")
-            if self._single is not None:
-                self._add("message", bytes(self._single), now)
-            elif self._events.pending:
-                raise ProtocolError("the stream ended in the middle of an event")
-        except ProtocolError as error:
-            self._ready.append(error)
+
+    def _last(self, now: float) -> Iterator[None]:
+        yield from ()
+        if self._decompressor.pending:
+            raise ProtocolError("the stream is compressed, and ended before its coding did")
+        if self._single is not None:
+            self._add("message", bytes(self._single), now)
+        elif self._events.pending:
+            raise ProtocolError("the stream ended in the middle of an event")
 
     def close(self) -> None:
         """Drop the answers that were not taken, and expect no further one."""
         self.ended = True
+        self._coming.clear()
         self._ready.clear()
         self._single = None
 
@@ -89,6 +135,8 @@ class AnswerReader:
         ProtocolError
             If the bytes here are no JSON object.
         """
+        while self.behind:
+            self.go_on()
         if not self._ready:
             return None
         answer = self._ready.popleft()
@@ -205,12 +253,15 @@ class StreamBase:
         self.attempts = getattr(response, "attempts", 1)
         if isinstance(response, StreamedResponse):
             self._stream, self._ending = response.stream, response.ending
-        self._reader = AnswerReader(
-            began, response.get("Content-Type") or "", response.get("Content-Encoding")
-        )
-        self._reader.response = response
-        if self._stream is None:  # an overridden `_post` has sent the request
-            self._feed(response.read(), now)
+            reader = AnswerReader(
+                began, response.get("Content-Type") or "", response.head.encoding, response.limit
+            )
+        else:  # an overridden `_post` has sent the request
+            reader = AnswerReader(began, response.get("Content-Type") or "")
+        reader.response = response
+        self._reader = reader
+        if self._stream is None:
+            self._feed(plain_body(response), now)
             self._feed(b"", now)
         elif self._left:
             self._close()

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from .._wire import compression, inference, jsonio
+from .._wire import inference, jsonio
 from .._wire.http1 import Response
 from .._wire.requests import Buffer
 from ..errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerError, TransportError
+from .bodies import plain_body, status_of, taken
 
 if TYPE_CHECKING:
     from .. import types
@@ -439,13 +440,14 @@ def _plain(given: Any, name: str) -> dict[str, Any]:
 
 def check(response: Response) -> None:
     """Raise a :class:`ServerError` with a readable message unless the response's status is a success."""
-    if 200 <= response.status_code < 300:
+    if 200 <= status_of(response) < 300:
         return
+    ours = response if isinstance(response, Response) else taken(response)
     try:
-        raw = _decompressed(response, limit=1 << 24)
+        raw = plain_body(ours)
     except ProtocolError:
-        raw = response.read()  # show it as it came
-    text = raw.decode("utf-8", "replace")
+        raw = ours.body  # show it as it came
+    text = bytes(raw).decode("utf-8", "replace")
     message = _error_text(text)
     if 300 <= response.status_code < 400 and response.get("Location"):
         message = f"redirect to {response.get('Location')}, which is not followed: {message}"
@@ -534,7 +536,7 @@ def _is_ok(response: Response) -> bool:
 
 def _json(response: Response, kind: type[T], name: str) -> T:
     check(response)
-    raw = _decompressed(response)
+    raw = bytes(plain_body(response))
     answer = jsonio.loads(raw, "the server's response")
     message = inference.error_message(answer)
     if message is not None:
@@ -548,17 +550,6 @@ def _json(response: Response, kind: type[T], name: str) -> T:
 
 _object: Callable[[Response], Any] = partial(_json, kind=dict, name="object")
 _list: Callable[[Response], Any] = partial(_json, kind=list, name="list")
-
-
-def _decompressed(response: Response, limit: int | None = None) -> bytes:
-    """Return the decompressed body of a response that is not an inference's."""
-    encoding = response.get("Content-Encoding")
-    if isinstance(response, Response):
-        raw = response.body
-        limit = min((each for each in (limit, response.limit) if each is not None), default=None)
-    else:
-        raw = response.read()
-    return bytes(compression.decompress(raw, encoding, limit) if encoding else raw)
 
 
 def _quoted(name: str) -> str:

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .._basics.log import verbose_logger
-from .._wire import compression, inference, jsonio
+from .._wire import inference, jsonio
 from .._wire.http1 import Response, ResponseHead
 from .._wire.requests import Buffer
 from ..errors import InvalidRequest, ProtocolError
 from .arrays import as_dlpack, as_torch, decoded
+from .bodies import octets, plain_body, taken
 from .tensors import TensorInfo
 
 if TYPE_CHECKING:
@@ -33,15 +34,15 @@ class InferResult:
     Parameters
     ----------
     response
-        The response: of this library, or any object whose ``get(name)`` gives a header and ``read()`` the
-        body.
+        The response: of this library, or any object whose ``get(name)`` gives a header as text or None, and
+        ``read()`` the body as bytes. Text is taken if the body is JSON alone.
     verbose : bool
         Show the response's JSON on stdout.
 
     Raises
     ------
     ProtocolError
-        If the response is no valid answer of the protocol.
+        If the response is no valid answer of the protocol, or the object no such response.
     """
 
     #: How often the inference was tried.
@@ -51,20 +52,13 @@ class InferResult:
     _placed: Mapping[str, npt.NDArray[Any]] = {}
 
     def __init__(self, response: Any, verbose: bool, *, _request_id: bytes = b"") -> None:
-        body: Buffer
-        limit = None
         if isinstance(response, Response):
-            head = response.head
-            self._headers = head.headers
-            encoding, length, limit = head.encoding, head.json_size, response.limit
-            body = response.body
+            self._headers = response.head.headers
         else:
-            encoding = response.get("Content-Encoding")
-            length = response.get("Inference-Header-Content-Length")
-            body = response.read()
-        if encoding:
-            body = compression.decompress(body, str(encoding), limit)
-        self._body = body
+            response = taken(response)
+        head = response.head
+        self._body = body = plain_body(response) if head.encoding else response.body
+        length = head.json_size
         try:
             self._head_size = None if length is None else int(length)
         except (TypeError, ValueError):
@@ -103,21 +97,27 @@ class InferResult:
         Parameters
         ----------
         response_body : bytes or str
-            The body as received. A str may be one that is JSON alone; `header_length` then counts characters.
+            The body as received, in any object with the buffer protocol. A str may be one that is JSON alone;
+            `header_length` then counts characters.
         verbose : bool
             Show the response's JSON on stdout.
         header_length : int, optional
             The value of Inference-Header-Content-Length; None where the whole body is JSON.
         content_encoding : str, optional
-            The value of Content-Encoding where the body is compressed: ``"gzip"`` or ``"deflate"``.
+            The value of Content-Encoding where the body is compressed: ``"gzip"``, ``"deflate"`` or a list.
+
+        Raises
+        ------
+        ProtocolError
+            If the body is no valid answer of the protocol, or no bytes.
         """
-        if isinstance(response_body, str):
+        if isinstance(response_body, str) and content_encoding is None:
             if header_length is not None:
                 header_length = len(response_body[: int(header_length)].encode())
             response_body = response_body.encode()
         headers = {"inference-header-content-length": header_length, "content-encoding": content_encoding}
-        present = {name: str(value) for name, value in headers.items() if value is not None}
-        return cls(Response(ResponseHead(200, present), response_body), verbose)
+        head = ResponseHead(200, {name: str(value) for name, value in headers.items() if value is not None})
+        return cls(Response(head, octets(response_body, "response_body", head)), verbose)
 
     def as_numpy(
         self, name: str, *, copy: bool = False, dtype: npt.DTypeLike | None = None

@@ -22,6 +22,7 @@ __all__ = [
     "timed_out",
     "tls_failure",
     "turn_timeout",
+    "unpack_timeout",
     "wait_timeout",
 ]
 
@@ -75,6 +76,13 @@ def resolve_timeout(address: Address, seconds: float, deadline: float | None) ->
     """The system did not resolve a name in time."""
     doing = f"while resolving the name {address.host!r}"
     return timed_out(errors.DeadlineExceeded, doing, "resolve", seconds, deadline)
+
+
+def unpack_timeout(asked: tuple[str, str, str], deadline: float) -> errors.DeadlineExceeded:
+    """The body of an answer was not decompressed in time."""
+    method, origin, target = asked
+    reason = f"timed out while decompressing the answer: {over(deadline)}"
+    return errors.DeadlineExceeded(reason, method=method, url=f"{origin}{target}", phase="receive")
 
 
 class NotTried(TimeoutError):

@@ -112,7 +112,9 @@ class Decompressor:
         if not set(names) <= set(_CODINGS):
             raise ProtocolError(f"Content-Encoding {encoding!r}: expected gzip, deflate or identity")
         if len(names) > _MAX_CODINGS:
-            raise ProtocolError(f"Content-Encoding: expected at most {_MAX_CODINGS} codings, got {len(names)}")
+            raise ProtocolError(
+                f"Content-Encoding: expected at most {_MAX_CODINGS} codings, got {len(names)}"
+            )
         #: The last applied first.
         self._layers = [_Layer(name, limit, step) for name in reversed(names)]
 
@@ -179,37 +181,43 @@ class _Layer:
 
     def undo(self, pieces: Iterator[Buffer]) -> Iterator[bytes]:
         """Yield at least once for each piece, and each time `step` bytes are there or `_LONG` bytes were read."""
-        try:
-            for piece in pieces:
-                yield from self._undo(memoryview(piece))
-        except _zlib().error as error:
-            raise self._invalid(error) from error
+        for piece in pieces:
+            yield from self._undo(memoryview(piece))
 
     def _undo(self, received: memoryview) -> Iterator[bytes]:
         self.received += len(received)
+        failure: ProtocolError | None = None
         made: list[bytes] = []
         size = at = yielded = 0
-        while at < len(received) or self._full:
+        while failure is None and (at < len(received) or self._full):
             data = received[at : at + self._reach]
-            if self._stream is None:
-                at += self._begin(data)
-            else:
-                piece, count = self._read(data, self._step - size)
-                at += count
-                size += len(piece)
-                made.append(piece)
+            try:
+                if self._stream is None:
+                    at += self._begin(data)
+                else:
+                    piece, count = self._read(data, self._step - size)
+                    at += count
+                    size += len(piece)
+                    made.append(piece)
+            except ProtocolError as error:  # what came before it is yielded first
+                failure = error
             if size == self._step or at - yielded >= _LONG:
                 yield b"".join(made)
                 made.clear()
                 size, yielded = 0, at
         yield b"".join(made)
+        if failure is not None:
+            raise failure
 
     def _read(self, data: Buffer, room: int) -> tuple[bytes, int]:
         """Return at most so many decompressed bytes, and how many bytes that took."""
         stream = self._stream
         if self._limit is not None:
             room = min(room, self._limit - self._size + 1)
-        piece: bytes = stream.decompress(data, room)
+        try:
+            piece: bytes = stream.decompress(data, room)
+        except _zlib().error as error:
+            raise self._invalid(error) from error
         self._size += len(piece)
         if self._limit is not None and self._size > self._limit:
             raise ProtocolError(

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from ... import errors
 from ..._protocol import operations
+from ..._protocol.bodies import octets, status_of
 from ..._wire import jsonio
 from ..._wire.http1 import Response, ResponseHead
 from ...errors import ConnectError, ConnectionLost, DeadlineExceeded, NameResolutionError, TransportError
@@ -124,12 +125,17 @@ class Answer(Response):
 
 async def plain(response: Any) -> Any:
     """Return what a replaced `_get` or `_post` gave, a response in aiohttp's form as one of ours."""
-    if isinstance(response, Response) or not hasattr(response, "status"):
+    if isinstance(response, Response):
+        return response
+    if not hasattr(response, "status"):
+        status_of(response)
         return response
     body = response.read()
     headers = getattr(response, "headers", {})
     head = ResponseHead(response.status, {str(name).lower(): value for name, value in headers.items()})
-    return Response(head, await body if hasattr(body, "__await__") else body)
+    if hasattr(body, "__await__"):
+        body = await body
+    return Response(head, octets(body, f"{type(response).__name__}.read()", head))
 
 
 def mark(error: TransportError) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from ..._transport.asyncio_connect import timeout_at
-from ..._transport.failures import over
+from ..._transport.failures import over, unpack_timeout
 from ..._transport.policy import Moment
 from ...errors import DeadlineExceeded
 from .aiohttp_forms import Answer, mark, plain
@@ -14,7 +15,7 @@ from .aiohttp_forms import Answer, mark, plain
 if TYPE_CHECKING:
     from ..._protocol.generation import StreamBase
 
-__all__ = ["as_answer", "finish_plugin", "leave", "mark", "plain"]
+__all__ = ["as_answer", "finish_plugin", "leave", "mark", "pause", "plain"]
 
 #: How a response looks to those who call `_get` or `_post`.
 as_answer = Answer.of
@@ -32,6 +33,13 @@ async def finish_plugin(outcome: Awaitable[Any], until: Moment | None) -> None:
         raise DeadlineExceeded(
             f"timed out while waiting for the plugin: {over(until)}", phase="plugin"
         ) from None
+
+
+async def pause(asked: tuple[str, str, str], until: Moment | None) -> None:
+    """Let other tasks run between two slices of an answer's body, and raise if the call's time is over."""
+    await asyncio.sleep(0)
+    if until is not None and asyncio.get_running_loop().time() >= until:
+        raise unpack_timeout(asked, until)
 
 
 def leave(stream: StreamBase) -> None:

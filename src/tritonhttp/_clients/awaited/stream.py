@@ -10,7 +10,7 @@ from ..._protocol.generation import AnswerReader, StreamBase
 from ..._transport.policy import IdleMoment, Moment, moment
 from ..._transport.pool import Place
 from ..._wire.http1 import Response
-from .side import leave
+from .side import leave, pause
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -87,7 +87,17 @@ class GenerateStream(StreamBase):
 
     async def _next(self) -> dict[str, Any]:
         reader = await self._begun()
-        while (answer := self._take(reader)) is None:
+        while True:
+            try:
+                while reader.behind:  # an earlier piece holds more than a slice
+                    await pause(reader.response.asked, self._until)
+                    if self._left:
+                        self._close()
+                    reader.go_on()
+            except BaseException as error:
+                self._broke(error)
+            if (answer := self._take(reader)) is not None:
+                return answer
             if reader.ended:
                 raise StopAsyncIteration
             try:
@@ -96,7 +106,6 @@ class GenerateStream(StreamBase):
                 self._broke(error)
                 continue
             self._feed(more, asyncio.get_running_loop().time())
-        return answer
 
     async def _open(self) -> AnswerReader:
         clock = asyncio.get_running_loop().time

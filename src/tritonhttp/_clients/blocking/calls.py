@@ -16,6 +16,7 @@ from ..._basics.log import logger
 from ..._calls.safety import may_run_twice
 from ..._calls.turns import Turn, Turns
 from ..._protocol import operations
+from ..._protocol.bodies import Unpacked
 from ..._protocol.encoder import Message
 from ..._protocol.inference import Inference
 from ..._protocol.operations import Endpoint, Operation
@@ -33,7 +34,7 @@ from ...plugins import Request
 from ..base import PROBING, ClientBase
 from ..overrides import DEBUG, undecoded
 from .drive import drive
-from .side import as_answer, finish_plugin, mark, plain
+from .side import as_answer, finish_plugin, mark, pause, plain
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -727,8 +728,9 @@ class Calls(ClientBase):
                 replaced = self._replaced(operation, headers, query_params)
                 if replaced is not None:
                     with self._replacing(operation, until, place):
-                        return operation.decode(plain(replaced()))
-                response = self._exchange(operation, headers, query_params, until, place)
+                        response = plain(replaced())
+                else:
+                    response = self._exchange(operation, headers, query_params, until, place)
             elif self._dispatch is None:
                 response = self._send(operation, headers, query_params, until, place)
             else:
@@ -736,7 +738,18 @@ class Calls(ClientBase):
         except TransportError as error:
             mark(error)
             raise
+        if isinstance(response, Response) and response.head.encoding is not None:
+            response = self._unpacked(response, until)
         return operation.decode(response)
+
+    def _unpacked(self, response: Response, until: Moment | None) -> Response:
+        """Return a response that is decompressed within the call's time, unless that is done as it arrives."""
+        if isinstance(response, StreamedResponse):
+            return response
+        unpacked = Unpacked(response)
+        for _ in unpacked.slices():
+            pause(response.asked, until)
+        return unpacked
 
     def _until(self, deadline: Deadline) -> Moment | None:
         """Return when a call must end that begins now, unless that is known already."""

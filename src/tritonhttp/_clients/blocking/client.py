@@ -339,7 +339,10 @@ class InferenceServerClient(Calls):
         self, inference: Inference, message: Message, until: Moment | None, place: Place[Any]
     ) -> InferResult:
         """Carry out an inference that is written already."""
-        return inference.decode(self._send(inference, None, None, until, place, message=message))
+        response = self._send(inference, None, None, until, place, message=message)
+        if response.head.encoding is not None:
+            response = self._unpacked(response, until)
+        return inference.decode(response)
 
     def _submit(self, pending: Pending, place: Place[Any], turn: Turn[BlockingPool[None]] | None) -> None:
         """Let a thread carry out an inference that takes its place in the line now."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ..._protocol.bodies import status_of
+from ..._transport.failures import unpack_timeout
 from ..._transport.policy import Moment
 from ..._wire.http1 import Response
 from ...errors import InvalidRequest, TransportError
@@ -11,7 +14,7 @@ from ...errors import InvalidRequest, TransportError
 if TYPE_CHECKING:
     from ..._protocol.generation import StreamBase
 
-__all__ = ["as_answer", "finish_plugin", "leave", "mark", "plain"]
+__all__ = ["as_answer", "finish_plugin", "leave", "mark", "pause", "plain"]
 
 
 def as_answer(response: Response) -> Response:
@@ -20,7 +23,9 @@ def as_answer(response: Response) -> Response:
 
 
 def plain(response: Any) -> Any:
-    """Return what a replaced `_get` or `_post` gave: as it is."""
+    """Return what a replaced `_get` or `_post` gave, as it is if it has a status."""
+    if not isinstance(response, Response):
+        status_of(response)
     return response
 
 
@@ -33,6 +38,12 @@ def finish_plugin(outcome: Any, until: Moment | None) -> None:
     if hasattr(outcome, "close"):
         outcome.close()
     raise InvalidRequest("the plugin is a coroutine, which needs tritonhttp.aio: use a plain function here")
+
+
+def pause(asked: tuple[str, str, str], until: Moment | None) -> None:
+    """Raise between two slices of an answer's body if the call's time is over."""
+    if until is not None and monotonic() >= until:
+        raise unpack_timeout(asked, until)
 
 
 def leave(stream: StreamBase) -> None:

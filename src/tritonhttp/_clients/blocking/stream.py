@@ -11,7 +11,7 @@ from ..._protocol.generation import AnswerReader, StreamBase
 from ..._transport.policy import Moment, moment
 from ..._transport.pool import Place
 from ..._wire.http1 import Response
-from .side import leave
+from .side import leave, pause
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -86,7 +86,17 @@ class GenerateStream(StreamBase):
 
     def _next(self) -> dict[str, Any]:
         reader = self._begun()
-        while (answer := self._take(reader)) is None:
+        while True:
+            try:
+                while reader.behind:  # an earlier piece holds more than a slice
+                    pause(reader.response.asked, self._until)
+                    if self._left:
+                        self._close()
+                    reader.go_on()
+            except BaseException as error:
+                self._broke(error)
+            if (answer := self._take(reader)) is not None:
+                return answer
             if reader.ended:
                 raise StopIteration
             try:
@@ -95,7 +105,6 @@ class GenerateStream(StreamBase):
                 self._broke(error)
                 continue
             self._feed(more, time.monotonic())
-        return answer
 
     def _open(self) -> AnswerReader:
         clock = time.monotonic
