@@ -12,7 +12,7 @@ import socket
 from collections.abc import Sequence
 
 from .._wire.http1 import Response, StreamedResponse
-from .._wire.requests import Buffer, coalesce
+from .._wire.requests import Buffer, coalesce, without_expectation
 from ..errors import ConnectionLost, InvalidRequest, ProtocolError, TransportError
 from .address import SocketAddress
 from .asyncio_connect import connect, open_tunnel, resolve, timeout_at
@@ -156,7 +156,11 @@ class AsyncioTransport(TransportBase):
                 trace.take(connection, reused=reused)
             try:
                 response = await connection.exchange(buffers, deadline, expects, trace, streamed)
-                break
+                again = without_expectation(buffers) if response.status_code == 417 else None
+                if again is None:
+                    break
+                buffers, expects = again, False
+                fresh = not (connection.reader.reusable and connection.handed_over)
             except ConnectionLost as error:
                 fresh = may_resend(
                     error,
@@ -176,7 +180,7 @@ class AsyncioTransport(TransportBase):
                 trace.start()
         response.asked = asked = method, self._origin, target
         if connection.reader.open:
-            head = StreamedResponse(response.head, b"")
+            head = StreamedResponse(response.head, b"", response.limit)
             head.asked = asked
             head.stream = Stream(self, place, method, target)
             return head

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from .._repetition.answer import Answer, Repeated
 from .._repetition.repeater import REPEATS, Repeater
 from .._wire.http1 import Response, StreamedResponse
-from .._wire.requests import Buffer, coalesce
+from .._wire.requests import Buffer, coalesce, without_expectation
 from ..errors import ConnectionLost, ProtocolError, TransportError
 from .address import Address, SocketAddress
 from .base import StreamBase, TransportBase
@@ -215,7 +215,11 @@ class BlockingTransport(TransportBase):
                 response = connection.exchange(
                     buffers, network, deadline, expects, trace, streamed, place.sent
                 )
-                break
+                again = without_expectation(buffers) if response.status_code == 417 else None
+                if again is None:
+                    break
+                buffers, expects = again, False
+                fresh = not (connection.reader.reusable and connection.handed_over)
             except ConnectionLost as error:
                 fresh = may_resend(
                     error,
@@ -236,7 +240,7 @@ class BlockingTransport(TransportBase):
                 trace.start()
         response.asked = asked = method, self._origin, target
         if connection.reader.open:
-            head = StreamedResponse(response.head, b"")
+            head = StreamedResponse(response.head, b"", response.limit)
             head.asked = asked
             head.stream = Stream(self, place, method, target)
             return head

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 
 from ..errors import InvalidRequest
 
-__all__ = ["COALESCE", "Buffer", "amended", "coalesce", "encode_head", "header_line", "is_token"]
+__all__ = [
+    "COALESCE",
+    "Buffer",
+    "amended",
+    "coalesce",
+    "encode_head",
+    "header_line",
+    "is_token",
+    "without_expectation",
+]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -16,6 +25,7 @@ COALESCE = 1 << 16
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _FORBIDDEN = re.compile(r"[\r\n\0]")
+_EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
 
 
 def is_token(name: object) -> bool:
@@ -84,6 +94,14 @@ def amended(request: Buffer, origin: str, lines: bytes) -> tuple[bytes, bytes]:
     head, _, body = bytes(request).partition(b"\r\n\r\n")
     method, _, rest = head.partition(b" ")
     return b"%b %b%b\r\n%b\r\n" % (method, origin.encode(), rest, lines), body
+
+
+def without_expectation(buffers: Sequence[Buffer]) -> Sequence[Buffer] | None:
+    """Return a request as it is sent again after a 417 (RFC 9110, 10.1.1); None if it did not expect a 100."""
+    first, *rest = buffers
+    head, end, body = bytes(first).partition(b"\r\n\r\n")
+    plain, count = _EXPECT.subn(b"", head + b"\r\n")
+    return [b"%b\r\n%b" % (plain, body), *rest] if count and end else None
 
 
 def coalesce(buffers: Sequence[Buffer], limit: int = COALESCE) -> list[Buffer]:
