@@ -738,7 +738,7 @@ TABLE: dict[str, list[Fault]] = {
                 "a space in a name": b"HTTP/1.1 200 OK\r\nContent Length: 2\r\n\r\n{}",
                 "a space before the colon": b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\n{}",
                 "lines that end in LF": b"HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",
-                "folded": b"HTTP/1.1 200 OK\r\nX: a\r\n\x01b\r\nContent-Length: 2\r\n\r\n{}",
+                "white space at its start": b"HTTP/1.1 200 OK\r\n X: a\r\nContent-Length: 2\r\n\r\n{}",
             },
         ),
         broken(

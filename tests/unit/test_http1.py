@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tritonhttp._wire.http1 import MAX_HEAD, Response, ResponseHead, ResponseReader, parse_head
-from tritonhttp._wire.requests import COALESCE, amended, coalesce, encode_head, header_line
+from tritonhttp._wire.requests import (
+    COALESCE,
+    amended,
+    coalesce,
+    encode_head,
+    header_line,
+    without_expectation,
+)
 from tritonhttp.errors import InvalidRequest, ProtocolError
 
 
@@ -97,6 +104,34 @@ SCENARIOS: dict[str, tuple[bytes, int, bytes, bool]] = {
         200,
         b"hi",
         False,
+    ),
+    "chunked with a folded trailer": (
+        CHUNKED + b"2\r\nhi\r\n0\r\nX-Sum: 7\r\n 8\r\nY:\r\n\t9\r\n\r\n",
+        200,
+        b"hi",
+        True,
+    ),
+    "chunked, folded": (
+        OK + b"Transfer-Encoding:\r\n chunked\r\nX: a\r\n b\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        200,
+        b"hi",
+        True,
+    ),
+    "length, folded": (OK + b"Content-Length:\r\n 5\r\n \t\r\n\r\nhello", 200, b"hello", True),
+    "close, folded": (OK + b"Connection:\r\n\tclose\r\nContent-Length: 2\r\n\r\nhi", 200, b"hi", False),
+    "length in two lines": (OK + b"Content-Length: 5\r\n" * 2 + b"\r\nhello", 200, b"hello", True),
+    "length in a list": (OK + b"Content-Length: 5 , 05,5\r\nX: y\r\n\r\nhello", 200, b"hello", True),
+    "lengths in lists and cases": (
+        OK + b"content-length: 5,5\r\nX: y\r\nCONTENT-LENGTH:5\r\n\r\nhello",
+        200,
+        b"hello",
+        True,
+    ),
+    "100 with a folded line first": (
+        b"HTTP/1.1 100 Continue\r\nX: a\r\n b\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\nhi",
+        200,
+        b"hi",
+        True,
     ),
     "until close": (OK + b"\r\nall of this", 200, b"all of this", False),
     "until close, nothing": (OK + b"X: y\r\n\r\n", 200, b"", False),
@@ -317,7 +352,17 @@ REFUSED = {
     "space before the colon": OK + b"X : y\r\n\r\n",
     "NUL in a value": OK + b"X: a\0b\r\n\r\n",
     "CR in a value": OK + b"X: a\rb\r\n\r\n",
-    "folded line": OK + b"X: a\r\n b\r\n\r\n",
+    "white space behind the status line": OK + b" X: a\r\nContent-Length: 0\r\n\r\n",
+    "folded name": OK + b"X\r\n : a\r\nContent-Length: 0\r\n\r\n",
+    "two lengths in one line": OK + b"Content-Length: 5, 6\r\n\r\nhello",
+    "two lengths and one": OK + b"Content-Length: 5, 5\r\nContent-Length: 6\r\n\r\nhello",
+    "equal lengths that are none": OK + b"Content-Length: x\r\nContent-Length: x\r\n\r\nhello",
+    "a length and an empty one": OK + b"Content-Length: 5,\r\n\r\nhello",
+    "equal lengths below zero": OK + b"Content-Length: -0, -0\r\n\r\n",
+    "equal lengths and chunked": OK
+    + b"Content-Length: 2, 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    "folded length of two numbers": OK + b"Content-Length: 1\r\n 0\r\n\r\n0123456789",
+    "chunked twice": OK + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n2\r\nhi\r\n0\r\n\r\n",
     "chunk size of letters": CHUNKED + b"xyz\r\nhi\r\n",
     "chunk size below zero": CHUNKED + b"-2\r\nhi\r\n",
     "chunk size past 64 bit": CHUNKED + b"fffffffffffffffff\r\nhi\r\n",
@@ -337,6 +382,18 @@ def test_a_refusal_shows_how_the_answer_begins() -> None:
     reader.get_buffer()[:8] = b"SSH-2.0-"
     with pytest.raises(ProtocolError, match=r"expected an HTTP/1\.1 response, got .*SSH-2\.0-"):
         reader.received(8)
+
+
+@pytest.mark.parametrize("fold", [b"\r\n ", b"\r\n\t", b"\r\n \t ", b"\r\n \r\n "])
+def test_a_folded_line_is_one_value(fold: bytes) -> None:
+    head = parse_head(OK + b"A: 1\r\nX: a," + fold + b"b" + fold + b"c\r\nContent-Length: 2, 2\r\n\r\n")
+    assert {name: " ".join(value.split()) for name, value in head.headers.items()} == {
+        "a": "1",
+        "x": "a, b c",
+        "content-length": "2",
+    }
+    assert (head.content_length, head.reason) == (2, "OK")
+    assert head.raw.startswith(OK + b"A: 1\r\nX: a," + fold)
 
 
 @pytest.mark.parametrize("sizes", [None, [1000]])
@@ -606,6 +663,18 @@ def test_a_head_gets_an_origin_and_further_lines() -> None:
     )
     assert behind == b"b\r\n\r"
     assert amended(head, "", b"") == (head, b"")
+
+
+def test_an_expectation_is_taken_out_of_the_head_alone() -> None:
+    body = b"x\r\nExpect: 100-continue\r\ny"
+    large = memoryview(body)
+    for line in ("Expect: 100-continue\r\n", "eXPECT:100-Continue \r\n"):
+        head = encode_head("POST", "/v2", f"Host: h\r\n{line}A: b\r\n", len(body))
+        plain = encode_head("POST", "/v2", "Host: h\r\nA: b\r\n", len(body))
+        assert without_expectation([head + body]) == [plain + body]
+        assert without_expectation([head, large]) == [plain, large]
+        assert without_expectation([plain + body]) is None
+    assert without_expectation([encode_head("GET", "/", "Expect: something\r\n", 0)]) is None
 
 
 @pytest.mark.parametrize("framing", ["", "Content-Length: 9\r\n", "Transfer-Encoding: chunked\r\n"])

@@ -7,6 +7,7 @@ parses heads and chunks; a body of known length is received straight into the me
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import wraps
@@ -32,6 +33,11 @@ _MAX_INTERIM = 100
 
 #: Alignment of a received body's first tensor: vector instructions are slow on unaligned data.
 _ALIGNMENT = 64
+
+#: A line of a header's value that begins with white space, which goes on with the line before it.
+_FOLD = re.compile(rb"\r\n[ \t]+")
+_LENGTHS = re.compile(rb"\r\ncontent-length:([^\r\n]*)", re.IGNORECASE)
+_LENGTH = re.compile(rb"[ \t]*([0-9]{1,19})[ \t]*")
 
 _START = b"HTTP/1."
 _SWITCHED = "the server switched to another protocol (status 101), unasked"
@@ -261,6 +267,11 @@ class _HeadParser:
                 return
             raise ProtocolError(f"expected an HTTP/1.1 response: {error}") from error
 
+    def unfold_trailers(self) -> None:
+        """Read folded lines behind the chunks too. This allows any character in values, which nobody reads."""
+        if hasattr(self.parser, "set_dangerous_leniencies"):  # older httptools unfolds by itself
+            self.parser.set_dangerous_leniencies(lenient_headers=True)
+
     def head(self, raw: bytes) -> ResponseHead:
         """Return the parsed head."""
         if not self.headers_complete:
@@ -281,8 +292,8 @@ class _HeadParser:
         if status < 200 or status in (204, 304):
             length = 0
         elif not chunked and "content-length" in headers:
-            # llhttp has already refused lengths that are not numbers or that differ.
-            length = int(headers["content-length"].split(",")[0])
+            # llhttp has already refused what is not one number.
+            length = int(headers["content-length"])
         return ResponseHead(
             status,
             MappingProxyType(headers),  # callers see the headers of a shared head
@@ -306,6 +317,26 @@ def _no_http(start: bytes) -> ProtocolError:
     return ProtocolError(f"expected an HTTP/1.1 response, got bytes that begin with {start!r}{advice}")
 
 
+def _regular(head: bytes) -> bytes:
+    """Return a head without two forms that llhttp refuses, and clients should read.
+
+    A folded line is unfolded (RFC 9112, 5.2), but not into the status line. Of equal Content-Lengths one is kept
+    (RFC 9110, 8.6).
+    """
+    if b"\r\n " in head or b"\r\n\t" in head:
+        start, end, rest = head.partition(b"\r\n")
+        if rest[:1] not in (b" ", b"\t"):
+            head = start + end + _FOLD.sub(b" ", rest)
+    lengths = _LENGTHS.findall(head)
+    if len(lengths) > 1 or (lengths and b"," in lengths[0]):
+        found = [_LENGTH.fullmatch(each) for each in b",".join(lengths).split(b",")]
+        different = {-1 if each is None else int(each[1]) for each in found}
+        length = different.pop()
+        if not different and length >= 0:
+            head = b"%b\r\nContent-Length: %d\r\n\r\n" % (_LENGTHS.sub(b"", head)[:-4], length)
+    return head
+
+
 def parse_head(data: bytes) -> ResponseHead:
     """Parse a response's head, the empty line included.
 
@@ -316,7 +347,7 @@ def parse_head(data: bytes) -> ResponseHead:
         if not data.startswith(_START):  # llhttp accepts other versions, and empty lines first
             raise _no_http(data[:40])
         parser = _HeadParser()
-        parser.feed(data)
+        parser.feed(_regular(data))
         head = parser.head(data)
         if len(_heads) >= 512:
             _heads.clear()
@@ -498,7 +529,8 @@ class ResponseReader:
         length = head.content_length
         if streamed or head.chunked:
             self._parser = parser = _HeadParser()
-            parser.feed(self.view[:end])
+            parser.feed(_regular(raw))
+            parser.unfold_trailers()
             rest = bytes(self.view[end : self._filled])
             self._filled = 0
             if streamed:
