@@ -485,7 +485,7 @@ def test_an_answer_within_the_limit_is_fine(serve, open_client, call, kind):
 # -- asking before a large body is sent
 
 
-REFUSALS = ["401 Unauthorized", "403 Forbidden", "413 Payload Too Large", "417 Expectation Failed"]
+REFUSALS = ["401 Unauthorized", "403 Forbidden", "413 Payload Too Large"]
 
 
 @pytest.mark.parametrize("status", REFUSALS)
@@ -571,6 +571,77 @@ def test_a_body_that_was_not_sent_goes_out_on_another_connection(serve, open_cli
     assert infer(client, LARGE).get_response() == HEALTHY, "though an inference is not sent twice"
     assert server.connections == 2
     assert counts(client).resent == 1
+
+
+UNEXPECTED = "417 Expectation Failed"
+
+
+@pytest.mark.parametrize("then", ["holds", "closes"])
+def test_a_417_before_the_body_lets_it_go_out_unasked(serve, open_client, within, then):
+    def script(peer):
+        assert b"\r\nExpect: 100-continue\r\n" in peer.read_head()
+        peer.send(answer(b"what?", UNEXPECTED))
+        if then == "holds":
+            assert peer.sock.recv(1 << 16) == b""
+
+    server = serve(script)
+    client = open_client(server.url, network_timeout=5, expect_continue=True)
+    with within(0, 5):
+        result = infer(client, LARGE)
+    assert result.get_response() == HEALTHY
+    assert result.attempts == 1  # its body went out once
+    assert [b"Expect" in head for head in server.requests] == [True, False]
+
+
+@pytest.mark.parametrize("idempotent", [None, False])
+@pytest.mark.parametrize("size", [3, 8_000_000])
+@pytest.mark.parametrize("close", ["", "Connection: close\r\n"])
+def test_a_417_to_the_callers_own_expectation(serve, open_client, close, size, idempotent):
+    def script(peer):
+        peer.read_request()
+        peer.send(answer(b"what?", UNEXPECTED, close))
+        if not close:
+            peer.go_on(peer)
+
+    server = serve(script)
+    client = open_client(server.url)
+    given = {"expect": "100-Continue", "X-Other": "1"}
+    inputs = [tensor("INPUT0", np.zeros(size, np.float32))]
+    result = client.infer("healthy", inputs, headers=given, idempotent=idempotent)
+    assert result.get_response() == HEALTHY
+    assert result.attempts == 2
+    assert given == {"expect": "100-Continue", "X-Other": "1"}
+    assert [b"expect" in head.lower() for head in server.requests] == [True, False]
+    assert all(b"X-Other: 1\r\n" in head for head in server.requests)
+    assert server.connections == (2 if close else 1)
+
+
+def test_a_417_to_a_stream_and_to_a_request_without_a_body(serve, open_client):
+    def script(peer):
+        for _ in range(2):
+            peer.read_request()
+            peer.send(answer(b"what?", UNEXPECTED))
+            peer.read_request()
+            peer.send(answer(HEALTHY))
+
+    client = open_client(serve(script).url)
+    expect = {"Expect": "100-continue"}
+    assert list(client.generate_stream("m", {}, headers=expect)) == [HEALTHY]
+    assert client.get_server_metadata(headers=expect) == HEALTHY
+
+
+@pytest.mark.parametrize("expects", [True, False])
+def test_a_417_to_what_expects_nothing_is_the_answer(serve, open_client, expects):
+    def script(peer):
+        for _ in range(1 + expects):
+            peer.read_request()
+            peer.send(answer(b"what?", UNEXPECTED))
+
+    server = serve(script)
+    client = open_client(server.url)
+    with pytest.raises(ServerError, match="what\\?"):
+        client.get_server_metadata(headers={"Expect": "100-continue"} if expects else None)
+    assert len(server.requests) == 1 + expects
 
 
 # -- an answer that comes while the request is being sent

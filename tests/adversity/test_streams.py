@@ -198,10 +198,21 @@ def test_another_status_is_an_error(serve, open_client, status):
     assert client.get_server_metadata() == HEALTHY
 
 
-@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+FOLDED = {
+    "gzip": ("gzip", gzip.compress(WHOLE)),
+    "a member for each event": ("gzip", b"".join(map(gzip.compress, EVENTS))),
+    "empty members and padding": ("gzip", gzip.compress(b"") + gzip.compress(WHOLE) + bytes(100)),
+    "zlib": ("deflate", zlib.compress(WHOLE)),
+    "raw": ("deflate", zlib.compress(WHOLE)[2:-4]),
+    "two codings": ("GZIP, identity, deflate", zlib.compress(gzip.compress(WHOLE))),
+    "none": ("identity", WHOLE),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(FOLDED))
 @pytest.mark.parametrize("step", [None, 10])
-def test_a_compressed_stream_is_read(serve, open_client, coding, step):
-    folded = gzip.compress(WHOLE) if coding == "gzip" else zlib.compress(WHOLE)
+def test_a_compressed_stream_is_read(serve, open_client, kind, step):
+    coding, folded = FOLDED[kind]
     data = HEAD + f"Content-Encoding: {coding}\r\nContent-Length: {len(folded)}\r\n\r\n".encode() + folded
     server = serve(Sends(data, "go on") if step is None else Trickles(data, "go on", pause=0, step=step))
     client = open_client(server.url)
@@ -209,6 +220,26 @@ def test_a_compressed_stream_is_read(serve, open_client, coding, step):
     assert b"accept-encoding" not in server.requests[0].lower()
     assert client.get_server_metadata() == HEALTHY
     assert server.connections == 1
+
+
+def test_what_follows_the_members_is_an_error_behind_the_answers(serve, open_client):
+    folded = gzip.compress(WHOLE) + b"garbage"
+    head = HEAD + f"Content-Encoding: gzip\r\nContent-Length: {len(folded)}\r\n\r\n".encode()
+    client = open_client(serve(Sends(head + folded, "go on")).url)
+    seen, error = take(client.generate_stream("m", {}))
+    assert seen == SEEN
+    assert isinstance(error, ProtocolError)
+    assert "not valid gzip" in str(error)
+
+
+def test_the_limit_of_a_response_holds_for_a_decompressed_stream(serve, open_client):
+    folded = gzip.compress(b": beat\n" * 100_000)
+    head = HEAD + f"Content-Encoding: gzip\r\nContent-Length: {len(folded)}\r\n\r\n".encode()
+    client = open_client(serve(Sends(head + folded, "go on")).url, max_response_bytes=100_000)
+    seen, error = take(client.generate_stream("m", {}))
+    assert seen == []
+    assert isinstance(error, ProtocolError)
+    assert "the limit of 100000 bytes" in str(error)
 
 
 def test_an_event_without_end_takes_no_more_memory_than_its_limit(serve, open_client, monkeypatch):

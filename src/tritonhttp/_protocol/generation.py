@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -249,19 +249,19 @@ class StreamBase:
         self._end_turn(asker)
 
     def _opened(self, response: Response, began: float, now: float) -> None:
-        self.headers = dict(response.headers)
+        headers = getattr(response, "headers", None)
+        self.headers = dict(headers) if isinstance(headers, Mapping) else {}
         self.attempts = getattr(response, "attempts", 1)
+        encoding = limit = body = None
         if isinstance(response, StreamedResponse):
             self._stream, self._ending = response.stream, response.ending
-            reader = AnswerReader(
-                began, response.get("Content-Type") or "", response.head.encoding, response.limit
-            )
+            encoding, limit = response.head.encoding, response.limit
         else:  # an overridden `_post` has sent the request
-            reader = AnswerReader(began, response.get("Content-Type") or "")
+            body = plain_body(response)
+        self._reader = reader = AnswerReader(began, str(response.get("Content-Type") or ""), encoding, limit)
         reader.response = response
-        self._reader = reader
-        if self._stream is None:
-            self._feed(plain_body(response), now)
+        if body is not None:
+            self._feed(body, now)
             self._feed(b"", now)
         elif self._left:
             self._close()
