@@ -828,6 +828,7 @@ TABLE: dict[str, list[Fault]] = {
                 "with trailers": CHUNKED
                 + b"Trailer: X-Sum\r\n\r\n"
                 + chunks(JSON, end=b"0\r\nX-Sum: 1\r\nX-Other: 2\r\n\r\n"),
+                "with a folded trailer": CHUNKED + b"\r\n" + chunks(JSON, end=b"0\r\nX: a\r\n b\r\n\r\n"),
                 "sizes in upper case": CHUNKED + b"\r\n" + b"%X\r\n%s\r\n0\r\n\r\n" % (len(JSON), JSON),
             },
         ),
@@ -840,6 +841,10 @@ TABLE: dict[str, list[Fault]] = {
                 % (len(JSON), JSON),
                 "Latin-1": answer(HEALTHY, headers="X-Name: caf\xe9\r\n"),
                 "a header twice": answer(HEALTHY, headers="Set-Cookie: a\r\nSet-Cookie: b\r\n"),
+                "a folded line": answer(HEALTHY, headers="X-Name: a,\r\n\tb\r\n"),
+                "equal Content-Lengths": answer(
+                    HEALTHY, headers=f"Content-Length: {len(JSON)}\r\n", length=f"{len(JSON)}, {len(JSON)}"
+                ),
                 "200 headers": answer(HEALTHY, headers="".join(f"X-{n}: {n}\r\n" for n in range(200))),
                 "a header of 60 kB": answer(HEALTHY, headers=f"X-Long: {'x' * 60_000}\r\n"),
             },
@@ -1074,7 +1079,11 @@ TABLE: dict[str, list[Fault]] = {
                 "GZIP": encoded(ZIPPED, "GZIP"),
                 "x-gzip": encoded(ZIPPED, "x-gzip"),
                 "twice": encoded(gzip.compress(ZIPPED), "gzip, gzip"),
+                "two in turn": encoded(gzip.compress(zlib.compress(JSON)), "deflate, identity, gzip"),
                 "two members": encoded(gzip.compress(b"") + ZIPPED, "gzip"),
+                "two members and padding": encoded(
+                    gzip.compress(JSON[:9]) + gzip.compress(JSON[9:]) + bytes(9), "gzip"
+                ),
                 "deflate": encoded(zlib.compress(JSON), "deflate"),
                 "deflate without its head": encoded(zlib.compress(JSON)[2:-4], "deflate"),
                 "identity": encoded(JSON, "identity"),

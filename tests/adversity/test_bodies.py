@@ -67,7 +67,11 @@ def test_a_body_that_expands_for_long_ends_with_its_call(serve, open_client, wit
     ):
         call(client, deadline=0.3)
     error = caught.value
-    assert (error.phase, error.method, error.attempts) == ("receive", "GET" if call is metadata else "POST", 1)
+    assert (error.phase, error.method, error.attempts) == (
+        "receive",
+        "GET" if call is metadata else "POST",
+        1,
+    )
     assert error.url.startswith(f"http://{server.url}/v2")
     assert client.get_server_metadata() == HEALTHY
 
@@ -176,7 +180,6 @@ def test_the_body_of_another_object_is_text_or_bytes(replaced, kind):
         (None, "got NoneType"),
         ({"name": "m"}, "got dict"),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("call", [infer, metadata, stream], ids=lambda call: call.__name__)
 def test_what_is_no_response_is_one_clear_error(replaced, call, given, says):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import copy
+import gc
 import gzip
 import json
 import pickle
+import unittest.mock
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -529,6 +532,100 @@ def test_a_result_gives_its_outputs(make: Callable[[], InferResult]) -> None:
         assert array.flags.writeable
         assert array.flags.aligned
         assert result.as_numpy(name) is array
+
+
+class Given:
+    """Another library's response, with what it gives."""
+
+    def __init__(self, body: Any, **headers: Any) -> None:
+        self.body, self.headers = body, headers
+
+    def get(self, name: str) -> Any:
+        return self.headers.get(name.replace("-", "_"))
+
+    def read(self) -> Any:
+        return self.body
+
+
+SIZE = "Inference_Header_Content_Length"
+PLAIN = '{"outputs":[{"name":"y","datatype":"BYTES","shape":[1],"data":["ü"]}]}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        PLAIN,
+        PLAIN.encode(),
+        bytearray(PLAIN.encode()),
+        memoryview(PLAIN.encode()),
+        memoryview(np.frombuffer(PLAIN.encode() + b" ", np.int8)),
+        memoryview(b"".join(bytes((0, each)) for each in PLAIN.encode()))[1::2],
+        np.frombuffer(PLAIN.encode().ljust(200), np.uint16),
+        array.array("B", PLAIN.encode()),
+    ],
+    ids=lambda body: type(body).__name__,
+)
+def test_a_result_takes_bytes_in_any_form_and_text_of_json(body: Any) -> None:
+    for result in (InferResult(Given(body), False), InferResult.from_response_body(body)):
+        assert result.as_numpy("y").tolist() == ["ü"]
+        assert copy.deepcopy(pickle.loads(pickle.dumps(result))).as_numpy("y").tolist() == ["ü"]
+
+
+def test_headers_of_other_objects_may_be_bytes_and_numbers() -> None:
+    for size in (len(HEAD), np.int64(len(HEAD)), str(len(HEAD)), str(len(HEAD)).encode()):
+        given = Given(gzip.compress(BODY), Content_Encoding=b"gzip", **{SIZE: size})
+        np.testing.assert_array_equal(InferResult(given, False).as_numpy("y"), VALUES)
+
+
+async def later() -> bytes:
+    return PLAIN.encode()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (Given(None), r"Given\.read\(\): expected bytes, got NoneType"),
+        (Given(5), "expected bytes, got int"),
+        (Given([1]), "expected bytes, got list"),
+        (Given({}), "expected bytes, got dict"),
+        (Given(later), "expected bytes, got function"),
+        (Given("ü" + chr(0xD800)), "UTF-8"),
+        (Given(PLAIN, **{SIZE: 5}), "got str: a body with tensors behind its JSON is not text"),
+        (Given(PLAIN, Content_Encoding="gzip"), "got str: a body with a content coding is not text"),
+        (
+            Given(PLAIN, Content_Encoding=5),
+            "get.'Content-Encoding'.: expected the header as text, .* got int",
+        ),
+        (Given(PLAIN, **{SIZE: 1.5}), "get.'Inference-Header-Content-Length'.: expected .* got float"),
+        (Given(PLAIN, **{SIZE: "x"}), "got str"),
+        (Given(b"{}", **{SIZE: "x"}), "Inference-Header-Content-Length: expected a number"),
+        (None, r"a response with get\(name\) and read\(\), got NoneType"),
+        (PLAIN, "got str"),
+        ({"outputs": []}, "got dict .*InferResult.from_response_body"),
+        (unittest.mock.MagicMock(), "got MagicMock"),
+    ],
+)
+def test_what_is_no_response_is_one_error(given: Any, says: str) -> None:
+    with pytest.raises(ProtocolError, match=says):
+        InferResult(given, False)
+
+
+@pytest.mark.parametrize("body", [None, 5, [1], {}, object()])
+def test_what_is_no_body_is_one_error(body: Any) -> None:
+    with pytest.raises(ProtocolError, match=f"response_body: expected bytes, got {type(body).__name__}"):
+        InferResult.from_response_body(body)
+    with pytest.raises(ProtocolError, match="got str: a body with tensors"):
+        InferResult.from_response_body(PLAIN, header_length=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_body_to_be_awaited_is_one_error() -> None:
+    for given in (Given(later()), unittest.mock.AsyncMock()):
+        with pytest.raises(ProtocolError, match="coroutine"):
+            InferResult(given, False)
+    with pytest.raises(ProtocolError, match="expected bytes, got coroutine: await it"):
+        InferResult(Given(later()), False)
+    gc.collect()
 
 
 def test_a_subclass_of_a_result_makes_its_own_kind() -> None:
