@@ -57,7 +57,8 @@ class Retry:
     attempts : int
         How often a call's whole request is sent at most, including the first time; 1 never sends it again. When a
         client sends a request again because a reused connection turned out closed, that counts too; it does not
-        do so in the last attempt.
+        do so in the last attempt. Only a 417 to `Expect: 100-continue` may go beyond that, by one request without
+        it.
     on : iterable of int, "connect", "lost" or "timeout"
         The statuses (400 to 599) and failures after which to try again. "lost" is a connection that broke during
         the request, "timeout" one that made no progress for as long as one step may take. The default leaves
