@@ -112,8 +112,8 @@ class InferResult:
             If the body is no valid answer of the protocol, or no bytes.
         """
         if isinstance(response_body, str) and content_encoding is None:
-            if header_length is not None:
-                header_length = len(response_body[: int(header_length)].encode())
+            if isinstance(header_length, int):
+                header_length = len(response_body[:header_length].encode())
             response_body = response_body.encode()
         headers = {"inference-header-content-length": header_length, "content-encoding": content_encoding}
         head = ResponseHead(200, {name: str(value) for name, value in headers.items() if value is not None})
