@@ -34,6 +34,7 @@ from tritonhttp.events import Call, Hooks
 
 from ..clients import tensor
 from .conftest import interrupted_everywhere
+from .test_refusals import IN_PROCESS, SWITCHED_OFF
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /dev/shm and /proc")
 
@@ -467,6 +468,8 @@ def own_words(message, status):
         (own_words("no such shared memory", "404"), True, False),
         (own_words("failed to map", "400"), True, False),
         (ServerError("", "501"), True, True),
+        (own_words(SWITCHED_OFF, "501"), True, False),
+        (own_words(IN_PROCESS, "503"), True, False),
         # May come from a gateway.
         (own_words("no memory here", "500"), False, False),
         (ServerError("no", "404", "<html>shared memory</html>"), False, False),
@@ -474,6 +477,8 @@ def own_words(message, status):
         (ServerError("", "404", ""), False, False),
         (ServerError("", "500", ""), False, True),
         (ServerError("busy", "503"), False, True),
+        (own_words("not ready", "503"), False, True),
+        (ServerError("no", "503", "<html>shared memory is not supported</html>"), False, True),
         (errors.ConnectRefused("no"), False, False),
         (errors.DeadlineExceeded("late"), False, True),
         (errors.ConnectionLost("lost"), False, True),
@@ -488,6 +493,95 @@ def test_registrations_that_fail(sharing, server, error, refused, known):
     # Blocks that the server may have are unregistered before the next is registered.
     assert ("unregister" in server.asked) == (known and not refused)
     assert len(sharing.pool.close()) == known
+
+
+@pytest.mark.parametrize(("words", "status"), [(SWITCHED_OFF, "501"), (IN_PROCESS, "503")])
+def test_a_server_that_shares_nothing_is_asked_once(sharing, server, caplog, words, status):
+    server.declared = server.size
+    server.fails["register"] = own_words(words, status)
+    assert infer(sharing, server) is not None
+    assert server.asked.count("register") == 1
+    assert all(infer(sharing, server) is None for _ in range(11))
+    (record,) = caplog.records
+    assert "the server shares no memory with clients" in record.getMessage()
+    assert words in record.getMessage()
+    server.asked.clear()
+    drive(sharing.close(), server)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(("words", "status"), [(SWITCHED_OFF, "501"), (IN_PROCESS, "503")])
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_a_server_restarted_without_shared_memory(sharing, server, caplog, words, status, snapshot):
+    given = np.arange(50, dtype=np.float32)
+    kept = [infer(sharing, server, given) for _ in range(3)]
+    refusal = own_words(words, status)
+    server.fails |= {"register": refusal, "unregister": refusal}
+    sent = []
+
+    def restarted(operation):
+        if isinstance(operation, Inference) and any(each._region for each in operation.inputs):
+            raise refusal
+        if isinstance(operation, Inference):
+            sent.extend(bytes(each._buffer()) for each in operation.inputs)
+        return server(operation)
+
+    flow = sharing.infer(arguments(given), snapshot=snapshot)
+    if snapshot:
+        given = given.copy()
+    assert drive(flow, restarted) is not None
+    assert sent == [given.tobytes()]
+    assert infer(sharing, server) is None
+    assert len(caplog.records) == 1
+    flow = refusal.__traceback__ = None
+    kept.clear()
+    gc.collect()
+    sharing.pool.collect()
+    assert sharing.pool.taken == 0
+    server.asked.clear()
+    drive(sharing.close(), server)
+    assert server.asked == []
+
+
+def test_regions_of_a_server_that_shares_nothing_are_forgotten(sharing, server):
+    """Where the first to notice is what makes the server forget a block."""
+    infer(sharing, server)
+    sharing.pool.forget(sharing.pool._generation)
+    server.fails["unregister"] = own_words(SWITCHED_OFF, "501")
+    gc.collect()
+    sharing.pool.collect()
+    assert sharing.pool.has_doomed
+    infer(sharing, server)
+    assert not sharing.pool.has_doomed
+
+
+def test_a_gateway_that_is_busy_costs_two_requests_a_call(sharing, server):
+    server.fails = dict.fromkeys(("register", "unregister"), ServerError("busy", "503", "<html>"))
+    for _ in range(12):
+        server.asked.clear()
+        assert infer(sharing, server) is not None
+    assert server.asked.count("unregister") <= 1
+    assert server.asked.count("register") == 1
+
+
+def test_attaching_to_a_server_that_shares_nothing_is_tried_once():
+    asked = []
+
+    def refuses(operation):
+        asked.append(operation.path)
+        raise own_words(SWITCHED_OFF, "501")
+
+    made = region.Region(64, "/tritonhttp-test-refused")
+    try:
+        attached = region.Region(None, "/tritonhttp-test-refused")
+        with pytest.raises(ServerError):
+            drive(attached._open(), refuses)
+        assert len(asked) == 1
+        drive(attached._close(), refuses)
+        assert len(asked) == 1
+    finally:
+        made._registered = False
+        drive(made._close(), refuses)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from .._wire.http1 import Response, StreamedResponse
 from .._wire.requests import Buffer
 from .._wire.sse import EventReader
 from ..errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
-from . import operations
 from .bodies import plain_body
+from .refusals import placed
 
 __all__ = ["AnswerReader", "StreamBase"]
 
@@ -176,7 +176,7 @@ class AnswerReader:
             message = raw.decode("utf-8", "replace")[:500]
         if message is not None:
             error = ServerError(message, "200", raw.decode("utf-8", "replace"))
-            self._ready.append(operations.placed(error, self.response))
+            self._ready.append(placed(error, self.response))
         elif not isinstance(answer, dict):
             raise ProtocolError(
                 f"an event of the stream: expected a JSON object, got {type(answer).__name__}"

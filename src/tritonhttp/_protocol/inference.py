@@ -17,7 +17,8 @@ from .._wire.http1 import Response
 from .._wire.inference import RESERVED_PARAMETERS, RESERVED_PREFIX, whole
 from .._wire.requests import Buffer
 from ..errors import InvalidRequest, ServerError
-from .operations import BINARY, JSON, Endpoint, Headers, Operation, Renew, check, model_path, placed
+from .operations import BINARY, JSON, Endpoint, Headers, Operation, Renew, check, model_path
+from .refusals import placed
 from .result import InferResult
 from .tensors import InferInput, InferRequestedOutput
 

@@ -16,13 +16,14 @@ from .._wire import inference, jsonio
 from .._wire.http1 import Response
 from .._wire.requests import Buffer
 from ..errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerError, TransportError
-from .bodies import plain_body, status_of, taken
+from .bodies import plain_body
+from .refusals import check, server_error
 
 if TYPE_CHECKING:
     from .. import types
 
 # The endpoints are used as `operations.name`.
-__all__ = ["BINARY", "JSON", "Endpoint", "Headers", "Operation", "Renew", "check", "model_path", "placed"]
+__all__ = ["BINARY", "JSON", "Endpoint", "Headers", "Operation", "Renew", "check", "model_path"]
 
 T = TypeVar("T")
 
@@ -438,82 +439,6 @@ def _plain(given: Any, name: str) -> dict[str, Any]:
     return found
 
 
-def check(response: Response) -> None:
-    """Raise a :class:`ServerError` with a readable message unless the response's status is a success."""
-    if 200 <= status_of(response) < 300:
-        return
-    ours = response if isinstance(response, Response) else taken(response)
-    try:
-        raw = plain_body(ours)
-    except ProtocolError:
-        raw = ours.body  # show it as it came
-    text = bytes(raw).decode("utf-8", "replace")
-    message = _error_text(text)
-    if 300 <= response.status_code < 400 and response.get("Location"):
-        message = f"redirect to {response.get('Location')}, which is not followed: {message}"
-    raise _server_error(message, response, text)
-
-
-_STREAM = "use generate_stream, which takes any number of answers"
-#: Advice for messages of Triton's that do not say what to do.
-_ADVICE = {
-    "HTTP end point doesn't support models with decoupled": _STREAM,
-    "generate expects model to produce exactly 1": _STREAM,
-    "Request timeout expired": "timeout= is in microseconds, deadline= in seconds",
-}
-_NO_SUCH_PATH = (
-    "the server has no such path: is the URL's base path right, is the model's version a number, does this server"
-    " have the extension?"
-)
-
-
-def _server_error(message: str, response: Response, text: str) -> ServerError:
-    if message == "Not Found" and response.status_code == 404:  # for an unknown model Triton says more
-        message = f"{message} ({_NO_SUCH_PATH})"
-    for words, advice in _ADVICE.items():
-        if words in message:
-            message = f"{message} ({advice})"
-    error = ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
-    return placed(error, response)
-
-
-def placed(error: ServerError, response: Any) -> ServerError:
-    """Add the answered request and its number of attempts to an error, and return the error."""
-    error.attempts = getattr(response, "attempts", 1)  # the response may be another library's
-    error.method, origin, target = getattr(response, "asked", ("", "", ""))
-    error.url = f"{origin}{target}"
-    return error
-
-
-def _error_text(text: str) -> str:
-    """Extract a readable message from an error: a server's JSON, or a gateway's HTML, text or empty body."""
-    try:
-        found = jsonio.loads(text.encode(), "error")
-    except ProtocolError:
-        found = None
-    if isinstance(found, dict):
-        for key in ("error", "detail", "message"):
-            if found.get(key):
-                words = inference.error_message({"error": found[key]}) or text
-                return f"{words}{_JSON_ONLY}" if _is_body_itself(found[key]) else words
-    if "<html" in text[:1024].lower() or "<!doctype" in text[:1024].lower():
-        # Only its beginning, because the pattern takes quadratic time on tags that are never closed.
-        text = re.sub(r"(?is)<(script|style|head)\b.*?</\1>|<[^>]*>", " ", text[:8192])
-    words = " ".join(text.split())
-    if not words:
-        return "client received an empty response from the server."
-    return words if len(words) <= 500 else f"{words[:500]}…"
-
-
-_JSON_ONLY = " (the server seems to take JSON only: set_data_from_numpy(…, binary_data=False))"
-
-
-def _is_body_itself(detail: Any) -> bool:
-    """Return whether FastAPI read the body as text or bytes, as it does if tensors follow the JSON head."""
-    first = detail[0] if isinstance(detail, list) and len(detail) == 1 else None
-    return isinstance(first, dict) and first.get("loc") == ["body"] and isinstance(first.get("input"), str)
-
-
 def _get(path: str, decode: Callable[[Response], T], anywhere: bool = True) -> Operation[T]:
     return Endpoint("GET", path, decode, idempotent=True, anywhere=anywhere)
 
@@ -540,7 +465,7 @@ def _json(response: Response, kind: type[T], name: str) -> T:
     answer = jsonio.loads(raw, "the server's response")
     message = inference.error_message(answer)
     if message is not None:
-        raise _server_error(message, response, raw.decode("utf-8", "replace"))
+        raise server_error(message, response, raw.decode("utf-8", "replace"))
     if not isinstance(answer, kind):
         raise ProtocolError(
             f"the server's response: expected a JSON {name}, got {type(answer).__name__}", debug_details=raw

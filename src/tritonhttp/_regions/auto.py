@@ -17,13 +17,14 @@ from .. import errors
 from .._calls.safety import may_be_asked_again, may_run_twice
 from .._protocol.inference import Inference
 from .._protocol.operations import Operation
+from .._protocol.refusals import own_words, shares_nothing
 from .._protocol.result import InferResult
 from .._protocol.tensors import InferInput, InferRequestedOutput
 from .._transport.failures import WAITING
 from ..utils import _contents
 from .pool import Block, BlockPool, Lease
 from .region import aligned
-from .registrations import GATEWAY, Registrations, in_own_words
+from .registrations import GATEWAY, Registrations
 from .sizes import Form, Model, OutputSizes
 
 __all__ = ["InferFlow", "Sharing"]
@@ -213,6 +214,9 @@ class _Call:
                 result: InferResult = yield self._placed()
                 self._settle()
             except errors.ServerError as error:
+                if shares_nothing(error):  # it was restarted, and nothing has run
+                    self._sharing.registrations.refuse(error)
+                    break
                 message = str(error.message())
                 lost = [block for block in self._blocks() if block.name in message and _FORGOTTEN in message]
                 if lost:  # nothing has run
@@ -360,4 +364,4 @@ def _is_done(error: errors.ServerError) -> bool:
     """Return whether an error proves that the inference has ended: the server no longer uses its blocks."""
     status = str(error.status())
     ends = status in ("500", "501") or (status.startswith("4") and status not in GATEWAY)
-    return ends and in_own_words(error)
+    return ends and own_words(error) is not None

@@ -215,6 +215,14 @@ class BlockPool:
                 self._generation += 1
                 self._collect()
 
+    def abandon(self) -> None:
+        """Drop all blocks: the server has none of them."""
+        with self._lock:
+            for block in tuple(self._blocks):
+                block.registered = False
+            self._doomed.clear()
+            self._collect()
+
     def retire_leased(self) -> None:
         """Do not use the blocks again that are leased now."""
         for block in tuple(self._leased):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from .._basics import log
 from .._protocol import operations
 from .._protocol.operations import Operation
+from .._protocol.refusals import shares_nothing
 from .._wire import bytes_tensor
 from .._wire.dtypes import np_to_triton_dtype
 from ..errors import ConnectError, InferenceServerException, ServerError
@@ -222,7 +223,7 @@ class Region:
                 )
                 break
             except (ServerError, ConnectError) as error:
-                if not remaining or isinstance(error, ConnectError):
+                if not remaining or isinstance(error, ConnectError) or shares_nothing(error):
                     self._registered = False
                     raise
         mapped = self._handle._mpsm_handle

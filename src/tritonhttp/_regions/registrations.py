@@ -10,11 +10,11 @@ from .. import errors
 from .._basics.log import logger
 from .._protocol import operations
 from .._protocol.operations import Operation
-from .._wire import jsonio
+from .._protocol.refusals import own_words, shares_nothing
 from .pool import Block, BlockPool
 from .region import sweep
 
-__all__ = ["GATEWAY", "Registrations", "in_own_words"]
+__all__ = ["GATEWAY", "Registrations"]
 
 #: Statuses of a gateway, or of a server that gave up; the server behind a gateway may still be at work.
 GATEWAY = ("408", "429", "499", "502", "503", "504")
@@ -56,9 +56,11 @@ class Registrations:
             self._refusals = 0
         except errors.ServerError as error:
             status = str(error.status())
-            if status not in GATEWAY:
+            if shares_nothing(error):
+                self.refuse(error)
+            elif status not in GATEWAY:
                 # With its own 4xx a gateway has not passed the request on; with another status it may have.
-                block.registered = not (status.startswith("4") or in_own_words(error))
+                block.registered = not (status.startswith("4") or own_words(error) is not None)
                 self._refusals += 1
                 if _is_final(error) or self._refusals >= _REFUSALS:
                     # A server that took other blocks has no room for more.
@@ -94,46 +96,50 @@ class Registrations:
         if self._losses >= _LOSSES:
             self._refuse(error, 0)
 
-    def _refuse(self, error: errors.InferenceServerException, limit: int) -> None:
+    def refuse(self, error: errors.ServerError) -> None:
+        """Use no shared memory from now on: the server shares none, and has none of the blocks."""
+        self.pool.abandon()
+        self._refuse(error, 0, "shares no memory with clients")
+
+    def _refuse(
+        self,
+        error: errors.ServerError,
+        limit: int,
+        why: str = "does not share this machine's memory"
+        " (one in a container needs --ipc=host, or the same /dev/shm)",
+    ) -> None:
         """From now on use no more shared memory than `limit`."""
         self.pool.limit = limit
         self.refused = self.refused or limit == 0
         if not self._warned:
             self._warned = True
-            logger.warning(
-                "tensors travel over HTTP, since the server does not share this machine's memory"
-                " (one in a container needs --ipc=host, or the same /dev/shm): %s",
-                error,
-            )
-
-
-def in_own_words(error: errors.ServerError) -> bool:
-    """Return whether an error is the server's, which speaks JSON, and not a gateway's."""
-    try:
-        body = jsonio.loads(str(error.debug_details() or "").encode(), "error")
-    except (errors.ProtocolError, UnicodeError):
-        return False
-    return isinstance(body, dict) and isinstance(body.get("error"), str)
+            logger.warning("tensors travel over HTTP, since the server %s: %s", why, error)
 
 
 def _is_final(error: errors.ServerError) -> bool:
     """Return whether a server that refuses a region this way will refuse all."""
     if error.status() in ("400", "501"):
         return True
-    return in_own_words(error) and "shared memory" in str(error.message()).lower()
+    return "shared memory" in (own_words(error) or "").lower()
 
 
 def _unregister(blocks: list[Block], *, closing: bool = False) -> Generator[Operation[Any], Any, None]:
     """Have the server forget blocks, and remove those from the list that it has forgotten.
 
-    A connection that fails ends it: the next call goes on here. A client that closes has no next call, so it tries
-    each block twice, and ends when the server does not answer at all.
+    A connection that fails, or a gateway that does not pass the request on, ends it: the next call goes on here. A
+    client that closes has no next call, so it tries each block twice, and ends when the server does not answer at
+    all.
     """
     for block in list(blocks):
         for last in (False, True) if closing else (True,):
             try:
                 yield operations.unregister_shared_memory("system", block.name)
-            except errors.ServerError:
+            except errors.ServerError as error:
+                if shares_nothing(error):
+                    blocks.clear()  # it was restarted, and has none of them
+                    return
+                if str(error.status()) in GATEWAY and own_words(error) is None and not closing:
+                    return
                 break  # in use by a request that was given up
             except (errors.ConnectionLost, errors.ProtocolError):
                 if last and not closing:

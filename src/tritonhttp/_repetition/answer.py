@@ -51,7 +51,7 @@ class Repeated(Response):
 
     __slots__ = ("answer",)
 
-    def __init__(self, answer: Answer, body: bytes, asked: tuple[str, str, str]) -> None:
+    def __init__(self, answer: Answer, body: bytes, asked: tuple[str, ...]) -> None:
         self.answer = answer
         self.head = answer.head
         self.body = body

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Sequence
 
 from .._wire.http1 import Response, StreamedResponse
-from .._wire.requests import Buffer, coalesce, without_expectation
+from .._wire.requests import Buffer, coalesce, host_of, without_expectation
 from ..errors import ConnectionLost, InvalidRequest, ProtocolError, TransportError
 from .address import SocketAddress
 from .asyncio_connect import connect, open_tunnel, resolve, timeout_at
@@ -178,7 +178,10 @@ class AsyncioTransport(TransportBase):
             place.resent += connection.handed_over
             if trace is not None:
                 trace.start()
-        response.asked = asked = method, self._origin, target
+        asked: tuple[str, ...] = (method, self._origin, target)
+        if response.head.status >= 400:
+            asked = (*asked, host_of(buffers[0]))
+        response.asked = asked
         if connection.reader.open:
             head = StreamedResponse(response.head, b"", response.limit)
             head.asked = asked

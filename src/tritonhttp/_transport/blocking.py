@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from .._repetition.answer import Answer, Repeated
 from .._repetition.repeater import REPEATS, Repeater
 from .._wire.http1 import Response, StreamedResponse
-from .._wire.requests import Buffer, coalesce, without_expectation
+from .._wire.requests import Buffer, coalesce, host_of, without_expectation
 from ..errors import ConnectionLost, ProtocolError, TransportError
 from .address import Address, SocketAddress
 from .base import StreamBase, TransportBase
@@ -238,7 +238,10 @@ class BlockingTransport(TransportBase):
             place.resent += connection.handed_over
             if trace is not None:
                 trace.start()
-        response.asked = asked = method, self._origin, target
+        asked: tuple[str, ...] = (method, self._origin, target)
+        if response.head.status >= 400:
+            asked = (*asked, host_of(buffers[0]))
+        response.asked = asked
         if connection.reader.open:
             head = StreamedResponse(response.head, b"", response.limit)
             head.asked = asked

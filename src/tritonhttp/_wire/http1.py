@@ -84,8 +84,8 @@ class Response:
         self.body = body
         #: Limit on the decompressed body, in bytes.
         self.limit = limit
-        #: Method, origin and target of the answered request, if known.
-        self.asked: tuple[str, str, str] = ("", "", "")
+        #: Method, origin and target of the answered request, if known; of an error also the Host that was sent.
+        self.asked: tuple[str, ...] = ("", "", "")
         self._position = 0
 
     @property

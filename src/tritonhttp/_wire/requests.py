@@ -14,6 +14,7 @@ __all__ = [
     "coalesce",
     "encode_head",
     "header_line",
+    "host_of",
     "is_token",
     "without_expectation",
 ]
@@ -24,6 +25,7 @@ Buffer = bytes | bytearray | memoryview
 COALESCE = 1 << 16
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_HOST = re.compile(rb"(?i)\r\nhost: ?([^\r]*)")
 _FORBIDDEN = re.compile(r"[\r\n\0]")
 _EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
 
@@ -77,6 +79,12 @@ def encode_head(method: str, target: str, lines: str, length: int) -> bytes:
         lines = f"{lines}Content-Length: {length}\r\n"
     # Text is sent as UTF-8; surrogates stand for the caller's own bytes.
     return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
+
+
+def host_of(request: Buffer) -> str:
+    """Return the Host that a request's head names; a body may follow the head."""
+    found = _HOST.search(request)
+    return found[1].decode("utf-8", "replace") if found else ""
 
 
 def amended(request: Buffer, origin: str, lines: bytes) -> tuple[bytes, bytes]:

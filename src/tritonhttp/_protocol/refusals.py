@@ -1,0 +1,154 @@
+"""What an error answer means: the server's words, or a gateway's, and advice where these do not say what to do."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .._wire import inference, jsonio
+from .._wire.http1 import Response
+from ..errors import ProtocolError, ServerError
+from .bodies import plain_body, status_of, taken
+
+__all__ = ["check", "own_words", "placed", "server_error", "shares_nothing"]
+
+_STREAM = "use generate_stream, which takes any number of answers"
+#: Advice for messages of Triton's, by a pattern whose groups it may repeat.
+_ADVICE = [
+    (re.compile(words), advice)
+    for words, advice in (
+        ("HTTP end point doesn't support models with decoupled", _STREAM),
+        ("generate expects model to produce exactly 1", _STREAM),
+        ("Request timeout expired", "timeout= is in microseconds, deadline= in seconds"),
+        (
+            "^Client shared memory is disabled",
+            "from Triton 2.68 (26.04) on a server has to be started with --allow-client-shm=true for that",
+        ),
+        (
+            "^Shared memory (manager )?is not (supported|available)",
+            "a server that Python started has none; tritonserver has, from 2.68 (26.04) on if it is started with"
+            " --allow-client-shm=true",
+        ),
+        (
+            "API is restricted, expecting header '(.*?)'",
+            r"the server was started with --http-restricted-api: send the header and its value with"
+            r" headers={'\1': …}, or with a plugin: tritonhttp.auth.ApiKeyAuth('\1', …)",
+        ),
+        (
+            "--http-max-input-size",
+            "a limit of JSON, and of compressed bodies before they are compressed; 64 MiB by default: send"
+            " binary data without compression, or fewer rows, as a model's batched() does",
+        ),
+        # Up to 2.51 at least it takes a size of 2 GiB for a negative number, later it refuses it.
+        (
+            r"header size should be in range \(0, -|Unable to parse Content-Length",
+            "Triton takes bodies of less than 2 GiB: send fewer rows, as a model's batched() does, or use shared"
+            " memory",
+        ),
+    )
+]
+#: Advice for statuses of answers that do not explain themselves.
+_UNEXPLAINED = {
+    404: "the server has no such path: is the URL's base path right, is the model's version a number, does this"
+    " server have the extension",
+    413: "the server, or a gateway in front of it, limits the size of bodies: send fewer rows, or raise the limit"
+    " (nginx: client_max_body_size)",
+}
+_JSON_ONLY = " (the server seems to take JSON only: set_data_from_numpy(…, binary_data=False))"
+
+
+def check(response: Response) -> None:
+    """Raise a :class:`ServerError` with a readable message unless the response's status is a success."""
+    if 200 <= status_of(response) < 300:
+        return
+    ours = response if isinstance(response, Response) else taken(response)
+    try:
+        raw = plain_body(ours)
+    except ProtocolError:
+        raw = ours.body  # show it as it came
+    text = bytes(raw).decode("utf-8", "replace")
+    message, explained = _error_text(text)
+    if 300 <= response.status_code < 400 and response.get("Location"):
+        message = f"redirect to {response.get('Location')}, which is not followed: {message}"
+    if not explained and response.status_code in _UNEXPLAINED:
+        message = f"{message} ({_UNEXPLAINED[response.status_code]}{_routed(response)})"
+    raise server_error(message, response, text)
+
+
+def _routed(response: Response) -> str:
+    """Return the end of the advice for a path that nobody has: a gateway may look for another Host."""
+    asked: tuple[str, ...] = getattr(response, "asked", ())
+    if response.status_code != 404:
+        return ""
+    return f", does a gateway expect another Host than {asked[3]!r}?" if len(asked) > 3 else "?"
+
+
+def server_error(message: str, response: Response, text: str) -> ServerError:
+    """Return the error of an answer, with advice where there is any for its message."""
+    for words, advice in _ADVICE:
+        if found := words.search(message):
+            message = f"{message} ({found.expand(advice)})"
+    error = ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
+    return placed(error, response)
+
+
+def placed(error: ServerError, response: Any) -> ServerError:
+    """Add the answered request and its number of attempts to an error, and return the error."""
+    error.attempts = getattr(response, "attempts", 1)  # the response may be another library's
+    error.method, origin, target, *_ = getattr(response, "asked", ("", "", ""))
+    error.url = f"{origin}{target}"
+    return error
+
+
+def own_words(error: ServerError) -> str | None:
+    """Return what a server said, which speaks JSON; None if the error may be a gateway's."""
+    try:
+        body = jsonio.loads(str(error.debug_details() or "").encode(), "error")
+    except (ProtocolError, UnicodeError):
+        return None
+    words = body.get("error") if isinstance(body, dict) else None
+    return words if isinstance(words, str) else None
+
+
+def shares_nothing(error: ServerError) -> bool:
+    """Return whether the server itself says that it shares no memory with any client.
+
+    Triton does so since 2.68 unless it is started with a flag (501), and where Python started it (503).
+    """
+    words = own_words(error) if str(error.status()) in ("501", "503") else None
+    return words is not None and "shared memory" in words.lower()
+
+
+def _error_text(text: str) -> tuple[str, bool]:
+    """Extract a readable message from an error: a server's JSON, or a gateway's HTML, text or empty body.
+
+    Returns
+    -------
+    words : str
+    explained : bool
+        Whether a server itself says what is wrong.
+    """
+    try:
+        found = jsonio.loads(text.encode(), "error")
+    except ProtocolError:
+        found = None
+    if isinstance(found, dict):
+        for key in ("error", "detail", "message"):
+            if found.get(key):
+                words = inference.error_message({"error": found[key]}) or text
+                # For an unknown model servers say more. "message" is what gateways send.
+                explained = words != "Not Found" and key != "message"
+                return f"{words}{_JSON_ONLY if _is_body_itself(found[key]) else ''}", explained
+    if "<html" in text[:1024].lower() or "<!doctype" in text[:1024].lower():
+        # Only its beginning, because the pattern takes quadratic time on tags that are never closed.
+        text = re.sub(r"(?is)<(script|style|head)\b.*?</\1>|<[^>]*>", " ", text[:8192])
+    words = " ".join(text.split())
+    if not words:
+        words = "client received an empty response from the server."
+    return words if len(words) <= 500 else f"{words[:500]}…", False
+
+
+def _is_body_itself(detail: Any) -> bool:
+    """Return whether FastAPI read the body as text or bytes, as it does if tensors follow the JSON head."""
+    first = detail[0] if isinstance(detail, list) and len(detail) == 1 else None
+    return isinstance(first, dict) and first.get("loc") == ["body"] and isinstance(first.get("input"), str)

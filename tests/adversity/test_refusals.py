@@ -1,0 +1,89 @@
+"""Servers and gateways that refuse, on both clients: what callers are told, and how often servers are asked."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from tritonhttp import ServerError
+
+from ..clients import tensor
+from ..unit.test_refusals import IN_PROCESS, SWITCHED_OFF
+from .conftest import CALLS
+from .servers import HEALTHY, Answers, answer
+
+NO_MEMORY = [("501 Not Implemented", SWITCHED_OFF), ("503 Service Unavailable", IN_PROCESS)]
+
+
+def without_memory(status, body):
+    """Answer what is asked of shared memory with an error, and everything else correctly."""
+
+    def script(peer):
+        while peer.read_request():
+            refused = b"sharedmemory" in peer.server.requests[-1].split(b"\r\n")[0]
+            peer.send(answer(body, status) if refused else answer(HEALTHY))
+
+    return script
+
+
+def of_memory(server):
+    return [
+        head.split()[1].decode().rpartition("/")[2] for head in server.requests if b"sharedmemory" in head
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/shm")
+@pytest.mark.parametrize(("status", "words"), NO_MEMORY)
+def test_a_server_without_shared_memory_is_asked_for_it_once(serve, open_client, caplog, status, words):
+    server = serve(without_memory(status, {"error": words}))
+    client = open_client(server.url, shared_memory="auto", shared_memory_threshold=1)
+    for _ in range(4):
+        client.infer("m", [tensor("INPUT0", np.zeros(8, np.float32))])
+    client.close()
+    assert of_memory(server) == ["register"]
+    (record,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert words in record.getMessage()
+    assert "--allow-client-shm=true" in record.getMessage()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/shm")
+def test_a_gateways_503_is_not_taken_for_the_servers(serve, open_client):
+    server = serve(without_memory("503 Service Unavailable", b"<html>shared memory</html>"))
+    client = open_client(server.url, shared_memory="auto", shared_memory_threshold=1)
+    for _ in range(3):
+        client.infer("m", [tensor("INPUT0", np.zeros(8, np.float32))])
+    assert of_memory(server).count("register") == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/shm")
+@pytest.mark.parametrize(("status", "words"), NO_MEMORY)
+def test_explicit_registrations_say_what_the_server_needs(serve, open_client, status, words):
+    server = serve(without_memory(status, {"error": words}))
+    client = open_client(server.url)
+
+    def managed():
+        with client.shared_memory(64):
+            pass
+
+    for call in (
+        lambda: client.register_system_shared_memory("a", "/a", 64),
+        lambda: client.register_cuda_shared_memory("a", b"aaaa", 0, 64),
+        lambda: client.unregister_system_shared_memory("a"),
+        managed,
+    ):
+        with pytest.raises(ServerError, match=re.escape(words)) as caught:
+            call()
+        assert str(caught.value).count("--allow-client-shm=true") > (words == SWITCHED_OFF)
+        assert json.loads(caught.value.debug_details()) == {"error": words}
+
+
+@pytest.mark.parametrize("headers", [None, {"hOST": "models.example", "x": "y"}], ids=["own", "given"])
+@pytest.mark.parametrize("call", CALLS)
+def test_an_empty_404_names_the_host_that_was_sent(serve, open_client, headers, call):
+    server = serve(Answers(answer(b"", "404 Not Found")))
+    host = "models.example" if headers else server.url
+    with pytest.raises(ServerError, match=f"is the URL's base path right.*another Host than '{host}'"):
+        CALLS[call](open_client(server.url), headers=headers)
+    assert f"\r\nhost: {host}\r\n".encode() in server.requests[0].lower()
