@@ -447,6 +447,7 @@ def call_models(client: InferenceServerClient, pixels: npt.NDArray[np.float32]) 
     model({"IMAGE": pixels}, parameters={"own": 1}, idempotent=True, headers={"X": "1"}, deadline=None)
     model(IMAGE=pixels, INDEX=3, NAMES=["a", b"b"], cast=True)
     assert_type(model.batched({"IMAGE": pixels}, max_batch=8, cast=True), dict[str, npt.NDArray[Any]])
+    assert_type(model.batched(IMAGE=pixels, WEIGHTS=None, max_batch=8), dict[str, npt.NDArray[Any]])
     for outputs in model.map(({"IMAGE": pixels} for _ in range(3)), in_flight=8, outputs=["SCORES"]):
         assert_type(outputs, Outputs)
     for each in model.map([{"IMAGE": pixels}], return_exceptions=True, copy=False):
@@ -476,6 +477,7 @@ async def call_models_with_asyncio(
     assert_type(await model(IMAGE=pixels), Outputs)
     assert_type(await model({"IMAGE": pixels}, outputs=["SCORES"], deadline=2.5), Outputs)
     assert_type(await model.batched({"IMAGE": pixels}, max_batch=8), dict[str, npt.NDArray[Any]])
+    assert_type(await model.batched(IMAGE=pixels, max_batch=8), dict[str, npt.NDArray[Any]])
     async for outputs in model.map([{"IMAGE": pixels}], deadline=2.5):
         assert_type(outputs, Outputs)
     async for each in model.map(_later(pixels), return_exceptions=True):

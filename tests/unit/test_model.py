@@ -223,6 +223,42 @@ def test_classes_of_outputs_that_nobody_knows() -> None:
         model_of(client)({"X": [1]}, classes=2)
 
 
+def test_classes_are_requested_of_the_outputs_that_have_any() -> None:
+    outputs = [
+        {"name": "Y", "datatype": "FP32", "shape": [-1]},
+        {"name": "NAMES", "datatype": "BYTES", "shape": [-1]},
+        {"name": "MASK", "datatype": "BOOL", "shape": [-1]},
+    ]
+    client = Client(True, **{"v2/models/m": {**METADATA, "outputs": outputs}})
+    model = model_of(client)
+    model({"X": [1]}, classes=2)
+    assert client.binary_of(0)[1] == [("Y", True, 2), ("NAMES", True, 0), ("MASK", True, 0)]
+    for call in (
+        model,
+        model.batched,
+        lambda *given, **options: list(model.map(given, **options)),
+        model.sequence(3),
+    ):
+        with pytest.raises(InvalidRequest, match="output 'NAMES' is BYTES; output 'MASK' is BOOL"):
+            call(
+                {"X": [1]},
+                classes=2,
+                outputs=["NAMES", "Y", "MASK"],
+                **({"max_batch": 1} if call == model.batched else {}),
+            )
+    assert len(client.inferred) == 1
+
+
+def test_a_changed_datatype_is_seen_before_classes_are_refused() -> None:
+    client = Client(
+        True, **{"v2/models/m": {**METADATA, "outputs": [{**METADATA["outputs"][0], "datatype": "FP16"}]}}
+    )
+    model = model_of(client).refresh()
+    client.paths["v2/models/m"] = METADATA
+    model({"X": [1]}, classes=2)
+    assert client.binary_of(0)[1] == [("Y", True, 2)]
+
+
 # -- reading again
 
 
@@ -421,6 +457,128 @@ def test_a_part_that_fails_is_the_calls_error_when_all_others_have_ended() -> No
 def test_a_batch_needs_a_size(max_batch: Any) -> None:
     with pytest.raises(InvalidRequest, match="max_batch"):
         model_of(Client(True)).batched({"X": [1]}, max_batch=max_batch)
+
+
+class Dlpack:
+    """As a tensor of torch that numpy cannot read by itself."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.array = np.array(values, np.float32)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        raise TypeError("not this way")
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self.array.__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
+WAYS: dict[str, Any] = {
+    "call": lambda model, given, **options: model(given, **options),
+    "keywords": lambda model, given, **options: model(**given, **options),
+    "batched": lambda model, given, **options: model.batched(given, max_batch=8, **options),
+    "batched, keywords": lambda model, given, **options: model.batched(max_batch=8, **given, **options),
+    "map": lambda model, given, **options: list(model.map([given], **options)),
+    "sequence": lambda model, given, **options: model.sequence(3)(given, **options),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("value", "options"),
+    [
+        (np.array([1, 2], np.float32), {}),
+        ([1, 2], {}),
+        ((1.0, np.float32(2)), {}),
+        (3, {}),
+        (Dlpack([1, 2]), {}),
+        (np.array([1, 2]), {"cast": True}),
+    ],
+    ids=["array", "list", "tuple", "number", "DLPack", "cast"],
+)
+def test_every_way_takes_the_same_inputs(way: str, value: Any, options: dict[str, Any]) -> None:
+    optional = {"name": "W", "datatype": "FP32", "shape": [-1]}
+    paths = {
+        "v2/models/m": {**METADATA, "inputs": [*METADATA["inputs"], optional]},
+        "v2/models/m/config": {"input": [{"name": "W", "optional": True}]},
+    }
+    client = Client(True, **paths)
+    client.answers = [doubled]
+    WAYS[way](model_of(client), {"X": value, "W": None}, **options)
+    (sent,) = client.inferred
+    (tensor,) = sent["inputs"]
+    assert (tensor.name(), tensor.datatype(), tensor._binary.dtype) == ("X", "FP32", np.float32)
+    assert tensor._binary.tolist() == (
+        [3] if value is not None and np.ndim(getattr(value, "array", value)) == 0 else [1, 2]
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "input 'X' is None, and not optional"),
+        (np.array([1, 2]), "expected FP32, got INT64; cast=True"),
+        ({"a": 1}, "no array can be made|expected numbers"),
+    ],
+    ids=["None", "datatype", "dict"],
+)
+def test_every_way_refuses_the_same_inputs(way: str, value: Any, words: str) -> None:
+    client = Client(True)
+    with pytest.raises(InvalidRequest, match=words):
+        WAYS[way](model_of(client), {"X": value})
+    assert client.inferred == []
+
+
+def batch_of(rows: int, row_bytes: int) -> Any:
+    """Return rows that take no memory."""
+    return np.broadcast_to(np.zeros(1, np.float32), (rows, row_bytes // 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "row_bytes", "rows", "parts"),
+    [
+        ({}, 1 << 28, 20, [4] * 5),  # 256 MiB each: eight rows are 2 GiB
+        ({}, 1 << 27, 20, [8, 8, 4]),
+        ({}, (1 << 31) - (1 << 17), 3, [1, 1, 1]),
+        (
+            {"request_compression_algorithm": "gzip"},
+            1 << 23,
+            20,
+            [4] * 5,
+        ),  # 8 MiB each: eight rows are 64 MiB
+        ({"request_compression_algorithm": "deflate"}, 1 << 22, 20, [8, 8, 4]),
+        ({"response_compression_algorithm": "gzip"}, 1 << 23, 20, [8, 8, 4]),
+        ({"request_compression_algorithm": "gzip"}, 1 << 27, 3, [1, 1, 1]),
+    ],
+)
+@pytest.mark.parametrize("binary", [True, None])
+def test_parts_stay_below_tritons_limits(
+    binary: Any, options: Any, row_bytes: int, rows: int, parts: list[int]
+) -> None:
+    infos = [{"name": "X", "datatype": "FP32", "shape": [-1, -1]}]
+    client = Client(binary, **{"v2/models/m": {**METADATA, "inputs": infos}})
+    client.answers = [lambda sent: result(Y=[0] * sent["inputs"][0].shape()[0])] * len(parts)
+    found = model_of(client).batched({"X": batch_of(rows, row_bytes)}, max_batch=8, **options)
+    assert [sent["inputs"][0].shape()[0] for sent in client.inferred] == parts
+    assert len(found["Y"]) == rows
+
+
+def test_parts_of_json_and_of_text_stay_below_the_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tritonhttp._protocol.inference._MOST_TEXT", (1 << 16) + 300)
+    monkeypatch.setattr("tritonhttp._protocol.inference._MOST", (1 << 16) + 600)
+    answers = [lambda sent: result(Y=[0] * sent["inputs"][0].shape()[0])] * 100
+    client = Client(False)
+    client.answers = list(answers)
+    model_of(client).batched(X=np.full(200, 0.25), max_batch=200, cast=True)  # each takes five bytes
+    assert {sent["inputs"][0].shape()[0] for sent in client.inferred} == {50}
+    infos = [{"name": "X", "datatype": "BYTES", "shape": [-1]}]
+    client = Client(True, **{"v2/models/m": {**METADATA, "inputs": infos}})
+    client.answers = list(answers)
+    model_of(client).batched(X=["x" * 96] * 20, max_batch=20)
+    assert [sent["inputs"][0].shape()[0] for sent in client.inferred] == [5] * 4
 
 
 # -- many items

@@ -21,6 +21,7 @@ from tritonhttp import (
     ServerError,
 )
 from tritonhttp._protocol import operations
+from tritonhttp._protocol.encoder import Encoder
 from tritonhttp._protocol.inference import Inference, body_of
 from tritonhttp._protocol.operations import Operation, check, query_string
 from tritonhttp._wire.http1 import Response, ResponseHead
@@ -350,6 +351,17 @@ def test_settings_without_a_form_are_refused(settings: Any) -> None:
             make(settings)
 
 
+def test_none_is_an_input_that_is_left_out() -> None:
+    for make in (
+        lambda inputs: operations.generate("m", inputs, "", None, "", None),
+        lambda inputs: operations.generate_stream("m", inputs, "", None, "", None, None),
+    ):
+        (body,) = make({"text": "a", "seed": None, "list": [None]}).body
+        assert json.loads(bytes(body)) == {"text": "a", "list": [None]}
+        with pytest.raises(InvalidRequest, match="'id' cannot be the name of an input"):
+            make({"id": None})
+
+
 # -- answers ----------------------------------------------------------------------------------------
 
 STATES = [name for name in ENDPOINTS if name.startswith("is_")]
@@ -658,6 +670,36 @@ def test_a_snapshot_holds_none_of_the_callers_memory() -> None:
 
 def test_an_inference_without_inputs_is_left_to_the_server() -> None:
     assert json.loads(infer([]).body[0])["inputs"] == []
+
+
+@pytest.mark.parametrize("size", [1 << 32, (1 << 32) + (1 << 20)])
+@pytest.mark.parametrize(
+    ("headers", "options"),
+    [
+        (None, {}),
+        ({"X": "y"}, {}),
+        ({"Content-Type": "own"}, {}),
+        (None, {"request_compression_algorithm": "gzip"}),
+        (None, {"response_compression_algorithm": "gzip"}),
+    ],
+)
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_a_body_that_would_end_the_server_is_refused(
+    size: int, headers: Any, options: Any, snapshot: bool
+) -> None:
+    array = np.broadcast_to(np.uint8(0), (size,))  # which takes no memory
+    inference = Inference("m", [InferInput("X", [size], "UINT8").set_data_from_numpy(array)], **options)
+    encoder = Encoder("a", "")
+    words = r"expected a request of less than 2 GiB, got 429\d{7} bytes"
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match=words):
+            encoder.encode(inference.sendable(snapshot=False), headers, None, snapshot)
+    assert not encoder.templates
+
+
+def test_a_large_tensor_in_shared_memory_is_not_refused() -> None:
+    placed = InferInput("X", [1 << 33], "UINT8").set_shared_memory("r", 1 << 33)
+    assert Encoder("a", "").encode(Inference("m", [placed]), None, None).buffers
 
 
 def test_two_operations_can_be_compared() -> None:

@@ -170,7 +170,81 @@ def test_outputs_are_known_by_name() -> None:
     for names in ("Y", [3]):
         with pytest.raises(InvalidRequest, match="outputs must be a list of names"):
             PLAIN.wanted(names)  # type: ignore[arg-type]
-    assert [output._form[:3] for output in requested(["Y"], False, 3)] == [("Y", False, 3)]
+    assert [output._form[:3] for output in requested({"Y": 3, "Z": 0}, False)] == [
+        ("Y", False, 3),
+        ("Z", False, 0),
+    ]
+
+
+# -- classes --
+
+
+def outputs_of(*outputs: tuple[str, list[int]], max_batch_size: int = 0) -> Signature:
+    infos = [
+        TensorInfo(f"{datatype}-{index}", datatype, tuple(shape))
+        for index, (datatype, shape) in enumerate(outputs)
+    ]
+    return Signature("m", (TensorInfo("X", "FP32", (-1,)),), tuple(infos), max_batch_size)
+
+
+@pytest.mark.parametrize(
+    "datatype", ["INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP32", "FP64"]
+)
+def test_numbers_have_classes(datatype: str) -> None:
+    signature = outputs_of((datatype, [-1]), ("BYTES", [1]))
+    assert signature.classes([f"{datatype}-0"], 3, {"X": X}) == {f"{datatype}-0": 3}
+    assert signature.classes(None, 3, {"X": X}) == {f"{datatype}-0": 3, "BYTES-1": 0}
+    assert signature.classes(None, 0, {"X": X[:0]}) == {f"{datatype}-0": 0, "BYTES-1": 0}
+
+
+@pytest.mark.parametrize(
+    ("output", "max_batch_size", "rows", "words"),
+    [
+        (("BYTES", [1]), 0, 2, "output 'BYTES-0' is BYTES"),
+        (("BYTES", [-1, 1]), 8, 2, "output 'BYTES-0' is BYTES"),
+        (("BOOL", [-1]), 0, 2, "output 'BOOL-0' is BOOL"),
+        (("FP16", [4]), 0, 2, "output 'FP16-0' is FP16"),
+        (("BF16", [4]), 0, 2, "output 'BF16-0' is BF16"),
+        (("FP32", [0]), 0, 2, r"output 'FP32-0' has shape \[0\]"),
+        (("FP32", [-1, 4, 0]), 8, 2, r"output 'FP32-0' has shape \[-1, 4, 0\]"),
+        (("FP32", [-1]), 0, 0, r"output 'FP32-0' has shape \[-1\], and an input has no elements"),
+        (("FP32", [-1, -1]), 8, 0, "an input has no elements"),
+    ],
+)
+def test_an_output_without_classes_is_refused_or_comes_whole(
+    output: tuple[str, list[int]], max_batch_size: int, rows: int, words: str
+) -> None:
+    signature = outputs_of(output, ("INT64", [5]), max_batch_size=max_batch_size)
+    name, other = signature.wanted(None)
+    for names in ([name], [other, name]):
+        with pytest.raises(InvalidRequest, match=words):
+            signature.classes(names, 2, {"X": X[:rows]})
+    assert signature.classes([other], 2, {"X": X[:rows]}) == {other: 2}
+    assert signature.classes(None, 2, {"X": X[:rows]}) == {name: 0, other: 2}
+    assert signature.classes([name], 0, {"X": X[:rows]}) == {name: 0}
+    with pytest.raises(InvalidRequest, match=f"classes are for outputs of integers, FP32 or FP64 .*{words}"):
+        outputs_of(output, max_batch_size=max_batch_size).classes(None, 2, {"X": X[:rows]})
+
+
+def test_outputs_of_one_batch_have_elements_whatever_their_first_axis() -> None:
+    signature = outputs_of(("FP32", [-1, 10]), max_batch_size=8)
+    assert signature.classes(None, 2, {"X": X[:0]}) == {"FP32-0": 2}
+    assert Signature("m", (), ()).classes(["any"], 2, {}) == {"any": 2}
+
+
+# -- None --
+
+
+def test_none_is_an_optional_input_that_is_left_out() -> None:
+    assert list(BATCHES.arrays({"X": X, "W": None})) == ["X"]
+    assert list(Signature("m", (), ()).arrays({"X": X, "W": None})) == ["X"]
+    for given, words in (
+        ({"X": None, "W": None}, "model 'm': input 'X' is None, and not optional; expected X FP32"),
+        ({"W": None}, "model 'm': input 'X' is missing"),
+        ({"X": X, "Q": None}, "it has no input 'Q'"),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            BATCHES.arrays(given)
 
 
 # -- large batches --
@@ -212,14 +286,37 @@ def test_inputs_that_cannot_be_split_are_refused(
 def test_parts_are_views_and_join_in_any_order(limit: int) -> None:
     rows = np.arange(20.0).reshape(10, 2)
     texts = np.array([b"x" * index for index in range(10)], object)
-    parts = list(split({"X": rows, "T": texts}, 10, limit))
-    assert all(np.shares_memory(part["X"], rows) for _, part in parts)
-    joined = Joined(10, limit)
-    for start, part in reversed(parts):
-        joined.add(start, part)
+    parts = list(split({"X": rows, "T": texts}, 10, limit, lambda part: part, lambda part: True))
+    assert all(np.shares_memory(found["X"], rows) for _, found in parts)
+    assert [len(found["X"]) for _, found in parts] == [
+        min(limit, 10 - start) for start in range(0, 10, limit)
+    ]
+    joined = Joined(10)
+    for part, found in reversed(parts):
+        joined.add(part, found)
     assert joined.arrays["X"].tolist() == rows.tolist()
     assert joined.arrays["T"].tolist() == texts.tolist()
     assert joined.arrays["T"].dtype == object
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most", "parts"),
+    [
+        ([1] * 10, 3, [2, 2, 2, 2, 2]),
+        ([1] * 10, 100, [8, 2]),
+        ([1] * 7, 4, [3, 3, 1]),
+        ([9] * 3, 4, [1, 1, 1]),  # a row is never divided
+        ([1, 1, 9, 1, 1, 1, 1, 1, 1, 1], 4, [2, 1, 1, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_parts_that_do_not_fit_are_halved(sizes: list[int], most: int, parts: list[int]) -> None:
+    rows = np.array(sizes)
+    found = list(
+        split({"X": rows}, len(rows), 8, lambda part: part["X"].tolist(), lambda made: sum(made) <= most)
+    )
+    assert [len(made) for _, made in found] == parts
+    assert [size for _, made in found for size in made] == sizes
+    assert [rows[part].tolist() for part, _ in found] == [made for _, made in found]
 
 
 @pytest.mark.parametrize(
@@ -236,8 +333,8 @@ def test_parts_are_views_and_join_in_any_order(limit: int) -> None:
     ],
 )
 def test_parts_that_cannot_be_joined_are_refused(part: Any, words: str) -> None:
-    joined = Joined(4, 2)
-    joined.add(0, {"Y": np.zeros((2, 1))})
+    joined = Joined(4)
+    joined.add(slice(0, 2), {"Y": np.zeros((2, 1))})
     with pytest.raises(ProtocolError) as caught:
-        joined.add(2, part)
+        joined.add(slice(2, 4), part)
     assert words in str(caught.value)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypedDict, TypeVar
 
 import numpy as np
@@ -19,10 +20,10 @@ from .._basics.log import logger
 from .._basics.quantities import integer
 from .._calls.safety import may_be_asked_again
 from .._protocol import operations
-from .._protocol.inference import Inference
+from .._protocol.inference import Inference, fits
 from .._protocol.operations import Operation
 from .._protocol.result import InferResult
-from .._protocol.signature import Arrays, Joined, Signature, requested, split, tensors
+from .._protocol.signature import Arrays, Joined, Signature, requested, rows_of, split, tensors
 from .._transport.policy import Deadline, positive
 from ..errors import ConnectError, InferenceServerException, InvalidRequest, ServerError
 from .base import CLOSING
@@ -43,12 +44,16 @@ __all__ = [
 
 T = TypeVar("T")
 
+#: How many classes to request of each output, by its name; 0: its numbers.
+Classes = dict[str, int]
+
 
 class CallOptions(TypedDict, total=False):
     """The options of a call.
 
     `outputs` are the names of the outputs to return; None returns all. `classes` is the number of classes to
-    return in place of each output's numbers, best first, as BYTES ``"score:index:label"``. `cast` converts arrays
+    return in place of an output's numbers, best first, as BYTES ``"score:index:label"``: of the named outputs, or
+    of all that are integers, FP32 or FP64 and have elements (the others come whole). `cast` converts arrays
     of another dtype if values change only by rounding to a float. The others are those of the client's `infer`.
     """
 
@@ -119,11 +124,12 @@ class Outputs(Mapping[str, npt.NDArray[Any]]):
 
 @dataclass(frozen=True, slots=True)
 class Several:
-    """Inferences to run concurrently, each with its first row, made one by one; `add` takes the results."""
+    """Inferences to run concurrently, each with its rows, made one by one; `add` takes the results."""
 
-    inferences: Iterable[tuple[int, Inference]]
+    inferences: Iterable[tuple[slice, Inference]]
+    #: About how many they are.
     count: int
-    add: Callable[[int, InferResult], None]
+    add: Callable[[slice, InferResult], None]
 
 
 Step = Operation[Any] | Several
@@ -195,8 +201,8 @@ class ModelBase:
 
     def _checked(
         self, given: Mapping[str, Any], options: CallOptions, parts: bool = False
-    ) -> Flow[tuple[Signature, Arrays, tuple[str, ...]]]:
-        """Return the signature, the inputs as arrays, and the names of the outputs.
+    ) -> Flow[tuple[Signature, Arrays, Classes]]:
+        """Return the signature, the inputs as arrays, and what to request of each output.
 
         A call that does not fit a signature read earlier reads it again.
         """
@@ -218,35 +224,31 @@ class ModelBase:
 
     def _check(
         self, signature: Signature, given: Mapping[str, Any], options: CallOptions, parts: bool
-    ) -> tuple[Signature, Arrays, tuple[str, ...]]:
+    ) -> tuple[Signature, Arrays, Classes]:
+        classes = integer(options.get("classes", 0)) if options else 0
+        if classes is None or classes < 0:
+            raise InvalidRequest(f"classes must be a whole number, got {options.get('classes')!r}")
         for info in signature.inputs:
             if info.name in options and info.name not in given:
                 raise InvalidRequest(
                     f"model {self.name!r}: input {info.name!r} has the name of an option; give the inputs as a"
                     f" mapping, {{{info.name!r}: …}}"
                 )
-        names = signature.wanted(options.get("outputs"))
-        return signature, signature.arrays(given, bool(options.get("cast")), parts), names
+        arrays = signature.arrays(given, bool(options.get("cast")), parts)
+        return signature, arrays, signature.classes(options.get("outputs"), classes, arrays)
 
     def _inference(
         self,
         arrays: Arrays,
-        names: tuple[str, ...],
+        classes: Classes,
         options: CallOptions,
         binary: bool,
         place: Mapping[str, Any],
         copy: bool = False,
     ) -> Inference:
-        classes = integer(options.get("classes", 0)) if options else 0
-        if classes is None or classes < 0:
-            raise InvalidRequest(f"classes must be a whole number, got {options.get('classes')!r}")
         outputs = None
-        if classes or not binary or options.get("outputs"):
-            if classes and not names:
-                raise InvalidRequest(
-                    f"model {self.name!r}: classes need the names of their outputs: give outputs=[…]"
-                )
-            outputs = requested(names, binary, classes) or None
+        if not binary or options.get("outputs") or options.get("classes"):
+            outputs = requested(classes, binary) or None
         own: dict[str, Any] = {}
         if options:
             own = {key: value for key, value in options.items() if key not in _OWN_OPTIONS}
@@ -257,15 +259,15 @@ class ModelBase:
         )
 
     def _infer(
-        self, arrays: Arrays, names: tuple[str, ...], options: CallOptions, place: Mapping[str, Any] = {}
+        self, arrays: Arrays, classes: Classes, options: CallOptions, place: Mapping[str, Any] = {}
     ) -> Flow[InferResult]:
         """Run one inference. If the server turns out not to support binary tensors, repeat it as JSON."""
         client = self._client
         known = client._binary
-        inference = self._inference(arrays, names, options, known is not False, place)
+        inference = self._inference(arrays, classes, options, known is not False, place)
         binary = may_be_asked_again(inference) if known is None else known
         if not binary:
-            inference = self._inference(arrays, names, options, False, place)
+            inference = self._inference(arrays, classes, options, False, place)
         try:
             result: InferResult = yield inference
             if known is None and binary:
@@ -278,7 +280,7 @@ class ModelBase:
                 raise
             client._binary = False
             try:
-                result = yield self._inference(arrays, names, options, False, place)
+                result = yield self._inference(arrays, classes, options, False, place)
             except BaseException as second:
                 client._binary = None
                 if isinstance(second, InvalidRequest):
@@ -297,25 +299,29 @@ class ModelBase:
             self._doubtful = True
 
     def _call(self, given: Mapping[str, Any], options: CallOptions) -> Flow[Outputs]:
-        _, arrays, names = yield from self._checked(given, options)
-        return Outputs((yield from self._infer(arrays, names, options)))
+        _, arrays, classes = yield from self._checked(given, options)
+        return Outputs((yield from self._infer(arrays, classes, options)))
 
     def _batched(
         self, given: Mapping[str, Any], max_batch: int | None, options: CallOptions
     ) -> Flow[dict[str, npt.NDArray[Any]]]:
-        signature, arrays, names = yield from self._checked(given, options, parts=True)
+        signature, arrays, classes = yield from self._checked(given, options, parts=True)
         rows, limit = signature.rows(arrays, max_batch)
-        joined = Joined(rows, limit)
-        parts = split(arrays, rows, limit)
+        joined = Joined(rows)
+
+        def make(part: Arrays) -> Inference:
+            return self._inference(part, classes, options, self._client._binary is not False, {})
+
+        parts = split(arrays, rows, limit, make, fits)
+        part, inference = next(parts)
+        count = -(-rows // part.stop)
         if self._client._binary is None:  # the first part finds out
-            start, part = next(parts)
-            joined.add(start, Outputs((yield from self._infer(part, names, options))))
-        binary = self._client._binary is not False
-        inferences = ((start, self._inference(part, names, options, binary, {})) for start, part in parts)
+            result = yield from self._infer(rows_of(arrays, part), classes, options)
+            joined.add(part, Outputs(result))
+        else:
+            parts = chain([(part, inference)], parts)
         try:
-            yield Several(
-                inferences, -(-rows // limit), lambda start, result: joined.add(start, Outputs(result))
-            )
+            yield Several(parts, count, lambda part, result: joined.add(part, Outputs(result)))
         except ServerError as error:
             self._doubt(error)
             raise
@@ -325,11 +331,11 @@ class ModelBase:
         """Return an item's inference, or its outputs if it had to run to find out about binary tensors."""
         if not isinstance(item, Mapping):
             raise InvalidRequest(f"expected mappings of input names to arrays, got {type(item).__name__}")
-        _, arrays, names = yield from self._checked(item, options)
+        _, arrays, classes = yield from self._checked(item, options)
         binary = self._client._binary
         if binary is None:
-            return Outputs((yield from self._infer(arrays, names, options)))
-        return self._inference(arrays, names, options, binary, {}, copy)
+            return Outputs((yield from self._infer(arrays, classes, options)))
+        return self._inference(arrays, classes, options, binary, {}, copy)
 
     def _failed(self, error: Exception, wanted: bool) -> InferenceServerException:
         """Return an item's error if the caller wants it, and raise it otherwise."""
@@ -413,12 +419,12 @@ class SequenceBase:
         if self._ended:
             raise InvalidRequest(f"sequence {self.id!r} of model {self._model.name!r} has ended")
         end = bool(options.get("end"))
-        _, arrays, names = yield from self._model._checked(given, options)
+        _, arrays, classes = yield from self._model._checked(given, options)
         before, self._begun = self._begun, True
         self._options = options
         self._zeros = {name: _zeros(array) for name, array in arrays.items()}
         try:
-            result = yield from self._model._infer(arrays, names, options, self._place(end))
+            result = yield from self._model._infer(arrays, classes, options, self._place(end))
         except (ConnectError, InvalidRequest):
             self._begun = before  # nothing reached the server
             raise
@@ -442,7 +448,7 @@ class SequenceBase:
             return
         self._ended = True
         try:
-            yield from self._model._infer(self._zeros, (), {}, self._place(True))
+            yield from self._model._infer(self._zeros, {}, {}, self._place(True))
         except ServerError as error:
             if _NO_SEQUENCE not in str(error.message()):
                 raise

@@ -16,7 +16,7 @@ from .._wire.http1 import Response
 from .._wire.requests import COALESCE, Buffer, encode_head, header_line, is_token
 from ..errors import InvalidRequest
 from . import operations
-from .inference import Inference, buffers_of, form_of, forms_json
+from .inference import Inference, buffers_of, form_of, forms_json, refuse_size
 from .operations import BINARY, JSON, Headers, Operation
 from .tensors import InferInput, InferRequestedOutput
 
@@ -115,6 +115,7 @@ class Encoder:
         target = f"{self._base_path}/{inference.path}"
         members, end = forms_json(inference, bool(within))
         size = sum(each.nbytes if isinstance(each, np.ndarray) else len(each) for each in data)
+        refuse_size(size + len(members))
         template = Template(target, self._template_lines[bool(data)], members, end, size, bool(data))
         if form is not None and all(map(_goes_out_as_it_is, data)):
             table = self._around_json if within else self.templates
@@ -230,6 +231,7 @@ class Encoder:
     ) -> tuple[str, bytes, int]:
         """Return the target and the head of a request, and the size of its body."""
         length = sum(map(len, operation.body))
+        refuse_size(length)
         method, content_type = operation.method, operation.content_type
         form = (method, operation.path, operation.headers, content_type, length)
         plain = not headers and not query_params

@@ -20,9 +20,16 @@ from ..errors import InvalidRequest, ServerError
 from .operations import BINARY, JSON, Endpoint, Headers, Operation, Renew, check, model_path
 from .refusals import placed
 from .result import InferResult
-from .tensors import InferInput, InferRequestedOutput
+from .tensors import InferInput, InferRequestedOutput, data_size
 
-__all__ = ["Inference", "body_of", "buffers_of", "form_of", "forms_json"]
+__all__ = ["Inference", "body_of", "buffers_of", "fits", "form_of", "forms_json", "refuse_size"]
+
+#: Triton refuses a body from here on, in bytes, and does not survive twice that: it reads a 32-bit number.
+_MOST = 1 << 31
+#: Its default limit of JSON, and of compressed bodies before they are compressed.
+_MOST_TEXT = 1 << 26
+#: Room for the JSON that describes the tensors.
+_HEAD = 1 << 16
 
 #: Fields that say nothing to the server.
 UNSENT = frozenset({"idempotent", "verbose", "renew"})
@@ -144,6 +151,7 @@ class Inference(Operation[InferResult]):
 
     def written(self, snapshot: bool = False) -> Endpoint[InferResult]:
         """Return the operation with its body written; with `snapshot` that holds none of the caller's memory."""
+        refuse_size(sum(map(data_size, self.inputs)))  # before anything is copied
         body, headers = body_of(self, snapshot)
         content_type = BINARY if headers else JSON
         codings: Headers = ()
@@ -202,6 +210,29 @@ class Inference(Operation[InferResult]):
         elif type(response) is not Response:
             result.attempts = getattr(response, "attempts", 1)
         return result
+
+
+def fits(inference: Inference) -> bool:
+    """Return whether an inference is small enough for a server with Triton's default limits."""
+    inputs = inference.inputs
+    texts = sum(len(each._json or b"") for each in inputs)
+    limit = _MOST_TEXT if texts or inference.request_compression_algorithm else _MOST
+    return texts + sum(map(data_size, inputs)) + _HEAD < limit
+
+
+def refuse_size(size: int) -> None:
+    """Refuse a body that would end a server.
+
+    Raises
+    ------
+    InvalidRequest
+        From 4 GiB on. From 2 GiB on Triton refuses it itself.
+    """
+    if size >= 2 * _MOST:
+        raise InvalidRequest(
+            f"expected a request of less than 2 GiB, got {size} bytes; Triton does not survive 4 GiB: send fewer"
+            " rows, as a model's batched() does, or use shared memory"
+        )
 
 
 _values = attrgetter(*(each.name for each in fields(Inference)))

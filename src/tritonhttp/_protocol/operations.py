@@ -385,7 +385,8 @@ def _generation(
             raise InvalidRequest(
                 f"{name!r} cannot be the name of an input: expected a str beside 'id' and 'parameters'"
             )
-        body[name] = jsonio.plain(value, f"input {name!r}", text=True)
+        if value is not None:
+            body[name] = jsonio.plain(value, f"input {name!r}", text=True)
     if parameters:
         body["parameters"] = _plain(parameters, "parameters")
     return (jsonio.dumps(body),)

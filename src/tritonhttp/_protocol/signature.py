@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,14 @@ from ..errors import InvalidRequest, ProtocolError
 from .arrays import as_array, cast, is_typed
 from .tensors import InferInput, InferRequestedOutput, TensorInfo, datatype_of
 
-__all__ = ["Joined", "Signature", "requested", "split", "tensors"]
+__all__ = ["Joined", "Signature", "requested", "rows_of", "split", "tensors"]
+
+T = TypeVar("T")
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+#: Datatypes that Triton finds classes of: it refuses other numbers, and BYTES end the server.
+_CLASSED = frozenset(dtypes.NAMES) - {"BOOL", "FP16", "BF16", "BYTES"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Signature:
         Parameters
         ----------
         given : mapping
-            The caller's value for each input.
+            The caller's value for each input; None: an optional input that is left out.
         casts : bool
             Whether to convert arrays of another dtype if values change only by rounding.
         parts : bool
@@ -104,18 +109,23 @@ class Signature:
             For an unknown or missing input, or another datatype or shape; says what was expected.
         """
         if not self.inputs:
-            return {name: as_array(value, f"input {name!r}") for name, value in given.items()}
+            return {
+                name: as_array(value, f"input {name!r}") for name, value in given.items() if value is not None
+            }
         known = self._known
-        if given.keys() != known.keys():
+        nones = [name for name, value in given.items() if value is None]
+        if nones or given.keys() != known.keys():
             wrong = [f"it has no input {name!r}" for name in given if name not in known]
             wrong += [
-                f"input {info.name!r} is missing"
+                f"input {info.name!r} is {'None, and not optional' if info.name in given else 'missing'}"
                 for info in self.inputs
-                if not info.optional and info.name not in given
+                if not info.optional and (info.name not in given or info.name in nones)
             ]
             if wrong:
                 raise self._refusal(f"{'; '.join(wrong)}; expected {', '.join(map(str, self.inputs))}")
-        found = {name: self._array(known[name], value, casts) for name, value in given.items()}
+        found = {
+            name: self._array(known[name], value, casts) for name, value in given.items() if value is not None
+        }
         if self.max_batch_size:
             rows = {name: len(array) for name, array in found.items() if known[name].shape[:1] == (-1,)}
             counts = set(rows.values())
@@ -177,6 +187,52 @@ class Signature:
                 )
         return tuple(outputs)
 
+    def classes(
+        self, outputs: Sequence[str] | None, count: int, arrays: Mapping[str, npt.NDArray[Any]]
+    ) -> dict[str, int]:
+        """Return how many classes to request of each output; 0: its numbers.
+
+        Parameters
+        ----------
+        outputs : sequence of str or None
+            The outputs that the caller wants classes of; None: of all that have any.
+        count : int
+        arrays : mapping
+            The call's inputs.
+
+        Raises
+        ------
+        InvalidRequest
+            For an output that has no classes, or if none has.
+        """
+        names = self.wanted(outputs)
+        if not (count and names):
+            if count:
+                raise self._refusal("classes need the names of their outputs: give outputs=[…]")
+            return dict.fromkeys(names, 0)
+        known = {info.name: info for info in self.outputs}
+        may_be_empty = any(array.size == 0 for array in arrays.values())
+        without = {
+            name: why for name in names if (why := self._without_classes(known.get(name), may_be_empty))
+        }
+        if without and (outputs is not None or len(without) == len(names)):
+            given = "; ".join(f"output {name!r} {why}" for name, why in without.items())
+            raise self._refusal(f"classes are for outputs of integers, FP32 or FP64 with elements; {given}")
+        return {name: 0 if name in without else count for name in names}
+
+    def _without_classes(self, info: TensorInfo | None, may_be_empty: bool) -> str:
+        """Return why an output has no classes, or nothing."""
+        if info is None:
+            return ""
+        if info.datatype not in _CLASSED:
+            return f"is {info.datatype}"
+        shape = info.shape[1:] if self.max_batch_size else info.shape
+        if 0 in shape:
+            return f"has shape {list(info.shape)}"
+        if may_be_empty and -1 in shape:
+            return f"has shape {list(info.shape)}, and an input has no elements"
+        return ""
+
     # -- large batches --
 
     def rows(self, arrays: Arrays, max_batch: int | None) -> tuple[int, int]:
@@ -206,10 +262,26 @@ class Signature:
         return next(iter(counts.values())), limit
 
 
-def split(arrays: Arrays, rows: int, limit: int) -> Iterator[tuple[int, Arrays]]:
-    """Yield the number of each part's first row, and the part: views of the arrays."""
-    for start in range(0, rows, limit):
-        yield start, {name: array[start : start + limit] for name, array in arrays.items()}
+def split(
+    arrays: Arrays, rows: int, limit: int, make: Callable[[Arrays], T], fits: Callable[[T], bool]
+) -> Iterator[tuple[slice, T]]:
+    """Yield the rows of each part, and what `make` makes of it: of views of the arrays.
+
+    From a part of several rows on that does not fit, parts have half as many.
+    """
+    start = 0
+    while start < rows:
+        part = slice(start, min(start + limit, rows))
+        found = make(rows_of(arrays, part))
+        if part.stop - start > 1 and not fits(found):
+            limit = (part.stop - start) // 2
+            continue
+        yield part, found
+        start = part.stop
+
+
+def rows_of(arrays: Arrays, part: slice) -> Arrays:
+    return {name: array[part] for name, array in arrays.items()}
 
 
 def _info(item: Mapping[str, Any], optional: bool = False) -> TensorInfo:
@@ -219,19 +291,19 @@ def _info(item: Mapping[str, Any], optional: bool = False) -> TensorInfo:
 class Joined:
     """The outputs of a batch, joined from those of its parts as these arrive."""
 
-    def __init__(self, rows: int, limit: int) -> None:
-        self._rows, self._limit = rows, limit
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
         self.arrays: Arrays = {}
 
-    def add(self, start: int, part: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Add the outputs of the part that begins with row `start`.
+    def add(self, rows: slice, part: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Add the outputs of the part that these rows are.
 
         Raises
         ------
         ProtocolError
             If they do not have one row for each input row, or differ from other parts in names, shape or dtype.
         """
-        count = min(self._limit, self._rows - start)
+        count = rows.stop - rows.start
         if self.arrays and set(part) != set(self.arrays):
             raise ProtocolError(f"parts of a batch have other outputs: {sorted(part)}, {sorted(self.arrays)}")
         for name, array in part.items():
@@ -248,7 +320,7 @@ class Joined:
                     f"output {name!r}: parts of a batch differ, {array.dtype} {list(array.shape[1:])} for each row"
                     f" and {whole.dtype} {list(whole.shape[1:])}"
                 )
-            whole[start : start + count] = array
+            whole[rows] = array
 
 
 def tensors(arrays: Arrays, binary: bool, copy: bool = False) -> list[InferInput]:
@@ -270,6 +342,6 @@ def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return True
 
 
-def requested(names: Sequence[str], binary: bool, classes: int) -> list[InferRequestedOutput]:
-    """Return the outputs to request."""
-    return [InferRequestedOutput(name, binary, classes) for name in names]
+def requested(classes: Mapping[str, int], binary: bool) -> list[InferRequestedOutput]:
+    """Return the outputs to request, by the number of classes that each shall have."""
+    return [InferRequestedOutput(name, binary, count) for name, count in classes.items()]

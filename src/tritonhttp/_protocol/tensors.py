@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .._regions.region import RegionSlice
 
-__all__ = ["InferInput", "InferRequestedOutput", "TensorInfo", "datatype_of"]
+__all__ = ["InferInput", "InferRequestedOutput", "TensorInfo", "data_size", "datatype_of"]
 
 _LITTLE = sys.byteorder == "little"
 
@@ -391,6 +391,14 @@ class InferRequestedOutput:
     def __repr__(self) -> str:
         name, binary, class_count, _ = self._form
         return f"InferRequestedOutput({name!r}, {binary}, {class_count})"
+
+
+def data_size(tensor: InferInput) -> int:
+    """Return the size of an input's binary data, or 0 if it has none."""
+    data = tensor._binary
+    if data is None:
+        return 0
+    return data.nbytes if isinstance(data, ndarray) else len(data)
 
 
 def datatype_of(array: npt.NDArray[Any], what: str) -> str:

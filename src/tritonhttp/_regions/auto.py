@@ -19,7 +19,7 @@ from .._protocol.inference import Inference
 from .._protocol.operations import Operation
 from .._protocol.refusals import own_words, shares_nothing
 from .._protocol.result import InferResult
-from .._protocol.tensors import InferInput, InferRequestedOutput
+from .._protocol.tensors import InferInput, InferRequestedOutput, data_size
 from .._transport.failures import WAITING
 from ..utils import _contents
 from .pool import Block, BlockPool, Lease
@@ -85,7 +85,7 @@ class Sharing:
         large: list[int] = []
         try:
             if not inference.request_compression_algorithm:
-                sizes = map(_byte_size, inference.inputs)
+                sizes = map(data_size, inference.inputs)
                 large = [index for index, size in enumerate(sizes) if size >= self.threshold]
             if not large and (inference.model_name, inference.model_version) not in self._large:
                 return None
@@ -145,7 +145,7 @@ class _Call:
 
     def place_inputs(self) -> bool:
         """Copy the large inputs into a block; return False if there is no room."""
-        sizes = [aligned(_byte_size(self._inputs[index])) for index in self._large]
+        sizes = [aligned(data_size(self._inputs[index])) for index in self._large]
         lease = self._sharing.pool.take(sum(sizes))
         if lease is None:
             return False
@@ -157,7 +157,7 @@ class _Call:
             array = data if isinstance(data, np.ndarray) else np.frombuffer(data or b"", np.uint8)
             _contents.put(array, lease.buffer, offset)
             placed = InferInput(tensor._name, tensor._shape, tensor._datatype)
-            placed_inputs[index] = placed.set_shared_memory(lease.block.name, _byte_size(tensor), offset)
+            placed_inputs[index] = placed.set_shared_memory(lease.block.name, data_size(tensor), offset)
             offset += size
         self._lease, self._placed_inputs, self._tainted = lease, placed_inputs, False
         return True
@@ -172,7 +172,7 @@ class _Call:
         for index, tensor in enumerate(self._inputs):
             own = self._inputs[index] = copy.copy(tensor)
             if index in self._large and self._lease is not None:
-                size = _byte_size(tensor)
+                size = data_size(tensor)
                 own._binary = np.ndarray(size, np.uint8, self._lease.buffer, offset)
                 offset += aligned(size)
             elif isinstance(own._binary, np.ndarray):
@@ -350,14 +350,6 @@ class _Places:
             # An output much smaller than its place should not keep the block.
             arrays[name] = array.copy() if array.nbytes * 16 < size else array
         return arrays
-
-
-def _byte_size(tensor: InferInput) -> int:
-    """Return the size of an input's binary data, or 0 if it has none."""
-    data = tensor._binary
-    if data is None:
-        return 0
-    return data.nbytes if isinstance(data, np.ndarray) else len(data)
 
 
 def _is_done(error: errors.ServerError) -> bool:

@@ -51,6 +51,11 @@ def test_optional_inputs_may_be_left_out(client):
     model = client.model("summary")
     assert model(VALUES=[1, 2])["MEAN"].tolist() == [1.5]
     assert model(VALUES=[1, 2], WEIGHTS=[3, 1])["MEAN"].tolist() == [1.25]
+    assert model(VALUES=[1, 2], WEIGHTS=None)["MEAN"].tolist() == [1.5]
+    found = model.batched(VALUES=[1, 2], WEIGHTS=None, max_batch=2, outputs=["SORTED"])
+    assert found["SORTED"].tolist() == [1, 2]
+    (found,) = model.map([{"VALUES": [1, 2], "WEIGHTS": None}])
+    assert found["MEAN"].tolist() == [1.5]
     assert model(VALUES=5)["TEXT"].tolist() == [b"1 values, mean 5.000"]
 
 
@@ -105,6 +110,27 @@ def test_a_call_may_ask_for_casts_and_classes(client):
     best = model({"IMAGE": pixels}, cast=True, classes=3)["SCORES"]
     assert best.shape == (2, 3)
     assert best[0, 0].count(b":") == 2
+
+
+@pytest.mark.parametrize("datatype", sorted(SAMPLES))
+def test_classes_are_requested_only_where_triton_has_them(client, datatype):
+    numbers = datatype.startswith(("INT", "UINT")) or datatype in ("FP32", "FP64")
+    model, array = client.model(f"identity_{datatype.lower()}"), SAMPLES[datatype].ravel()
+    for outputs in (["OUTPUT0"], None):
+        if numbers:
+            assert model({"INPUT0": array}, classes=1, outputs=outputs)["OUTPUT0"][0].count(b":") == 1
+        else:
+            with pytest.raises(InvalidRequest, match=f"output 'OUTPUT0' is {datatype}"):
+                model({"INPUT0": array}, classes=1, outputs=outputs)
+    with pytest.raises(InvalidRequest, match="output 'OUTPUT0' .*an input has no elements|is " + datatype):
+        model({"INPUT0": array[:0]}, classes=1)
+    assert client.is_server_live()
+
+
+def test_outputs_without_classes_come_whole(client):
+    found = client.model("summary")({"VALUES": [1, 5], "WEIGHTS": None}, classes=1)
+    assert found["TEXT"].tolist() == [b"2 values, mean 3.000"]
+    assert found["SORTED"].tolist() == [b"5.000000:1"]
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

@@ -51,8 +51,8 @@ async def carry_out(client: Any, several: Several, options: CallOptions, until: 
     headers, query_params = options.get("headers"), options.get("query_params")
 
     async def work() -> None:
-        for first, inference in inferences:
-            several.add(first, await client._run(inference, headers, query_params, until))
+        for rows, inference in inferences:
+            several.add(rows, await client._run(inference, headers, query_params, until))
 
     tasks = [asyncio.ensure_future(work()) for _ in range(min(several.count, client._workers))]
     try:

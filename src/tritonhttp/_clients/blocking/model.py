@@ -52,7 +52,7 @@ class Model(ModelBase):
     Inputs are numpy arrays, numbers, text, lists of these, and whatever has ``__array__`` or speaks DLPack and is
     not on a GPU. An array has the input's datatype, unless ``cast=True``; what has no dtype of its own takes the
     input's, if the values fit. Shapes include the batch dimension; a single value serves where every dimension
-    may be 1.
+    may be 1. None leaves an optional input out.
 
     Beside a mapping of inputs, keywords are options, those of :class:`CallOptions`. Otherwise keywords with the
     names of options are options, and all others are inputs; an input that is named like an option needs the
@@ -88,6 +88,7 @@ class Model(ModelBase):
         given, options = sort(inputs, keywords)
         return self._drive(self._call(given, options), options)
 
+    @overload
     def batched(
         self,
         inputs: Mapping[str, Any],
@@ -95,6 +96,20 @@ class Model(ModelBase):
         *,
         max_batch: int | None = None,
         **options: Unpack[CallOptions],
+    ) -> dict[str, npt.NDArray[Any]]: ...
+
+    @overload
+    def batched(
+        self, /, *, max_batch: int | None = None, **inputs_and_options: Any
+    ) -> dict[str, npt.NDArray[Any]]: ...
+
+    def batched(
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        /,
+        *,
+        max_batch: int | None = None,
+        **keywords: Any,
     ) -> dict[str, npt.NDArray[Any]]:
         """Run the model on any number of rows, in parts, and return the joined outputs.
 
@@ -103,10 +118,11 @@ class Model(ModelBase):
         Parameters
         ----------
         inputs : mapping
-            As for a call; all have the same length along their first axis.
+            As for a call, as keywords too; all have the same length along their first axis.
         max_batch : int, optional
-            The most rows for one inference; None: the model's max_batch_size.
-        **options
+            The most rows for one inference; None: the model's max_batch_size. Parts have fewer where these would
+            take 2 GiB, or 64 MiB as JSON or before compression: Triton refuses that by default.
+        **keywords
             As for a call; the deadline is that of all parts together.
 
         Returns
@@ -123,8 +139,8 @@ class Model(ModelBase):
         InferenceServerException
             What a part failed with, when no other part is under way any more. Some may have run.
         """
-        given, kept = sort(inputs, options)
-        return self._drive(self._batched(given, max_batch, kept), kept)
+        given, options = sort(inputs, keywords)
+        return self._drive(self._batched(given, max_batch, options), options)
 
     @overload
     def map(

@@ -45,17 +45,17 @@ def settle(started: Iterable[Any], error: BaseException, items: object) -> None:
 
 def carry_out(client: Any, several: Several, options: CallOptions, until: Moment | None) -> None:
     """Run several inferences, as many at a time as the client has threads."""
-    waiting: deque[tuple[int, Running]] = deque()
+    waiting: deque[tuple[slice, Running]] = deque()
     try:
-        for number, inference in several.inferences:
+        for rows, inference in several.inferences:
             # Submit twice as many inferences as threads, so that none idles behind a slow one.
             if len(waiting) >= 2 * client._workers:
-                first, handle = waiting.popleft()
-                several.add(first, handle.get_result())
-            waiting.append((number, start(client, inference, options, until)))
+                done, handle = waiting.popleft()
+                several.add(done, handle.get_result())
+            waiting.append((rows, start(client, inference, options, until)))
         while waiting:
-            first, handle = waiting.popleft()
-            several.add(first, handle.get_result())
+            done, handle = waiting.popleft()
+            several.add(done, handle.get_result())
     finally:
         for _, handle in waiting:
             with suppress(InferenceServerException):
