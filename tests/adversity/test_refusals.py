@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tritonhttp import ServerError
+from tritonhttp import InvalidRequest, ServerError
 
 from ..clients import tensor
 from ..unit.test_refusals import IN_PROCESS, SWITCHED_OFF
@@ -87,3 +87,32 @@ def test_an_empty_404_names_the_host_that_was_sent(serve, open_client, headers, 
     with pytest.raises(ServerError, match=f"is the URL's base path right.*another Host than '{host}'"):
         CALLS[call](open_client(server.url), headers=headers)
     assert f"\r\nhost: {host}\r\n".encode() in server.requests[0].lower()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"headers": {"x": "y"}}, {"request_compression_algorithm": "gzip"}, {"sequence_id": 3}]
+)
+@pytest.mark.parametrize("shared_memory", [None, "auto"])
+def test_a_request_that_would_end_the_server_is_not_sent(serve, open_client, options, shared_memory):
+    server = serve()
+    client = open_client(server.url, shared_memory=shared_memory)
+    data = np.broadcast_to(np.uint8(0), (1 << 32,))  # which takes no memory
+    calls = [client.infer] + ([client.async_infer] if hasattr(client, "async_infer") else [])
+    for call in calls:
+        with pytest.raises(InvalidRequest, match="expected a request of less than 2 GiB, got 4294967"):
+            getattr(call("m", [tensor("X", data)], **options), "get_result", lambda: None)()
+    assert not any(b"/infer" in head for head in server.requests)
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("inference header size should be in range (0, -2147478492), got: 156", "less than 2 GiB"),
+        ("request JSON size of 68000084 bytes exceeds … Use --http-max-input-size", "64 MiB by default"),
+    ],
+)
+@pytest.mark.parametrize("call", ["infer", "stream"])
+def test_answers_to_requests_that_are_too_large_say_what_to_do(serve, open_client, call, words, advice):
+    server = serve(Answers(answer({"error": words}, "400 Bad Request")))
+    with pytest.raises(ServerError, match=f"{re.escape(words)} .*{advice}"):
+        CALLS[call](open_client(server.url))

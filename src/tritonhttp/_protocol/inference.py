@@ -151,7 +151,6 @@ class Inference(Operation[InferResult]):
 
     def written(self, snapshot: bool = False) -> Endpoint[InferResult]:
         """Return the operation with its body written; with `snapshot` that holds none of the caller's memory."""
-        refuse_size(sum(map(data_size, self.inputs)))  # before anything is copied
         body, headers = body_of(self, snapshot)
         content_type = BINARY if headers else JSON
         codings: Headers = ()
@@ -181,6 +180,7 @@ class Inference(Operation[InferResult]):
 
     def snapshot(self) -> Inference:
         """Return the same inference with copies of all that its caller may change."""
+        refuse_size(sum(map(data_size, self.inputs)))
         inputs = [copy.copy(each) for each in self.inputs]
         for each in inputs:
             if isinstance(each._binary, np.ndarray):
@@ -275,6 +275,7 @@ def body_of(inference: Inference, snapshot: bool = False) -> tuple[tuple[Buffer,
     Where no binary tensors follow the JSON there is no such header.
     """
     form_of(inference)  # refuses what are no tensors
+    refuse_size(sum(map(data_size, inference.inputs)))  # before anything is copied
     members, end = forms_json(inference)
     own = inference.parameters_json()
     json = b"{%b%b%b}" % (inference.id_json(), members, end if own is None else own)

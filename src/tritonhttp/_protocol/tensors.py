@@ -136,7 +136,8 @@ class InferInput:
             An array of the input's shape and datatype, in any memory order and byte order. Elements of an object
             array are sent as they are (bytes), as UTF-8 (str), or as their ``str()`` (anything else).
         binary_data : bool
-            True: send the data as binary behind the JSON head. False: as a list in the JSON.
+            True: send the data as binary behind the JSON head. False: as a list in the JSON; Triton's parser may
+            round FP64 there in the last bit.
         copy : bool
             True: copy a numeric array now. False: keep the array, which `infer` reads when it sends the request;
             it sends changes made until then. BYTES and JSON data are always encoded now.
@@ -324,7 +325,8 @@ class InferRequestedOutput:
         is placed in shared memory.
     class_count : int
         How many classes to return instead of the tensor, best first, as BYTES ``"score:index:label"``; 0 returns
-        the tensor.
+        the tensor. Only for integers, FP32 and FP64: Triton refuses BOOL, FP16 and BF16, and **ends** at an output
+        that is BYTES or has no elements. `infer` cannot know that; a model's ``classes=`` refuses them.
 
     Raises
     ------

@@ -235,7 +235,8 @@ class Calls(ClientBase):
             A configuration as JSON, in place of the one in the repository.
         files : mapping of str to bytes, optional
             Files in place of the model's directory: paths with ``file:`` before them, for example
-            ``"file:1/model.onnx"``, and their contents. Needs `config`.
+            ``"file:1/model.onnx"``, and their contents. Needs `config`. Triton silently keeps a loaded model's old
+            files if the configuration is the same: change something in it, or unload the model first.
         """
         self._run(operations.load_model(model_name, config, files), headers, query_params, deadline)
 
@@ -332,9 +333,15 @@ class Calls(ClientBase):
         byte_size : int
             Its size in bytes.
         offset : int
-            Where in the memory object it starts, in bytes.
+            Where in the memory object it starts, in bytes. Triton adds any but 0 twice to the offsets of tensors,
+            so it reads and writes elsewhere: register from the start, and give the tensors offsets.
         headers, query_params, deadline
             See the class.
+
+        Raises
+        ------
+        ServerError
+            Also when the server shares no memory: Triton 2.68 and later need ``--allow-client-shm=true``.
         """
         operation = operations.register_system_shared_memory(name, key, byte_size, offset)
         self._run(operation, headers, query_params, deadline)
@@ -388,6 +395,11 @@ class Calls(ClientBase):
             Its size in bytes.
         headers, query_params, deadline
             See the class.
+
+        Raises
+        ------
+        ServerError
+            Also when the server shares no memory: Triton 2.68 and later need ``--allow-client-shm=true``.
         """
         operation = operations.register_cuda_shared_memory(name, raw_handle, device_id, byte_size)
         self._run(operation, headers, query_params, deadline)
@@ -437,7 +449,8 @@ class Calls(ClientBase):
         SharedMemoryException
             When the region cannot be made or found.
         ServerError
-            When the server does not take it, for example because it runs on another machine.
+            When the server does not take it, for example because it runs on another machine, or because it is
+            Triton 2.68 or later without ``--allow-client-shm=true``.
         """
         from ..._regions.region import Region
 
@@ -530,7 +543,7 @@ class Calls(ClientBase):
         Raises
         ------
         InferenceServerException
-            See `tritonhttp.errors` for which.
+            See `tritonhttp.errors` for which. A body of 4 GiB, which ends a Triton, is an :class:`InvalidRequest`.
         """
         inference = Inference(
             model_name,
@@ -590,7 +603,8 @@ class Calls(ClientBase):
         model_name : str
             The model.
         inputs : mapping of str to value
-            Values by the names of inputs: numbers, strings, lists, numpy scalars and arrays; bytes go as UTF-8.
+            Values by the names of inputs: numbers, strings, lists, numpy scalars and arrays; bytes go as UTF-8;
+            None leaves an input out.
         model_version : str
             The version; empty: the server chooses.
         parameters : mapping, optional
