@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tritonhttp import InvalidRequest, ServerError
+from tritonhttp import DeadlineExceeded, InvalidRequest, ServerError
 
 from ..clients import tensor
 from ..unit.test_refusals import IN_PROCESS, SWITCHED_OFF
@@ -116,3 +116,18 @@ def test_answers_to_requests_that_are_too_large_say_what_to_do(serve, open_clien
     server = serve(Answers(answer({"error": words}, "400 Bad Request")))
     with pytest.raises(ServerError, match=f"{re.escape(words)} .*{advice}"):
         CALLS[call](open_client(server.url))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        ("404 Not Found", b"", "is the URL's base path right"),
+        ("403 Forbidden", {"error": "This API is restricted, expecting header 'k'"}, "headers={'k': …}"),
+        ("400 Bad Request", b"", "the last answer: not ready"),
+    ],
+)
+def test_waiting_for_a_server_ends_with_what_it_refuses(serve, open_client, status, body, words):
+    client = open_client(serve(Answers(answer(body, status))).url)
+    for model in (None, "m"):
+        with pytest.raises(DeadlineExceeded, match=re.escape(words)):
+            client.wait_until_ready(0.04, model)

@@ -47,13 +47,13 @@ def refusal(status: int, body: Any, asked: tuple[str, ...] = ()) -> ServerError:
             400,
             "request JSON size of 68000084 bytes exceeds the maximum allowed input size of 67108864 bytes. Use"
             " --http-max-input-size to increase the limit.",
-            "64 MiB by default: send binary data without compression",
+            "64 MiB by default. Tensors can go as binary data without compression",
         ),
         (
             400,
             "Decompressed data size exceeds the maximum allowed value of 67108864 bytes. Use"
             " --http-max-input-size to increase the limit.",
-            "64 MiB by default: send binary data without compression",
+            "64 MiB by default. Tensors can go as binary data without compression",
         ),
         (400, "inference header size should be in range (0, -2147483436), got: 108", "less than 2 GiB"),
         (

@@ -149,9 +149,10 @@ def until_ready(
         When no time is left; the message has the last answer.
     """
     if model_name is None:
-        what, operation = "the server", is_server_ready()
+        what, path = "the server", is_server_ready().path
     else:
-        what, operation = f"model {model_name!r}", is_model_ready(model_name, model_version)
+        what, path = f"model {model_name!r}", is_model_ready(model_name, model_version).path
+    operation = _get(path, _is_ready)
     pause, asked, came = _FIRST_PAUSE, 0, "nothing"
     while True:
         asked += 1
@@ -458,6 +459,13 @@ def _post(
 
 def _is_ok(response: Response) -> bool:
     return response.status_code == 200
+
+
+def _is_ready(response: Response) -> bool:
+    """Return whether it is, or raise an error that says more than "not ready" does."""
+    if response.status_code in (403, 404):
+        check(response)
+    return _is_ok(response)
 
 
 def _json(response: Response, kind: type[T], name: str) -> T:

@@ -36,8 +36,8 @@ _ADVICE = [
         ),
         (
             "--http-max-input-size",
-            "a limit of JSON, and of compressed bodies before they are compressed; 64 MiB by default: send"
-            " binary data without compression, or fewer rows, as a model's batched() does",
+            "a limit of JSON, and of compressed bodies before they are compressed; 64 MiB by default. Tensors"
+            " can go as binary data without compression, or in fewer rows, as a model's batched() sends them",
         ),
         # Up to 2.51 at least it takes a size of 2 GiB for a negative number, later it refuses it.
         (
