@@ -697,6 +697,23 @@ def test_a_body_that_would_end_the_server_is_refused(
     assert not encoder.templates
 
 
+def test_no_body_at_all_may_end_the_server() -> None:
+    class Huge(bytes):
+        def __len__(self) -> int:
+            return 1 << 32
+
+    for operation in (
+        operations.Endpoint("POST", "v2/repository/models/m/load", check, (Huge(),)),
+        operations.Endpoint("POST", "v2/models/m/generate", check, (b"{", Huge())),
+    ):
+        with pytest.raises(InvalidRequest, match="Triton does not survive 4 GiB"):
+            Encoder("a", "").encode(operation, None, None)
+    array = np.broadcast_to(np.uint8(0), (1 << 32,))
+    inference = Inference("m", [InferInput("X", [1 << 32], "UINT8").set_data_from_numpy(array)])
+    with pytest.raises(InvalidRequest, match="Triton does not survive 4 GiB"):
+        inference.snapshot()  # without a copy
+
+
 def test_a_large_tensor_in_shared_memory_is_not_refused() -> None:
     placed = InferInput("X", [1 << 33], "UINT8").set_shared_memory("r", 1 << 33)
     assert Encoder("a", "").encode(Inference("m", [placed]), None, None).buffers

@@ -512,9 +512,12 @@ def test_a_server_that_shares_nothing_is_asked_once(sharing, server, caplog, wor
 
 @pytest.mark.parametrize(("words", "status"), [(SWITCHED_OFF, "501"), (IN_PROCESS, "503")])
 @pytest.mark.parametrize("snapshot", [False, True])
-def test_a_server_restarted_without_shared_memory(sharing, server, caplog, words, status, snapshot):
+@pytest.mark.parametrize("first", ["register", "infer"])
+def test_a_server_restarted_without_shared_memory(sharing, server, caplog, words, status, snapshot, first):
     given = np.arange(50, dtype=np.float32)
     kept = [infer(sharing, server, given) for _ in range(3)]
+    if first == "infer":
+        kept.clear()  # so that no new block has to be registered
     refusal = own_words(words, status)
     server.fails |= {"register": refusal, "unregister": refusal}
     sent = []
@@ -529,7 +532,9 @@ def test_a_server_restarted_without_shared_memory(sharing, server, caplog, words
     flow = sharing.infer(arguments(given), snapshot=snapshot)
     if snapshot:
         given = given.copy()
+    server.asked.clear()
     assert drive(flow, restarted) is not None
+    assert ("register" in server.asked) == (first == "register")
     assert sent == [given.tobytes()]
     assert infer(sharing, server) is None
     assert len(caplog.records) == 1
