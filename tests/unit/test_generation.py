@@ -344,7 +344,6 @@ def test_bytes_after_an_open_body_spend_the_connection() -> None:
         (memoryview(b"ab"), "ab"),
         (["a", (b"b", [np.int8(1)])], ["a", ["b", [1]]]),
         ({"a": np.arange(2), "b": b"c"}, {"a": [0, 1], "b": "c"}),
-        (None, None),
         ("text", "text"),
     ],
     ids=repr,

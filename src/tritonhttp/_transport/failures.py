@@ -78,9 +78,9 @@ def resolve_timeout(address: Address, seconds: float, deadline: float | None) ->
     return timed_out(errors.DeadlineExceeded, doing, "resolve", seconds, deadline)
 
 
-def unpack_timeout(asked: tuple[str, str, str], deadline: float) -> errors.DeadlineExceeded:
+def unpack_timeout(asked: tuple[str, ...], deadline: float) -> errors.DeadlineExceeded:
     """The body of an answer was not decompressed in time."""
-    method, origin, target = asked
+    method, origin, target, *_ = asked
     reason = f"timed out while decompressing the answer: {over(deadline)}"
     return errors.DeadlineExceeded(reason, method=method, url=f"{origin}{target}", phase="receive")
 

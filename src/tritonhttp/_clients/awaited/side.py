@@ -35,7 +35,7 @@ async def finish_plugin(outcome: Awaitable[Any], until: Moment | None) -> None:
         ) from None
 
 
-async def pause(asked: tuple[str, str, str], until: Moment | None) -> None:
+async def pause(asked: tuple[str, ...], until: Moment | None) -> None:
     """Let other tasks run between two slices of an answer's body, and raise if the call's time is over."""
     await asyncio.sleep(0)
     if until is not None and asyncio.get_running_loop().time() >= until:

@@ -40,7 +40,7 @@ def finish_plugin(outcome: Any, until: Moment | None) -> None:
     raise InvalidRequest("the plugin is a coroutine, which needs tritonhttp.aio: use a plain function here")
 
 
-def pause(asked: tuple[str, str, str], until: Moment | None) -> None:
+def pause(asked: tuple[str, ...], until: Moment | None) -> None:
     """Raise between two slices of an answer's body if the call's time is over."""
     if until is not None and monotonic() >= until:
         raise unpack_timeout(asked, until)
