@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from ._basics.log import logger, without_secrets
+from ._basics.log import logger
+from ._basics.redaction import without_secrets
 from .errors import InvalidRequest
 
 __all__ = ["Call", "CallHook", "Hooks", "RetryHook"]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)  # headers may hold credentials
 class Call:
     """One call. Hooks get the same object from `on_request` to `on_response`.
 
@@ -21,7 +22,7 @@ class Call:
     ----------
     method, url : str
         The request. The URL is that of the server that was tried last; with several servers it is empty until one
-        is chosen.
+        is chosen. The values of query parameters that seem to be credentials are hidden in it.
     action, route : str
         The operation, such as ``"infer"``, ``"ready"``, ``"metadata"`` or ``"load"``, and the path below the base
         path with names for its variable parts: ``"/v2/models/{model}/infer"``. Empty for paths that the library
@@ -29,7 +30,7 @@ class Call:
     model_name, model_version, request_id : str
         Empty if the call has none.
     headers : dict
-        The request's headers. Changes by `on_request` are sent.
+        The request's headers. Changes by `on_request` are sent. They may hold credentials.
     attempts : int
         How often the request was sent so far, including resends on a new connection after a reused one was closed.
     status : int or None
@@ -68,6 +69,9 @@ class Call:
     seconds: float = 0.0
     phases: dict[str, float] = field(default_factory=dict)
     context: dict[Any, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Call {self}>"
 
     def __str__(self) -> str:
         words = [f"{self.method} {without_secrets(self.url)}"]

@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ._basics.log import without_secrets
+from ._basics.redaction import without_secrets
 from ._clients.base import ClientBase
 from ._version import __version__
 from .errors import InvalidRequest

@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Literal, TypeAlias
 
-from .._basics.log import logger, without_secrets
+from .._basics.log import logger
+from .._basics.redaction import without_secrets
 from .._protocol.operations import Operation
 from .._transport.failures import WAITING
 from .._transport.policy import Moment

@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .._basics import log
+from .._basics.redaction import masked, without_secrets
 from .._protocol import operations
 from .._protocol.encoder import Encoder, Message
 from .._protocol.inference import Inference, body_of
@@ -224,7 +225,7 @@ class ClientBase(Fleet, Overrides):
         target = f"{self._origin}{message.target}" if self._shows_origin else message.target
         given, size = self._encoder.call_headers(operation, headers)
         shown = f"\n<{size} bytes>" if size else ""
-        self._log.debug("%s %s, headers %s%s", operation.method, target, log.masked(given.items()), shown)
+        self._log.debug("%s %s, headers %s%s", operation.method, without_secrets(target), masked(given.items()), shown)
 
     def _note(self, operation: Operation[Any], response: Response) -> None:
         """Log a response for `verbose`, and in the reference's words what it means."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from .._basics.redaction import without_secrets
 from .._wire import inference, jsonio
 from .._wire.http1 import Response
 from ..errors import ProtocolError, ServerError
@@ -88,6 +89,8 @@ def server_error(message: str, response: Response, text: str) -> ServerError:
     for words, advice in _ADVICE:
         if found := words.search(message):
             message = f"{message} ({found.expand(advice)})"
+    # A redirect, or a gateway that quotes the request, shows its query.
+    message = without_secrets(message)
     error = ServerError(message, str(response.status_code), text, getattr(response, "headers", None))
     return placed(error, response)
 
@@ -96,7 +99,7 @@ def placed(error: ServerError, response: Any) -> ServerError:
     """Add the answered request and its number of attempts to an error, and return the error."""
     error.attempts = getattr(response, "attempts", 1)  # the response may be another library's
     error.method, origin, target, *_ = getattr(response, "asked", ("", "", ""))
-    error.url = f"{origin}{target}"
+    error.url = without_secrets(f"{origin}{target}")
     return error
 
 

@@ -7,9 +7,10 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
+from .._basics.redaction import without_credentials
 from ..errors import InvalidRequest
 
-__all__ = ["Address", "SocketAddress", "parse_url", "without_credentials"]
+__all__ = ["Address", "SocketAddress", "parse_url"]
 
 #: An address family, and the address as ``socket.connect`` takes it.
 SocketAddress = tuple[int, Any]
@@ -120,8 +121,3 @@ def _unix_address(path: str, ssl: bool) -> Address:
     if ssl:
         raise InvalidRequest(f"ssl=True contradicts {url!r}: there is no TLS on a unix domain socket")
     return Address("localhost", 80, False, "", path)
-
-
-def without_credentials(url: object) -> str:
-    """Return a URL to show in a message: without a password, or a query, which may hold a token."""
-    return re.sub(r"(?si)^([a-z]+://)?.*@", r"\1***@", re.sub(r"(?s)\?.*", "?…", str(url)))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from .. import errors
+from .._basics.redaction import without_secrets
 from .address import Address, SocketAddress
 from .policy import IdleMoment, Moment, StepMoment
 
@@ -140,7 +141,7 @@ def located(
     error: errors.InferenceServerException, address: Address, method: str = "", target: str = ""
 ) -> errors.InferenceServerException:
     """Return the error with the request in its message."""
-    url = f"{address.origin}{target}"
+    url = without_secrets(f"{address.origin}{target}")
     if isinstance(error, errors.TransportError):
         error.locate(method, url)
         return error

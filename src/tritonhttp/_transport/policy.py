@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from .._basics.quantities import integer, real
@@ -117,7 +117,7 @@ class Connections:
     max_idle: float | None = 45.0
     max_age: float | None = None
     keep_alive: bool = True
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)  # it may hold a password
     trust_env: bool = False
     max_response_bytes: int | None = None
     expect_continue: bool = False

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from .._basics.redaction import without_credentials
 from .._wire.http1 import Response, ResponseReader
 from .._wire.requests import Buffer, amended
 from ..errors import ConnectError, ConnectTimeout, InferenceServerException, InvalidRequest
-from .address import Address, parse_url, without_credentials
+from .address import Address, parse_url
 from .failures import timed_out
 from .policy import Connections
 

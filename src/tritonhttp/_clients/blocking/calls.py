@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..._basics.log import logger
+from ..._basics.redaction import without_secrets
 from ..._calls.safety import may_run_twice
 from ..._calls.turns import Turn, Turns
 from ..._protocol import operations
@@ -895,7 +896,7 @@ class Calls(ClientBase):
         if self._verbose:
             self._show(operation, message, headers)
         if call is not None:
-            call.url = f"{self._origin}{message.target}"
+            call.url = without_secrets(f"{self._origin}{message.target}")
         if place is None:
             place = Place()
         place.resent = 0
