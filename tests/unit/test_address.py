@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 import trustme
 
+import tritonhttp
+import tritonhttp.aio
 from tritonhttp import DeadlineExceeded, InvalidRequest, NameResolutionError
 from tritonhttp._transport import resolver
 from tritonhttp._transport.address import Address, parse_url
 from tritonhttp._transport.resolver import leave, look_up, resolve
+from tritonhttp._transport.route import bypasses
 from tritonhttp._transport.tls import tls_context
 
 from ..clients import wait_until
@@ -159,6 +162,201 @@ def test_credentials_stay_out_of_the_message(url: str, tls: bool) -> None:
 def test_authority_and_origin(url: str, authority: str, origin: str) -> None:
     address = parse_url(url, ssl=False)
     assert (address.authority, address.origin) == (authority, origin)
+
+
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [
+        ("münchen.de", "xn--mnchen-3ya.de"),
+        ("MÜNCHEN.de", "xn--mnchen-3ya.de"),
+        ("mu\u0308nchen.de", "xn--mnchen-3ya.de"),
+        ("m%C3%BCnchen.de", "xn--mnchen-3ya.de"),
+        ("xn--mnchen-3ya.de", "xn--mnchen-3ya.de"),
+        ("例え。テスト", "xn--r8jz45g.xn--zckzah"),
+        ("faß.de", "xn--fa-hia.de"),  # IDNA2003 took it for fass.de
+        ("βόλος.com", "xn--nxasmm1c.com"),
+        ("ａｂｃ．de", "abc.de"),
+        ("127.1", "127.0.0.1"),
+        ("0x7f.0.0.1", "127.0.0.1"),
+        ("0177.0.0.1", "127.0.0.1"),
+        ("2130706433", "127.0.0.1"),
+        ("127.0.0.1.", "127.0.0.1"),
+        ("123456789012", "123456789012"),
+        ("1.example", "1.example"),
+        ("[fe80::1%25eth0]", "fe80::1%eth0"),
+        ("[fe80::1%25e%2D0]", "fe80::1%e-0"),
+        ("[fe80::1%25]", "fe80::1%25"),
+        ("[fe80::1%1]", "fe80::1%1"),
+    ],
+)
+def test_a_host_is_ascii(given: str, host: str) -> None:
+    assert parse_url(f"http://{given}:8000/", ssl=False) == Address(host, 8000, False, "")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a..b",
+        ".a",
+        ".",
+        "a..",
+        "x" * 64,
+        "ü" * 64,
+        f"{'x' * 63}." * 4,
+        "a<b",
+        "a%2Fb",
+        "a%00b",
+        "a%zz",
+        "a%FF",
+        "\u2100.com",  # compatible with a/c
+        "\xad.de",
+        "\ud800.de",
+        "1.2.3.4.5",
+        "256.1.1.1",
+        "[:::]",
+        "[1.2.3.4]",
+        "[::1%]",
+    ],
+)
+def test_what_can_be_no_host_is_refused(host: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"expected .* got"):
+        parse_url(f"http://{host}:8000/path", ssl=False)
+
+
+def test_a_base_path_is_percent_encoded() -> None:
+    for path in ("/ü/a%20b/c%2Fd", "/%C3%BC/a%20b/c%2Fd"):
+        assert parse_url(f"host{path}/", ssl=False).base_path == "/%C3%BC/a%20b/c%2Fd"
+    assert parse_url('host/a"<b>', ssl=False).base_path == "/a%22%3Cb%3E"
+    assert parse_url("host/a=b;c,d@e:f!(g)", ssl=False).base_path == "/a=b;c,d@e:f!(g)"
+    with pytest.raises(InvalidRequest, match=r"the path of .* is not valid text"):
+        parse_url("host/\ud800", ssl=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "authority", "tls_name"),
+    [
+        ("https://münchen.de:1", "xn--mnchen-3ya.de:1", "xn--mnchen-3ya.de"),
+        ("https://example.com.", "example.com.", "example.com"),
+        ("https://[fe80::1%25eth0]", "[fe80::1]", "fe80::1"),
+        ("https://[fe80::1%eth0]:1", "[fe80::1]:1", "fe80::1"),
+        ("https://10.0.0.1", "10.0.0.1", "10.0.0.1"),
+    ],
+)
+def test_a_name_on_the_wire_has_no_zone_and_in_tls_no_dot_at_its_end(
+    url: str, authority: str, tls_name: str
+) -> None:
+    address = parse_url(url, ssl=True)
+    assert (address.authority, address.origin) == (authority, f"https://{authority}")
+    assert address.tls_name == tls_name
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        *[
+            (name, True)
+            for name in ("localhost", "LOCALHOST", "localhost.", "a.localhost", "127.1", "127.9.9.9")
+        ],
+        *[(name, True) for name in ("[::1]", "[::ffff:127.0.0.1]")],
+        *[
+            (name, False)
+            for name in ("notlocalhost", "localhost.example", "10.0.0.1", "[fe80::1%lo]", "host")
+        ],
+    ],
+)
+def test_which_hosts_are_this_machine(host: str, loopback: bool) -> None:
+    assert parse_url(host, ssl=False).is_loopback is loopback
+
+
+SAME = [
+    ("münchen.de", "http://XN--mnchen-3ya.DE:80/"),
+    ("host:8000/a", "HTTP://HOST:8000/a/"),
+    ("[::1]:8000", "[0:0:0:0:0:0:0:1]:8000"),
+    ("127.1:8000", "127.0.0.1:8000"),
+    ("[fe80::1%eth0]", "[FE80::1%25eth0]"),
+]
+OTHERS = [
+    ("host:8000", "host:8001"),
+    ("host/a", "host/A"),
+    ("http://host:443", "https://host:443"),
+    ("[fe80::1%eth0]", "[fe80::1%eth1]"),
+    ("host", "host."),  # which is not completed with a search domain
+    ("unix:///a", "unix:///b"),
+]
+
+
+@pytest.mark.parametrize("kind", [tritonhttp.InferenceServerClient, tritonhttp.aio.InferenceServerClient])
+def test_spellings_of_one_server_are_one_server(kind: Any) -> None:
+    for one, other in SAME:
+        client = kind([one, other])
+        assert client.servers == (one,)
+        assert client.server(other) is client.server(one)
+    for one, other in OTHERS:
+        client = kind([one, other])
+        assert client.servers == (one, other)
+        assert client.server(other) is not client.server(one)
+    client = kind(["a:1", "b:1", "A:1"])
+    assert client.servers == ("a:1", "b:1")
+    assert client.server("http://B:1/") is client.server("b:1")
+    for url in ("c:1", "http://u:sesame@c", None, ["a:1"]):
+        with pytest.raises(InvalidRequest) as caught:
+            client.server(url)
+        assert "sesame" not in str(caught.value)
+
+
+# -- no_proxy ---------------------------------------------------------------------------------------
+
+BYPASSED = [
+    ("[::1]", "[::1]"),
+    ("[::1]:8000", "::1"),
+    ("[::1]:8000", "[::1]:8000"),
+    ("[::1]", "0:0:0:0:0:0:0:1"),
+    ("[fe80::1%eth0]", "fe80::1"),
+    ("[fe80::1]", "fe80::1%eth0"),
+    ("[::ffff:10.0.0.1]", "10.0.0.1"),
+    ("example.com.", "example.com"),
+    ("example.com", "example.com."),
+    ("example.com", ".example.com."),
+    ("a.example.com.", ".example.com"),
+    ("a.example.com", "*.example.com"),
+    ("EXAMPLE.com", "Example.COM"),
+    ("example.com:8000", "example.com:8000"),
+    ("example.com", "example.com:80"),
+    ("https://example.com", "example.com:443"),
+    ("münchen.de", "MÜNCHEN.de"),
+    ("münchen.de", "xn--mnchen-3ya.de"),
+    ("a.xn--mnchen-3ya.de", ".münchen.de"),
+    ("127.1", "127.0.0.1"),
+    ("127.0.0.1", "127.1"),
+    ("10.1.2.3", "10.0.0.0/8"),
+    ("10.1.2.3", "10.1.2.3/32"),
+    ("[fd00::1]", "[fd00::]/8"),
+    ("[fd00::1]", "fd00::/8"),
+    ("host", "other, host"),
+    ("host", "other host"),
+    ("host", "other,*"),
+]
+PROXIED = [
+    ("[::1]", "[::2]"),
+    ("[::1]:8000", "[::1]:80"),
+    ("example.com:8000", "example.com:80"),
+    ("badexample.com", "example.com"),
+    ("com", "example.com"),
+    ("10.0.0.1", "0.0.1"),
+    ("11.1.2.3", "10.0.0.0/8"),
+    ("[::1]", "10.0.0.0/8"),
+    ("name", "10.0.0.0/8"),
+    ("host", ""),
+    ("host", " , ., :, [], *., a..b, /8, http://host"),
+]
+
+
+@pytest.mark.parametrize(
+    ("url", "no_proxy", "bypassed"),
+    [*((*pair, True) for pair in BYPASSED), *((*pair, False) for pair in PROXIED)],
+)
+def test_no_proxy(url: str, no_proxy: str, bypassed: bool) -> None:
+    assert bypasses(parse_url(url, ssl=False), no_proxy) is bypassed
 
 
 def test_an_address_is_frozen() -> None:

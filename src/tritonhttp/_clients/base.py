@@ -96,7 +96,7 @@ class ClientBase(Fleet, Overrides):
         Fleet.__init__(self)
         Overrides.__init__(self)
         self._configuration = given = configuration
-        given["url"] = urls = one_or_more(given["url"])
+        given["url"] = urls = one_or_more(given["url"], given["ssl"])
         if len(urls) > 1 and given["shared_memory"]:
             raise InvalidRequest("shared_memory='auto' is for a client with one server")
         self._address = address = parse_url(next(iter(urls)), given["ssl"])
@@ -225,7 +225,9 @@ class ClientBase(Fleet, Overrides):
         target = f"{self._origin}{message.target}" if self._shows_origin else message.target
         given, size = self._encoder.call_headers(operation, headers)
         shown = f"\n<{size} bytes>" if size else ""
-        self._log.debug("%s %s, headers %s%s", operation.method, without_secrets(target), masked(given.items()), shown)
+        self._log.debug(
+            "%s %s, headers %s%s", operation.method, without_secrets(target), masked(given.items()), shown
+        )
 
     def _note(self, operation: Operation[Any], response: Response) -> None:
         """Log a response for `verbose`, and in the reference's words what it means."""
@@ -282,9 +284,12 @@ def _made_again(
     return client
 
 
-def one_or_more(url: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the URLs, each once."""
-    urls = (url,) if isinstance(url, str) or not isinstance(url, Sequence) else tuple(dict.fromkeys(url))
+def one_or_more(url: str | Sequence[str], ssl: bool) -> tuple[str, ...]:
+    """Return the URLs as they were given, one for each server."""
+    urls = (url,) if isinstance(url, str) or not isinstance(url, Sequence) else tuple(url)
     if not urls:
         raise InvalidRequest("expected the URL of a server, or several; got none")
-    return urls
+    servers: dict[tuple[object, ...], str] = {}
+    for each in urls if len(urls) > 1 else ():
+        servers.setdefault(parse_url(each, ssl).key, each)
+    return tuple(servers.values()) or urls

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .._transport.address import Address, SocketAddress
+from .._transport.address import Address, SocketAddress, parse_url
 from .._transport.policy import seconds
 from ..errors import InvalidRequest, raise_error
 from ..plugins import InferenceServerClientPlugin
@@ -143,12 +143,17 @@ class Fleet:
         InvalidRequest
             For a URL that is none of them.
         """
-        found: Self | None = self._servers.get(url) or self._leaving.get(url)
+        found: Self | None = None
+        if isinstance(url, str):
+            found = self._servers.get(url) or self._leaving.get(url)
         if found is not None:
             return found
-        if self._servers or url not in self.servers:
-            raise InvalidRequest(f"{url!r} is none of this client's servers: {', '.join(self.servers)}")
-        return self
+        ssl = self._configuration["ssl"]
+        key = parse_url(url, ssl).key
+        for each in self.servers:
+            if each == url or parse_url(each, ssl).key == key:
+                return self._servers.get(each, self)
+        raise InvalidRequest(f"{url!r} is none of this client's servers: {', '.join(self.servers)}")
 
     # -- plugins --
 

@@ -240,6 +240,10 @@ class Encoder:
             target = f"{self._base_path}/{operation.path}"
             if query_params:
                 target = f"{target}?{operations.query_string(query_params)}"
+            if not target.isascii() and target.isprintable():  # a path of the caller's own
+                from urllib.parse import quote
+
+                target = quote(target, safe=bytes(range(128)))
             lines = self._lines(self.call_headers(operation, headers)[0], content_type, length)
             known = target, encode_head(method, target, lines, length)
             if plain:

@@ -296,7 +296,7 @@ class AsyncioTransport(TransportBase):
                     else:
                         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                        name = None if context is None else address.host
+                        name = None if context is None else address.tls_name
                         await loop.create_connection(
                             lambda: connection, sock=sock, ssl=context, server_hostname=name
                         )

@@ -109,7 +109,7 @@ def encrypt(
     try:
         encrypted = context.wrap_socket(
             sock,
-            server_hostname=server.host,
+            server_hostname=server.tls_name,
             # Where the end of the connection ends a body, only close_notify proves that the body is whole.
             suppress_ragged_eofs=False,
             do_handshake_on_connect=False,

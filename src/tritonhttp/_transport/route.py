@@ -5,18 +5,23 @@ A proxy forwards requests to an http server, and opens a tunnel (CONNECT) to an 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .._basics.redaction import without_credentials
 from .._wire.http1 import Response, ResponseReader
 from .._wire.requests import Buffer, amended
 from ..errors import ConnectError, ConnectTimeout, InferenceServerException, InvalidRequest
-from .address import Address, parse_url
+from .address import Address, ascii_host, ip_address, parse_url
 from .failures import timed_out
 from .policy import Connections
 
-__all__ = ["CONTINUE_WAIT", "Proxy", "Route", "TunnelReader", "choose", "parse"]
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
+__all__ = ["CONTINUE_WAIT", "Proxy", "Route", "TunnelReader", "bypasses", "choose", "parse"]
 
 #: Requests with more bytes than this may ask for 100 Continue, and wait so many seconds for it.
 _EXPECT_FROM = 1 << 20
@@ -40,8 +45,7 @@ class Proxy:
     def connect_request(self, server: Address) -> bytes:
         """Return the request for a tunnel to a server."""
         # RFC 9110, 9.3.6 requires the port, which an authority may leave out.
-        host = f"[{server.host}]" if ":" in server.host else server.host
-        place = f"{host}:{server.port}".encode()
+        place = f"{server.uri_host}:{server.port}".encode()
         return b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (place, place, self.authorization)
 
     def check_tunnel(self, server: Address, response: Response) -> None:
@@ -105,7 +109,10 @@ def parse(url: str) -> Proxy:
     from urllib.parse import unquote_to_bytes  # slow to import
 
     name, _, password = user.partition(":")
-    secret = base64.b64encode(unquote_to_bytes(name) + b":" + unquote_to_bytes(password))
+    try:
+        secret = base64.b64encode(unquote_to_bytes(name) + b":" + unquote_to_bytes(password))
+    except UnicodeEncodeError:  # a lone surrogate
+        raise refusal from None
     return Proxy(address, b"Proxy-Authorization: Basic %b\r\n" % secret)
 
 
@@ -124,16 +131,59 @@ def choose(server: Address, options: Connections) -> Proxy | None:
     if not options.trust_env or server.socket_path:
         return None
     # Slow to import. It ignores HTTP_PROXY under CGI, where a request's Proxy header sets that.
-    from urllib.request import getproxies_environment, proxy_bypass
+    from urllib.request import getproxies_environment
 
     found = getproxies_environment()
     url = found.get("https" if server.tls else "http") or found.get("all")
-    if not url or proxy_bypass(f"{server.host}:{server.port}"):
+    if not url or bypasses(server, found.get("no", "")):
         return None
     try:
         return parse(url)
     except InvalidRequest as error:
         raise InvalidRequest(f"the environment's proxy (trust_env=True): {error.message()}") from None
+
+
+def bypasses(server: Address, no_proxy: str) -> bool:
+    """Return whether a list in the form of ``no_proxy`` says that no proxy leads to a server.
+
+    An entry is a name, which includes its subdomains, an address, a network such as ``10.0.0.0/8``, or ``*``.
+    Names and addresses may have a port. Case, dots around a name and the spelling of an address do not matter.
+    """
+    name, address = server.tls_name.lower(), ip_address(server.host)
+    for entry in re.split(r"[,\s]+", no_proxy):
+        if entry == "*":
+            return True
+        network = _network(entry)
+        if network is not None:
+            if address is not None and address in network:
+                return True
+            continue
+        if entry.count(":") < 2 or entry.startswith("["):
+            found = re.fullmatch(r"(.*?)(?::([0-9]+))?", entry)
+            assert found is not None
+            entry = found[1].strip("[]")
+            if found[2] and int(found[2]) != server.port:
+                continue
+        try:
+            host = entry if ":" in entry else ascii_host(entry.removeprefix("*").lstrip("."))
+        except InvalidRequest:
+            continue
+        wanted = ip_address(host)
+        if wanted is not None or address is not None:
+            if wanted == address:
+                return True
+        elif f".{name}".endswith(f".{host.lower().removesuffix('.')}"):
+            return True
+    return False
+
+
+def _network(entry: str) -> IPv4Network | IPv6Network | None:
+    from ipaddress import ip_network
+
+    try:
+        return ip_network(entry.replace("[", "").replace("]", ""), strict=False) if "/" in entry else None
+    except ValueError:
+        return None
 
 
 class Route:

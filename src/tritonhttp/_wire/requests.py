@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from .._basics.redaction import without_secrets
 from ..errors import InvalidRequest
 
 __all__ = [
@@ -74,7 +75,7 @@ def encode_head(method: str, target: str, lines: str, length: int) -> bytes:
         If the target contains spaces or unprintable characters.
     """
     if " " in target or not target.isprintable():
-        raise InvalidRequest(f"expected a percent-encoded path, got {target!r}")
+        raise InvalidRequest(f"expected a percent-encoded path, got {without_secrets(target)!r}")
     if length or method != "GET":
         lines = f"{lines}Content-Length: {length}\r\n"
     # Text is sent as UTF-8; surrogates stand for the caller's own bytes.
