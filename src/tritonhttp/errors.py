@@ -139,7 +139,15 @@ class TransportError(InferenceServerException):
 
 
 class ConnectError(TransportError, ConnectionError):
-    """No connection could be made."""
+    """No connection could be made.
+
+    Attributes
+    ----------
+    proxy_status : int or None
+        The status with which a proxy refused a tunnel to the server, such as 407; None: it was something else.
+    """
+
+    proxy_status: int | None = None
 
 
 class ConnectRefused(ConnectError, ConnectionRefusedError):

@@ -8,6 +8,7 @@ import errno
 import gzip
 import logging
 import os
+import pickle
 import select
 import socket
 import ssl
@@ -340,6 +341,33 @@ def test_a_tunnel_is_refused_in_the_proxys_words(serve, guarded, open_client, ca
     assert caught.value.phase == "proxy"
     assert guarded.url.replace(":", " port ") in caught.value.message()
     assert "secret" not in f"{caught.value!r} {caplog.text}"
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_a_proxy_that_asks_for_credentials_is_not_asked_again(guarded, open_client, call, secure, servers):
+    retry = Retry(attempts=3, backoff=0)
+    for options, error in ((secure, ConnectError), ({}, ServerError)):
+        guarded.seen.clear()
+        urls = [f"127.0.0.1:{port}" for port in range(1, servers + 1)]
+        client = open_client(urls if servers > 1 else urls[0], proxy=guarded.url, retry=retry, **options)
+        with pytest.raises(error, match="who are you") as caught:
+            call(client)
+        assert caught.value.attempts == len(guarded.seen) == 1
+        assert getattr(caught.value, "proxy_status", 407) == 407
+        assert pickle.loads(pickle.dumps(caught.value)).__dict__ == caught.value.__dict__
+    again = Retry(attempts=2, backoff=0, on=(407,))
+    with pytest.raises(ConnectError) as caught:
+        open_client("127.0.0.1:1", proxy=guarded.url, retry=again, **secure).get_server_metadata()
+    assert caught.value.attempts == 2
+
+
+def test_a_proxy_that_fails_for_now_is_asked_again(serve, open_client, call, secure):
+    refusal = Sends(answer(b"wait", "503 Wait"), "close")
+    proxy = serve(*[refusal] * 3)
+    client = open_client("127.0.0.1:1", proxy=proxy.url, retry=Retry(attempts=3, backoff=0), **secure)
+    with pytest.raises(ConnectError, match="wait") as caught:
+        call(client)
+    assert (caught.value.attempts, caught.value.proxy_status, proxy.connections) == (3, 503, 3)
 
 
 def test_a_proxy_that_cannot_reach_the_server_is_quoted(proxy, open_client, call, secure, nobody_listens):

@@ -30,7 +30,7 @@ def classify(result: int | BaseException) -> int | Failure | None:
     Returns
     -------
     int, "connect", "lost", "timeout" or None
-        "connect": no byte of the request was sent. "lost": the connection broke during the request. "timeout":
+        "connect": no byte of the request was sent; but for a proxy that asks for credentials, which is 407. "lost": the connection broke during the request. "timeout":
         the connection made no progress for as long as one step may take. None: another try would not help.
     """
     if isinstance(result, int):
@@ -38,7 +38,8 @@ def classify(result: int | BaseException) -> int | Failure | None:
     if isinstance(result, ServerError):
         return int(result.status() or 0)
     if isinstance(result, ConnectError):
-        return "connect"
+        # No other try will have other credentials for the proxy.
+        return 407 if result.proxy_status == 407 else "connect"
     if isinstance(result, ConnectionLost):
         return "lost"
     return "timeout" if isinstance(result, DeadlineExceeded) else None

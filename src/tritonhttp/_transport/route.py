@@ -55,7 +55,9 @@ class Proxy:
         try:
             check(response)
         except InferenceServerException as refusal:
-            raise self.failure(server, refusal, 0, None) from None
+            error = self.failure(server, refusal, 0, None)
+            error.proxy_status = response.status_code
+            raise error from None
 
     def failure(
         self, server: Address, error: Exception, seconds: float, deadline: float | None
