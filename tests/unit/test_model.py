@@ -150,7 +150,8 @@ def test_a_name_that_cannot_be_one_is_refused_at_once() -> None:
     with pytest.raises(InvalidRequest):
         model_of(Client(), "")
     with pytest.raises(InvalidRequest):
-        model_of(Client(), "m", 1)  # type: ignore[arg-type]
+        model_of(Client(), "m", True)  # type: ignore[arg-type]
+    assert model_of(Client(), "m", 1).version == "1"  # type: ignore[arg-type]
 
 
 def test_outputs_are_a_mapping_that_cannot_be_written() -> None:

@@ -319,11 +319,20 @@ def test_a_model_needs_a_name(name: Any) -> None:
         operations.unload_model(name, False)
 
 
-@pytest.mark.parametrize("version", [1, None, 1.0])
+@pytest.mark.parametrize("version", [None, 1.0, True, np.True_, b"1", [1], np.array([1]), {}])
 def test_a_version_must_be_text_in_the_references_words(version: Any) -> None:
+    assert operations.get_model_metadata("m", 1).path == "v2/models/m/versions/1"
     with pytest.raises(InferenceServerException) as caught:
         operations.get_model_metadata("m", version)
-    assert caught.value.message() == "model version must be a string"
+    words = f"model version must be a string or a whole number, got {version!r}"
+    assert caught.value.message() == words
+
+
+@pytest.mark.parametrize("version", [1, np.int64(1), np.uint8(1), np.str_("1")])
+def test_a_version_may_be_a_whole_number(version: Any) -> None:
+    for make in (operations.is_model_ready, operations.get_model_metadata, operations.get_model_config):
+        assert "v2/models/m/versions/1" in make("m", version).path
+    assert operations.get_inference_statistics("m", version).path == "v2/models/m/versions/1/stats"
 
 
 def test_a_name_that_is_no_text_is_refused() -> None:

@@ -709,5 +709,5 @@ def test_arrays_can_be_resized_behind_it(client: Any) -> None:
 
 
 def test_an_unhashable_name_is_refused_in_words(client: Any) -> None:
-    with pytest.raises(InvalidRequest, match="expected a name and a version as str"):
+    with pytest.raises(InvalidRequest, match=r"model_name must be a str, got \['m'\]"):
         encode(client, ["m"], floats("a"))

@@ -12,7 +12,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["integer", "real"]
+__all__ = ["came", "integer", "real"]
+
+
+def came(value: Any) -> str:
+    """Return what a caller gave, for a message that refuses it: its type where that is long."""
+    shown = repr(value)
+    return shown if len(shown) <= 100 else f"{type(value).__name__} {shown[:80]}…"
 
 
 def real(value: Any) -> float | None:

@@ -143,16 +143,14 @@ class Fleet:
         InvalidRequest
             For a URL that is none of them.
         """
-        found: Self | None = None
-        if isinstance(url, str):
-            found = self._servers.get(url) or self._leaving.get(url)
-        if found is not None:
-            return found
+        known: dict[str, Self] = {**self._leaving, **self._servers}
+        if isinstance(url, str) and url in known:
+            return known[url]
         ssl = self._configuration["ssl"]
         key = parse_url(url, ssl).key
         for each in self.servers:
             if each == url or parse_url(each, ssl).key == key:
-                return self._servers.get(each, self)
+                return known.get(each, self)
         raise InvalidRequest(f"{url!r} is none of this client's servers: {', '.join(self.servers)}")
 
     # -- plugins --

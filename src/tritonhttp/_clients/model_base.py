@@ -145,7 +145,7 @@ class ModelBase:
         operations.get_model_metadata(name, version)  # refuses an invalid name
         self._client = client
         self.name = name
-        self.version = version
+        self.version = operations.version_text(version)
         self._signature: Signature | None = None
         #: Whether the model may have changed since its signature was read.
         self._doubtful = False

@@ -61,6 +61,8 @@ class Message(NamedTuple):
 #: What :meth:`Template.opening` takes of a call's own: query, header lines, id, parameters.
 _Own: TypeAlias = "tuple[bytes, bytes, bytes, bytes | None]"
 
+#: What `infer` has by default; another empty text is no other object in CPython, and costs little elsewhere.
+_NO_ID = ""
 #: NamedTuple's own __new__ is a function of Python's.
 _tuple: Any = tuple.__new__
 
@@ -104,7 +106,7 @@ class Encoder:
         form, data, within = form_of(inference)
         try:
             table = self._around_json if within else self.templates
-            return table[inference.model_name, inference.model_version, form], within
+            return table[(*_key(inference), form)], within
         except (KeyError, TypeError):  # not known, or no key
             return self._learn(inference, form, data, within), within
 
@@ -119,7 +121,7 @@ class Encoder:
         template = Template(target, self._template_lines[bool(data)], members, end, size, bool(data))
         if form is not None and all(map(_goes_out_as_it_is, data)):
             table = self._around_json if within else self.templates
-            table.keep((inference.model_name, inference.model_version, form), template)
+            table.keep((*_key(inference), form), template)
         return template
 
     def _pieces(self, inference: Inference, snapshot: bool, own: _Own) -> tuple[Template, list[Buffer]]:
@@ -162,7 +164,7 @@ class Encoder:
     ) -> tuple[dict[str, Any], int]:
         """Return a call's headers, and the size of its body: the caller's, and over them those of the body."""
         own, size = self.describe(operation)
-        headers = dict(operations.mapping(given, "headers")) if given else {}
+        headers = {} if given is None else dict(operations.mapping(given, "headers"))
         if own and headers:
             names = {name.lower() for name, _ in own}
             headers = {name: value for name, value in headers.items() if str(name).lower() not in names}
@@ -190,12 +192,12 @@ class Encoder:
         if type(operation) is Inference:
             query = b""
             given: bytes | None = b""
-            if query_params:
-                query = b"?%b" % operations.query_string(query_params).encode()
-            if headers:
+            if query_params is not None and (text := operations.query_string(query_params)):
+                query = b"?%b" % text.encode()
+            if headers is not None:
                 given = self._given_lines(headers)
             if given is not None:
-                id_json = operation.id_json() if operation.request_id else b""
+                id_json = b"" if operation.request_id is _NO_ID else operation.id_json()
                 parameters = operation.parameters_json()
                 found = compose(
                     self.templates,
@@ -234,12 +236,12 @@ class Encoder:
         refuse_size(length)
         method, content_type = operation.method, operation.content_type
         form = (method, operation.path, operation.headers, content_type, length)
-        plain = not headers and not query_params
+        plain = _is_empty(headers) and _is_empty(query_params)
         known = self._heads.get(form) if plain else None
         if known is None:
             target = f"{self._base_path}/{operation.path}"
-            if query_params:
-                target = f"{target}?{operations.query_string(query_params)}"
+            if query_params is not None and (text := operations.query_string(query_params)):
+                target = f"{target}?{text}"
             if not target.isascii() and target.isprintable():  # a path of the caller's own
                 from urllib.parse import quote
 
@@ -272,6 +274,16 @@ def refuse_framing() -> InvalidRequest:
         "Unsupported HTTP header: 'Transfer-Encoding' is not supported in the Python client library."
         " Use raw HTTP request libraries or the C++ client instead for this header."
     )
+
+
+def _is_empty(given: Any) -> bool:
+    return given is None or (type(given) is dict and not given)
+
+
+def _key(inference: Inference) -> tuple[str, str]:
+    """Return what templates are known by beside the form. As keys, 1, 1.0 and True would be one version."""
+    version = inference.model_version
+    return inference.model_name, version if type(version) is str else operations.version_text(version)
 
 
 def _goes_out_as_it_is(data: Any) -> bool:

@@ -11,18 +11,19 @@ from typing import Any, ClassVar
 import numpy as np
 import orjson
 
+from .._basics.quantities import came, real
 from .._repetition.answer import Repeated
 from .._wire import compression, jsonio
 from .._wire.http1 import Response
-from .._wire.inference import RESERVED_PARAMETERS, RESERVED_PREFIX, whole
+from .._wire.inference import RESERVED_PARAMETERS, RESERVED_PREFIX, flag, text, whole
 from .._wire.requests import Buffer
 from ..errors import InvalidRequest, ServerError
-from .operations import BINARY, JSON, Endpoint, Headers, Operation, Renew, check, model_path
+from .operations import BINARY, JSON, Endpoint, Headers, Operation, Renew, check, model_path, version_text
 from .refusals import placed
 from .result import InferResult
 from .tensors import InferInput, InferRequestedOutput, data_size
 
-__all__ = ["Inference", "body_of", "buffers_of", "fits", "form_of", "forms_json", "refuse_size"]
+__all__ = ["Inference", "body_of", "buffers_of", "explain", "fits", "form_of", "forms_json", "refuse_size"]
 
 #: Triton refuses a body from here on, in bytes, and does not survive twice that: it reads a 32-bit number.
 _MOST = 1 << 31
@@ -92,40 +93,45 @@ class Inference(Operation[InferResult]):
 
     def id_json(self) -> bytes:
         """Return the id as it begins the request's JSON, or nothing."""
-        if not self.request_id:
+        id: Any = self.request_id
+        if type(id) is not str:
+            id = "" if id is None else text(id, "request_id")
+        if not id:
             return b""
-        if not isinstance(self.request_id, str):
-            raise InvalidRequest(f"request_id must be a str, got {self.request_id!r}")
         try:
-            return b'"id":%b,' % orjson.dumps(self.request_id)
+            return b'"id":%b,' % orjson.dumps(id)
         except TypeError:
-            return jsonio.dumps(self.request_id)  # which refuses it
+            return text(id, "request_id").encode()  # which refuses it
 
     def parameters_json(self) -> bytes | None:
         """Return the parameters as they end the request's JSON; None for those of an inference without options."""
-        timeout, given = self.timeout, self.parameters
-        numbered = self.sequence_id not in (0, "")
-        if not (numbered or self.priority or given or timeout is not None) and self.binary:
-            return None
+        timeout, given, priority = self.timeout, self.parameters, self.priority
+        try:
+            numbered = self.sequence_id not in (0, "")
+            if not (numbered or priority or given is not None or timeout is not None) and self.binary:
+                return None
+        except ValueError:  # an array, which is refused below
+            numbered = True
         options: dict[str, Any] = {}
         if numbered:
             number = self.sequence_id
             options["sequence_id"] = jsonio.plain(
                 number if isinstance(number, str) else whole(number, "sequence_id"), "sequence_id"
             )
-            options["sequence_start"] = self.sequence_start
-            options["sequence_end"] = self.sequence_end
-        if self.priority:
-            options["priority"] = whole(self.priority, "priority")
+            options["sequence_start"] = flag(self.sequence_start, "sequence_start")
+            options["sequence_end"] = flag(self.sequence_end, "sequence_end")
+        if priority is not None and (level := whole(priority, "priority")):
+            options["priority"] = level
         if timeout is not None:
             options["timeout"] = whole(timeout, "timeout", " of microseconds (deadline= is in seconds)")
         if self.binary and not self.outputs:
             options["binary_data_output"] = True
-        if given:
+        if given is not None:
             if not isinstance(given, Mapping):
                 raise InvalidRequest(f"parameters must be a mapping, got {type(given).__name__}")
-            for key, value in given.items():
-                if key in RESERVED_PARAMETERS or str(key).startswith(RESERVED_PREFIX):
+            for name, value in given.items():
+                key = text(name, "the name of a parameter")
+                if key in RESERVED_PARAMETERS or key.startswith(RESERVED_PREFIX):
                     raise InvalidRequest(
                         f'Parameter "{key}" is a reserved parameter and cannot be specified.'
                     )
@@ -246,6 +252,13 @@ def forms_json(inference: Inference, apart: bool = False) -> tuple[bytes, bytes]
     inputs, outputs = inference.inputs, inference.outputs
     descriptors = [tensor._descriptor() for tensor in inputs]
     for descriptor in descriptors:
+        text(descriptor["name"], "the name of an input")
+        text(descriptor["datatype"], f"the datatype of input {descriptor['name']!r}")
+        for size in descriptor["shape"]:
+            if real(size) is None:
+                raise InvalidRequest(
+                    f"the shape of input {descriptor['name']!r} must hold whole numbers, got {came(size)}"
+                )
         if len(descriptor) == 3:
             raise InvalidRequest(
                 f"input {descriptor['name']!r} has no data:"
@@ -253,7 +266,9 @@ def forms_json(inference: Inference, apart: bool = False) -> tuple[bytes, bytes]
             )
     members: dict[str, Any] = {"inputs": descriptors}
     if outputs:
-        members["outputs"] = [output._get_tensor() for output in outputs]
+        members["outputs"] = tensors = [output._get_tensor() for output in outputs]
+        for tensor in tensors:
+            text(tensor.get("name"), "the name of an output")
     # Without it the server answers every output as JSON, ten times the size.
     end = b"" if outputs else b',"parameters":{"binary_data_output":true}'
     if not apart:
@@ -262,6 +277,28 @@ def forms_json(inference: Inference, apart: bool = False) -> tuple[bytes, bytes]
         if "data" in descriptor:
             descriptor["data"] = orjson.Fragment(b"\0")  # JSON contains none: it is escaped in strings
     return jsonio.dumps(members)[1:-1].replace(b"%", b"%%").replace(b"\0", b"%b"), end
+
+
+def explain(inference: Inference, error: Exception) -> None:
+    """Raise InvalidRequest for the argument that is to blame for an error, if one is: nothing was sent then.
+
+    Checks on each call would take time, and most values of a wrong type fail somewhere by themselves.
+    """
+    if isinstance(error, InvalidRequest):
+        return
+    version_text(inference.model_version)
+    text(inference.model_name, "model_name")
+    check_tensors(inference)
+    for name, unit in (("sequence_id", ""), ("priority", ""), ("timeout", " of microseconds")):
+        value = getattr(inference, name)
+        if value is not None and not (name == "sequence_id" and isinstance(value, str)):
+            whole(value, name, unit)
+    for name in ("request_compression_algorithm", "response_compression_algorithm"):
+        value = getattr(inference, name)
+        if value is not None and not isinstance(value, str):
+            raise InvalidRequest(f"{name} must be 'gzip', 'deflate' or None, got {came(value)}")
+    inference.id_json()
+    inference.parameters_json()
 
 
 def buffers_of(inputs: Sequence[InferInput], snapshot: bool = False) -> list[Buffer]:
@@ -318,7 +355,7 @@ def form_of(inference: Inference) -> tuple[tuple[Any, ...] | None, list[Any], li
                         raise TypeError  # an input has a form as well
                     # A sub-class may make the JSON object itself.
                     plain = plain and type(output)._get_tensor is InferRequestedOutput._get_tensor
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError, ValueError):
         check_tensors(inference)
         raise
     # Without a form a sub-class may make the data itself.
@@ -334,8 +371,10 @@ def check_tensors(inference: Inference) -> None:
     """Raise an error that says so where inputs or outputs are something else."""
     for given, name, wanted in (
         (inference.inputs, "inputs", InferInput),
-        (inference.outputs or (), "outputs", InferRequestedOutput),
+        (inference.outputs, "outputs", InferRequestedOutput),
     ):
+        if given is None and name == "outputs":
+            continue
         if not isinstance(given, Sequence):
             raise InvalidRequest(
                 f"{name} must be a sequence of {wanted.__name__}, got {type(given).__name__}"

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from .._basics.quantities import came, integer
 from .._wire import inference, jsonio
 from .._wire.http1 import Response
-from .._wire.requests import Buffer
+from .._wire.requests import Buffer, plain_text
 from ..errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerError, TransportError
 from .bodies import plain_body
 from .refusals import check, server_error
@@ -180,12 +181,11 @@ def get_model_metadata(model_name: str, model_version: str) -> Operation[types.M
 
 
 def get_model_config(model_name: str, model_version: str) -> Operation[types.ModelConfig]:
-    # Only here does the reference accept a number as version.
-    return _get(model_path(model_name, str(model_version), "/config"), _object)
+    return _get(model_path(model_name, model_version, "/config"), _object)
 
 
 def get_inference_statistics(model_name: str, model_version: str) -> Operation[types.Statistics]:
-    path = "v2/models/stats" if model_name == "" else model_path(model_name, model_version, "/stats")
+    path = model_path(model_name, model_version, "/stats") if _named(model_name) else "v2/models/stats"
     return _get(path, _object)
 
 
@@ -199,8 +199,8 @@ def get_model_repository_index() -> Operation[list[types.ModelIndexEntry]]:
 def load_model(model_name: str, config: str | None, files: Mapping[str, bytes] | None) -> Operation[None]:
     parameters: dict[str, str] = {}
     if config is not None:
-        parameters["config"] = _text(config, "config", "that holds JSON")
-    if files:
+        parameters["config"] = inference.text(_text(config, "config", "that holds JSON"), "config")
+    if files is not None and mapping(files, "files"):
         from base64 import b64encode
 
         if config is None:
@@ -210,19 +210,20 @@ def load_model(model_name: str, config: str | None, files: Mapping[str, bytes] |
                 raise InvalidRequest(f"a path in files must begin with 'file:', got {path!r}")
             if not isinstance(content, (bytes, bytearray, memoryview)):
                 raise InvalidRequest(f"files[{path!r}] must be bytes, got {type(content).__name__}")
-            parameters[path] = b64encode(content).decode("ascii")
+            parameters[inference.text(path, "a path in files")] = b64encode(content).decode("ascii")
     return _control(model_name, "load", parameters)
 
 
 def unload_model(model_name: str, unload_dependents: bool) -> Operation[None]:
-    return _control(model_name, "unload", {"unload_dependents": unload_dependents})
+    dependents = inference.flag(unload_dependents, "unload_dependents")
+    return _control(model_name, "unload", {"unload_dependents": dependents})
 
 
 def _control(model_name: str, action: str, parameters: Mapping[str, Any]) -> Operation[None]:
     body = {"parameters": parameters} if parameters else {}
     # The reference says "Loaded" after both.
     done = f"Loaded model '{model_name}'"
-    return _post(f"v2/repository/models/{_quoted(model_name)}/{action}", body, check, done=done)
+    return _post(f"v2/repository/models/{_quoted(model_name, 'model_name')}/{action}", body, check, done=done)
 
 
 # -- trace and log settings -------------------------------------------------------------------------
@@ -254,7 +255,8 @@ def get_shared_memory_status(kind: str, region_name: str) -> Operation[Any]:
 
 
 def register_system_shared_memory(name: str, key: str, byte_size: int, offset: int) -> Operation[None]:
-    return _register("system", name, {"key": _text(key, "key")}, offset=offset, byte_size=byte_size)
+    key = inference.text(_text(key, "key"), "key")
+    return _register("system", name, {"key": key}, offset=offset, byte_size=byte_size)
 
 
 def register_cuda_shared_memory(
@@ -282,8 +284,8 @@ def _register(kind: str, name: str, body: dict[str, Any], **numbers: int) -> Ope
 
 
 def unregister_shared_memory(kind: str, name: str) -> Operation[None]:
-    what = f"{kind} shared memory with name '{name}'" if name else f"all {kind} shared memory regions"
     path = f"{_regions(kind, name)}/unregister"
+    what = f"{kind} shared memory with name '{name}'" if name else f"all {kind} shared memory regions"
     return Endpoint("POST", path, check, anywhere=False, done=f"Unregistered {what}")
 
 
@@ -380,15 +382,17 @@ def _checked(response: Response) -> Response:
 def _generation(
     inputs: Mapping[str, Any], parameters: Mapping[str, Any] | None, request_id: str
 ) -> tuple[Buffer, ...]:
-    body: dict[str, Any] = {"id": request_id} if request_id else {}
+    id = inference.text("" if request_id is None else request_id, "request_id")
+    body: dict[str, Any] = {"id": id} if id else {}
     for name, value in mapping(inputs, "inputs").items():
         if not isinstance(name, str) or name in ("id", "parameters"):
             raise InvalidRequest(
                 f"{name!r} cannot be the name of an input: expected a str beside 'id' and 'parameters'"
             )
         if value is not None:
-            body[name] = jsonio.plain(value, f"input {name!r}", text=True)
-    if parameters:
+            named = inference.text(name, "the name of an input")
+            body[named] = jsonio.plain(value, f"input {name!r}", text=True)
+    if parameters is not None and mapping(parameters, "parameters"):
         body["parameters"] = _plain(parameters, "parameters")
     return (jsonio.dumps(body),)
 
@@ -402,18 +406,25 @@ def query_string(parameters: Mapping[str, Any]) -> str:
     Raises
     ------
     InvalidRequest
-        For a value with CR, LF or NUL.
+        For a value that has no text form, or contains CR, LF, NUL or a lone surrogate.
     """
     pairs: list[str] = []
     for name, value in mapping(parameters, "query_params").items():
         for item in value if isinstance(value, (list, tuple)) else (value,):
-            pair = f"{name!s}={item!s}"
+            key, text = plain_text(name), "None" if item is None else plain_text(item)
+            if key is None or text is None:
+                raise InvalidRequest(
+                    f"query parameter {came(name)} must be text or a number, or a list of such,"
+                    f" got {type(item).__name__}"
+                )
+            pair = f"{key}={text}"
             if not _UNQUOTED.fullmatch(pair):
                 from urllib.parse import quote_plus
 
                 if re.search(r"[\r\n\0]", pair):
                     raise InvalidRequest(f"query parameter {name!r} must be text without CR, LF or NUL")
-                pair = f"{quote_plus(str(name))}={quote_plus(str(item))}"
+                key, text = (quote_plus(each.encode("utf-8", "surrogateescape")) for each in (key, text))
+                pair = f"{key}={text}"
             pairs.append(pair)
     return "&".join(pairs)
 
@@ -433,6 +444,14 @@ def _text(given: Any, name: str, form: str = "") -> str:
             " ".join(filter(None, (f"{name} must be a str", form))) + f", got {type(given).__name__}"
         )
     return found
+
+
+def _plain(given: Any, name: str) -> dict[str, Any]:
+    """Return a caller's mapping, ready for JSON."""
+    return {
+        inference.text(key, f"a name in {name}"): jsonio.plain(value, f"{name}[{key!r}]", text=True)
+        for key, value in mapping(given, name).items()
+    }
 
 
 def _plain(given: Any, name: str) -> dict[str, Any]:
@@ -486,40 +505,50 @@ _object: Callable[[Response], Any] = partial(_json, kind=dict, name="object")
 _list: Callable[[Response], Any] = partial(_json, kind=list, name="list")
 
 
-def _quoted(name: str) -> str:
-    if not isinstance(name, str) or name in ("", ".", ".."):
-        raise InvalidRequest(f"expected a name that a path may hold, got {name!r}")
+def _quoted(name: str, what: str) -> str:
+    if inference.text(name, what) in ("", ".", ".."):
+        raise InvalidRequest(f"{what} must be a name that a path may hold, got {name!r}")
     from urllib.parse import quote  # imported here because it takes a good part of this library's import time
 
-    try:
-        return quote(name, safe="")
-    except UnicodeEncodeError as error:
-        raise InvalidRequest(f"name {name!r} is not valid text: {error}") from error
+    return quote(name, safe="")
 
 
-def model_path(name: str, version: str, tail: str = "") -> str:
+def _named(name: str, what: str = "model_name") -> bool:
+    """Return whether a name is given where "" stands for all. What is no name must not stand for all."""
+    return inference.text(name, what) != ""
+
+
+def version_text(version: Any) -> str:
+    """Return a model's version as the path has it; the reference accepts a whole number for some methods."""
+    number = None if isinstance(version, str) else integer(version)
+    if number is None and not isinstance(version, str):
+        raise InvalidRequest(f"model version must be a string or a whole number, got {came(version)}")
+    return version if number is None else str(number)
+
+
+def model_path(name: str, version: str | int, tail: str = "") -> str:
+    # Before the cache, for which 1, 1.0 and True are one key.
+    version = version if type(version) is str else version_text(version)
     try:
         return _model_path(name, version, tail)
     except TypeError:  # unhashable, so no str
-        raise InvalidRequest(f"expected a name and a version as str, got {name!r} and {version!r}") from None
+        return _quoted(name, "model_name")  # which refuses it
 
 
 @lru_cache(maxsize=1024)
 def _model_path(name: str, version: str, tail: str) -> str:
-    if not isinstance(version, str):
-        raise InvalidRequest("model version must be a string")
-    versions = f"/versions/{_quoted(version)}" if version else ""
-    return f"v2/models/{_quoted(name)}{versions}{tail}"
+    versions = f"/versions/{_quoted(version, 'model_version')}" if version else ""
+    return f"v2/models/{_quoted(name, 'model_name')}{versions}{tail}"
 
 
 def _trace(model_name: str | None) -> str:
-    return model_path(model_name, "", "/trace/setting") if model_name else "v2/trace/setting"
+    named = model_name is not None and _named(model_name)
+    return model_path(str(model_name), "", "/trace/setting") if named else "v2/trace/setting"
 
 
 def _regions(kind: str, name: str) -> str:
-    # None names no region, and must not mean all of them.
-    return f"v2/{kind}sharedmemory" if name == "" else _region(kind, name)
+    return _region(kind, name) if _named(name, "name") else f"v2/{kind}sharedmemory"
 
 
 def _region(kind: str, name: str) -> str:
-    return f"v2/{kind}sharedmemory/region/{_quoted(name)}"
+    return f"v2/{kind}sharedmemory/region/{_quoted(name, 'name')}"

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import orjson
 from numpy import ndarray
 
+from .._basics.quantities import came
 from .._wire import bytes_tensor, dtypes, inference, jsonio
 from .._wire.requests import COALESCE, Buffer
 from ..errors import InvalidRequest
@@ -158,18 +159,27 @@ class InferInput:
             input_tensor = np.asarray(input_tensor if filled is None else filled())
         dtype, shape = input_tensor.dtype, input_tensor.shape
         datatype = dtypes.BY_DTYPE.get(dtype) or dtypes.np_to_triton_dtype(dtype)
-        if datatype != self._datatype:
+        try:
+            if datatype != self._datatype:
+                raise self._refusal(
+                    f"got unexpected datatype {datatype} from numpy array, expected {self._datatype}."
+                    f"{_BF16_ADVICE if self._datatype == 'BF16' else ''}",
+                    f" The array for input {self._name!r} has dtype {dtype}.{_unknown(self._datatype)}",
+                )
+            if shape != tuple(self._shape):
+                raise self._refusal(
+                    f"got unexpected numpy array shape [{str(shape)[1:-1]}],"
+                    f" expected [{str(self.shape())[1:-1]}]",
+                    f" for input {self._name!r}",
+                )
+        except ValueError as error:
+            if isinstance(error, InvalidRequest):
+                raise
+            # An array in place of a size or a name has no truth value.
             raise self._refusal(
-                f"got unexpected datatype {datatype} from numpy array, expected {self._datatype}."
-                f"{_BF16_ADVICE if self._datatype == 'BF16' else ''}",
-                f" The array for input {self._name!r} has dtype {dtype}.{_unknown(self._datatype)}",
-            )
-        if shape != tuple(self._shape):
-            raise self._refusal(
-                f"got unexpected numpy array shape [{str(shape)[1:-1]}],"
-                f" expected [{str(self.shape())[1:-1]}]",
-                f" for input {self._name!r}",
-            )
+                "a shape must hold whole numbers, and a datatype is a str",
+                f", got {came(self._shape)} and {came(self._datatype)} for input {self._name!r}",
+            ) from None
         json = None
         if not binary_data:
             json = self._as_json(input_tensor)
@@ -335,9 +345,10 @@ class InferRequestedOutput:
     """
 
     def __init__(self, name: str, binary_data: bool = True, class_count: int = 0) -> None:
-        classes = inference.whole(class_count, "class_count") if class_count else 0
+        classes = 0 if class_count is None else inference.whole(class_count, "class_count")
+        binary = binary_data if type(binary_data) is bool else inference.flag(binary_data, "binary_data")
         #: All that the JSON object depends on: name, binary_data, class_count, and the region if there is one.
-        self._form: tuple[str, bool, int, _Region | None] = name, bool(binary_data), classes, None
+        self._form: tuple[str, bool, int, _Region | None] = name, binary, classes, None
 
     def name(self) -> str:
         """Return the output's name."""
@@ -436,6 +447,7 @@ def _check_place(place: Any) -> None:
 def _region(name: str, byte_size: int, offset: int) -> _Region:
     if not isinstance(name, str):
         raise InvalidRequest(f"region_name must be the name of a registered region, got {name!r}")
+    inference.text(name, "region_name")
     size = inference.whole(byte_size, "byte_size")
     region = ("shared_memory_region", name), ("shared_memory_byte_size", size)
     return (*region, ("shared_memory_offset", inference.whole(offset, "offset"))) if offset else region

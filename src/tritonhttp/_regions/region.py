@@ -19,6 +19,7 @@ from .._protocol.operations import Operation
 from .._protocol.refusals import shares_nothing
 from .._wire import bytes_tensor
 from .._wire.dtypes import np_to_triton_dtype
+from .._wire.inference import text
 from ..errors import ConnectError, InferenceServerException, ServerError
 from ..utils import shared_memory as helpers
 from . import names
@@ -86,6 +87,8 @@ class Region:
             raise helpers.SharedMemoryException(
                 "expected the region's byte_size, or the key of one to attach to"
             )
+        if key is not None:
+            text(key, "key")
         self._owner = os.getpid()
         #: The name under which the server knows the region.
         self.name = names.claim(self)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._basics.quantities import integer
+from .._basics.quantities import came, integer
 from ..errors import InvalidRequest, ProtocolError, ServerError
 from . import bytes_tensor, dtypes, jsonio
 from .requests import Buffer
@@ -26,7 +26,9 @@ __all__ = [
     "Layout",
     "decode_response",
     "error_message",
+    "flag",
     "numeric_size",
+    "text",
     "whole",
 ]
 
@@ -51,8 +53,26 @@ def whole(value: Any, name: str, unit: str = "") -> int:
     """
     number = integer(value)
     if number is None or number < 0:
-        raise InvalidRequest(f"{name} must be a whole number{unit}, 0 or more; got {value!r}")
+        raise InvalidRequest(f"{name} must be a whole number{unit}, 0 or more; got {came(value)}")
     return number
+
+
+def text(value: Any, name: str) -> str:
+    """Return a caller's text as a plain str, or refuse anything else, and text that UTF-8 cannot represent."""
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{name} must be a str, got {came(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{name} {came(value)} is not valid text: {error}") from None
+    return str(value)
+
+
+def flag(value: Any, name: str) -> bool:
+    """Return a truth value of any type as a bool, 0 and 1 included, or refuse anything else."""
+    if isinstance(value, (bool, np.bool_)) or integer(value) in (0, 1):
+        return bool(value)
+    raise InvalidRequest(f"{name} must be True or False, got {came(value)}")
 
 
 #: The most bytes in outputs that share one array: one of them keeps all of it alive.

@@ -47,7 +47,13 @@ def plain(value: Any, where: str, *, text: bool = False) -> Any:
     """
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or isinstance(value, (str, bool)):
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"{where} is not valid text, and JSON has no form for it: {error}") from None
+        return value
+    if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
         return value if _INT64_MIN <= value <= _UINT64_MAX else orjson.Fragment(str(int(value)))
@@ -56,7 +62,7 @@ def plain(value: Any, where: str, *, text: bool = False) -> Any:
     if isinstance(value, np.ndarray):
         return plain(value.tolist(), where, text=text)
     if isinstance(value, dict):
-        return {str(key): plain(item, f"{where}[{key!r}]", text=text) for key, item in value.items()}
+        return {_key(key, where): plain(item, f"{where}[{key!r}]", text=text) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item, where, text=text) for item in value]
     if text and isinstance(value, (bytes, bytearray, memoryview)):
@@ -67,6 +73,13 @@ def plain(value: Any, where: str, *, text: bool = False) -> Any:
                 f"{where} has bytes that are not UTF-8, and JSON has no form for them"
             ) from error
     raise InvalidRequest(f"{where} is a {type(value).__name__}, which JSON has no form for")
+
+
+def _key(key: Any, where: str) -> str:
+    """Return a key as JSON has it: a number becomes text, as the standard module has it."""
+    if isinstance(key, (str, int, float)) and not isinstance(key, bool):
+        return str(plain(str(key), f"a key of {where}"))
+    raise InvalidRequest(f"a key of {where} must be a str, got {key!r}")
 
 
 def dump_array(array: npt.NDArray[Any]) -> bytes:

@@ -17,6 +17,7 @@ __all__ = [
     "header_line",
     "host_of",
     "is_token",
+    "plain_text",
     "without_expectation",
 ]
 
@@ -29,6 +30,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _HOST = re.compile(rb"(?i)\r\nhost: ?([^\r]*)")
 _FORBIDDEN = re.compile(r"[\r\n\0]")
 _EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def is_token(name: object) -> bool:
@@ -42,19 +44,40 @@ def header_line(name: str, value: object) -> str:
     Raises
     ------
     InvalidRequest
-        If the name is not a token, or the value is None or contains CR, LF or NUL.
+        If the name is not a token, or the value has no text form, or contains CR, LF, NUL or a lone surrogate.
+    """
+    if not is_token(name):
+        shown = (
+            repr(name) if not isinstance(name, str) or ":" not in name else f"'{name.partition(':')[0]}:…'"
+        )
+        raise InvalidRequest(f"header name {shown} is not a token of HTTP")
+    text = plain_text(value)
+    if text is None or _FORBIDDEN.search(text):
+        # The message omits the value, which may be a credential.
+        raise InvalidRequest(
+            f"the value of header {name!r} must be text without CR, LF or NUL, or a number,"
+            f" got {type(value).__name__}"
+        )
+    return f"{name}: {text}\r\n"
+
+
+def plain_text(value: object) -> str | None:
+    """Return a caller's value as text, or None for a value that has no obvious text.
+
+    Bytes that are not UTF-8 become surrogates. Text of its own has none: nobody knows which bytes they mean.
     """
     if isinstance(value, (list, tuple)):
         return "".join(header_line(name, each) for each in value)
     if isinstance(value, bytes):
-        value = value.decode("utf-8", "surrogateescape")
+        return value.decode("utf-8", "surrogateescape")
+    kind = type(value)
+    # Containers, arrays, functions, and objects that have only an address to show.
+    if value is None or callable(value) or (hasattr(kind, "__iter__") and not isinstance(value, str)):
+        return None
+    if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
+        return None
     text = str(value)
-    if not is_token(name):
-        raise InvalidRequest(f"header name {name!r} is not a token of HTTP")
-    if value is None or _FORBIDDEN.search(text):
-        # The message omits the value, which may be a credential.
-        raise InvalidRequest(f"the value of header {name!r} must be text without CR, LF or NUL")
-    return f"{name}: {text}\r\n"
+    return None if _SURROGATE.search(text) else text
 
 
 def encode_head(method: str, target: str, lines: str, length: int) -> bytes:

@@ -86,7 +86,9 @@ def test_the_model_version_is_asked_for(client, floats):
     with pytest.raises(tritonhttp.ServerError, match="version 9 is not found"):
         client.infer("identity_fp32", [floats], model_version="9")
     with pytest.raises(tritonhttp.InvalidRequest, match="model version must be a string"):
-        client.infer("identity_fp32", [floats], model_version=1)
+        client.infer("identity_fp32", [floats], model_version=True)
+    for version in (1, "1", np.int64(1)):
+        assert client.infer("identity_fp32", [floats], version).get_response()["model_version"] == "1"
 
 
 # -- sequences

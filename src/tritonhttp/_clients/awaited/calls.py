@@ -18,7 +18,7 @@ from ..._calls.turns import Turn, Turns
 from ..._protocol import operations
 from ..._protocol.bodies import Unpacked
 from ..._protocol.encoder import Message
-from ..._protocol.inference import Inference
+from ..._protocol.inference import Inference, explain
 from ..._protocol.operations import Endpoint, Operation
 from ..._protocol.result import InferResult
 from ..._protocol.tensors import InferInput, InferRequestedOutput
@@ -568,14 +568,18 @@ class Calls(ClientBase):
             self._verbose,
         )
         until = self._until(deadline)
-        if (  # `_branches` without a call of it
-            self._sharing is not None
-            or sequence_id
-            or request_compression_algorithm
-            or response_compression_algorithm
-        ):
-            return await self._branch(inference, headers, query_params, until)
-        return await self._carry_out(inference, headers, query_params, until)
+        try:
+            if (  # `_branches` without a call of it
+                self._sharing is not None
+                or sequence_id
+                or request_compression_algorithm
+                or response_compression_algorithm
+            ):
+                return await self._branch(inference, headers, query_params, until)
+            return await self._carry_out(inference, headers, query_params, until)
+        except (TypeError, ValueError) as error:
+            explain(inference, error)
+            raise
 
     async def _branch(
         self, inference: Inference, headers: Headers, query_params: QueryParams, until: Moment | None
@@ -728,9 +732,14 @@ class Calls(ClientBase):
         """Carry an operation out, whatever it is."""
         until = self._until(deadline)
         perform: Any = self._carry_out
-        if isinstance(operation, Inference) and self._branches(operation):
-            perform = self._branch
-        outcome: T = await perform(operation, headers, query_params, until)
+        try:
+            if isinstance(operation, Inference) and self._branches(operation):
+                perform = self._branch
+            outcome: T = await perform(operation, headers, query_params, until)
+        except (TypeError, ValueError) as error:
+            if isinstance(operation, Inference):
+                explain(operation, error)
+            raise
         return outcome
 
     async def _carry_out(

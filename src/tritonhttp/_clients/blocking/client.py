@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..._calls.turns import Turn, Turns
 from ..._protocol.encoder import Message
-from ..._protocol.inference import Inference
-from ..._protocol.operations import Operation
+from ..._protocol.inference import Inference, explain
+from ..._protocol.operations import Operation, mapping
 from ..._protocol.result import InferResult
 from ..._protocol.tensors import InferInput, InferRequestedOutput
 from ..._transport.blocking import BlockingTransport
@@ -297,7 +297,11 @@ class InferenceServerClient(Calls):
             self._binary is not False,
             self._verbose,
         )
-        return self._start(inference, headers, query_params, self._until(deadline), copy=copy)
+        try:
+            return self._start(inference, headers, query_params, self._until(deadline), copy=copy)
+        except (TypeError, ValueError) as error:
+            explain(inference, error)
+            raise
 
     def _start(
         self,
@@ -318,8 +322,8 @@ class InferenceServerClient(Calls):
             flow = self._flow(inference, snapshot=copy)
             if inference.sequence is not None:
                 turn = Turn(self._turns, inference.sequence[:2])
-            given = dict(headers) if headers else None
-            query = dict(query_params) if query_params else None
+            given = None if headers is None else dict(mapping(headers, "headers"))
+            query = None if query_params is None else dict(mapping(query_params, "query_params"))
             task = partial(self._drive_in_turn, turn, flow, given, query, until, place)
         else:
             message = self._encoder.encode(inference, headers, query_params, snapshot=copy)
