@@ -104,9 +104,10 @@ class Encoder:
         if found is not None:
             return found[0], []
         form, data, within = form_of(inference)
+        key = *_key(inference), form
+        table = self._around_json if within else self.templates
         try:
-            table = self._around_json if within else self.templates
-            return table[(*_key(inference), form)], within
+            return table[key], within
         except (KeyError, TypeError):  # not known, or no key
             return self._learn(inference, form, data, within), within
 
