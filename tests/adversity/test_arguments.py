@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tritonhttp import InferInput, InferRequestedOutput, InvalidRequest
+from tritonhttp import InferenceServerClient, InferInput, InferRequestedOutput, InvalidRequest
 
 from ..clients import tensor
 from .servers import HEALTHY
@@ -257,11 +257,9 @@ def test_an_argument_of_another_type_is_refused_by_name(serve, open_client, what
 @pytest.mark.parametrize(
     "what", [name for name, (call, *_) in REFUSED.items() if "infer" in call.__code__.co_names]
 )
-def test_async_infer_refuses_the_same(serve, open_client, client_kind, what):
-    if client_kind != "blocking":
-        pytest.skip("the asyncio client has no async_infer")
+def test_async_infer_refuses_the_same(serve, what):
     server = serve()
-    client = open_client(server.url)
+    client = InferenceServerClient(server.url)
 
     class Other:
         def infer(self, *args, **options):
@@ -272,6 +270,7 @@ def test_async_infer_refuses_the_same(serve, open_client, client_kind, what):
         with pytest.raises(InvalidRequest) as caught:
             call(Other(), value)
         assert name in caught.value.message(), value
+    client.close()
     assert server.requests == []
 
 
