@@ -454,12 +454,6 @@ def _plain(given: Any, name: str) -> dict[str, Any]:
     }
 
 
-def _plain(given: Any, name: str) -> dict[str, Any]:
-    """Return a caller's mapping, ready for JSON."""
-    found: dict[str, Any] = jsonio.plain(dict(mapping(given, name)), name, text=True)
-    return found
-
-
 def _get(path: str, decode: Callable[[Response], T], anywhere: bool = True) -> Operation[T]:
     return Endpoint("GET", path, decode, idempotent=True, anywhere=anywhere)
 

@@ -51,6 +51,8 @@ def header_line(name: str, value: object) -> str:
             repr(name) if not isinstance(name, str) or ":" not in name else f"'{name.partition(':')[0]}:…'"
         )
         raise InvalidRequest(f"header name {shown} is not a token of HTTP")
+    if isinstance(value, (list, tuple)):
+        return "".join(header_line(name, each) for each in value)
     text = plain_text(value)
     if text is None or _FORBIDDEN.search(text):
         # The message omits the value, which may be a credential.
@@ -66,8 +68,6 @@ def plain_text(value: object) -> str | None:
 
     Bytes that are not UTF-8 become surrogates. Text of its own has none: nobody knows which bytes they mean.
     """
-    if isinstance(value, (list, tuple)):
-        return "".join(header_line(name, each) for each in value)
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     kind = type(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._basics.log import masked
+from .._basics.redaction import masked
 from .._clients.awaited import client
 from .._clients.awaited.aiohttp_forms import Answer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._basics.log import masked
+from .._basics.redaction import masked
 from .._clients.blocking import client
 from .._wire.http1 import Response
 
