@@ -28,9 +28,25 @@ NO_NAMES = [
     len,
     LONE,
 ]
+#: As text of a body, UTF-8 may be bytes.
+NO_TEXTS = [b"\xff" if isinstance(name, bytes) else name for name in NO_NAMES]
 NO_VERSIONS = [None, True, np.True_, 1.0, b"1", ["1"], [], np.array([1]), np.array(1.5), LONE]
 NO_FLAGS = [None, "yes", "", 2, 1.0, b"", [], [True], np.array([True, False]), object()]
-NO_HEADERS = [None, [], ["a"], {"a": 1}, {"a"}, DATA, object(), len, "a\0", "a\r\nb", "a\n", LONE, "a\udc80"]
+NO_HEADERS = [
+    None,
+    [None],
+    [LONE],
+    {"a": 1},
+    {"a"},
+    DATA,
+    object(),
+    len,
+    "a\0",
+    "a\r\nb",
+    "a\n",
+    LONE,
+    "a\udc80",
+]
 NO_MAPPINGS = [5, 0, "a=1", "", b"a", ["a"], [], DATA, np.array([]), object()]
 KEYS = [5, None, True, b"a", ("a",), LONE]
 
@@ -108,7 +124,7 @@ REFUSED = {
     "parameters, a value": (
         lambda c, v: infer(c, parameters={"own": v}),
         "'own'",
-        [b"a", {1}, len, LONE, [LONE]],
+        [b"\xff", {1}, len, LONE, [LONE]],
     ),
     "an input's name": (lambda c, v: infer(c, tensor(v, DATA)), "name of an input", [*NO_NAMES, None]),
     "an input's name, JSON": (
@@ -175,7 +191,7 @@ REFUSED = {
     "get_trace_settings": (lambda c, v: c.get_trace_settings(v), "model_name", NO_NAMES),
     "update_trace_settings": (lambda c, v: c.update_trace_settings(v, {"a": 1}), "model_name", NO_NAMES),
     "wait_until_ready": (lambda c, v: c.wait_until_ready(1, v), "model_name", NO_NAMES),
-    "load_model, config": (lambda c, v: c.load_model("m", config=v), "config", NO_NAMES),
+    "load_model, config": (lambda c, v: c.load_model("m", config=v), "config", NO_TEXTS),
     "load_model, files": (lambda c, v: c.load_model("m", config="{}", files=v), "files", NO_MAPPINGS),
     "load_model, a path": (
         lambda c, v: c.load_model("m", config="{}", files={v: b""}),
@@ -194,7 +210,7 @@ REFUSED = {
     ),
     "settings": (lambda c, v: c.update_log_settings(v), "settings", [*NO_MAPPINGS, None]),
     "settings, a name": (lambda c, v: c.update_log_settings({v: 1}), "name in settings", KEYS),
-    "settings, a value": (lambda c, v: c.update_log_settings({"own": v}), "'own'", [b"a", {1}, len, LONE]),
+    "settings, a value": (lambda c, v: c.update_log_settings({"own": v}), "'own'", [b"\xff", {1}, len, LONE]),
     **{
         method: (lambda c, v, method=method: getattr(c, method)(v), "name", [*NO_NAMES, None])
         for kind in ("system", "cuda")
@@ -205,7 +221,7 @@ REFUSED = {
         "name",
         [*NO_NAMES, None, ""],
     ),
-    "register, key": (lambda c, v: c.register_system_shared_memory("n", v, 8), "key", [*NO_NAMES, None]),
+    "register, key": (lambda c, v: c.register_system_shared_memory("n", v, 8), "key", [*NO_TEXTS, None]),
     "register, byte_size": (
         lambda c, v: c.register_system_shared_memory("n", "/k", v),
         "byte_size",
