@@ -62,6 +62,39 @@ def test_a_field_changes_the_request_or_is_declared_not_to(name: str) -> None:
     assert changed == (name not in UNSENT)
 
 
+#: Values that Python takes for equal, and the server does not.
+ALIKE: list[dict[str, Any]] = [
+    {},
+    *({"a": value} for value in (1, 1.0, True, "1", 2)),
+    {"b": 1},
+    {"a": 1, "b": 1},
+]
+
+
+@pytest.mark.parametrize("where", ["input", "output", "placed input", "text", "json"])
+def test_the_parameters_of_a_tensor_change_the_request_every_time(where: str) -> None:
+    def inference(given: dict[str, Any]) -> Inference:
+        tensor, output = InferInput.from_numpy("x", ARRAY), InferRequestedOutput("y")
+        if where == "text":
+            tensor = InferInput.from_numpy("x", ["a"])
+        elif where == "json":
+            tensor = InferInput.from_numpy("x", ARRAY, binary_data=False)
+        elif where == "placed input":
+            tensor.set_shared_memory("r", 12)
+        (output if where == "output" else tensor).set_parameters(given)
+        return Inference("m", [tensor], outputs=[output])
+
+    with InferenceServerClient("host:1") as client:
+
+        def request(given: dict[str, Any]) -> bytes:
+            return b"".join(client._encoder.encode(inference(given), None, None).buffers)
+
+        alone = [b"".join(body_of(inference(given))[0]) for given in ALIKE]
+        assert len(set(alone)) == len(ALIKE)
+        for _ in range(2):  # the second time from what is remembered
+            assert [request(given).partition(b"\r\n\r\n")[2] for given in ALIKE] == alone
+
+
 def test_nothing_is_declared_that_is_no_field() -> None:
     assert {each.name for each in fields(Inference)} >= UNSENT
 

@@ -8,6 +8,7 @@ import gc
 import gzip
 import json
 import pickle
+import re
 import unittest.mock
 import zlib
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from tritonhttp import (
     ServerError,
     np_to_triton_dtype,
 )
+from tritonhttp._wire.inference import RESERVED_TENSOR_PARAMETERS
+from tritonhttp.as_tritonclient import infer_input as as_tritonclient
 
 DUPLICATES: dict[str, Callable[[Any], Any]] = {
     "pickle": lambda value: pickle.loads(pickle.dumps(value)),
@@ -450,6 +453,139 @@ def test_an_output_survives_being_copied(duplicate: Callable[[Any], Any]) -> Non
     assert duplicate(output)._get_tensor() == output._get_tensor()
 
 
+# -- parameters of one tensor -----------------------------------------------------------------------
+
+GIVEN = {"content_type": "np", "count": 1, "share": 1.5, "flag": True}
+
+#: Ways to give an input its data, and what stands beside its own parameters.
+FILLED: dict[str, tuple[Callable[[InferInput], Any], dict[str, Any]]] = {
+    "binary": (lambda x: x.set_data_from_numpy(np.zeros(2, np.float32)), {"binary_data_size": 8}),
+    "bytes": (lambda x: x.set_data_from_numpy(np.array([b"a", b""], object)), {"binary_data_size": 9}),
+    "json": (lambda x: x.set_data_from_numpy(np.zeros(2, np.float32), False), {}),
+    "region": (
+        lambda x: x.set_shared_memory("r", 8),
+        {"shared_memory_region": "r", "shared_memory_byte_size": 8},
+    ),
+}
+
+
+def filled(way: str, kind: type[InferInput] = InferInput) -> InferInput:
+    tensor = kind("x", [2], "BYTES" if way == "bytes" else "FP32")
+    FILLED[way][0](tensor)
+    return tensor
+
+
+def sent(tensor: InferInput) -> dict[str, Any]:
+    """Return the parameters of an input as they are sent."""
+    (described,) = body_of(tensor)[0]["inputs"]
+    found: dict[str, Any] = described.get("parameters", {})
+    return found
+
+
+@pytest.mark.parametrize("kind", [InferInput, as_tritonclient.InferInput])
+@pytest.mark.parametrize("way", FILLED)
+def test_an_inputs_own_parameters_stand_beside_those_of_its_data(way: str, kind: type[InferInput]) -> None:
+    fill, others = FILLED[way]
+    tensor = filled(way, kind)
+    plain = tensor._form
+    assert sent(tensor) == others
+    assert tensor.set_parameters(GIVEN) is tensor
+    assert sent(tensor) == {**others, **GIVEN}
+    assert tensor.parameters() == GIVEN
+    assert tensor._get_tensor()["parameters"] == {**others, **GIVEN}
+    before = tensor._form
+    fill(tensor)  # again: they stay
+    assert sent(tensor) == {**others, **GIVEN}
+    assert tensor._form == before
+    assert (before == plain) == (way == "json"), "a form without them would stand for another request"
+    assert sent(tensor.set_parameters({"other": 2})) == {**others, "other": 2}
+    assert sent(tensor.set_parameters({})) == others
+    assert tensor._form == plain
+    assert tensor.parameters() == {}
+
+
+@pytest.mark.parametrize("way", FILLED)
+@pytest.mark.parametrize("duplicate", [*DUPLICATES.values(), copy.copy], ids=[*DUPLICATES, "copy"])
+def test_parameters_survive_being_copied(way: str, duplicate: Callable[[Any], Any]) -> None:
+    tensor = filled(way).set_parameters(GIVEN)
+    other = duplicate(tensor)
+    assert sent(other) == sent(tensor) == {**FILLED[way][1], **GIVEN}
+    other.set_parameters({"other": 2})
+    assert tensor.parameters() == GIVEN
+    output = InferRequestedOutput("y").set_parameters(GIVEN)
+    assert duplicate(output).parameters() == GIVEN
+
+
+def test_the_callers_parameters_are_not_kept() -> None:
+    given = dict(GIVEN)
+    tensor = filled("binary").set_parameters(given)
+    given["more"] = 1
+    tensor.parameters()["more"] = 1
+    assert tensor.parameters() == GIVEN
+
+
+def test_parameters_before_the_data_and_a_shape_of_the_callers() -> None:
+    shape = [2]
+    tensor = as_tritonclient.InferInput("x", shape, "FP32").set_parameters({"a": 1})
+    assert tensor._get_tensor() == {"name": "x", "shape": [2], "datatype": "FP32"}
+    with pytest.raises(InvalidRequest, match="has no data"):
+        body_of(tensor)
+    tensor.set_data_from_numpy(np.zeros(2, np.float32))
+    shape[0] = 1
+    tensor.set_parameters({"b": 2})
+    shape[0] = 2
+    assert sent(tensor) == {"binary_data_size": 8, "b": 2}
+    assert tensor._form is None or b"b" in tensor._form[-1]
+
+
+def test_an_outputs_own_parameters_stand_beside_what_is_asked_for() -> None:
+    output = InferRequestedOutput("y", class_count=2)
+    assert output.set_parameters(GIVEN) is output
+    assert output._get_tensor()["parameters"] == {"classification": 2, "binary_data": True, **GIVEN}
+    assert output.parameters() == GIVEN
+    placed = InferRequestedOutput("y").set_parameters(GIVEN)
+    placed.set_shared_memory("r", 8)
+    region = {"shared_memory_region": "r", "shared_memory_byte_size": 8}
+    assert placed._get_tensor()["parameters"] == {"binary_data": False, **region, **GIVEN}
+    placed.unset_shared_memory()
+    assert placed._get_tensor()["parameters"] == {"binary_data": True, **GIVEN}
+    assert placed.set_parameters({})._form == InferRequestedOutput("y")._form
+
+
+@pytest.mark.parametrize("make", [lambda: filled("binary"), lambda: InferRequestedOutput("x")])
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ([("a", 1)], "must be a mapping, got list"),
+        (None, "must be a mapping, got NoneType"),
+        ({1: 1}, "name of a parameter must be a str, got 1"),
+        ({"a": None}, "'a' must be a str, a bool, an int"),
+        ({"a": [1]}, "'a' must be a str, a bool, an int"),
+        ({"a": {"b": 1}}, "'a' must be a str, a bool, an int"),
+        ({"a": float("nan")}, "'a' must be a str, a bool, an int"),
+        ({"a": float("-inf")}, "'a' must be a str, a bool, an int"),
+        ({"a": 2**64}, "'a' must be a str, a bool, an int"),
+        ({"a": b"x"}, "'a' is a bytes"),
+        ({"a": "\ud800"}, "cannot be written as JSON"),
+        *(({name: 1}, f"{name!r} is reserved") for name in RESERVED_TENSOR_PARAMETERS),
+    ],
+)
+def test_other_parameters_are_refused_and_change_nothing(make: Any, wrong: Any, words: str) -> None:
+    tensor = make().set_parameters(GIVEN)
+    form = tensor._form
+    with pytest.raises(InvalidRequest, match=re.escape(words)):
+        tensor.set_parameters(wrong)
+    assert tensor.parameters() == GIVEN
+    assert tensor._form == form
+
+
+def test_numbers_of_numpys_are_parameters() -> None:
+    given = {"a": np.int8(-3), "b": np.float32(0.5), "c": np.bool_(True), "d": np.str_("x"), "e": 2**64 - 1}
+    tensor = filled("binary").set_parameters(given)
+    assert tensor.parameters() == {"a": -3, "b": 0.5, "c": True, "d": "x", "e": 2**64 - 1}
+    assert tensor.parameters()["c"] is True
+
+
 # -- InferResult ------------------------------------------------------------------------------------
 
 HEAD = json.dumps(
@@ -795,3 +931,20 @@ def test_arrays_are_copied_and_converted_when_asked_for() -> None:
     assert result["s"].tolist() == [b"a", b"bc"]
     with pytest.raises(InvalidRequest, match="output 's' is no array of float64"):
         result.as_numpy("s", dtype=np.float64)
+
+
+@pytest.mark.parametrize(
+    ("member", "expected"),
+    [("", {}), (', "parameters": null', {}), (', "parameters": {"a": [1]}', {"a": [1]})],
+)
+def test_the_parameters_of_a_result(member: str, expected: dict[str, Any]) -> None:
+    result = InferResult.from_response_body(f'{{"outputs": []{member}}}'.encode())
+    assert result.parameters == expected
+    result.parameters["more"] = 1
+    assert result.parameters == expected
+
+
+def test_parameters_that_are_no_object_are_refused() -> None:
+    result = InferResult.from_response_body(b'{"outputs": [], "parameters": [1]}')
+    with pytest.raises(ProtocolError, match="parameters to be an object, got list"):
+        _ = result.parameters

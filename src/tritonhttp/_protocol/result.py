@@ -223,6 +223,16 @@ class InferResult:
         """The response's headers, names in lower case; empty if pickled, or from another library's response."""
         return dict(self._headers)
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The response's own parameters, such as those of a sequence; those of an output are in `get_output`."""
+        found = self.get_response().get("parameters")
+        if found is not None and not isinstance(found, dict):
+            raise ProtocolError(
+                f"the response of infer: expected parameters to be an object, got {type(found).__name__}"
+            )
+        return dict(found or {})
+
     def __contains__(self, name: object) -> bool:
         return name in self._layout.outputs
 

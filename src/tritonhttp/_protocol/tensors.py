@@ -7,7 +7,7 @@ JSON and BYTES data are encoded when they are set.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,8 @@ class InferInput:
     _binary: npt.NDArray[Any] | bytes | bytearray | None = None
     _json: bytes | None = None
     _region: _Region | None = None
+    #: The caller's parameters, as a JSON object.
+    _own: bytes = b""
     #: All that the JSON object depends on, the shape third; None where it contains data, or the shape was changed.
     _form: tuple[Any, ...] | None = None
 
@@ -186,10 +188,12 @@ class InferInput:
             self._binary = self._form = None
         elif datatype == "BYTES":
             data = self._binary = bytes_tensor.encode(input_tensor)
-            self._form = self._name, datatype, shape, len(data)
+            form = self._name, datatype, shape, len(data)
+            self._form = (*form, self._own) if self._own else form
         else:
             self._binary = input_tensor.copy() if copy else input_tensor
-            self._form = self._name, dtype, shape
+            numeric = self._name, dtype, shape
+            self._form = (*numeric, self._own) if self._own else numeric
         if self._json is not json or self._region is not None:
             self._json, self._region = json, None
         return self
@@ -216,7 +220,8 @@ class InferInput:
         shape = tuple(self._shape)
         # 8.0 equals 8 as a key, but its JSON differs.
         plain = all(type(size) is int for size in shape)
-        self._form = (self._name, self._datatype, shape, self._region) if plain else None
+        own = (self._own,) if self._own else ()
+        self._form = (self._name, self._datatype, shape, self._region, *own) if plain else None
         return self
 
     def set_shared_memory_region(self, place: RegionSlice) -> Self:
@@ -235,6 +240,35 @@ class InferInput:
                 f" {place.datatype} of shape {list(place.shape or ())}"
             )
         return self.set_shared_memory(place.region.name, place.byte_size, place.offset)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the input's own parameters, as :meth:`set_parameters` set them."""
+        return orjson.loads(self._own) if self._own else {}
+
+    def set_parameters(self, parameters: Mapping[str, str | bool | int | float]) -> Self:
+        """Set the input's own parameters in place of earlier ones, and return the input.
+
+        Parameters
+        ----------
+        parameters : mapping of str to str, bool, int or float
+            For the server or the model; an empty mapping removes them. Triton takes them and ignores them;
+            MLServer reads ``content_type``, for example.
+
+        Raises
+        ------
+        InvalidRequest
+            For another kind of value, and for the names that this class itself sends, such as
+            ``binary_data_size``.
+        """
+        own = inference.tensor_parameters(parameters, f"input {self._name!r}")
+        form = self._form
+        if form is not None:
+            form = form[:-1] if self._own else form
+            form = (*form, own) if own else form
+        self._form = None  # an interrupt must not leave a form beside parameters that it lacks
+        self._own = own
+        self._form = form
+        return self
 
     @staticmethod
     def _refusal(words: str, more: str) -> InvalidRequest:
@@ -264,7 +298,7 @@ class InferInput:
     @property
     def _form_around_json(self) -> tuple[Any, ...] | None:
         """All that the JSON object depends on beside the data in it; None where it contains none."""
-        return None if self._json is None else (self._name, self._datatype, self._shape)
+        return None if self._json is None else (self._name, self._datatype, self._shape, self._own)
 
     def _buffer(self, snapshot: bool = False) -> Buffer | None:
         """Return the binary data as they are sent, or None without any; with `snapshot` as a copy."""
@@ -292,6 +326,8 @@ class InferInput:
             tensor["parameters"] = dict(self._region)
         elif self._json is not None:
             tensor["data"] = orjson.Fragment(self._json)
+        if self._own and len(tensor) > 3:  # an input without data is refused
+            tensor["parameters"] = {**tensor.get("parameters", {}), **orjson.loads(self._own)}
         return tensor
 
     def _get_binary_data(self) -> bytes | None:
@@ -347,8 +383,9 @@ class InferRequestedOutput:
     def __init__(self, name: str, binary_data: bool = True, class_count: int = 0) -> None:
         classes = 0 if class_count is None else inference.whole(class_count, "class_count")
         binary = binary_data if type(binary_data) is bool else inference.flag(binary_data, "binary_data")
-        #: All that the JSON object depends on: name, binary_data, class_count, and the region if there is one.
-        self._form: tuple[str, bool, int, _Region | None] = name, binary, classes, None
+        #: All that the JSON object depends on: name, binary_data, class_count, the region if there is one, and the
+        #: caller's parameters as a JSON object.
+        self._form: tuple[str, bool, int, _Region | None, bytes] = name, binary, classes, None, b""
 
     def name(self) -> str:
         """Return the output's name."""
@@ -371,10 +408,10 @@ class InferRequestedOutput:
         InvalidRequest
             If classes are requested; for a size or an offset that is not a whole number.
         """
-        name, binary, class_count, _ = self._form
+        name, binary, class_count, _, own = self._form
         if class_count:
             raise InvalidRequest("shared memory can't be set on classification output")
-        self._form = name, binary, 0, _region(region_name, byte_size, offset)
+        self._form = name, binary, 0, _region(region_name, byte_size, offset), own
 
     def set_shared_memory_region(self, place: RegionSlice) -> None:
         """Place the output in a slice that ``region.reserve()`` returned.
@@ -389,20 +426,42 @@ class InferRequestedOutput:
 
     def unset_shared_memory(self) -> None:
         """Return the output in the response again."""
-        self._form = *self._form[:3], None
+        self._form = *self._form[:3], None, self._form[4]
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the output's own parameters, as :meth:`set_parameters` set them."""
+        return orjson.loads(self._form[4]) if self._form[4] else {}
+
+    def set_parameters(self, parameters: Mapping[str, str | bool | int | float]) -> Self:
+        """Set the output's own parameters in place of earlier ones, and return the output.
+
+        Parameters
+        ----------
+        parameters : mapping of str to str, bool, int or float
+            As for :meth:`InferInput.set_parameters`.
+
+        Raises
+        ------
+        InvalidRequest
+            For another kind of value, and for the names that this class itself sends, such as ``binary_data``.
+        """
+        self._form = *self._form[:4], inference.tensor_parameters(parameters, f"output {self._form[0]!r}")
+        return self
 
     def _get_tensor(self) -> dict[str, Any]:
         """Return the output's JSON object as a dict."""
-        name, binary, class_count, region = self._form
+        name, binary, class_count, region, own = self._form
         # The reference's order: bodies are the same, byte for byte.
         parameters: dict[str, Any] = {"classification": class_count} if class_count else {}
         parameters["binary_data"] = binary and region is None
         if region is not None:
             parameters.update(region)
+        if own:
+            parameters.update(orjson.loads(own))
         return {"name": name, "parameters": parameters}
 
     def __repr__(self) -> str:
-        name, binary, class_count, _ = self._form
+        name, binary, class_count, *_ = self._form
         return f"InferRequestedOutput({name!r}, {binary}, {class_count})"
 
 

@@ -157,6 +157,7 @@ class _Call:
             array = data if isinstance(data, np.ndarray) else np.frombuffer(data or b"", np.uint8)
             _contents.put(array, lease.buffer, offset)
             placed = InferInput(tensor._name, tensor._shape, tensor._datatype)
+            placed._own = tensor._own
             placed_inputs[index] = placed.set_shared_memory(lease.block.name, data_size(tensor), offset)
             offset += size
         self._lease, self._placed_inputs, self._tainted = lease, placed_inputs, False
@@ -304,7 +305,7 @@ class _Call:
         large = {
             index: aligned(sizes[each.name()])
             for index, each in enumerate(outputs)
-            if each._form == (each.name(), True, 0, None)
+            if each._form[:4] == (each.name(), True, 0, None)
             and sizes.get(each.name(), 0) >= self._sharing.threshold
         }
         if not large:
@@ -336,6 +337,7 @@ class _Places:
         for index, size in large.items():
             name = outputs[index].name()
             placed = self.outputs[index] = InferRequestedOutput(name)
+            placed.set_parameters(outputs[index].parameters())
             placed.set_shared_memory(lease.block.name, size, offset)
             self.by_name[name] = offset, size
             offset += size

@@ -23,11 +23,13 @@ from .requests import Buffer
 __all__ = [
     "RESERVED_PARAMETERS",
     "RESERVED_PREFIX",
+    "RESERVED_TENSOR_PARAMETERS",
     "Layout",
     "decode_response",
     "error_message",
     "flag",
     "numeric_size",
+    "tensor_parameters",
     "text",
     "whole",
 ]
@@ -44,6 +46,15 @@ RESERVED_PARAMETERS = (
     "binary_data_output",
 )
 RESERVED_PREFIX = "triton_"
+#: Parameters of a tensor that its own methods stand for.
+RESERVED_TENSOR_PARAMETERS = (
+    "binary_data",
+    "binary_data_size",
+    "classification",
+    "shared_memory_byte_size",
+    "shared_memory_offset",
+    "shared_memory_region",
+)
 
 
 def whole(value: Any, name: str, unit: str = "") -> int:
@@ -73,6 +84,35 @@ def flag(value: Any, name: str) -> bool:
     if isinstance(value, (bool, np.bool_)) or integer(value) in (0, 1):
         return bool(value)
     raise InvalidRequest(f"{name} must be True or False, got {came(value)}")
+
+
+def tensor_parameters(given: Mapping[str, Any], what: str) -> bytes:
+    """Return a caller's parameters of one tensor as a JSON object; nothing where there are none.
+
+    The protocol has strings, numbers and booleans here. As text 1, 1.0 and True differ, which are equal as keys.
+
+    Raises
+    ------
+    InvalidRequest
+        For a reserved name, and for any other value; the message begins with `what`.
+    """
+    if not isinstance(given, Mapping):
+        raise InvalidRequest(f"{what}: parameters must be a mapping, got {type(given).__name__}")
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        name = text(name, f"{what}: the name of a parameter")
+        if name in RESERVED_TENSOR_PARAMETERS:
+            raise InvalidRequest(
+                f"{what}: parameter {name!r} is reserved: the tensor's own arguments and methods set it"
+            )
+        plain = jsonio.plain(value, f"{what}: parameter {name!r}")
+        if not isinstance(plain, (str, bool, int, float)):
+            raise InvalidRequest(
+                f"{what}: parameter {name!r} must be a str, a bool, an int of 64 bits or a finite float,"
+                f" got {value!r:.100}"
+            )
+        found[name] = plain
+    return jsonio.dumps(found) if found else b""
 
 
 #: The most bytes in outputs that share one array: one of them keeps all of it alive.

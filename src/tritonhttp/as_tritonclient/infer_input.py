@@ -79,7 +79,7 @@ class InferInput(tensors.InferInput):
     @property
     def _form_around_json(self) -> tuple[Any, ...] | None:
         unchanged = self._json is not None and not self._is_changed()
-        return (self._name, self._datatype, tuple(self._shape)) if unchanged else None
+        return (self._name, self._datatype, tuple(self._shape), self._own) if unchanged else None
 
     def _buffer(self, snapshot: bool = False) -> Buffer | None:
         return self._get_binary_data() if self._is_changed() else super()._buffer(snapshot)

@@ -118,6 +118,20 @@ def test_results_are_the_same_bit_for_bit(auto, plain, datatype):
             assert bool(placed(result)) == (size > 0 and turn >= 2 and datatype != "BYTES")
 
 
+def test_parameters_of_tensors_go_with_them_to_shared_memory(make_auto, gateway, open_client):
+    auto = open_client(gateway.url, shared_memory="auto", shared_memory_threshold=1)
+    given = [tensor("INPUT0", RANDOM.random(100, np.float32)).set_parameters({"a": 1})]
+    outputs = [InferRequestedOutput("OUTPUT0").set_parameters({"b": True})]
+    for _ in range(4):
+        result = auto.infer("identity_fp32", given, outputs=outputs)
+    assert placed(result)
+    sent = json.loads([seen for seen in gateway.seen if seen.path.endswith("/infer")][-1].body)
+    for each, own in ((sent["inputs"][0], {"a": 1}), (sent["outputs"][0], {"b": True})):
+        assert own.items() <= each["parameters"].items()
+        assert "shared_memory_region" in each["parameters"]
+    auto.close()
+
+
 @pytest.mark.parametrize("form", ["strided", "fortran", "big-endian", "read-only", "subclass"])
 def test_every_memory_layout_of_an_input_arrives(auto, plain, form):
     array = RANDOM.integers(-(1 << 31), 1 << 31, (64, 16)).astype(np.int32)
