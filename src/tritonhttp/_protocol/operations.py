@@ -192,8 +192,10 @@ def get_inference_statistics(model_name: str, model_version: str) -> Operation[t
 # -- model repository -------------------------------------------------------------------------------
 
 
-def get_model_repository_index() -> Operation[list[types.ModelIndexEntry]]:
-    return _post("v2/repository/index", {}, _list, idempotent=True, anywhere=True)
+def get_model_repository_index(ready: bool = False) -> Operation[list[types.ModelIndexEntry]]:
+    return _post(
+        "v2/repository/index", {"ready": True} if ready else {}, _list, idempotent=True, anywhere=True
+    )
 
 
 def load_model(model_name: str, config: str | None, files: Mapping[str, bytes] | None) -> Operation[None]:

@@ -116,3 +116,15 @@ def test_overrides_without_their_other_half_are_refused_before_sending(watched, 
     with pytest.raises(tritonhttp.InvalidRequest, match=match):
         watched.load_model("identity_fp32", **options)
     assert gateway.seen == []
+
+
+def test_the_index_may_be_of_the_ready_models_alone(client):
+    client.unload_model("identity_uint16")
+    try:
+        wait_until(lambda: not client.is_model_ready("identity_uint16"))
+        ready = client.get_model_repository_index(ready=True)
+        assert {each["state"] for each in ready} == {"READY"}
+        every = {each["name"] for each in client.get_model_repository_index()}
+        assert every - {each["name"] for each in ready} == {"identity_uint16"}
+    finally:
+        client.load_model("identity_uint16")

@@ -210,10 +210,15 @@ class Calls(ClientBase):
     # -- model repository --
 
     async def get_model_repository_index(
-        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
+        self,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        ready: bool = False,
+        deadline: Deadline = UNSET,
     ) -> list[types.ModelIndexEntry]:
-        """Return the models of the repository: a list of name, version, state and reason."""
-        return await self._run(operations.get_model_repository_index(), headers, query_params, deadline)
+        """Return the models of the repository, or with `ready` the ready ones: name, version, state and reason."""
+        return await self._run(operations.get_model_repository_index(ready), headers, query_params, deadline)
 
     async def load_model(
         self,
