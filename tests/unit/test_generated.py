@@ -83,14 +83,14 @@ def test_a_changed_result_is_noticed_and_written_again(tool: dict[str, Any], tmp
 def test_a_new_option_of_infer_reaches_async_infer(tool: dict[str, Any], tmp_path: Path) -> None:
     copied(tool, tmp_path)
     source = tmp_path / "awaited" / "calls.py"
-    text = source.read_text("utf-8")
+    before_infer, start, text = source.read_text("utf-8").partition("    async def infer(\n")
     for before, more in (
         ("        *,\n        idempotent: bool | None = None,\n", "        colour: str = '',\n"),
         ("            idempotent,\n", "            colour,\n"),
     ):
-        assert text.count(before) == 1
-        text = text.replace(before, before + more)
-    source.write_text(text, "utf-8")
+        assert before in text
+        text = text.replace(before, before + more, 1)
+    source.write_text(before_infer + start + text, "utf-8")
     changed = tool["shared"](tmp_path)
     assert changed.count("        colour: str = '',\n") == 1
     assert changed.count("            colour,\n") == 1

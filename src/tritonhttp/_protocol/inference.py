@@ -13,7 +13,7 @@ import orjson
 
 from .._basics.quantities import came, real
 from .._repetition.answer import Repeated
-from .._wire import compression, jsonio
+from .._wire import compression, dtypes, jsonio
 from .._wire.http1 import Response
 from .._wire.inference import RESERVED_PARAMETERS, RESERVED_PREFIX, flag, text, whole
 from .._wire.requests import Buffer
@@ -32,6 +32,7 @@ _MOST_TEXT = 1 << 26
 #: Room for the JSON that describes the tensors.
 _HEAD = 1 << 16
 
+_JSON_SIZE = "Inference-Header-Content-Length"
 #: Fields that say nothing to the server.
 UNSENT = frozenset({"idempotent", "verbose", "renew"})
 
@@ -157,7 +158,13 @@ class Inference(Operation[InferResult]):
 
     def written(self, snapshot: bool = False) -> Endpoint[InferResult]:
         """Return the operation with its body written; with `snapshot` that holds none of the caller's memory."""
-        body, headers = body_of(self, snapshot)
+        return self._endpoint(*body_of(self, snapshot))
+
+    def raw(self, data: Any) -> Endpoint[InferResult]:
+        """Return the operation whose whole body is the data of the model's only input."""
+        return self._endpoint((_raw(data),), ((_JSON_SIZE, "0"),))
+
+    def _endpoint(self, body: tuple[Buffer, ...], headers: Headers) -> Endpoint[InferResult]:
         content_type = BINARY if headers else JSON
         codings: Headers = ()
         coding, wanted = self.request_compression_algorithm, self.response_compression_algorithm
@@ -317,8 +324,25 @@ def body_of(inference: Inference, snapshot: bool = False) -> tuple[tuple[Buffer,
     own = inference.parameters_json()
     json = b"{%b%b%b}" % (inference.id_json(), members, end if own is None else own)
     tensors = buffers_of(inference.inputs, snapshot)
-    size = (("Inference-Header-Content-Length", str(len(json))),) if tensors else ()
+    size = ((_JSON_SIZE, str(len(json))),) if tensors else ()
     return (json, *tensors), size
+
+
+def _raw(data: Any) -> Buffer:
+    """Return the bytes of a raw request: an array's elements as the server reads them, or a buffer as it is."""
+    kind = type(data).__name__
+    if isinstance(data, (np.ndarray, np.generic)):
+        if dtypes.np_to_triton_dtype(data.dtype) not in (None, "BYTES"):
+            return InferInput.from_numpy("data", data)._buffer() or b""
+        kind = f"an array of {data.dtype}"
+    else:
+        try:
+            view = memoryview(data)
+            if "O" not in view.format:  # those are addresses
+                return view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
+        except (NotImplementedError, TypeError, ValueError):  # no buffer, or one of no simple elements
+            pass
+    raise InvalidRequest(f"data must be bytes or an array of numbers, got {kind}; text goes as text.encode()")
 
 
 def form_of(inference: Inference) -> tuple[tuple[Any, ...] | None, list[Any], list[bytes]]:

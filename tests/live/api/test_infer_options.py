@@ -1,6 +1,7 @@
 """Arguments of `infer` beside the tensors: outputs, classes, sequences, queueing, parameters, compression."""
 
 import itertools
+import json
 import threading
 import time
 
@@ -233,6 +234,140 @@ def test_a_parameter_that_json_has_no_form_for_is_refused_before_sending(watched
     with pytest.raises(tritonhttp.InvalidRequest, match=f"'own'.*{type(value).__name__}"):
         watched.infer("identity_fp32", [floats], parameters={"own": value})
     assert gateway.seen == []
+
+
+@pytest.mark.parametrize("way", ["binary", "json"])
+def test_parameters_of_tensors_go_out_and_triton_takes_them(watched, gateway, way):
+    given = {"content_type": "np", "count": 1, "share": 0.5, "flag": True}
+    inputs = [tensor("INPUT0", FLOATS, binary_data=way == "binary").set_parameters(given)]
+    outputs = [InferRequestedOutput("OUTPUT0").set_parameters({"kind": "x"})]
+    for _ in range(2):  # the second time from what is remembered
+        result = watched.infer("identity_fp32", inputs, outputs=outputs)
+        np.testing.assert_array_equal(result.as_numpy("OUTPUT0"), FLOATS)
+        seen = gateway.seen[-1]
+        sent = json.loads(seen.body[: int(seen.get("Inference-Header-Content-Length") or len(seen.body))])
+        found = dict(sent["inputs"][0]["parameters"])
+        assert found.pop("binary_data_size", None) == (12 if way == "binary" else None)
+        assert found == given
+        assert sent["outputs"][0]["parameters"] == {"binary_data": True, "kind": "x"}
+    watched.infer("identity_fp32", [inputs[0].set_parameters({"count": True})])
+    assert b'"count":true' in gateway.seen[-1].body
+
+
+def test_a_result_without_parameters_has_none(client, floats):
+    assert client.infer("identity_fp32", [floats]).parameters == {}
+
+
+# -- raw requests
+
+
+IDENTITY = b"""
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        found = [pb_utils.get_input_tensor_by_name(each, "IN").as_numpy() for each in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", each)]) for each in found]
+"""
+
+
+@pytest.fixture
+def identity(client):
+    """Load a model that returns its input, of this datatype, batch size and shape; unload it afterwards."""
+    name = "raw_identity"
+
+    def load(datatype, max_batch_size, *dims):
+        described = {"data_type": f"TYPE_{datatype}", "dims": dims}
+        config = {
+            "backend": "python",
+            "max_batch_size": max_batch_size,
+            "input": [{"name": "IN", **described}],
+            "output": [{"name": "OUT", **described}],
+        }
+        client.load_model(name, config=json.dumps(config), files={"file:1/model.py": IDENTITY})
+        return name
+
+    yield load
+    client.unload_model(name)
+
+
+@pytest.mark.parametrize("given", [FLOATS, FLOATS.tobytes(), FLOATS.astype(">f4"), FLOATS[:0], b""])
+def test_a_raw_request_is_the_only_input(client, given):
+    result = client.infer_raw("identity_fp32", given)
+    assert result["OUTPUT0"].tolist() == ([*FLOATS] if len(given) else [])
+    assert result["OUTPUT0"].dtype == np.float32
+
+
+def test_a_large_raw_request_comes_back(client):
+    array = np.random.default_rng(5).random(1 << 20, np.float32)
+    np.testing.assert_array_equal(client.infer_raw("identity_fp32", array, "1")["OUTPUT0"], array)
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_a_raw_request_may_be_compressed_both_ways(watched, gateway, algorithm):
+    array = np.zeros(5000, np.float32)
+    result = watched.infer_raw(
+        "identity_fp32",
+        array,
+        headers={"X-Own": "1"},
+        query_params={"a": 1},
+        request_compression_algorithm=algorithm,
+        response_compression_algorithm=algorithm,
+    )
+    np.testing.assert_array_equal(result["OUTPUT0"], array)
+    assert result.headers["content-encoding"] == algorithm
+    seen = gateway.seen[-1]
+    assert (seen.get("X-Own"), seen.query, seen.get("Content-Encoding")) == ("1", [("a", "1")], algorithm)
+    assert len(seen.body) < 1000
+
+
+def test_a_raw_request_with_a_batch_is_one_item(client, identity):
+    image = np.random.default_rng(2).random(64, np.float32)
+    result = client.infer_raw("digits", image)
+    np.testing.assert_array_equal(
+        result["SCORES"], client.infer("digits", [tensor("IMAGE", image[np.newaxis])])["SCORES"]
+    )
+    with pytest.raises(tritonhttp.ServerError, match="Expected 256, got 512"):
+        client.infer_raw("digits", np.zeros((2, 64), np.float32))
+    assert client.infer_raw(identity("FP32", 4, -1), FLOATS)["OUT"].shape == (1, 3)
+
+
+def test_one_dimension_of_a_raw_request_may_be_of_any_size(client, identity):
+    array = np.arange(6, dtype=np.float32)
+    assert client.infer_raw(identity("FP32", 0, -1, 2), array)["OUT"].shape == (3, 2)
+    with pytest.raises(tritonhttp.ServerError, match="more than one variable-sized dimension"):
+        client.infer_raw(identity("FP32", 0, -1, -1), array)
+
+
+@pytest.mark.parametrize("max_batch_size", [0, 4])
+def test_raw_bytes_are_the_one_element_of_a_string(client, identity, max_batch_size):
+    name = identity("STRING", max_batch_size, 1)
+    for given in (b"as \0 they \xff are", b"", bytearray(b"x" * 100_000)):
+        assert client.infer_raw(name, given)["OUT"].ravel().tolist() == [bytes(given)]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("identity_bytes", r"must have input shape \[1\]"),
+        ("add_sub", "must only have 1 input"),
+        ("repeat", "use generate_stream"),
+        ("no_such_model", "unknown model"),
+    ],
+)
+def test_other_models_refuse_a_raw_request(client, model, words):
+    with pytest.raises(tritonhttp.ServerError, match=words):
+        client.infer_raw(model, b"\0\0\0\0")
+
+
+def test_a_raw_request_is_repeated_as_any_other(open_client, gateway):
+    client = open_client(gateway.url, retry=tritonhttp.Retry(attempts=2, backoff=0))
+    gateway.refusals = [503]
+    assert client.infer_raw("identity_fp32", FLOATS, idempotent=True).attempts == 2
+    gateway.refusals = [503]
+    with pytest.raises(tritonhttp.ServerError) as caught:
+        client.infer_raw("identity_fp32", FLOATS, idempotent=False)
+    assert (caught.value.status(), caught.value.attempts) == ("503", 1)
 
 
 # -- compression

@@ -38,6 +38,7 @@ from .drive import drive
 from .side import as_answer, finish_plugin, mark, pause, plain
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from typing_extensions import Self
 
     from ... import types
@@ -582,6 +583,59 @@ class Calls(ClientBase):
         except (TypeError, ValueError) as error:
             explain(inference, error)
             raise
+
+    def infer_raw(
+        self,
+        model_name: str,
+        data: Buffer | npt.NDArray[Any],
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        request_compression_algorithm: str | None = None,
+        response_compression_algorithm: str | None = None,
+        *,
+        idempotent: bool | None = None,
+        deadline: Deadline = UNSET,
+    ) -> InferResult:
+        """Run a model of one input on its bytes alone, without JSON: Triton's raw binary request.
+
+        The server knows datatype and shape from the model's configuration. So the model must have one input, and
+        its shape at most one dimension of any size, which follows from the size of the data. With batches they
+        are one item. BYTES must be of shape [1]: the data are its one element, as they are. All outputs come back,
+        as binary. What only JSON carries cannot be said: outputs, a request id, a sequence, priority, timeout and
+        parameters. The data do not go through shared memory.
+
+        Parameters
+        ----------
+        model_name : str
+            The model.
+        data : bytes-like or numpy.ndarray
+            The elements in C order, little-endian; an array of numbers is sent so in any order. Not copied above
+            64 KiB if it lies in memory as it is sent.
+        model_version : str
+            The version; empty: the server chooses.
+        headers, query_params, deadline
+            See the class.
+        request_compression_algorithm, response_compression_algorithm, idempotent
+            As for :meth:`infer`.
+
+        Raises
+        ------
+        InvalidRequest
+            For data that are neither, such as a str or an object array.
+        ServerError
+            Also with the size that the server expected.
+        """
+        inference = Inference(
+            model_name,
+            (),
+            model_version,
+            request_compression_algorithm=request_compression_algorithm,
+            response_compression_algorithm=response_compression_algorithm,
+            idempotent=idempotent,
+            verbose=self._verbose,
+        )
+        return self._run(inference.raw(data), headers, query_params, deadline)
 
     def _branch(
         self, inference: Inference, headers: Headers, query_params: QueryParams, until: Moment | None
