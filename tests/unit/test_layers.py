@@ -39,6 +39,7 @@ ROOMS = {
     "tritonhttp._names": 8,
     "tritonhttp.aio": 8,
     "tritonhttp.base": 8,
+    "tritonhttp.metrics": 8,
     "tritonhttp.model": 8,
     "tritonhttp.regions": 8,
     "tritonhttp.stream": 8,

@@ -6,8 +6,10 @@ import gzip
 import json
 import time
 import zlib
+from array import array
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -77,6 +79,12 @@ ENDPOINTS: dict[str, tuple[Operation[Any], str, Any, bool]] = {
         operations.get_inference_statistics("m", "2"),
         "GET v2/models/m/versions/2/stats",
         None,
+        True,
+    ),
+    "get_model_repository_index, ready": (
+        operations.get_model_repository_index(True),
+        "POST v2/repository/index",
+        {"ready": True},
         True,
     ),
     "get_model_repository_index": (
@@ -206,6 +214,22 @@ def test_an_endpoint_sends(operation: Operation[Any], line: str, body: Any, idem
     else:
         assert json.loads(b"".join(operation.body)) == body
         assert operation.content_type == JSON
+
+
+def test_metrics_are_text() -> None:
+    operation = operations.metrics("metrics")
+    assert (operation.method, operation.path, operation.idempotent) == ("GET", "metrics", True)
+    assert operation.headers == (("Accept", "text/plain"),)
+    assert operation.decode(answer(b"a 1\n")).find("a")[0].value == 1
+    packed = answer(gzip.compress(b"a 1\n"), content_encoding="gzip")
+    assert operation.decode(packed).text == "a 1\n"
+    with pytest.raises(ProtocolError, match="the metrics: expected UTF-8"):
+        operation.decode(answer(b"\xff 1"))
+    with pytest.raises(ProtocolError, match="line 1 of the metrics"):
+        operation.decode(answer({"name": "triton"}))
+    with pytest.raises(ServerError, match="gone") as caught:
+        operation.decode(answer({"error": "gone"}, 404))
+    assert caught.value.status() == "404"
 
 
 def test_sizes_of_regions_are_whole_numbers() -> None:
@@ -751,3 +775,79 @@ def test_iterators_are_refused_and_leave_no_head_behind() -> None:
             body(*given)
     assert b"iterated" in body(inputs())
     assert b"OUT" in body({"x": inputs()[0]}.values(), tuple(outputs))
+
+
+# -- raw requests -----------------------------------------------------------------------------------
+
+NUMBERS = np.arange(6, dtype=np.float32).reshape(2, 3)
+RAW = {
+    "bytes": (b"abc", b"abc"),
+    "bytearray": (bytearray(b"abc"), b"abc"),
+    "nothing": (b"", b""),
+    "no elements": (np.zeros((0, 3), np.float32), b""),
+    "a view": (memoryview(NUMBERS), NUMBERS.tobytes()),
+    "a view with gaps": (memoryview(NUMBERS)[::2], NUMBERS[::2].tobytes()),
+    "array.array": (array("h", [1, -1]), b"\1\0\xff\xff"),
+    "an array": (NUMBERS, NUMBERS.tobytes()),
+    "big-endian": (NUMBERS.astype(">f4"), NUMBERS.tobytes()),
+    "in Fortran's order": (np.asfortranarray(NUMBERS), NUMBERS.tobytes()),
+    "a scalar": (np.int16(-1), b"\xff\xff"),
+    "masked": (np.ma.array([1, 2], np.int8, mask=[0, 1], fill_value=9), b"\1\x09"),
+    "bfloat16": (ml_dtypes.bfloat16(1), b"\x80\x3f"),
+}
+
+
+@pytest.mark.parametrize(("given", "body"), RAW.values(), ids=RAW)
+def test_a_raw_request_is_the_data_alone(given: Any, body: bytes) -> None:
+    operation = Inference("m", (), "2", idempotent=True).raw(given)
+    assert (operation.method, operation.path, operation.idempotent) == (
+        "POST",
+        "v2/models/m/versions/2/infer",
+        True,
+    )
+    assert operation.headers == (("Inference-Header-Content-Length", "0"),)
+    assert operation.content_type == "application/octet-stream"
+    assert sum(map(len, operation.body)) == len(body)
+    assert b"".join(operation.body) == body
+
+
+def test_a_large_raw_request_is_not_copied() -> None:
+    large = np.zeros(1 << 15, np.int32)
+    for given in (large, memoryview(large), large.data):
+        (body,) = Inference("m", ()).raw(given).body
+        assert np.shares_memory(np.frombuffer(body, np.int32), large)
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_a_raw_request_may_be_compressed(algorithm: str) -> None:
+    inference = Inference(
+        "m", (), request_compression_algorithm=algorithm, response_compression_algorithm=algorithm
+    )
+    operation = inference.raw(NUMBERS)
+    unpack = {"gzip": gzip.decompress, "deflate": zlib.decompress}[algorithm]
+    assert unpack(b"".join(operation.body)) == NUMBERS.tobytes()
+    assert dict(operation.headers) == {
+        "Inference-Header-Content-Length": "0",
+        "Content-Encoding": algorithm,
+        "Accept-Encoding": algorithm,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("abc", r"got str; text goes as text.encode\(\)"),
+        (None, "got NoneType"),
+        ([1.0], "got list"),
+        (1, "got int"),
+        (np.array(["a"], object), "got an array of object"),
+        (np.array(["a"]), "got an array of <U1"),
+        (np.array([b"a"]), "got an array of |S1"),
+        (np.zeros(2, np.complex64), "got an array of complex64"),
+        (memoryview(np.array(["a", "b"], object)), "got memoryview"),
+        (memoryview(np.array(["a", "b"], object))[::2], "got memoryview"),
+    ],
+)
+def test_other_data_are_no_raw_request(given: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"data must be bytes or an array of numbers, {words}"):
+        Inference("m", ()).raw(given)

@@ -137,7 +137,7 @@ class ClientBase(Fleet, Overrides):
         return f"<{kind.__module__}.{kind.__name__} {', '.join(self.servers)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        own = {name: value for name, value in self.__dict__.items() if name not in self._made}
+        own = self._own()
         for name, value in (*self._configuration.items(), ("plugin", self._plugin), *own.items()):
             try:
                 pickle.dumps(value)
@@ -248,9 +248,14 @@ class ClientBase(Fleet, Overrides):
         call.request_bytes = size
         return call
 
+    def _own(self) -> dict[str, Any]:
+        """Return the attributes that a subclass or a program has added."""
+        return {name: value for name, value in self.__dict__.items() if name not in self._made}
+
     def _like(self, configuration: dict[str, Any]) -> Any:
-        """Return a client like this one, but for its configuration."""
-        return _made_again(type(self), configuration, self._plugin, {})
+        """Return a client like this one, but for its configuration and its own `_get` and `_post`."""
+        own = {name: value for name, value in self._own().items() if name not in self._originals}
+        return _made_again(type(self), configuration, self._plugin, own)
 
 
 def _alone(operation: Operation[T]) -> Generator[Operation[T], Any, T]:

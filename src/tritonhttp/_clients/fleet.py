@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .._transport.address import Address, SocketAddress, parse_url
+from .._transport.failures import closed
 from .._transport.policy import seconds
 from ..errors import InvalidRequest, raise_error
 from ..plugins import InferenceServerClientPlugin
@@ -39,6 +40,8 @@ class Fleet:
         self._servers: dict[str, Any] = {}
         #: Clients for addresses that the server's name had until it was last looked up.
         self._leaving: dict[str, Any] = {}
+        #: Clients for further addresses of the server, such as that of its metrics, by URL and pinned address.
+        self._further: dict[tuple[str, str], Any] = {}
         #: Counts of clients that are gone.
         self._past: list[Counts] = []
         #: Chooses the server, tries again and tells the hooks; None where nothing of that is wanted.
@@ -101,8 +104,7 @@ class Fleet:
         """Return counts of what the client did since it was made; in a forked child, since the fork."""
         from ..events import Stats
 
-        present = (*self._servers.values(), *self._leaving.values(), self)
-        counts = [*self._past, *(each._transport.counts for each in present)]
+        counts = [*self._past, *self._counts()]
         return Stats(
             requests=sum(each.calls for each in counts),
             retries=0 if self._dispatch is None else self._dispatch.retries,
@@ -152,6 +154,44 @@ class Fleet:
             if each == url or parse_url(each, ssl).key == key:
                 return known.get(each, self)
         raise InvalidRequest(f"{url!r} is none of this client's servers: {', '.join(self.servers)}")
+
+    def _counts(self) -> Iterator[Counts]:
+        yield self._transport.counts
+        for each in self._inner():
+            yield from each._counts()
+
+    def _inner(self) -> tuple[Any, ...]:
+        """Return the clients that this one has made, and closes."""
+        return *self._servers.values(), *self._leaving.values(), *self._further.values()
+
+    def _of_metrics(self, url: str | None, port: int) -> tuple[Any, str]:
+        """Return a client with this one's options, plugin and hooks for where metrics are, and their path."""
+        address, at = self._address, ""
+        if url is not None:
+            place = parse_url(url, address.tls and "://" not in str(url))
+        elif len(self.servers) > 1:
+            raise InvalidRequest(
+                f"each of the {len(self.servers)} servers of this client has its own metrics: name one with"
+                " client.server(url), or take all of them with client.on_each(…)"
+            )
+        elif address.socket_path:
+            raise InvalidRequest(f"metrics are not served on unix://{address.socket_path}: give their URL")
+        else:
+            place, at = replace(address, port=port, base_path=""), self._transport.pinned
+        origin = f"unix://{place.socket_path}" if place.socket_path else place.origin
+        found = self._further.get((origin, at))
+        if found is None:
+            if self._transport.is_closed:
+                raise closed()
+            own = {"url": origin, "ssl": place.tls, "shared_memory": None, "resolve_every": None}
+            found = self._like(self._configuration | own)
+            if at:
+                found._transport.pin(at)
+            found = self._further.setdefault((origin, at), found)
+        found._plugin = self._plugin
+        if self._dispatch is not None:
+            (found._dispatch or found._new_dispatch()).hooks = self._dispatch.hooks
+        return found, place.base_path.lstrip("/") or "metrics"
 
     # -- plugins --
 

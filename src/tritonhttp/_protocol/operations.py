@@ -13,8 +13,9 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from .._basics.quantities import came, integer
-from .._wire import inference, jsonio
+from .._wire import inference, jsonio, prometheus
 from .._wire.http1 import Response
+from .._wire.prometheus import Metrics
 from .._wire.requests import Buffer, plain_text
 from ..errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerError, TransportError
 from .bodies import plain_body
@@ -189,6 +190,21 @@ def get_inference_statistics(model_name: str, model_version: str) -> Operation[t
     return _get(path, _object)
 
 
+def metrics(path: str) -> Operation[Metrics]:
+    """Return the operation, for a client of the address where the metrics are."""
+    accept = (("Accept", "text/plain"),)
+    return Endpoint("GET", path, _metrics, headers=accept, idempotent=True)
+
+
+def _metrics(response: Response) -> Metrics:
+    check(response)
+    raw = bytes(plain_body(response))
+    try:
+        return prometheus.parse(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ProtocolError(f"the metrics: expected UTF-8: {error}", debug_details=raw) from error
+
+
 # -- model repository -------------------------------------------------------------------------------
 
 
@@ -303,6 +319,7 @@ _FIXED = {
     "v2/repository/index": "repository/index",
     "v2/trace/setting": "trace/setting",
     "v2/logging": "logging",
+    "metrics": "metrics",
 }
 
 

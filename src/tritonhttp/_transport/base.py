@@ -61,6 +61,11 @@ class TransportBase:
         """Start without connections."""
         raise NotImplementedError
 
+    @property
+    def pinned(self) -> str:
+        """The one of the name's addresses that it connects to; empty: any."""
+        return self._address.at
+
     def pin(self, literal: str) -> None:
         """Connect to this one of the addresses of the server's name, from the first connection on."""
         self._address = dataclasses.replace(self._address, at=literal)

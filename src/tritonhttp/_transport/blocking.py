@@ -77,6 +77,11 @@ class BlockingTransport(TransportBase):
         limit = self._timeouts.network or math.inf
         self.repeater: Repeater[Connection] = Repeater(self.pool, limit, self._max_idle)
 
+    @property
+    def is_closed(self) -> bool:
+        closed: bool = self.pool.closed
+        return closed
+
     def exchange(
         self,
         method: str,

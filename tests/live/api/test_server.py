@@ -70,6 +70,28 @@ def test_repository_index_lists_every_model_as_ready(client):
     assert index["digits_ensemble"]["version"] == "1"
 
 
+def test_metrics_count_an_inference(client, triton_server):
+    port = int(triton_server.metrics_url.rpartition(":")[2].partition("/")[0])
+
+    def successes(**where):
+        metrics = client.metrics(**where)
+        (sample,) = metrics.find("nv_inference_request_success", model="summary", version="1")
+        assert metrics.types[sample.name] == "counter"
+        assert metrics.help[sample.name].startswith("Number of successful inference requests")
+        assert sample.name in metrics.text
+        return sample.value
+
+    before = successes(port=port)
+    client.infer("summary", [tensor("VALUES", np.ones(3, np.float32))])
+    wait_until(lambda: successes(url=triton_server.metrics_url) == before + 1)
+
+
+def test_metrics_are_not_where_the_protocol_is(client, triton_server):
+    with pytest.raises(tritonhttp.ServerError, match="Not Found") as caught:
+        client.metrics(triton_server.url)
+    assert caught.value.status() == "404"
+
+
 def test_statistics_of_one_model_count_an_inference(client):
     def successes():
         (stats,) = client.get_inference_statistics("summary", "1")["model_stats"]

@@ -155,7 +155,7 @@ class InferenceServerClient(Calls):
                     raise
                 self._sharing = None  # not before: an interrupted close can be completed
         finally:
-            for server in (*self._servers.values(), *self._leaving.values()):
+            for server in self._inner():
                 await server.close()
             await self._transport.close()
 

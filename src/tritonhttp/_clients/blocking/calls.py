@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from ... import types
     from ..._regions.region import Region
+    from ..._wire.prometheus import Metrics
     from ...events import Call
     from .model import Model
     from .stream import GenerateStream
@@ -206,6 +207,47 @@ class Calls(ClientBase):
         """Return the statistics of a model, or of all models where no name is given."""
         operation = operations.get_inference_statistics(model_name, model_version)
         return self._run(operation, headers, query_params, deadline)
+
+    def metrics(
+        self,
+        url: str | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        port: int = 8002,
+        deadline: Deadline = UNSET,
+    ) -> Metrics:
+        """Return the server's metrics, which Prometheus reads: on Triton from a port of their own.
+
+        Parameters
+        ----------
+        url : str, optional
+            Where they are, such as ``"http://monitoring:9000/metrics"``; without a path ``/metrics``, without a
+            scheme the client's. None: ``/metrics`` on the server's host. The client's options, plugin and hooks
+            apply there too, and it keeps its connections to each such address until it is closed.
+        headers, query_params, deadline
+            See the class.
+        port : int
+            The port on the server's host: 8002 is Triton's, 8082 MLServer's.
+
+        Returns
+        -------
+        tritonhttp.metrics.Metrics
+            The samples, and the text.
+
+        Raises
+        ------
+        InvalidRequest
+            With several servers and no `url`: each has its own; take :meth:`server` or :meth:`on_each`.
+        ProtocolError
+            If there is something other than metrics.
+        """
+        until = self._until(deadline)
+        if url is None and self._resolve_every is not None:
+            self._look_up(self._resolve_every, until)
+        place, path = self._of_metrics(url, port)
+        found: Metrics = place._run(operations.metrics(path), headers, query_params, until)
+        return found
 
     # -- model repository --
 
