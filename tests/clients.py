@@ -99,6 +99,9 @@ class OverAsyncio:
     def generate_stream(self, *args: Any, **options: Any) -> Any:
         return _StreamOverAsyncio(self._client.generate_stream(*args, **options), self._loop)
 
+    def infer_stream(self, *args: Any, **options: Any) -> Any:
+        return _StreamOverAsyncio(self._client.infer_stream(*args, **options), self._loop)
+
     async def _close(self) -> set[asyncio.Task[Any]]:
         """Close the client; return the tasks that are still there."""
         await self._client.close()

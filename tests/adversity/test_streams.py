@@ -10,7 +10,7 @@ import pytest
 from tritonhttp import ConnectionLost, DeadlineExceeded, ProtocolError, Retry, ServerError
 from tritonhttp._protocol import generation
 
-from ..clients import wait_until
+from ..clients import tensor, wait_until
 from ..framing import chunks
 from ..processes import needs_fork, run_program
 from . import faults
@@ -187,6 +187,36 @@ def test_one_answer_may_come_as_plain_json(serve, open_client):
     assert stream.time_to_first > 0
     assert client.get_server_metadata() == HEALTHY
     assert server.connections == 1
+
+
+def test_a_stream_of_results_fails_as_any_other(serve, open_client):
+    results = [
+        event(b'{"outputs": [{"name": "y", "datatype": "INT32", "shape": [1], "data": [%d]}]}' % n)
+        for n in (1, 2)
+    ]
+    cut = CHUNKED + chunks(*results, end=b"")
+    server = serve(
+        Sends(framed(b"".join(results), "length"), "go on"), Sends(cut), Sends(CHUNKED + chunks(*EVENTS))
+    )
+    client = open_client(server.url)
+
+    def ask():
+        seen, error = take(client.infer_stream("m", [tensor("x", [1], binary_data=False)], deadline=5))
+        return [each["y"].item() for each in seen], error
+
+    assert ask() == ([1, 2], None)
+    assert b"POST /v2/models/m/infer_stream HTTP/1.1" in server.requests[0]
+    assert b"Accept: text/event-stream" in server.requests[0]
+    client.close()
+    client = open_client(server.url)
+    seen, error = ask()
+    assert seen == [1, 2]
+    assert type(error) is ConnectionLost
+    seen, error = ask()
+    assert seen == []
+    assert type(error) is ProtocolError
+    assert "expected outputs" in str(error)
+    assert client.get_server_metadata()
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "502 Bad Gateway", "302 Found"])

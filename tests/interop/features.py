@@ -201,6 +201,24 @@ def parameters(client: Any) -> str:
     return "no"
 
 
+def tensor_parameters(client: Any) -> str:
+    """parameters of single tensors are accepted"""
+    inputs = [each.set_parameters({"content_type": "np"}) for each in both(binary_data=False)]
+    return _attempt(lambda: client.infer("add_sub", inputs, outputs=as_json("OUTPUT0")))
+
+
+def streamed(client: Any) -> str:
+    """`infer_stream`"""
+    values = [tensor("IN", np.array([5, 6], np.int32), binary_data=False)]
+    return _attempt(lambda: len(list(client.infer_stream("count", values))) == 2)
+
+
+def raw(client: Any) -> str:
+    """`infer_raw`"""
+    array = VALUES["FP32"]
+    return _attempt(lambda: client.infer_raw("identity_fp32", array)["OUTPUT0"].tolist() == array.tolist())
+
+
 def compressed_request(algorithm: str) -> Probe:
     return lambda client: _attempt(lambda: _sum(client, request_compression_algorithm=algorithm))
 
@@ -254,6 +272,9 @@ def rows() -> Iterable[tuple[str, Probe]]:
         classes,
         request_id,
         parameters,
+        tensor_parameters,
+        raw,
+        streamed,
     ):
         yield str(probe.__doc__), probe
     for algorithm in ("gzip", "deflate"):

@@ -141,6 +141,47 @@ def test_parameters_reach_the_model(client):
         assert caught.value.status() == status
 
 
+def test_parameters_of_tensors_are_taken(client):
+    inputs = [each.set_parameters({"content_type": "np", "own": 1}) for each in both(binary_data=False)]
+    outputs = [each.set_parameters({"content_type": "np"}) for each in as_json("OUTPUT0")]
+    result = client.infer("add_sub", inputs, outputs=outputs)
+    np.testing.assert_array_equal(result.as_numpy("OUTPUT0"), SIXTEEN * 2)
+
+
+def numbers(*values):
+    return [tensor("IN", np.array(values, np.int32), binary_data=False)]
+
+
+def test_results_come_as_a_stream(client, server):
+    if server.kind.name != "mlserver":
+        with pytest.raises(tritonhttp.ServerError, match="Not Found") as caught:
+            next(client.infer_stream("add_sub", both(binary_data=False)))
+        assert caught.value.status() == "404"
+        return
+    with client.infer_stream("count", numbers(5, 6, 7), request_id="mine") as stream:
+        results = list(stream)
+    assert [each["OUT"].tolist() for each in results] == [[[5]], [[6]], [[7]]]
+    assert [each.parameters["index"] for each in results] == [0, 1, 2]
+    assert {each.get_response()["id"] for each in results} == {"mine"}
+    assert results[0].headers["content-type"].startswith("text/event-stream")
+    assert stream.times[-1] - stream.times[0] > 0.03, "each is sent when it is made"
+
+
+def test_a_stream_of_results_that_fails(client, server):
+    if server.kind.name != "mlserver":
+        pytest.skip(f"{server.kind.name} has no streams of results")
+    seen, failing = [], client.infer_stream("count", numbers(5, 6, 7), parameters={"fail_at": 1})
+    with pytest.raises(tritonhttp.ConnectionLost, match="incomplete body"):
+        seen.extend(each["OUT"].item() for each in failing)
+    assert seen == [5]
+    with pytest.raises(tritonhttp.ServerError, match="Internal Server Error"):
+        next(client.infer_stream("count", numbers(5), parameters={"fail_at": 0}))
+    with pytest.raises(tritonhttp.ServerError, match="JSON only") as caught:
+        next(client.infer_stream("count", [tensor("IN", np.array([5], np.int32))]))
+    assert caught.value.status() == "422"
+    assert [each["OUT"].item() for each in client.infer_stream("count", numbers(8))] == [8]
+
+
 @pytest.mark.parametrize("case", ERRORS)
 def test_errors_are_readable(client, case):
     model, inputs, match = ERRORS[case]
@@ -186,6 +227,7 @@ def test_the_repository_index_lists_the_models(client, server):
         return
     states = {each["name"]: each["state"] for each in client.get_model_repository_index() if "state" in each}
     assert set(MODELS) <= {name for name, state in states.items() if state == "READY"}
+    assert set(MODELS) <= {each["name"] for each in client.get_model_repository_index(ready=True)}
 
 
 def test_models_are_unloaded_and_loaded(client):

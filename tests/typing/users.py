@@ -432,6 +432,33 @@ async def generate_with_asyncio(client: tritonhttp.aio.InferenceServerClient) ->
     await stream.close()
 
 
+def more_of_the_protocol(client: InferenceServerClient, pixels: npt.NDArray[np.float32]) -> None:
+    assert_type(client.infer_raw("digits", pixels, "1", idempotent=True), InferResult)
+    assert_type(client.infer_raw("text", b"as it is").parameters, dict[str, Any])
+    image = (
+        InferInput("IMAGE", [1, 64], "FP32")
+        .set_data_from_numpy(pixels)
+        .set_parameters({"content_type": "np"})
+    )
+    assert_type(image, InferInput)
+    assert_type(image.parameters(), dict[str, Any])
+    scores = InferRequestedOutput("SCORES").set_parameters({"own": 1.5, "flag": True})
+    assert_type(scores, InferRequestedOutput)
+    with client.infer_stream("digits", [image], outputs=[scores], idle_timeout=None) as stream:
+        for result in stream:
+            assert_type(result, InferResult)
+    metrics = client.metrics(port=9002)
+    assert_type(metrics.find("nv_inference_count", model="digits")[0].value, float)
+    client.get_model_repository_index(ready=True)
+
+
+async def more_of_the_protocol_with_asyncio(client: tritonhttp.aio.InferenceServerClient) -> None:
+    assert_type(await client.infer_raw("text", b"as it is"), InferResult)
+    async for result in client.infer_stream("text", []):
+        assert_type(result, InferResult)
+    assert_type((await client.metrics("monitoring:9000")).text, str)
+
+
 def call_models(client: InferenceServerClient, pixels: npt.NDArray[np.float32]) -> None:
     InferenceServerClient("localhost:8000", binary_data=None)
     model = client.model("digits", "1")

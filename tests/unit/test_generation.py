@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 import zlib
 from typing import Any
 
@@ -12,9 +13,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tritonhttp import InvalidRequest, ProtocolError, ServerError
+from tritonhttp import InferInput, InvalidRequest, ProtocolError, ServerError
 from tritonhttp._protocol import generation
-from tritonhttp._protocol.generation import AnswerReader, StreamBase
+from tritonhttp._protocol.generation import AnswerReader, StreamBase, as_result
+from tritonhttp._protocol.inference import Inference
 from tritonhttp._protocol.operations import generate, generate_stream
 from tritonhttp._wire.compression import Decompressor
 from tritonhttp._wire.http1 import Response, ResponseHead, ResponseReader
@@ -400,3 +402,63 @@ def test_the_advice_for_models_with_other_than_one_answer() -> None:
         generate("m", {}, "", None, "", None).decode(
             Response(ResponseHead(200, {}), json.dumps({"error": message}).encode())
         )
+
+
+# -- results of inferences --------------------------------------------------------------------------
+
+RESULT = b'{"id": "7", "outputs": [{"name": "y", "datatype": "INT32", "shape": [1], "data": [%d]}]}'
+
+
+def results(*events: bytes) -> tuple[list[Any], Exception | None]:
+    answers = AnswerReader(0.0, EVENTS, None, as_result)
+    answers.response = Response(ResponseHead(200, {"x": "y", "content-encoding": "gzip"}), b"")
+    answers.feed(b"".join(b"data: %b\n\n" % event for event in events), 1.0)
+    answers.end(2.0)
+    return take_all(answers)
+
+
+def test_results_come_one_after_the_other() -> None:
+    taken, error = results(RESULT % 1, RESULT % 2)
+    assert error is None
+    assert [each["y"].tolist() for each in taken] == [[1], [2]]
+    assert taken[0].headers == {"x": "y", "content-encoding": "gzip"}
+    assert taken[0].get_response()["id"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("event", "kind", "match"),
+    [
+        (b'{"text": "a"}', ProtocolError, "expected outputs, got an object with .*text"),
+        (b'{"outputs": [1]}', ProtocolError, "expected an output with a name"),
+        (b"[]", ProtocolError, "expected a JSON object, got list"),
+        (b'{"error": "no"}', ServerError, "no"),
+    ],
+)
+def test_what_is_no_result_is_an_error_in_its_place(event: bytes, kind: type[Exception], match: str) -> None:
+    taken, error = results(RESULT % 1, event, RESULT % 2)
+    assert len(taken) == 1
+    assert type(error) is kind
+    assert re.search(match, str(error))
+
+
+def test_a_stream_of_results_is_asked_for_as_an_inference() -> None:
+    array = np.arange(2, dtype=np.int32)
+    inputs = [InferInput.from_numpy("x", array, binary_data=False), InferInput.from_numpy("z", array)]
+    operation = Inference(
+        "m", inputs, "2", request_id="7", parameters={"a": 1}, binary=False
+    ).streamed_answers(3.0)
+    assert (operation.method, operation.path) == ("POST", "v2/models/m/versions/2/infer_stream")
+    assert (operation.streamed, operation.idle, operation.idempotent) == (True, 3.0, None)
+    array += 5
+    head, tensor = operation.body
+    assert json.loads(head)["parameters"] == {"a": 1}
+    assert json.loads(head)["inputs"][0]["data"] == [0, 1]
+    assert bytes(tensor) == np.arange(2, dtype=np.int32).tobytes()
+    assert dict(operation.headers) == {
+        "Accept": "text/event-stream",
+        "Inference-Header-Content-Length": str(len(head)),
+    }
+    assert operation.content_type == "application/octet-stream"
+    only = Inference("m", inputs[:1], binary=False).streamed_answers(None)
+    assert only.content_type == "application/json"
+    assert set(json.loads(only.body[0])) == {"inputs"}

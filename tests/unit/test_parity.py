@@ -226,6 +226,7 @@ ONLY_AIO = {"__aenter__", "__aexit__"}
 PLAIN = {
     "generate_request_body",
     "generate_stream",
+    "infer_stream",
     "model",
     "parse_response_body",
     "plugin",

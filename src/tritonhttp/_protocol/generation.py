@@ -1,14 +1,14 @@
-"""Streamed answers of generate: bytes in, dicts out, no I/O.
+"""Streamed answers of generate and of inferences: bytes in, dicts or results out, no I/O.
 
-Source: Triton's generate extension. Each response is one server-sent event whose data are a JSON object. An error
-is an event with ``{"error": …}``, behind status 200.
+Sources: Triton's generate extension and MLServer's streaming. Each response is one server-sent event whose data
+are a JSON object. An error is an event with ``{"error": …}``, behind status 200.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -20,14 +20,27 @@ from .._wire.sse import EventReader
 from ..errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
 from .bodies import plain_body
 from .refusals import placed
+from .result import InferResult
 
-__all__ = ["AnswerReader", "StreamBase"]
+__all__ = ["AnswerReader", "StreamBase", "as_result"]
 
 #: The most bytes of one answer.
 _LIMIT = 1 << 28
 #: The most decompressed bytes to read at once: they may hold thousands of answers.
 _STEP = 1 << 16
 _ENDED = (StopIteration, StopAsyncIteration)
+
+
+def as_dict(raw: bytes, answer: dict[str, Any], response: Any) -> dict[str, Any]:
+    """Return an answer of generate: as it is."""
+    return answer
+
+
+def as_result(raw: bytes, answer: dict[str, Any], response: Any) -> InferResult:
+    """Return an answer of an inference as its result."""
+    result = InferResult.from_response_body(raw)
+    result._headers, result.attempts = response.headers, getattr(response, "attempts", 1)
+    return result
 
 
 class AnswerReader:
@@ -53,9 +66,15 @@ class AnswerReader:
     """
 
     def __init__(
-        self, began: float, content_type: str = "", encoding: str | None = None, limit: int | None = None
+        self,
+        began: float,
+        content_type: str = "",
+        encoding: str | None = None,
+        limit: int | None = None,
+        interpret: Callable[[bytes, dict[str, Any], Any], Any] = as_dict,
     ) -> None:
         self.times: list[float] = []
+        self._interpret = interpret
         self._began = began
         self._decompressor = Decompressor(encoding or "", limit, _STEP)
         #: What has arrived and is still to be read: each reads a slice at a time.
@@ -65,7 +84,7 @@ class AnswerReader:
         # A server with only one answer may send it as plain JSON.
         self._single = None if media_type == "text/event-stream" else bytearray()
         self._blank = True
-        self._ready: deque[dict[str, Any] | InferenceServerException] = deque()
+        self._ready: deque[Any] = deque()
         #: Whether no further answer will arrive.
         self.ended = False
         #: The response that carries the answers, for errors.
@@ -125,7 +144,7 @@ class AnswerReader:
         self._ready.clear()
         self._single = None
 
-    def take(self) -> dict[str, Any] | None:
+    def take(self) -> Any:
         """Return the next answer, or None until one has arrived.
 
         Raises
@@ -133,7 +152,7 @@ class AnswerReader:
         ServerError
             If the server sent an error here.
         ProtocolError
-            If the bytes here are no JSON object.
+            If the bytes here are no JSON object, or not the answer that is expected.
         """
         while self.behind:
             self.go_on()
@@ -182,8 +201,9 @@ class AnswerReader:
                 f"an event of the stream: expected a JSON object, got {type(answer).__name__}"
             )
         else:
+            found = self._interpret(raw, answer, self.response)
             self.times.append(now - self._began)
-            self._ready.append(answer)
+            self._ready.append(found)
 
 
 class StreamBase:
@@ -213,6 +233,11 @@ class StreamBase:
         self._askers: list[object] = []
         #: Whether it was closed while another thread or task had the turn, which then closes it.
         self._left = False
+
+    @staticmethod  # a bound method would refer back to the stream, which must end when it is dropped
+    def _interpret(raw: bytes, answer: dict[str, Any], response: Any) -> Any:
+        """Make an answer of its bytes, its JSON and the response that carries it."""
+        return as_dict(raw, answer, response)
 
     @property
     def times(self) -> list[float]:
@@ -258,7 +283,8 @@ class StreamBase:
             encoding, limit = response.head.encoding, response.limit
         else:  # an overridden `_post` has sent the request
             body = plain_body(response)
-        self._reader = reader = AnswerReader(began, str(response.get("Content-Type") or ""), encoding, limit)
+        content_type = str(response.get("Content-Type") or "")
+        self._reader = reader = AnswerReader(began, content_type, encoding, limit, self._interpret)
         reader.response = response
         if body is not None:
             self._feed(body, now)
@@ -279,7 +305,7 @@ class StreamBase:
             reader.end(now)
             self._tell(reader.failure)
 
-    def _take(self, reader: AnswerReader) -> dict[str, Any] | None:
+    def _take(self, reader: AnswerReader) -> Any:
         try:
             return reader.take()
         except InferenceServerException as error:

@@ -18,7 +18,18 @@ from .._wire.http1 import Response
 from .._wire.inference import RESERVED_PARAMETERS, RESERVED_PREFIX, flag, text, whole
 from .._wire.requests import Buffer
 from ..errors import InvalidRequest, ServerError
-from .operations import BINARY, JSON, Endpoint, Headers, Operation, Renew, check, model_path, version_text
+from .operations import (
+    BINARY,
+    JSON,
+    Endpoint,
+    Headers,
+    Operation,
+    Renew,
+    check,
+    model_path,
+    stream_of,
+    version_text,
+)
 from .refusals import placed
 from .result import InferResult
 from .tensors import InferInput, InferRequestedOutput, data_size
@@ -163,6 +174,19 @@ class Inference(Operation[InferResult]):
     def raw(self, data: Any) -> Endpoint[InferResult]:
         """Return the operation whose whole body is the data of the model's only input."""
         return self._endpoint((_raw(data),), ((_JSON_SIZE, "0"),))
+
+    def streamed_answers(self, idle: float | None) -> Endpoint[Response]:
+        """Return the operation whose answers come as a stream; it holds none of the caller's memory."""
+        body, headers = body_of(self, snapshot=True)
+        return stream_of(
+            model_path(self.model_name, self.model_version, "/infer_stream"),
+            body,
+            headers,
+            BINARY if headers else JSON,
+            self.idempotent,
+            self.request_id,
+            idle,
+        )
 
     def _endpoint(self, body: tuple[Buffer, ...], headers: Headers) -> Endpoint[InferResult]:
         content_type = BINARY if headers else JSON

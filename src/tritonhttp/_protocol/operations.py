@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from .. import types
 
 # The endpoints are used as `operations.name`.
-__all__ = ["BINARY", "JSON", "Endpoint", "Headers", "Operation", "Renew", "check", "model_path"]
+__all__ = [
+    "BINARY",
+    "JSON",
+    "Endpoint",
+    "Headers",
+    "Operation",
+    "Renew",
+    "check",
+    "model_path",
+    "stream_of",
+]
 
 T = TypeVar("T")
 
@@ -378,14 +388,27 @@ def generate_stream(
     """Return the operation. Its result is a streamed response, or the error that :func:`check` raises."""
     path = model_path(model_name, model_version, "/generate_stream")
     body = _generation(inputs, parameters, request_id)
-    accept = (("Accept", "text/event-stream"),)
+    return stream_of(path, body, (), JSON, idempotent, request_id, idle)
+
+
+def stream_of(
+    path: str,
+    body: tuple[Buffer, ...],
+    headers: Headers,
+    content_type: str,
+    idempotent: bool | None,
+    request_id: str,
+    idle: float | None,
+) -> Endpoint[Response]:
+    """Return an operation that is answered by server-sent events."""
+    headers = (*headers, ("Accept", "text/event-stream"))
     return Endpoint(
         "POST",
         path,
         _checked,
         body,
-        accept,
-        JSON,
+        headers,
+        content_type,
         idempotent,
         request_id=request_id,
         streamed=True,

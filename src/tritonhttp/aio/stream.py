@@ -1,5 +1,5 @@
-"""Streams of generated answers: ``client.generate_stream(…)`` makes them."""
+"""Streams of answers: ``client.generate_stream(…)`` and ``client.infer_stream(…)`` make them."""
 
-from .._clients.awaited.stream import GenerateStream
+from .._clients.awaited.stream import GenerateStream, InferStream
 
-__all__ = ["GenerateStream"]
+__all__ = ["GenerateStream", "InferStream"]

@@ -9,8 +9,10 @@ import json
 import os
 import sys
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 from mlserver import MLModel, MLServer, types
 from mlserver.codecs import NumpyCodec
 from mlserver.errors import InferenceError, MLServerError
@@ -61,6 +63,24 @@ class Fail(MLModel):
         raise MLServerError(payload.inputs[0].data.root[0], {"UNAVAILABLE": 503, "INTERNAL": 500}[code])
 
 
+class Count(MLModel):
+    """Answer once per value of IN; the request parameter ``fail_at`` says behind how many answers to fail."""
+
+    async def predict_stream(
+        self, payloads: AsyncIterator[types.InferenceRequest]
+    ) -> AsyncIterator[types.InferenceResponse]:
+        async for payload in payloads:
+            for index, value in enumerate(NumpyCodec.decode_input(payload.inputs[0]).ravel()):
+                if index == getattr(payload.parameters, "fail_at", None):
+                    raise InferenceError(f"failed at {index}, as asked")
+                yield types.InferenceResponse(
+                    model_name=self.name,
+                    parameters=types.Parameters(index=index),
+                    outputs=[NumpyCodec.encode_output("OUT", np.array([value], np.int32))],
+                )
+                await asyncio.sleep(0.05)
+
+
 def write(folder: Path, name: str, runtime: type, inputs: list, outputs: list) -> None:
     def tensors(names: list) -> list:
         return [{"name": each, "datatype": datatype, "shape": shape} for each, datatype, shape in names]
@@ -85,6 +105,7 @@ async def main(folder: Path, http_port: int, grpc_port: int) -> None:
         write(folder, f"identity_{datatype.lower()}", Identity, [one[0]], [one[1]])
     pair = [[(f"{way}{number}", "INT32", [-1, 16]) for number in (0, 1)] for way in ("INPUT", "OUTPUT")]
     write(folder, "add_sub", AddSub, *pair)
+    write(folder, "count", Count, [("IN", "INT32", [-1])], [("OUT", "INT32", [1])])
     write(folder, "fail", Fail, [("MESSAGE", "BYTES", [1])], [("OUTPUT", "BYTES", [1])])
     settings = Settings(
         host="127.0.0.1",

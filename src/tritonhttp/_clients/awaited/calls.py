@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ..._wire.prometheus import Metrics
     from ...events import Call
     from .model import Model
-    from .stream import GenerateStream
+    from .stream import GenerateStream, InferStream
 
 __all__ = ["Calls", "Headers", "QueryParams"]
 
@@ -775,16 +775,75 @@ class Calls(ClientBase):
         """
         from .stream import GenerateStream
 
-        idle = self._idle_timeout if idle_timeout is UNSET else seconds(idle_timeout, "idle_timeout")
+        idle = self._idle_limit(idle_timeout)
         operation = operations.generate_stream(
             model_name, inputs, model_version, parameters, request_id, idempotent, idle
         )
         limit = call_limit(deadline, self._stream_deadline)
+        return GenerateStream(self._beginning(operation, headers, query_params), limit, idle)
 
-        async def begin(until: Moment | None, place: Place[Any]) -> StreamedResponse | Response:
+    def infer_stream(
+        self,
+        model_name: str,
+        inputs: Sequence[InferInput],
+        model_version: str = "",
+        outputs: Sequence[InferRequestedOutput] | None = None,
+        request_id: str = "",
+        parameters: Mapping[str, Any] | None = None,
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        *,
+        idempotent: bool | None = None,
+        idle_timeout: Deadline = UNSET,
+        deadline: Deadline = UNSET,
+    ) -> InferStream:
+        """Run an inference and iterate over its results as they come: MLServer's streaming.
+
+        Triton has :meth:`generate_stream` instead. MLServer takes JSON: set inputs with ``binary_data=False``.
+
+        Parameters
+        ----------
+        model_name, model_version, outputs, request_id, parameters, headers, query_params, idempotent
+            As for :meth:`infer`.
+        inputs : sequence of InferInput
+            Its inputs; they are read here, and may be changed at once.
+        idle_timeout, deadline
+            As for :meth:`generate_stream`.
+
+        Returns
+        -------
+        InferStream
+            An iterator of InferResult, and a context manager.
+        """
+        from .stream import InferStream
+
+        idle = self._idle_limit(idle_timeout)
+        inference = Inference(
+            model_name,
+            inputs,
+            model_version,
+            outputs,
+            request_id,
+            parameters=parameters,
+            idempotent=idempotent,
+            binary=False,
+        )
+        limit = call_limit(deadline, self._stream_deadline)
+        begin = self._beginning(inference.streamed_answers(idle), headers, query_params)
+        return InferStream(begin, limit, idle)
+
+    def _idle_limit(self, given: Deadline) -> float | None:
+        return self._idle_timeout if given is UNSET else seconds(given, "idle_timeout")
+
+    def _beginning(
+        self, operation: Operation[Response], headers: Headers, query_params: QueryParams
+    ) -> Callable[[Moment | None, Place[Any]], Awaitable[Response]]:
+        """Return the function that sends a stream's request."""
+
+        async def begin(until: Moment | None, place: Place[Any]) -> Response:
             return await self._carry_out(operation, headers, query_params, until, place)
 
-        return GenerateStream(begin, limit, idle)
+        return begin
 
     # -- requests --
 

@@ -1,12 +1,13 @@
-"""The answers of `generate_stream`, one at a time as they come."""
+"""The answers of `generate_stream` and `infer_stream`, one at a time as they come."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ..._protocol.generation import AnswerReader, StreamBase
+from ..._protocol.generation import AnswerReader, StreamBase, as_result
+from ..._protocol.result import InferResult
 from ..._transport.policy import IdleMoment, Moment, moment
 from ..._transport.pool import Place
 from ..._wire.http1 import Response
@@ -17,19 +18,14 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["GenerateStream"]
+__all__ = ["AnswerStream", "GenerateStream", "InferStream"]
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 
-class GenerateStream(StreamBase):
-    """Iterate over a model's answers, as dicts, with ``async for``: `client.generate_stream` makes it.
-
-    One task at a time may ask for an answer; any may close it. An error of the model is raised where it came in
-    the order of the answers; a stream that is cut raises when all that came before has been given.
-
-    A task that is cancelled while it waits for an answer ends the stream.
-    """
+class AnswerStream(StreamBase, Generic[A]):
+    """Iterate over a model's answers: what all streams have in common."""
 
     def __init__(
         self,
@@ -52,7 +48,7 @@ class GenerateStream(StreamBase):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> dict[str, Any]:
+    async def __anext__(self) -> A:
         return await self._ask(self._next)
 
     async def close(self) -> None:
@@ -85,7 +81,7 @@ class GenerateStream(StreamBase):
     async def _begun(self) -> AnswerReader:
         return self._reader or await self._open()
 
-    async def _next(self) -> dict[str, Any]:
+    async def _next(self) -> A:
         reader = await self._begun()
         while True:
             try:
@@ -96,7 +92,8 @@ class GenerateStream(StreamBase):
                     reader.go_on()
             except BaseException as error:
                 self._broke(error)
-            if (answer := self._take(reader)) is not None:
+            answer: A | None = self._take(reader)
+            if answer is not None:
                 return answer
             if reader.ended:
                 raise StopAsyncIteration
@@ -122,3 +119,22 @@ class GenerateStream(StreamBase):
             raise
         assert self._reader is not None
         return self._reader
+
+
+class GenerateStream(AnswerStream[dict[str, Any]]):
+    """Iterate over a model's answers, as dicts, with ``async for``: `client.generate_stream` makes it.
+
+    One task at a time may ask for an answer; any may close it. An error of the model is raised where it came in
+    the order of the answers; a stream that is cut raises when all that came before has been given.
+
+    A task that is cancelled while it waits for an answer ends the stream.
+    """
+
+
+class InferStream(AnswerStream[InferResult]):
+    """Iterate over the results of an inference with ``async for``: `client.infer_stream` makes it.
+
+    Everything else is as in :class:`GenerateStream`.
+    """
+
+    _interpret = staticmethod(as_result)

@@ -1,13 +1,14 @@
 # Generated from awaited/stream.py by tools/async_to_sync.py: edit that, then run `make generate`.
-"""The answers of `generate_stream`, one at a time as they come."""
+"""The answers of `generate_stream` and `infer_stream`, one at a time as they come."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ..._protocol.generation import AnswerReader, StreamBase
+from ..._protocol.generation import AnswerReader, StreamBase, as_result
+from ..._protocol.result import InferResult
 from ..._transport.policy import Moment, moment
 from ..._transport.pool import Place
 from ..._wire.http1 import Response
@@ -18,17 +19,14 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["GenerateStream"]
+__all__ = ["AnswerStream", "GenerateStream", "InferStream"]
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 
-class GenerateStream(StreamBase):
-    """Iterate over a model's answers, as dicts, with ``for``: `client.generate_stream` makes it.
-
-    One thread at a time may ask for an answer; any may close it. An error of the model is raised where it came in
-    the order of the answers; a stream that is cut raises when all that came before has been given.
-    """
+class AnswerStream(StreamBase, Generic[A]):
+    """Iterate over a model's answers: what all streams have in common."""
 
     def __init__(
         self,
@@ -51,7 +49,7 @@ class GenerateStream(StreamBase):
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> dict[str, Any]:
+    def __next__(self) -> A:
         return self._ask(self._next)
 
     def close(self) -> None:
@@ -84,7 +82,7 @@ class GenerateStream(StreamBase):
     def _begun(self) -> AnswerReader:
         return self._reader or self._open()
 
-    def _next(self) -> dict[str, Any]:
+    def _next(self) -> A:
         reader = self._begun()
         while True:
             try:
@@ -95,7 +93,8 @@ class GenerateStream(StreamBase):
                     reader.go_on()
             except BaseException as error:
                 self._broke(error)
-            if (answer := self._take(reader)) is not None:
+            answer: A | None = self._take(reader)
+            if answer is not None:
                 return answer
             if reader.ended:
                 raise StopIteration
@@ -119,3 +118,20 @@ class GenerateStream(StreamBase):
             raise
         assert self._reader is not None
         return self._reader
+
+
+class GenerateStream(AnswerStream[dict[str, Any]]):
+    """Iterate over a model's answers, as dicts, with ``for``: `client.generate_stream` makes it.
+
+    One thread at a time may ask for an answer; any may close it. An error of the model is raised where it came in
+    the order of the answers; a stream that is cut raises when all that came before has been given.
+    """
+
+
+class InferStream(AnswerStream[InferResult]):
+    """Iterate over the results of an inference with ``for``: `client.infer_stream` makes it.
+
+    Everything else is as in :class:`GenerateStream`.
+    """
+
+    _interpret = staticmethod(as_result)
