@@ -95,6 +95,7 @@ def test_the_documents_blocks_run(
             # Names that the page assumes; the README assumes nothing but the data.
             given = {"many": np.zeros((200, 64), np.float32)} if page == "README.md" else usual(client)
             names.update(given)
+            block = re.sub("localhost:8002", triton_server.metrics_url, block)
             run(redirected(block, triton_server.url), page, names)
 
 
