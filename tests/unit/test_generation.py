@@ -410,7 +410,7 @@ RESULT = b'{"id": "7", "outputs": [{"name": "y", "datatype": "INT32", "shape": [
 
 
 def results(*events: bytes) -> tuple[list[Any], Exception | None]:
-    answers = AnswerReader(0.0, EVENTS, None, as_result)
+    answers = AnswerReader(0.0, EVENTS, interpret=as_result)
     answers.response = Response(ResponseHead(200, {"x": "y", "content-encoding": "gzip"}), b"")
     answers.feed(b"".join(b"data: %b\n\n" % event for event in events), 1.0)
     answers.end(2.0)

@@ -566,7 +566,7 @@ def test_an_outputs_own_parameters_stand_beside_what_is_asked_for() -> None:
         ({"a": float("-inf")}, "'a' must be a str, a bool, an int"),
         ({"a": 2**64}, "'a' must be a str, a bool, an int"),
         ({"a": b"x"}, "'a' is a bytes"),
-        ({"a": "\ud800"}, "cannot be written as JSON"),
+        ({"a": "\ud800"}, "is not valid text"),
         *(({name: 1}, f"{name!r} is reserved") for name in RESERVED_TENSOR_PARAMETERS),
     ],
 )
