@@ -87,7 +87,8 @@ def _asked(size: int = 8) -> tuple[Any, list[Any]]:
 
 def _own(sent: Any, result: Any) -> None:
     found = result.as_numpy("OUTPUT0")
-    assert np.array_equal(found, sent), f"got {found[:1]}, sent {sent[:1]}"
+    # numpy's array_equal takes an exception that comes in the middle of it for a difference.
+    assert found.tolist() == sent.tolist(), f"got {found[:1]}, sent {sent[:1]}"
 
 
 def infer(client: Any, _: Any = None, size: int = 8, **options: Any) -> None:

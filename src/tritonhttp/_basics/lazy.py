@@ -28,8 +28,7 @@ def lazily(
 
     def get(name: str) -> Any:
         if name in homes:
-            found = getattr(import_module(homes[name], package), name)
-            return vars(import_module(package)).setdefault(name, found)
+            return getattr(import_module(homes[name], package), name)
         if name in known:
             return import_module(f".{name}", package)
         raise AttributeError(f"module {package!r} has no attribute {name!r}", name=name)
