@@ -35,7 +35,7 @@ WORDS = (
     (r"\bStopAsync(?=Iteration\b)", "Stop"),
     (r"\basynccontextmanager\b", "contextmanager"),
     (r"\bAwaitable\[(\w+)\]", r"\1"),
-    (r" \| AsyncIterable\[Mapping\[str, Any\]\]", ""),
+    (r" \| AsyncIterable\[Any\]", ""),
     (r"\bAsync(Generator)\[(.+), None\]", r"\1[\2, None, None]"),
     (r"\bAsync(?=Iterator\b|Generator\b)", ""),
     (r"\bAsyncio(?=Pool\b|Transport\b)", "Blocking"),

@@ -11,6 +11,7 @@ from .errors import ConnectTimeout as ConnectTimeout
 from .errors import DeadlineExceeded as DeadlineExceeded
 from .errors import InferenceServerException as InferenceServerException
 from .errors import InvalidRequest as InvalidRequest
+from .errors import MissingDependency as MissingDependency
 from .errors import NameResolutionError as NameResolutionError
 from .errors import ProtocolError as ProtocolError
 from .errors import ServerError as ServerError

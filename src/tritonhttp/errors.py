@@ -14,6 +14,7 @@
     │   ├── ConnectionLost              also ConnectionError: the connection broke while in use
     │   └── DeadlineExceeded            also TimeoutError (on 3.10 also asyncio.TimeoutError)
     ├── ProtocolError                   the answer is not valid HTTP, or not a valid v2 answer
+    ├── MissingDependency               also ImportError: an extra is not installed
     └── InvalidRequest                  also ValueError: refused before anything was sent
 
 Programs for the reference catch the built-in errors; these catch ours too.
@@ -37,6 +38,7 @@ __all__ = [
     "DeadlineExceeded",
     "InferenceServerException",
     "InvalidRequest",
+    "MissingDependency",
     "NameResolutionError",
     "ProtocolError",
     "ServerError",
@@ -199,6 +201,10 @@ class ProtocolError(InferenceServerException):
 
 class InvalidRequest(InferenceServerException, ValueError):
     """The request was refused before anything was sent. The message says what was expected and what was given."""
+
+
+class MissingDependency(InferenceServerException, ImportError):
+    """A package that an extra installs is missing. The message has the command that installs it."""
 
 
 if TYPE_CHECKING:

@@ -14,13 +14,15 @@ from urllib.parse import urlsplit
 from ._basics.redaction import without_secrets
 from ._clients.base import ClientBase
 from ._version import __version__
-from .errors import InvalidRequest
+from .errors import InvalidRequest, MissingDependency
 from .events import Call
 
 try:
     from opentelemetry import propagate, trace
 except ImportError as error:
-    raise ImportError("tritonhttp.otel needs opentelemetry-api: pip install 'tritonhttp[otel]'") from error
+    raise MissingDependency(
+        "tritonhttp.otel needs opentelemetry-api: pip install 'tritonhttp[otel]'"
+    ) from error
 
 if TYPE_CHECKING:
     from opentelemetry.propagators.textmap import TextMapPropagator

@@ -58,9 +58,11 @@ OTHERS = {
     "ml_dtypes": "tritonhttp",
     "opentelemetry": "tritonhttp.otel",
     "torch": "tritonhttp._protocol.arrays",
+    "rich": "tritonhttp._clients.progress",
+    "tqdm": "tritonhttp._clients.progress",
     "cuda": "tritonhttp.utils.cuda_shared_memory._cuda",
 }
-LAZY = {"cuda", "isal", "ml_dtypes", "torch"}
+LAZY = {"cuda", "isal", "ml_dtypes", "rich", "torch", "tqdm"}
 
 NO_IO = {"socket", "ssl", "asyncio", "threading", "time", "select", "selectors", "concurrent", "datetime"}
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import html.parser
 import inspect
 import json
+import sys
+import time
+import types
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
@@ -13,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import tritonhttp
 import tritonhttp._clients.awaited.model
 import tritonhttp._clients.blocking.model
 from tritonhttp import (
@@ -21,11 +25,18 @@ from tritonhttp import (
     InferenceServerException,
     InferResult,
     InvalidRequest,
+    MissingDependency,
     ServerError,
 )
+from tritonhttp._basics import table
+from tritonhttp._calls.turns import Turn, Turns
+from tritonhttp._clients import model_base
+from tritonhttp._clients.blocking.drive import drive
 from tritonhttp._clients.blocking.model import Model, Outputs
+from tritonhttp._clients.model_base import Options
 from tritonhttp._protocol.inference import Inference
 from tritonhttp._protocol.operations import Operation
+from tritonhttp._transport.blocking_pool import BlockingPool
 from tritonhttp._transport.policy import UNSET, moment
 
 METADATA: dict[str, Any] = {
@@ -66,6 +77,13 @@ class Client:
         #: The answers to inferences: a result, an error, or a function of the arguments.
         self.answers: list[Any] = []
         self.under_way = self.most = 0
+        self._models: Any = table.Table()
+        self._turns: Turns[Any] = Turns(BlockingPool)
+
+    def _drive_in_turn(self, turn: Turn[Any], flow: Any, *about: Any) -> Any:
+        with turn, turn:
+            assert turn.begin()
+            return drive(flow, lambda operation: self._run(operation, *about))
 
     def _until(self, deadline: Any) -> Any:
         return None if deadline is UNSET else moment(100.0, deadline)
@@ -205,11 +223,10 @@ def test_inputs_are_keywords_or_a_mapping() -> None:
     ):
         model(**given)
     with pytest.raises(
-        InvalidRequest, match=r"'X', 'Z': no such option; beside a mapping .*: outputs, classes, cast"
+        InvalidRequest,
+        match=r"'X', 'Z': no such option, and there are inputs by position too; .*outputs, classes",
     ):
         model({"self": [1]}, X=[1], Z=[2])
-    with pytest.raises(InvalidRequest, match=r"expected a mapping of input names to arrays, .*; got list"):
-        model([1])  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("classes", [-1, "3", 1.5, True, np.array(3)])
@@ -683,7 +700,7 @@ def test_an_error_comes_in_its_place_when_all_others_have_ended() -> None:
 
 @pytest.mark.parametrize(
     ("item", "words"),
-    [({"X": ["a"]}, "input 'X'"), ({"Q": [1]}, "'Q'"), ([1], "expected mappings"), (None, "mappings")],
+    [({"X": ["a"]}, "input 'X'"), ({"Q": [1]}, "'Q'"), (["a"], "input 'X'"), (None, "'X' is missing")],
 )
 def test_an_item_that_does_not_fit_comes_in_its_place(item: Any, words: str) -> None:
     client = Line(True)
@@ -756,8 +773,8 @@ def test_a_map_refuses_what_is_no_number_of_items(in_flight: Any) -> None:
 @pytest.mark.parametrize(
     ("items", "options", "words"),
     [
-        ([], {"X": [1]}, "'X': no such option"),
-        (7, {}, "expected an iterable of mappings of input names to arrays, got int"),
+        (7, {}, "expected an iterable of mappings of input names to arrays, or of arrays; got int"),
+        ([], {"deadline": "5"}, "deadline"),
     ],
 )
 def test_a_map_refuses_at_once_what_it_cannot_do(kind: Any, items: Any, options: Any, words: str) -> None:
@@ -953,3 +970,184 @@ def test_the_asyncio_model_reads_the_same(kind: str) -> None:
 def test_errors_are_of_the_tree() -> None:
     with pytest.raises(InferenceServerException):
         model_of(Client())(Q=1)
+
+
+# -- a model's only input, options, empty batches, progress
+
+
+SEVERAL = {
+    **METADATA,
+    "inputs": [*METADATA["inputs"], {"name": "timeout", "datatype": "FP32", "shape": [-1]}],
+}
+
+
+def test_a_value_without_a_name_is_the_only_input_that_is_needed() -> None:
+    client = Client(True)
+    model_of(client)([1, 2])
+    model_of(client).batched(np.ones(1, np.float32), max_batch=2)
+    assert [array_of(each) for each in client.inferred] == [[1, 2], [1]]
+    client = Client(True, **{"v2/models/m": SEVERAL})
+    with pytest.raises(InvalidRequest, match=r"got a list without a name, and the model has 'X', 'timeout'"):
+        model_of(client)([1])
+    config = {"max_batch_size": 0, "input": [{"name": "timeout", "optional": True}]}
+    client = Client(True, **{"v2/models/m": SEVERAL, "v2/models/m/config": config})
+    model_of(client)([1])
+    assert [tensor.name() for tensor in client.inferred[0]["inputs"]] == ["X"]
+    client = Client(True, **{"v2/models/m": {**METADATA, "inputs": []}})
+    with pytest.raises(InvalidRequest, match="does not name"):
+        model_of(client)([1])
+
+
+def test_an_input_with_the_name_of_an_option_needs_a_mapping() -> None:
+    client = Client(True, **{"v2/models/m": SEVERAL})
+    with pytest.raises(
+        InvalidRequest, match="input 'timeout' has the name of an option; give the inputs as a"
+    ):
+        model_of(client)(X=[1], timeout=[2])  # type: ignore[arg-type]
+    model_of(client)({"X": [1], "timeout": [2]}, timeout=7)
+    assert client.inferred[0]["timeout"] == 7
+
+
+@pytest.mark.parametrize("module", [tritonhttp._clients.blocking.model, tritonhttp._clients.awaited.model])
+def test_options_can_be_seen(module: Any) -> None:
+    wanted = list(module.CallOptions.__annotations__)
+    assert list(Options._fields) == wanted
+    for function in (module.Model.__call__, module.Model.batched, module.Model.map, module.Sequence.__call__):
+        parameters = inspect.signature(function).parameters
+        found = [name for name in parameters if name in wanted]
+        assert found == wanted
+        for name in found:
+            assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+            assert parameters[name].default == Options._field_defaults[name]
+
+
+EMPTY = {
+    **METADATA,
+    "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 2]}],
+    "outputs": [
+        {"name": "Y", "datatype": "INT8", "shape": [-1, 3]},
+        {"name": "S", "datatype": "BYTES", "shape": [-1, -1]},
+    ],
+}
+
+
+def test_a_batch_without_rows_gives_outputs_without_rows_and_no_request() -> None:
+    client = Line(True, **{"v2/models/m": EMPTY, "v2/models/m/config": {"max_batch_size": 4}})
+    model, nothing = model_of(client), np.zeros((0, 2), np.float32)
+    outputs = [model(nothing), model.batched(X=nothing), *model.map([nothing])]
+    for found in outputs:
+        assert [(name, array.dtype, array.shape) for name, array in found.items()] == [
+            ("Y", np.int8, (0, 3)),
+            ("S", object, (0, 0)),
+        ]
+    assert model(nothing, outputs=["Y"], classes=2)["Y"].shape == (0, 2)
+    with pytest.raises(InvalidRequest, match="an inference of a sequence needs rows, got 0"):
+        model.sequence()(nothing)
+    assert client.inferred == []
+
+
+def test_progress_is_told_with_what_there_is() -> None:
+    told: list[tuple[int, int | None]] = []
+    client = Line(True, **{"v2/models/m/config": {"max_batch_size": 2}})
+    client.answers = [doubled] * 3
+    model_of(client).batched(X=[1, 2, 3, 4, 5], progress=lambda *seen: told.append(seen))
+    assert told == [(2, 5), (4, 5), (5, 5)]
+    for items, total in (([{"X": [1]}] * 2, 2), (iter([{"X": [1]}] * 2), None)):
+        told.clear()
+        list(model_of(Line(True)).map(items, progress=lambda *seen: told.append(seen)))
+        assert told == [(1, total), (2, total)]
+    with pytest.raises(ZeroDivisionError):
+        model_of(Line(True)).batched(X=[1], max_batch=1, progress=lambda *_: 1 / 0)
+    with pytest.raises(InvalidRequest, match="progress must be True, False or a callable, got 5"):
+        model_of(Line(True)).batched(X=[1], max_batch=1, progress=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("missing", [[], ["tqdm"], ["tqdm", "rich"]])
+def test_a_bar_is_of_what_is_installed(
+    missing: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bars: list[Any] = []
+
+    class Bar:
+        n, total = 0, None
+
+        def __init__(self, **_: Any) -> None:
+            bars.append(self)
+
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def update(self, more: int) -> None:
+            self.n += more
+
+    tqdm = types.ModuleType("tqdm.auto")
+    tqdm.tqdm = Bar  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None if "tqdm" in missing else tqdm)
+    if "rich" in missing:
+        monkeypatch.setitem(sys.modules, "rich", None)
+    elif missing:
+        pytest.importorskip("rich", reason="a dependency of the tests only")
+    items = [{"X": [1]}] * 3
+    if "rich" in missing:
+        with pytest.raises(MissingDependency, match="pip install tqdm"):
+            list(model_of(Line(True)).map(items, progress=True))
+        return
+    assert len(list(model_of(Line(True)).map(items, progress=True))) == 3
+    if not missing:
+        assert [(bar.n, bar.total) for bar in bars] == [(3, 3)]
+    else:
+        assert "3/3" in capsys.readouterr().out
+
+
+# -- what the objects of one model share
+
+
+def test_all_objects_of_a_model_share_what_is_known() -> None:
+    client = Client(True)
+    model_of(client)(X=[1])
+    other = model_of(client)
+    assert repr(other) == "<Model 'm': X FP32[-1] -> Y FP32[-1]>"
+    other(X=[1])
+    assert client.asked == ["v2/models/m", "v2/models/m/config"]
+    assert model_of(client, "m", "1").signature is None
+
+
+def test_inputs_that_do_not_fit_read_the_model_no_more_than_once_in_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(model_base.time, "monotonic", lambda: now)
+    client = Client(True)
+    model = model_of(client)
+    model(X=[1])
+    for _ in range(50):
+        with pytest.raises(InvalidRequest):
+            model(X=["a"])
+    assert len(client.asked) == 4
+    client.paths["v2/models/m"] = {**METADATA, "inputs": [{"name": "X", "datatype": "BYTES", "shape": [-1]}]}
+    with pytest.raises(InvalidRequest):
+        model(X=["a"])
+    now += 1
+    model(X=["a"])
+    assert len(client.asked) == 6
+    model._known.doubtful = True  # the server has refused a call
+    model(X=["a"])
+    assert len(client.asked) == 6
+    now += 1
+    model(X=["a"])
+    model(X=["a"])
+    assert len(client.asked) == 8
+
+
+@pytest.mark.parametrize("change", ["load_model", "unload_model"])
+def test_what_this_client_loads_is_read_again_at_once(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tritonhttp.InferenceServerClient("127.0.0.1:1") as client:
+        model = client.model("m")
+        model._known.looked = time.monotonic()
+        with pytest.raises(ConnectRefused):  # the server may have done it
+            getattr(client, change)("other")
+        assert model._known.doubtful
+        assert model._known.may_look()

@@ -43,7 +43,11 @@ class Turn(Generic[P]):
     Use it twice, ``with turn, turn:``: if an interrupt ends the first exit, the second completes it.
     """
 
-    def __init__(self, turns: Turns[P], key: Hashable) -> None:
+    def __init__(
+        self, turns: Turns[P], key: Hashable, behind: str = "the sequence's earlier requests"
+    ) -> None:
+        #: What it waits for, in messages.
+        self.behind = behind
         self.place: Place[None] = Place()
         self._turns, self._key = turns, key
         self.pool: P | None = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .._basics import log
 from .._basics.redaction import masked, without_secrets
+from .._basics.table import Table
 from .._protocol import operations
 from .._protocol.encoder import Encoder, Message
 from .._protocol.inference import Inference, body_of
@@ -104,6 +105,8 @@ class ClientBase(Fleet, Overrides):
         self._encoder = Encoder(address.authority, address.base_path)
         #: Whether the server speaks binary tensors, as it was said or found out.
         self._binary: bool | None = given["binary_data"]
+        #: What is known of models, by name and version: a :class:`.model_base.Known` each.
+        self._models: Table[tuple[str, str], Any] = Table()
         for name, known in (("binary_data", (True, False, None)), ("shared_memory", ("auto", None))):
             if given[name] not in known:
                 *others, last = map(repr, known)
@@ -115,6 +118,11 @@ class ClientBase(Fleet, Overrides):
         ]
         self._sharing = self._new_sharing() if given["shared_memory"] else None
         self._options = Connections(**{each.name: given[each.name] for each in fields(Connections)})
+
+    def _distrust_models(self) -> None:
+        """Read every model again at its next call: one was loaded or unloaded, and others may depend on it."""
+        for known in list(self._models.values()):
+            known.distrust()
 
     def _start_anew(self) -> None:
         """In a forked child: the parent's connections, threads and regions are not ours."""

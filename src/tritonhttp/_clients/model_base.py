@@ -6,50 +6,66 @@ results into it, and throws their errors into it.
 
 from __future__ import annotations
 
+import copy
+import math
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypedDict, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .._basics.log import logger
 from .._basics.quantities import integer
+from .._basics.table import Table
 from .._calls.safety import may_be_asked_again
 from .._protocol import operations
 from .._protocol.inference import Inference, fits
 from .._protocol.operations import Operation
 from .._protocol.result import InferResult
 from .._protocol.signature import Arrays, Joined, Signature, requested, rows_of, split, tensors
-from .._transport.policy import Deadline, positive
-from ..errors import ConnectError, InferenceServerException, InvalidRequest, ServerError
+from .._transport.policy import UNSET, Deadline, Moment, positive
+from ..errors import (
+    ConnectError,
+    DeadlineExceeded,
+    InferenceServerException,
+    InvalidRequest,
+    ServerError,
+    TransportError,
+)
 from .base import CLOSING
 
 __all__ = [
     "CallOptions",
     "Flow",
+    "Known",
     "ModelBase",
+    "Options",
     "Outputs",
+    "Reading",
     "SequenceBase",
     "SequenceOptions",
     "Several",
     "Step",
     "in_flight_or",
+    "inputs_of",
     "iterator",
-    "sort",
 ]
 
 T = TypeVar("T")
 
+#: An inference's place in a sequence: its id, start and end.
+Place = tuple[int | str, bool, bool]
 #: How many classes to request of each output, by its name; 0: its numbers.
 Classes = dict[str, int]
 
 
 class CallOptions(TypedDict, total=False):
-    """The options of a call.
+    """The options of a call, for functions that pass them on.
 
     `outputs` are the names of the outputs to return; None returns all. `classes` is the number of classes to
     return in place of an output's numbers, best first, as BYTES ``"score:index:label"``: of the named outputs, or
@@ -78,12 +94,41 @@ class SequenceOptions(CallOptions, total=False):
     end: bool
 
 
-_OWN_OPTIONS = ("outputs", "classes", "cast", "deadline", "end", "headers", "query_params")
+class Options(NamedTuple):
+    """The options of a call, in the order of the methods' parameters."""
+
+    outputs: Items[str] | None = None
+    classes: int = 0
+    cast: bool = False
+    request_id: str = ""
+    priority: int = 0
+    timeout: int | None = None
+    headers: Mapping[str, Any] | None = None
+    query_params: Mapping[str, Any] | None = None
+    request_compression_algorithm: str | None = None
+    response_compression_algorithm: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    idempotent: bool | None = None
+    deadline: Deadline = UNSET
+
+
+_DEFAULTS = Options()
+
+
+class Sole(NamedTuple):
+    """A value for the only input of a model, whose name the caller did not give."""
+
+    value: Any
+
 
 #: Statuses with which a server without binary tensors refuses them, before the model runs.
 _NOT_UNDERSTOOD = ("400", "415", "422")
 #: MLServer's error handler crashes echoing bytes that are not UTF-8. A model's own error has another message.
 _BROKEN = ("500", "Internal Server Error")
+#: Statuses that another call's credentials, or patience, may not meet.
+_OWN_REFUSALS = ("401", "403", "407", "429")
+#: Seconds between two readings of a model that nobody asked for.
+_LEAST_INTERVAL = 1.0
 #: Statuses of a server without model configurations.
 _NO_CONFIG = ("400", "404", "405", "501")
 #: The default maximum of items read ahead; each keeps its arrays alive.
@@ -132,8 +177,58 @@ class Several:
     add: Callable[[slice, InferResult], None]
 
 
-Step = Operation[Any] | Several
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A flow that one call at a time carries out; others with this key wait. It takes the call's deadline."""
+
+    key: tuple[str, str, str]
+    flow: Callable[[Moment | None], Flow[Any]]
+
+
+Step = Operation[Any] | Several | Reading
 Flow = Generator[Step, Any, T]
+
+
+@dataclass(slots=True)
+class Known:
+    """What a client knows of a model; all its objects for that model share it."""
+
+    signature: Signature | None = None
+    #: Whether the model may have changed since.
+    doubtful: bool = False
+    #: The version that answered last.
+    served: str | None = None
+    #: How many readings have ended.
+    readings: int = 0
+    #: The error of the last reading, and the deadline that it had.
+    failure: InferenceServerException | None = None
+    failed_by: float = math.inf
+    #: When a reading began last that nobody had asked for, on the monotonic clock.
+    looked: float = -math.inf
+
+    def may_look(self) -> bool:
+        """Whether the model may be read again without having been asked: each refused call might want that."""
+        now = time.monotonic()
+        if now - self.looked < _LEAST_INTERVAL:
+            return False
+        self.looked = now
+        return True
+
+    def distrust(self) -> None:
+        """Read the model again at the next call: this client has loaded or unloaded it."""
+        self.doubtful, self.looked = True, -math.inf
+
+    def raise_shared(self, until: Moment | None) -> None:
+        """Raise the error of the reading that this call waited for, unless it is that call's own affair."""
+        failure = self.failure
+        if isinstance(failure, ServerError):
+            shared = failure.status() not in _OWN_REFUSALS
+        elif isinstance(failure, DeadlineExceeded):
+            shared = self.failed_by >= (math.inf if until is None else until)
+        else:
+            shared = isinstance(failure, TransportError)
+        if shared and failure is not None:
+            raise copy.copy(failure)
 
 
 class ModelBase:
@@ -145,26 +240,23 @@ class ModelBase:
         operations.get_model_metadata(name, version)  # refuses an invalid name
         self._client = client
         self.name = name
-        self.version = operations.version_text(version)
-        self._signature: Signature | None = None
-        #: Whether the model may have changed since its signature was read.
-        self._doubtful = False
-        #: The version that answered last.
-        self._served: str | None = None
+        self.version = version = operations.version_text(version)
+        models: Table[tuple[str, str], Known] = client._models
+        self._known = models.get((name, version)) or models.keep((name, version), Known())
 
     @property
     def signature(self) -> Signature | None:
-        """The model's inputs and outputs; None until the first call or :meth:`refresh` has read them."""
-        return self._signature
+        """The model's inputs and outputs; None until a call or :meth:`refresh` of the client has read them."""
+        return self._known.signature
 
     def __repr__(self) -> str:
         version = f" version {self.version}" if self.version else ""
-        return f"<Model {self.name!r}{version}: {self._signature or 'not read yet'}>"
+        return f"<Model {self.name!r}{version}: {self.signature or 'not read yet'}>"
 
     def _repr_html_(self) -> str:
         from html import escape
 
-        signature = self._signature
+        signature = self.signature
         if signature is None:
             return f"<p>{escape(repr(self))}</p>"
         rows = [
@@ -179,87 +271,131 @@ class ModelBase:
 
     # -- the steps of a call --
 
-    def _read(self) -> Flow[Signature]:
-        """Read the model's signature, and whether the server supports binary tensors."""
-        metadata = yield operations.get_model_metadata(self.name, self.version)
+    def _read(self, asked: bool = True) -> Flow[Signature]:
+        """Read the model's signature; of several calls that want that, one does it.
+
+        Parameters
+        ----------
+        asked : bool
+            True: a reading that is under way may have begun before a change that the caller knows of, so it is not
+            enough.
+        """
+        enough = self._known.readings + 1 + asked
+        key = "the model", self.name, self.version
+        signature: Signature = yield Reading(key, lambda until: self._read_now(enough, until))
+        return signature
+
+    def _read_now(self, enough: int, until: Moment | None) -> Flow[Signature]:
+        """Read the signature, and whether the server knows binary tensors, unless so many readings have ended."""
+        known = self._known
+        if known.readings >= enough:
+            known.raise_shared(until)
+            if known.failure is None and known.signature is not None:
+                return known.signature
         try:
-            config = yield operations.get_model_config(self.name, self.version)
-        except ServerError as error:
-            if error.status() not in _NO_CONFIG:
-                raise
-            config = {}
-        found = Signature.read(metadata, config)
-        if self._client._binary is None:
+            metadata = yield operations.get_model_metadata(self.name, self.version)
             try:
-                server = yield operations.get_server_metadata()
-            except ServerError:
-                server = {}
-            if "binary_tensor_data" in (server.get("extensions") or ()):
-                self._client._binary = True
-        self._signature, self._doubtful, self._served = found, False, None
+                config = yield operations.get_model_config(self.name, self.version)
+            except ServerError as error:
+                if error.status() not in _NO_CONFIG:
+                    raise
+                config = {}
+            found = Signature.read(metadata, config)
+            if self._client._binary is None:
+                try:
+                    server = yield operations.get_server_metadata()
+                except ServerError:
+                    server = {}
+                if "binary_tensor_data" in (server.get("extensions") or ()):
+                    self._client._binary = True
+        except InferenceServerException as error:
+            known.failure = copy.copy(error)  # without the frames of its traceback
+            known.failed_by = math.inf if until is None else until
+            known.readings += 1
+            raise
+        known.signature, known.doubtful, known.served, known.failure = found, False, None, None
+        known.readings += 1
         return found
 
     def _checked(
-        self, given: Mapping[str, Any], options: CallOptions, parts: bool = False
+        self, given: Mapping[str, Any] | Sole, options: Options, parts: bool = False
     ) -> Flow[tuple[Signature, Arrays, Classes]]:
         """Return the signature, the inputs as arrays, and what to request of each output.
 
-        A call that does not fit a signature read earlier reads it again.
+        A call that does not fit a signature read earlier reads it again, but not too often.
         """
-        signature = known = None if self._doubtful else self._signature
-        if signature is None:
-            signature = yield from self._read()
+        known = self._known
+        signature = known.signature
+        fresh = signature is None or (known.doubtful and known.may_look())
+        if signature is None or fresh:
+            signature = yield from self._read(asked=False)
         try:
             return self._check(signature, given, options, parts)
         except InvalidRequest:
-            if known is None:
+            if fresh or not known.may_look():
                 raise
+            before = signature
             try:
-                signature = yield from self._read()  # the model may have changed
+                signature = yield from self._read(asked=False)  # the model may have changed
             except InferenceServerException:
-                signature = known
-            if signature == known:
+                signature = before
+            if signature == before:
                 raise
         return self._check(signature, given, options, parts)
 
     def _check(
-        self, signature: Signature, given: Mapping[str, Any], options: CallOptions, parts: bool
+        self, signature: Signature, given: Mapping[str, Any] | Sole, options: Options, parts: bool
     ) -> tuple[Signature, Arrays, Classes]:
-        classes = integer(options.get("classes", 0)) if options else 0
+        classes = integer(options.classes) if options.classes else 0
         if classes is None or classes < 0:
-            raise InvalidRequest(f"classes must be a whole number, got {options.get('classes')!r}")
-        for info in signature.inputs:
-            if info.name in options and info.name not in given:
+            raise InvalidRequest(f"classes must be a whole number, got {options.classes!r}")
+        if isinstance(given, Sole):
+            given = {signature.sole_input(given.value): given.value}
+        for name in signature.clashing(Options._fields):
+            if name not in given and getattr(options, name) is not getattr(_DEFAULTS, name):
                 raise InvalidRequest(
-                    f"model {self.name!r}: input {info.name!r} has the name of an option; give the inputs as a"
-                    f" mapping, {{{info.name!r}: …}}"
+                    f"model {self.name!r}: input {name!r} has the name of an option; give the inputs as a"
+                    f" mapping, {{{name!r}: …}}"
                 )
-        arrays = signature.arrays(given, bool(options.get("cast")), parts)
-        return signature, arrays, signature.classes(options.get("outputs"), classes, arrays)
+        arrays = signature.arrays(given, bool(options.cast), parts)
+        return signature, arrays, signature.classes(options.outputs, classes, arrays)
 
     def _inference(
         self,
         arrays: Arrays,
         classes: Classes,
-        options: CallOptions,
+        options: Options,
         binary: bool,
-        place: Mapping[str, Any],
+        place: Place | None = None,
         copy: bool = False,
     ) -> Inference:
         outputs = None
-        if not binary or options.get("outputs") or options.get("classes"):
+        if not binary or options.outputs or options.classes:
             outputs = requested(classes, binary) or None
-        own: dict[str, Any] = {}
-        if options:
-            own = {key: value for key, value in options.items() if key not in _OWN_OPTIONS}
-        inputs = tensors(arrays, binary, copy)
-        verbose = self._client._verbose
-        return Inference(
-            self.name, inputs, self.version, outputs, binary=binary, verbose=verbose, **place, **own
+        inference = Inference(
+            self.name,
+            tensors(arrays, binary, copy),
+            self.version,
+            outputs,
+            options.request_id,
+            0,
+            False,
+            False,
+            options.priority,
+            options.timeout,
+            options.request_compression_algorithm,
+            options.response_compression_algorithm,
+            options.parameters,
+            options.idempotent,
+            binary,
+            self._client._verbose,
         )
+        if place is not None:
+            inference.sequence_id, inference.sequence_start, inference.sequence_end = place
+        return inference
 
     def _infer(
-        self, arrays: Arrays, classes: Classes, options: CallOptions, place: Mapping[str, Any] = {}
+        self, arrays: Arrays, classes: Classes, options: Options, place: Place | None = None
     ) -> Flow[InferResult]:
         """Run one inference. If the server turns out not to support binary tensors, repeat it as JSON."""
         client = self._client
@@ -287,55 +423,69 @@ class ModelBase:
                     raise error from second  # JSON cannot represent the inputs
                 raise
         version = result._layout.version
-        if version and version != self._served:
-            if self._served is not None and not self.version:
-                self._doubtful = True  # the server has switched to another version
-            self._served = version
+        model = self._known
+        if version and version != model.served:
+            if model.served is not None and not self.version:
+                model.doubtful = True  # the server has switched to another version
+            model.served = version
         return result
 
     def _doubt(self, error: ServerError) -> None:
         """Read the signature again at the next call, if the error may mean that the model has changed."""
         if error.status() in ("400", "404"):
-            self._doubtful = True
+            self._known.doubtful = True
 
-    def _call(self, given: Mapping[str, Any], options: CallOptions) -> Flow[Outputs]:
-        _, arrays, classes = yield from self._checked(given, options)
+    def _call(self, given: Mapping[str, Any] | Sole, options: Options) -> Flow[Outputs]:
+        signature, arrays, classes = yield from self._checked(given, options)
+        if signature.has_no_rows(arrays):
+            return Outputs(signature.empty_result(classes))
         return Outputs((yield from self._infer(arrays, classes, options)))
 
     def _batched(
-        self, given: Mapping[str, Any], max_batch: int | None, options: CallOptions
+        self,
+        given: Mapping[str, Any] | Sole,
+        max_batch: int | None,
+        options: Options,
+        report: Callable[[int, int | None], object] | None,
     ) -> Flow[dict[str, npt.NDArray[Any]]]:
         signature, arrays, classes = yield from self._checked(given, options, parts=True)
         rows, limit = signature.rows(arrays, max_batch)
+        if not rows:
+            return dict(Outputs(signature.empty_result(classes)))
         joined = Joined(rows)
 
+        def add(part: slice, result: InferResult) -> None:
+            joined.add(part, Outputs(result))
+            if report is not None:
+                report(joined.done, rows)
+
         def make(part: Arrays) -> Inference:
-            return self._inference(part, classes, options, self._client._binary is not False, {})
+            return self._inference(part, classes, options, self._client._binary is not False)
 
         parts = split(arrays, rows, limit, make, fits)
         part, inference = next(parts)
         count = -(-rows // part.stop)
         if self._client._binary is None:  # the first part finds out
             result = yield from self._infer(rows_of(arrays, part), classes, options)
-            joined.add(part, Outputs(result))
+            add(part, result)
         else:
             parts = chain([(part, inference)], parts)
         try:
-            yield Several(parts, count, lambda part, result: joined.add(part, Outputs(result)))
+            yield Several(parts, count, add)
         except ServerError as error:
             self._doubt(error)
             raise
         return joined.arrays
 
-    def _item(self, item: Any, copy: bool, options: CallOptions) -> Flow[Inference | Outputs]:
+    def _item(self, item: Any, copy: bool, options: Options) -> Flow[Inference | Outputs]:
         """Return an item's inference, or its outputs if it had to run to find out about binary tensors."""
-        if not isinstance(item, Mapping):
-            raise InvalidRequest(f"expected mappings of input names to arrays, got {type(item).__name__}")
-        _, arrays, classes = yield from self._checked(item, options)
+        signature, arrays, classes = yield from self._checked(inputs_of(item, {}), options)
+        if signature.has_no_rows(arrays):
+            return Outputs(signature.empty_result(classes))
         binary = self._client._binary
         if binary is None:
             return Outputs((yield from self._infer(arrays, classes, options)))
-        return self._inference(arrays, classes, options, binary, {}, copy)
+        return self._inference(arrays, classes, options, binary, None, copy)
 
     def _failed(self, error: Exception, wanted: bool) -> InferenceServerException:
         """Return an item's error if the caller wants it, and raise it otherwise."""
@@ -352,7 +502,7 @@ def iterator(items: Iterable[T]) -> Iterator[T]:
         return iter(items)
     except TypeError:
         raise InvalidRequest(
-            f"expected an iterable of mappings of input names to arrays, got {type(items).__name__}"
+            f"expected an iterable of mappings of input names to arrays, or of arrays; got {type(items).__name__}"
         ) from None
 
 
@@ -361,34 +511,22 @@ def in_flight_or(connections: int, in_flight: int | None) -> int:
     return min(2 * connections, _MOST_AHEAD) if in_flight is None else positive(in_flight, "in_flight")
 
 
-def sort(
-    inputs: Mapping[str, Any] | None, keywords: Mapping[str, Any], known: type = CallOptions
-) -> tuple[Mapping[str, Any], Any]:
-    """Return the inputs and the options of a call.
+def inputs_of(inputs: Any, named: Mapping[str, Any]) -> Mapping[str, Any] | Sole:
+    """Return what a call gave as inputs: a mapping, keywords, or a value for a model's only input.
 
     Raises
     ------
     InvalidRequest
-        If there are inputs both in a mapping and as keywords.
+        If there are inputs both by position and as keywords.
     """
-    options: dict[str, Any] = {}
-    named = keywords
-    if not keywords.keys().isdisjoint(known.__annotations__):
-        options = {name: value for name, value in keywords.items() if name in known.__annotations__}
-        named = {name: value for name, value in keywords.items() if name not in options}
     if inputs is None:
-        return named, options
-    if not isinstance(inputs, Mapping):
-        raise InvalidRequest(
-            f"expected a mapping of input names to arrays, or a keyword for each input;"
-            f" got {type(inputs).__name__}"
-        )
+        return named
     if named:
         raise InvalidRequest(
-            f"{', '.join(map(repr, named))}: no such option; beside a mapping of inputs all keywords are"
-            f" options: {', '.join(known.__annotations__)}"
+            f"{', '.join(map(repr, named))}: no such option, and there are inputs by position too; options are"
+            f" {', '.join(Options._fields)}"
         )
-    return inputs, options
+    return inputs if isinstance(inputs, Mapping) else Sole(inputs)
 
 
 class SequenceBase:
@@ -410,16 +548,17 @@ class SequenceBase:
         #: Whether the server may know the sequence, knows it, and has been told its end.
         self._begun = self._started = self._ended = False
         self._zeros: Arrays = {}
-        self._options: CallOptions = {}
+        self._options = Options()
 
-    def _place(self, end: bool) -> dict[str, Any]:
-        return {"sequence_id": self.id, "sequence_start": not self._started, "sequence_end": end}
+    def _place(self, end: bool) -> Place:
+        return self.id, not self._started, end
 
-    def _call(self, given: Mapping[str, Any], options: SequenceOptions) -> Flow[Outputs]:
+    def _call(self, given: Mapping[str, Any] | Sole, options: Options, end: bool) -> Flow[Outputs]:
         if self._ended:
             raise InvalidRequest(f"sequence {self.id!r} of model {self._model.name!r} has ended")
-        end = bool(options.get("end"))
-        _, arrays, classes = yield from self._model._checked(given, options)
+        signature, arrays, classes = yield from self._model._checked(given, options)
+        if signature.has_no_rows(arrays):
+            raise InvalidRequest(f"model {self._model.name!r}: an inference of a sequence needs rows, got 0")
         before, self._begun = self._begun, True
         self._options = options
         self._zeros = {name: _zeros(array) for name, array in arrays.items()}
@@ -432,15 +571,11 @@ class SequenceBase:
         self._ended = end
         return Outputs(result)
 
-    def _end_options(self, error: BaseException | None) -> CallOptions:
+    def _end_options(self, error: BaseException | None) -> Options:
         """Return the options of the request that ends the sequence."""
-        options: CallOptions = {
-            "headers": self._options.get("headers"),
-            "query_params": self._options.get("query_params"),
-        }
-        if error is not None:
-            options["deadline"] = CLOSING
-        return options
+        given = self._options
+        deadline = UNSET if error is None else CLOSING
+        return Options(headers=given.headers, query_params=given.query_params, deadline=deadline)
 
     def _end(self) -> Flow[None]:
         """End the sequence, if it still runs, with an inference on zeros, which is the only way to end one."""
@@ -448,7 +583,7 @@ class SequenceBase:
             return
         self._ended = True
         try:
-            yield from self._model._infer(self._zeros, {}, {}, self._place(True))
+            yield from self._model._infer(self._zeros, {}, Options(), self._place(True))
         except ServerError as error:
             if _NO_SEQUENCE not in str(error.message()):
                 raise

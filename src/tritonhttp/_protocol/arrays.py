@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._wire import dtypes
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, MissingDependency
 from . import columns
 
-__all__ = ["as_array", "as_dlpack", "as_torch", "cast", "decoded", "is_typed"]
+__all__ = ["as_array", "as_dlpack", "as_torch", "cast", "decoded", "is_typed", "may_be_cast"]
 
 _TEXT = (str, bytes, bytearray, memoryview)
 
@@ -27,7 +27,7 @@ def is_typed(value: Any) -> bool:
     return hasattr(value, "dtype") or hasattr(value, "__array__") or hasattr(value, "__dlpack__")
 
 
-def as_array(value: Any, what: str) -> npt.NDArray[Any]:
+def as_array(value: Any, what: str, expected: str | None = None) -> npt.NDArray[Any]:
     """Return a caller's value as an array, over the caller's memory where possible.
 
     Parameters
@@ -36,18 +36,22 @@ def as_array(value: Any, what: str) -> npt.NDArray[Any]:
         See the module. ``bytes`` and ``str`` are one element; numpy decides for ``bytearray`` and other buffers.
     what : str
         The value's name in messages.
+    expected : str, optional
+        The datatype that it shall have; for a message only.
 
     Raises
     ------
     InvalidRequest
         For anything but numbers and text, and for a tensor on a GPU.
+    MissingDependency
+        For a BF16 tensor without ml_dtypes.
     """
     if isinstance(value, np.ndarray):
         array: npt.NDArray[Any] = value
     elif isinstance(value, (str, bytes)):
         array = np.array(value, dtype=object)
     elif hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
-        array = _foreign(value, what)
+        array = _foreign(value, what, expected)
     else:
         array = _made(value, what)
     return _of_text_or_numbers(array, what) if array.dtype.kind == "O" else array
@@ -71,7 +75,7 @@ def _made(value: Any, what: str) -> npt.NDArray[Any]:
         raise InvalidRequest(f"{what}: no array can be made of this {_name(value)}: {error}") from error
 
 
-def _foreign(value: Any, what: str) -> npt.NDArray[Any]:
+def _foreign(value: Any, what: str, expected: str | None) -> npt.NDArray[Any]:
     """Return another library's tensor or column as an array."""
     if (found := columns.vectors(value, what)) is not None:
         return found
@@ -90,7 +94,16 @@ def _foreign(value: Any, what: str) -> npt.NDArray[Any]:
         array, code = _dlpack.as_array(value)
     except ValueError as error:
         raise InvalidRequest(f"{what}: no array can be made of this {_name(value)}: {error}") from error
-    return array.view(dtypes.triton_to_np_dtype("BF16")) if code == _dlpack.BFLOAT16 else array
+    if code != _dlpack.BFLOAT16:
+        return array
+    try:
+        return array.view(dtypes.triton_to_np_dtype("BF16"))
+    except MissingDependency:
+        if expected in (None, "BF16"):
+            raise
+        raise InvalidRequest(
+            f"{what}: expected {expected}, got BF16; float() of a torch tensor converts"
+        ) from None
 
 
 def _of_text_or_numbers(array: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
@@ -125,6 +138,12 @@ def _name(value: Any) -> str:
 _RANKS = {"BOOL": 0, **dict.fromkeys(("FP16", "BF16", "FP32", "FP64"), 2), "BYTES": None}
 
 
+def may_be_cast(have: str | None, datatype: str) -> bool:
+    """Return whether there are values of the one datatype that :func:`cast` converts to the other."""
+    before, after = (_RANKS.get(name, 1) if name in dtypes.NAMES else None for name in (have, datatype))
+    return before is not None and after is not None and before <= after
+
+
 def cast(array: npt.NDArray[Any], datatype: str, what: str) -> npt.NDArray[Any]:
     """Return an array as another datatype of the protocol, if values change only by rounding to a float.
 
@@ -139,21 +158,26 @@ def cast(array: npt.NDArray[Any], datatype: str, what: str) -> npt.NDArray[Any]:
     have = dtypes.np_to_triton_dtype(array.dtype)
     if have == datatype:
         return array
-    before, after = (_RANKS.get(name, 1) if name in dtypes.NAMES else None for name in (have, datatype))
-    if before is None or after is None or before > after:
+    if not may_be_cast(have, datatype):
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            row = int(np.isnan(array).reshape(len(array), -1).any(axis=1).argmax()) if array.ndim else 0
+            raise InvalidRequest(
+                f"{what}: expected {datatype}, got {have} with NaN in row {row}: a missing value?"
+            )
         raise InvalidRequest(
             f"{what}: expected {datatype}, got {have or array.dtype}, which is not cast to that"
         )
     target = np.dtype(dtypes.triton_to_np_dtype(datatype))
     if array.size == 0:
         return array.astype(target)
-    if before == after == 1:
+    floats = _RANKS.get(datatype) == 2
+    if _RANKS.get(str(have), 1) == _RANKS.get(datatype, 1) == 1:
         low, high, limits = int(array.min()), int(array.max()), np.iinfo(target)
         if low < limits.min or high > limits.max:
             raise InvalidRequest(f"{what}: values from {low} to {high} do not fit into {datatype}")
     with np.errstate(all="ignore"):
         found: npt.NDArray[Any] = array.astype(target)
-        if after == 2 and not np.array_equal(np.isfinite(found), np.isfinite(array)):
+        if floats and not np.array_equal(np.isfinite(found), np.isfinite(array)):
             raise InvalidRequest(f"{what}: values of {have} beyond the largest finite {datatype}")
     return found
 
@@ -212,9 +236,13 @@ def as_torch(array: npt.NDArray[Any], what: str) -> Any:
 
     Raises
     ------
-    ImportError
+    MissingDependency
         Without torch.
     InvalidRequest
         For strings.
     """
-    return import_module("torch").from_dlpack(as_dlpack(array, what))
+    try:
+        torch = import_module("torch")
+    except ImportError as error:
+        raise MissingDependency("as_torch needs torch: pip install torch") from error
+    return torch.from_dlpack(as_dlpack(array, what))

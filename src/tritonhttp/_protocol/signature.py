@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._basics.quantities import integer
-from .._wire import dtypes
+from .._wire import dtypes, jsonio
 from ..errors import InvalidRequest, ProtocolError
-from .arrays import as_array, cast, is_typed
+from .arrays import as_array, cast, is_typed, may_be_cast
+from .result import InferResult
 from .tensors import InferInput, InferRequestedOutput, TensorInfo, datatype_of
 
 __all__ = ["Joined", "Signature", "requested", "rows_of", "split", "tensors"]
@@ -132,9 +133,10 @@ class Signature:
             if len(counts) > 1:
                 raise self._refusal(f"expected the same number of rows in every input, got {rows}")
             for count in counts:
-                if count == 0 or (count > self.max_batch_size and not parts):
-                    more = "; batched() splits what is larger" if count else ""
-                    raise self._refusal(f"expected 1 to {self.max_batch_size} rows, got {count}{more}")
+                if count > self.max_batch_size and not parts:
+                    raise self._refusal(
+                        f"expected at most {self.max_batch_size} rows, got {count}; batched() splits more"
+                    )
         return found
 
     def _array(self, info: TensorInfo, value: Any, casts: bool) -> npt.NDArray[Any]:
@@ -143,7 +145,7 @@ class Signature:
             fit: npt.NDArray[Any] = value
             return fit
         what = f"model {self.name!r}: input {info.name!r}"
-        array = as_array(value, what)
+        array = as_array(value, what, info.datatype)
         have = dtypes.np_to_triton_dtype(array.dtype)
         if have != info.datatype:
             typed, numbers = is_typed(value), "BYTES" not in (have, info.datatype)
@@ -152,7 +154,11 @@ class Signature:
             elif casts or (numbers and not typed):
                 array = cast(array, info.datatype, what)
             else:
-                advice = "; cast=True converts where the values fit" if numbers and have else ""
+                if not may_be_cast(have, info.datatype) and array.dtype.kind == "f":
+                    cast(array, info.datatype, what)  # which says what is wrong
+                advice = (
+                    "; cast=True converts where the values fit" if may_be_cast(have, info.datatype) else ""
+                )
                 raise InvalidRequest(f"{what}: expected {info.datatype}, got {have or array.dtype}{advice}")
         if array.ndim == 0 and info.shape and all(length in (-1, 1) for length in info.shape):
             array = array.reshape((1,) * len(info.shape))
@@ -233,6 +239,50 @@ class Signature:
             return f"has shape {list(info.shape)}, and an input has no elements"
         return ""
 
+    def sole_input(self, value: Any) -> str:
+        """Return the name of the only input that a call needs, for a value that came without a name.
+
+        Raises
+        ------
+        InvalidRequest
+            If there are several, or the server names none.
+        """
+        needed = [info.name for info in self.inputs if not info.optional] or [*self._known]
+        if len(needed) != 1:
+            names = ", ".join(map(repr, self._known)) or "inputs that its server does not name"
+            raise self._refusal(
+                f"got a {type(value).__name__} without a name, and the model has {names}: give a keyword, or a"
+                " mapping of names to arrays"
+            )
+        return needed[0]
+
+    def clashing(self, options: Collection[str]) -> tuple[str, ...]:
+        """Return the inputs that have the name of an option."""
+        return tuple(name for name in self._known if name in options)
+
+    # -- no rows --
+
+    def has_no_rows(self, arrays: Arrays) -> bool:
+        """Return whether checked inputs are a batch without rows, which no server computes."""
+        return bool(self.max_batch_size) and any(
+            len(array) == 0 for name, array in arrays.items() if self._known[name].shape[:1] == (-1,)
+        )
+
+    def empty_result(self, classes: Mapping[str, int]) -> InferResult:
+        """Return the result of a batch without rows: outputs of their dtypes and shapes, where -1 becomes 0."""
+        known = {info.name: info for info in self.outputs}
+        outputs = [
+            {
+                "name": name,
+                "datatype": "BYTES" if count else known[name].datatype,
+                "shape": [0, count] if count else [0, *(max(0, size) for size in known[name].shape[1:])],
+                "parameters": {"binary_data_size": 0},
+            }
+            for name, count in classes.items()
+        ]
+        head = jsonio.dumps({"model_name": self.name, "outputs": outputs})
+        return InferResult.from_response_body(head, header_length=len(head))
+
     # -- large batches --
 
     def rows(self, arrays: Arrays, max_batch: int | None) -> tuple[int, int]:
@@ -257,8 +307,8 @@ class Signature:
         if fixed:
             raise self._refusal(f"input {fixed[0]!r} has no first axis of any length to split along")
         counts = {name: len(array) for name, array in arrays.items()}
-        if len(set(counts.values())) != 1 or 0 in counts.values():
-            raise self._refusal(f"expected the same number of rows, 1 or more, in every input, got {counts}")
+        if len(set(counts.values())) != 1:
+            raise self._refusal(f"expected the same number of rows in every input, got {counts}")
         return next(iter(counts.values())), limit
 
 
@@ -293,6 +343,8 @@ class Joined:
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
+        #: How many rows are there.
+        self.done = 0
         self.arrays: Arrays = {}
 
     def add(self, rows: slice, part: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -321,6 +373,7 @@ class Joined:
                     f" and {whole.dtype} {list(whole.shape[1:])}"
                 )
             whole[rows] = array
+        self.done += count
 
 
 def tensors(arrays: Arrays, binary: bool, copy: bool = False) -> list[InferInput]:

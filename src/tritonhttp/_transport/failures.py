@@ -67,9 +67,9 @@ def wait_timeout(limit: int, seconds: float, deadline: float) -> errors.Deadline
     return timed_out(errors.DeadlineExceeded, doing, WAITING, seconds, deadline)
 
 
-def turn_timeout(seconds: float, deadline: float | None) -> errors.DeadlineExceeded:
-    """The earlier requests of a sequence did not end in time."""
-    doing = "while waiting for the sequence's earlier requests"
+def turn_timeout(behind: str, seconds: float, deadline: float | None) -> errors.DeadlineExceeded:
+    """What a turn waits for did not end in time."""
+    doing = f"while waiting for {behind}"
     return timed_out(errors.DeadlineExceeded, doing, WAITING, seconds, deadline)
 
 

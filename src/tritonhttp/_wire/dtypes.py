@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import MissingDependency
+
 __all__ = ["BY_DTYPE", "BY_NAME", "NAMES", "as_little_endian", "np_to_triton_dtype", "triton_to_np_dtype"]
 
 #: Name on the wire -> scalar type, as in the reference. BF16 is missing here, because it needs `ml_dtypes`.
@@ -71,14 +73,14 @@ def triton_to_np_dtype(dtype: str) -> Any:
 
     Raises
     ------
-    ImportError
+    MissingDependency
         For ``"BF16"`` if the package `ml_dtypes` is missing; the message has the command that installs it.
     """
     if dtype == "BF16":
         try:
             import ml_dtypes
         except ImportError as error:
-            raise ImportError(
+            raise MissingDependency(
                 "BF16 tensors need the package ml_dtypes: pip install 'tritonhttp[bf16]'"
             ) from error
         return ml_dtypes.bfloat16

@@ -93,7 +93,7 @@ def test_inputs_that_do_not_fit_are_not_sent(gateway, watched):
         ({"INPUT0": A, "INPUT1": B, "INPUT2": B}, "it has no input 'INPUT2'"),
         ({"INPUT0": A, "INPUT1": B[0]}, r"expected INT32 of shape \[-1, 16\]"),
         ({"INPUT0": A, "INPUT1": B.astype("i8")}, "expected INT32, got INT64"),
-        ({"INPUT0": np.repeat(A, 9, 0), "INPUT1": np.repeat(B, 9, 0)}, "expected 1 to 8 rows, got 9"),
+        ({"INPUT0": np.repeat(A, 9, 0), "INPUT1": np.repeat(B, 9, 0)}, "expected at most 8 rows, got 9"),
         ({"INPUT0": np.repeat(A, 2, 0), "INPUT1": B}, "the same number of rows"),
     ]:
         with pytest.raises(InvalidRequest, match=words):

@@ -288,7 +288,11 @@ class Calls(ClientBase):
             ``"file:1/model.onnx"``, and their contents. Needs `config`. Triton silently keeps a loaded model's old
             files if the configuration is the same: change something in it, or unload the model first.
         """
-        await self._run(operations.load_model(model_name, config, files), headers, query_params, deadline)
+        operation = operations.load_model(model_name, config, files)
+        try:
+            await self._run(operation, headers, query_params, deadline)
+        finally:
+            self._distrust_models()
 
     async def unload_model(
         self,
@@ -300,9 +304,11 @@ class Calls(ClientBase):
         deadline: Deadline = UNSET,
     ) -> None:
         """Unload a model; with `unload_dependents` also the models that only it needed."""
-        await self._run(
-            operations.unload_model(model_name, unload_dependents), headers, query_params, deadline
-        )
+        operation = operations.unload_model(model_name, unload_dependents)
+        try:
+            await self._run(operation, headers, query_params, deadline)
+        finally:
+            self._distrust_models()
 
     # -- trace and log settings --
 

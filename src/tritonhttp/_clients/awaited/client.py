@@ -179,7 +179,7 @@ class InferenceServerClient(Calls):
                 clock = asyncio.get_running_loop().time
                 began = clock()
                 if not await turn.pool.hold(turn.place, until, reserved=True):
-                    raise turn_timeout(clock() - began, until)
+                    raise turn_timeout(turn.behind, clock() - began, until)
             perform: Any = self._carry_out if isinstance(flow, Operation) else self._drive
             result: T = await perform(flow, headers, query_params, until)
             return result

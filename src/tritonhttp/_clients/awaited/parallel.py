@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from ..._protocol.inference import Inference
 from ..._protocol.result import InferResult
 from ..._transport.policy import Moment
-from ..model_base import CallOptions, Several, iterator
+from ..model_base import Several, iterator
 
 __all__ = ["Running", "carry_out", "is_done", "iterated", "result", "settle", "start"]
 
 T = TypeVar("T")
 
+Headers = Mapping[str, Any] | None
+
 Running = asyncio.Future[InferResult]
 
 
-def start(client: Any, inference: Inference, options: CallOptions, until: Moment | None) -> Running:
+def start(
+    client: Any, inference: Inference, headers: Headers, query_params: Headers, until: Moment | None
+) -> Running:
     """Start an inference."""
-    headers, query_params = options.get("headers"), options.get("query_params")
     running: Running = asyncio.ensure_future(client._run(inference, headers, query_params, until))
     return running
 
@@ -45,10 +48,11 @@ async def settle(started: Iterable[Any], error: BaseException | None = None, ite
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def carry_out(client: Any, several: Several, options: CallOptions, until: Moment | None) -> None:
+async def carry_out(
+    client: Any, several: Several, headers: Headers, query_params: Headers, until: Moment | None
+) -> None:
     """Run several inferences, as many at a time as the client has connections."""
     inferences = iter(several.inferences)
-    headers, query_params = options.get("headers"), options.get("query_params")
 
     async def work() -> None:
         for rows, inference in inferences:

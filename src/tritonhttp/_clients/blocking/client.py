@@ -440,7 +440,7 @@ class InferenceServerClient(Calls):
                         begun = turn.begin()
                 assert turn.pool is not None
                 if not begun and not turn.pool.hold(turn.place, until, reserved=True):
-                    raise turn_timeout(time.monotonic() - began, until)
+                    raise turn_timeout(turn.behind, time.monotonic() - began, until)
                 return self._drive(flow, headers, query_params, until, place)
         finally:
             release(place)

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
+from collections.abc import Sequence as Names
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy.typing as npt
 
+from ..._calls.turns import Turn
 from ..._protocol.operations import Operation
 from ..._transport.policy import UNSET, Deadline, call_limit
 from ...errors import InferenceServerException
@@ -16,13 +18,16 @@ from ..model_base import (
     CallOptions,
     Flow,
     ModelBase,
+    Options,
     Outputs,
+    Reading,
     SequenceBase,
     SequenceOptions,
     Step,
     in_flight_or,
-    sort,
+    inputs_of,
 )
+from ..progress import Progress, reporting
 from .drive import drive
 from .parallel import Running, carry_out, is_done, iterated, result, settle, start
 
@@ -54,9 +59,8 @@ class Model(ModelBase):
     input's, if the values fit. Shapes include the batch dimension; a single value serves where every dimension
     may be 1. None leaves an optional input out.
 
-    Beside a mapping of inputs, keywords are options, those of :class:`CallOptions`. Otherwise keywords with the
-    names of options are options, and all others are inputs; an input that is named like an option needs the
-    mapping.
+    Keywords with the names of options are options, and all others are inputs; an input that is named like an
+    option needs the mapping. A model with one input takes its value by position too: ``model(image)``.
 
     Attributes
     ----------
@@ -64,19 +68,52 @@ class Model(ModelBase):
     signature : Signature or None
     """
 
-    @overload
-    def __call__(self, inputs: Mapping[str, Any], /, **options: Unpack[CallOptions]) -> Outputs: ...
-
-    @overload
-    def __call__(self, /, **inputs_and_options: Any) -> Outputs: ...
-
-    def __call__(self, inputs: Mapping[str, Any] | None = None, /, **keywords: Any) -> Outputs:
+    def __call__(
+        self,
+        inputs: Any = None,
+        /,
+        *,
+        outputs: Names[str] | None = None,
+        classes: int = 0,
+        cast: bool = False,
+        request_id: str = "",
+        priority: int = 0,
+        timeout: int | None = None,
+        headers: Mapping[str, Any] | None = None,
+        query_params: Mapping[str, Any] | None = None,
+        request_compression_algorithm: str | None = None,
+        response_compression_algorithm: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        idempotent: bool | None = None,
+        deadline: Deadline = UNSET,
+        **named: Any,
+    ) -> Outputs:
         """Run the model, and return its outputs.
+
+        Parameters
+        ----------
+        inputs : mapping, or anything that an input takes
+            The inputs by name; or the value of a model's only input, any optional ones left out.
+        outputs : sequence of str, optional
+            The names of the outputs to return; None: all.
+        classes : int
+            How many classes to return in place of an output's numbers, best first, as BYTES
+            ``"score:index:label"``: of the named outputs, or of all that are integers, FP32 or FP64 and have
+            elements (the others come whole).
+        cast : bool
+            Convert arrays of another dtype if values change only by rounding to a float.
+        request_id, priority, timeout, headers, query_params, request_compression_algorithm,
+        response_compression_algorithm, parameters, idempotent, deadline
+            As for the client's `infer`: `timeout` is the server's, in microseconds; `deadline` is the call's, in
+            seconds, and holds for the reading of the signature too.
+        **named
+            The inputs by name, in place of `inputs`.
 
         Returns
         -------
         Outputs
-            A read-only mapping of arrays by the outputs' names; its `result` is the :class:`InferResult`.
+            A read-only mapping of arrays by the outputs' names; its `result` is the :class:`InferResult`. Of a
+            batch without rows: empty arrays, without a request.
 
         Raises
         ------
@@ -85,31 +122,44 @@ class Model(ModelBase):
         InferenceServerException
             As for the client's `infer`.
         """
-        given, options = sort(inputs, keywords)
-        return self._drive(self._call(given, options), options)
+        options = Options(
+            outputs,
+            classes,
+            cast,
+            request_id,
+            priority,
+            timeout,
+            headers,
+            query_params,
+            request_compression_algorithm,
+            response_compression_algorithm,
+            parameters,
+            idempotent,
+            deadline,
+        )
+        return self._drive(self._call(inputs_of(inputs, named), options), options)
 
-    @overload
     def batched(
         self,
-        inputs: Mapping[str, Any],
+        inputs: Any = None,
         /,
         *,
         max_batch: int | None = None,
-        **options: Unpack[CallOptions],
-    ) -> dict[str, npt.NDArray[Any]]: ...
-
-    @overload
-    def batched(
-        self, /, *, max_batch: int | None = None, **inputs_and_options: Any
-    ) -> dict[str, npt.NDArray[Any]]: ...
-
-    def batched(
-        self,
-        inputs: Mapping[str, Any] | None = None,
-        /,
-        *,
-        max_batch: int | None = None,
-        **keywords: Any,
+        progress: Progress = False,
+        outputs: Names[str] | None = None,
+        classes: int = 0,
+        cast: bool = False,
+        request_id: str = "",
+        priority: int = 0,
+        timeout: int | None = None,
+        headers: Mapping[str, Any] | None = None,
+        query_params: Mapping[str, Any] | None = None,
+        request_compression_algorithm: str | None = None,
+        response_compression_algorithm: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        idempotent: bool | None = None,
+        deadline: Deadline = UNSET,
+        **named: Any,
     ) -> dict[str, npt.NDArray[Any]]:
         """Run the model on any number of rows, in parts, and return the joined outputs.
 
@@ -117,13 +167,20 @@ class Model(ModelBase):
 
         Parameters
         ----------
-        inputs : mapping
+        inputs : mapping, or anything that an input takes
             As for a call, as keywords too; all have the same length along their first axis.
         max_batch : int, optional
             The most rows for one inference; None: the model's max_batch_size. Parts have fewer where these would
             take 2 GiB, or 64 MiB as JSON or before compression: Triton refuses that by default.
-        **keywords
-            As for a call; the deadline is that of all parts together.
+        progress : bool or callable
+            Called with the numbers of rows done and of all rows; True: show a bar, of tqdm or rich.
+        outputs, classes, cast, request_id, priority, timeout, headers, query_params,
+        request_compression_algorithm, response_compression_algorithm, parameters, idempotent
+            As for a call.
+        deadline
+            That of all parts together.
+        **named
+            As for a call.
 
         Returns
         -------
@@ -139,42 +196,73 @@ class Model(ModelBase):
         InferenceServerException
             What a part failed with, when no other part is under way any more. Some may have run.
         """
-        given, options = sort(inputs, keywords)
-        return self._drive(self._batched(given, max_batch, options), options)
+        options = Options(
+            outputs,
+            classes,
+            cast,
+            request_id,
+            priority,
+            timeout,
+            headers,
+            query_params,
+            request_compression_algorithm,
+            response_compression_algorithm,
+            parameters,
+            idempotent,
+            deadline,
+        )
+        with reporting(progress, self.name, "row") as report:
+            flow = self._batched(inputs_of(inputs, named), max_batch, options, report)
+            return self._drive(flow, options)
 
     @overload
     def map(
         self,
-        items: Iterable[Mapping[str, Any]],
+        items: Iterable[Any],
         /,
         *,
         in_flight: int | None = None,
         copy: bool = True,
         return_exceptions: Literal[False] = False,
+        progress: Progress = False,
         **options: Unpack[CallOptions],
     ) -> Generator[Outputs, None, None]: ...
 
     @overload
     def map(
         self,
-        items: Iterable[Mapping[str, Any]],
+        items: Iterable[Any],
         /,
         *,
         in_flight: int | None = None,
         copy: bool = True,
         return_exceptions: bool,
+        progress: Progress = False,
         **options: Unpack[CallOptions],
     ) -> Generator[Outputs | InferenceServerException, None, None]: ...
 
     def map(
         self,
-        items: Iterable[Mapping[str, Any]],
+        items: Iterable[Any],
         /,
         *,
         in_flight: int | None = None,
         copy: bool = True,
         return_exceptions: bool = False,
-        **options: Unpack[CallOptions],
+        progress: Progress = False,
+        outputs: Names[str] | None = None,
+        classes: int = 0,
+        cast: bool = False,
+        request_id: str = "",
+        priority: int = 0,
+        timeout: int | None = None,
+        headers: Mapping[str, Any] | None = None,
+        query_params: Mapping[str, Any] | None = None,
+        request_compression_algorithm: str | None = None,
+        response_compression_algorithm: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        idempotent: bool | None = None,
+        deadline: Deadline = UNSET,
     ) -> Generator[Outputs | InferenceServerException, None, None]:
         """Run the model on each item of an iterable, and yield the outputs in the items' order::
 
@@ -188,8 +276,9 @@ class Model(ModelBase):
 
         Parameters
         ----------
-        items : iterable of mapping
-            The inputs of one inference each, as for a call; on asyncio an asynchronous iterable too.
+        items : iterable
+            The inputs of one inference each, as for a call: mappings, or values of a model's only input. On
+            asyncio an asynchronous iterable too.
         in_flight : int, optional
             The most items read whose outputs are not taken yet. None: twice the connections, 32 at most.
         copy : bool
@@ -199,8 +288,14 @@ class Model(ModelBase):
             True: where an inference fails, or an item does not fit the model, yield the error in the place of
             the outputs, and go on. False: raise it there, when no other inference is under way any more; those
             may have run.
-        **options
-            As for a call; the deadline is that of each item.
+        progress : bool or callable
+            Called with the number of items whose outputs were taken, and of all, None if that is not known; True:
+            show a bar, of tqdm or rich.
+        outputs, classes, cast, request_id, priority, timeout, headers, query_params,
+        request_compression_algorithm, response_compression_algorithm, parameters, idempotent
+            As for a call.
+        deadline
+            That of each item.
 
         Yields
         ------
@@ -214,10 +309,25 @@ class Model(ModelBase):
         InferenceServerException
             What an inference failed with, in its place. What the iterable itself raises comes in its place too.
         """
-        _, kept = sort({}, options)
-        call_limit(kept.get("deadline", UNSET), None)  # refused at once, and not item by item
+        options = Options(
+            outputs,
+            classes,
+            cast,
+            request_id,
+            priority,
+            timeout,
+            headers,
+            query_params,
+            request_compression_algorithm,
+            response_compression_algorithm,
+            parameters,
+            idempotent,
+            deadline,
+        )
+        call_limit(deadline, None)  # refused at once, and not item by item
         limit = in_flight_or(self._client._workers, in_flight)
-        return self._map(iterated(items), limit, copy, return_exceptions, kept)
+        total = len(items) if isinstance(items, Sized) else None
+        return self._map(iterated(items), limit, copy, return_exceptions, progress, total, options)
 
     def sequence(self, id: int | str | None = None) -> Sequence:
         """Return a sequence of inferences on a model that keeps state between them.
@@ -237,43 +347,58 @@ class Model(ModelBase):
         deadline: Deadline = UNSET,
     ) -> Self:
         """Read again what the model takes and gives; return the model."""
-        options: CallOptions = {"headers": headers, "query_params": query_params, "deadline": deadline}
+        options = Options(headers=headers, query_params=query_params, deadline=deadline)
         self._drive(self._read(), options)
         return self
 
-    def _drive(self, flow: Flow[T], options: CallOptions) -> T:
+    def _drive(self, flow: Flow[T], options: Options) -> T:
         client = self._client
-        until = client._until(options.get("deadline", UNSET))
-        headers, query_params = options.get("headers"), options.get("query_params")
+        until = client._until(options.deadline)
+        headers, query_params = options.headers, options.query_params
 
         def perform(step: Step) -> Any:
             if isinstance(step, Operation):
                 return client._run(step, headers, query_params, until)
-            return carry_out(client, step, options, until)
+            if isinstance(step, Reading):
+                turn = Turn(client._turns, step.key, "another call that reads the model")
+                return client._drive_in_turn(turn, step.flow(until), headers, query_params, until)
+            return carry_out(client, step, headers, query_params, until)
 
         return drive(flow, perform)
 
     def _map(
-        self, items: Iterator[Any], limit: int, copy: bool, return_exceptions: bool, options: CallOptions
+        self,
+        items: Iterator[Any],
+        limit: int,
+        copy: bool,
+        return_exceptions: bool,
+        progress: Progress,
+        total: int | None,
+        options: Options,
     ) -> Generator[Outputs | InferenceServerException, None, None]:
         waiting: deque[Running | Outputs | Exception] = deque()
-        more = True
+        more, done = True, 0
         try:
-            while True:
-                while more and len(waiting) < limit and not (waiting and is_done(waiting[0])):
-                    found = self._begin(items, copy, options)
-                    if found is not None:
-                        waiting.append(found)
-                    more = found is not None and (return_exceptions or not isinstance(found, Exception))
-                if not waiting:
-                    return
-                yield self._outcome(waiting.popleft(), return_exceptions)
+            with reporting(progress, self.name, "item") as report:
+                while True:
+                    while more and len(waiting) < limit and not (waiting and is_done(waiting[0])):
+                        found = self._begin(items, copy, options)
+                        if found is not None:
+                            waiting.append(found)
+                        more = found is not None and (return_exceptions or not isinstance(found, Exception))
+                    if not waiting:
+                        return
+                    outcome = self._outcome(waiting.popleft(), return_exceptions)
+                    done += 1
+                    if report is not None:
+                        report(done, total)
+                    yield outcome
         except BaseException as error:
             settle(waiting, error, items)
             raise
 
     def _begin(
-        self, items: Iterator[Any], copy: bool, options: CallOptions
+        self, items: Iterator[Any], copy: bool, options: Options
     ) -> Running | Outputs | Exception | None:
         """Start the next item's inference; return None after the last item."""
         try:
@@ -281,8 +406,8 @@ class Model(ModelBase):
                 step = self._drive(self._item(item, copy, options), options)
                 if isinstance(step, Outputs):
                     return step
-                until = self._client._until(options.get("deadline", UNSET))
-                return start(self._client, step, options, until)
+                until = self._client._until(options.deadline)
+                return start(self._client, step, options.headers, options.query_params, until)
         except Exception as error:
             return error
         return None
@@ -333,13 +458,56 @@ class Sequence(SequenceBase):
                 raise
             self._not_ended(error)
 
-    @overload
-    def __call__(self, inputs: Mapping[str, Any], /, **options: Unpack[SequenceOptions]) -> Outputs: ...
+    def __call__(
+        self,
+        inputs: Any = None,
+        /,
+        *,
+        end: bool = False,
+        outputs: Names[str] | None = None,
+        classes: int = 0,
+        cast: bool = False,
+        request_id: str = "",
+        priority: int = 0,
+        timeout: int | None = None,
+        headers: Mapping[str, Any] | None = None,
+        query_params: Mapping[str, Any] | None = None,
+        request_compression_algorithm: str | None = None,
+        response_compression_algorithm: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        idempotent: bool | None = None,
+        deadline: Deadline = UNSET,
+        **named: Any,
+    ) -> Outputs:
+        """Run the sequence's next inference.
 
-    @overload
-    def __call__(self, /, **inputs_and_options: Any) -> Outputs: ...
+        Parameters
+        ----------
+        end : bool
+            True: it is the sequence's last one.
+        inputs, outputs, classes, cast, request_id, priority, timeout, headers, query_params,
+        request_compression_algorithm, response_compression_algorithm, parameters, idempotent, deadline, **named
+            As for a call of the model.
 
-    def __call__(self, inputs: Mapping[str, Any] | None = None, /, **keywords: Any) -> Outputs:
-        """Run the sequence's next inference; as a call of the model, and ``end=True`` for the last one."""
-        given, options = sort(inputs, keywords, SequenceOptions)
-        return self._model._drive(self._call(given, options), options)
+        Returns
+        -------
+        Outputs
+            As a call of the model does.
+        """
+        options = Options(
+            outputs,
+            classes,
+            cast,
+            request_id,
+            priority,
+            timeout,
+            headers,
+            query_params,
+            request_compression_algorithm,
+            response_compression_algorithm,
+            parameters,
+            idempotent,
+            deadline,
+        )
+        flow = self._call(inputs_of(inputs, named), options, bool(end))
+        return self._model._drive(flow, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -11,16 +11,19 @@ from ..._protocol.inference import Inference
 from ..._protocol.result import InferResult
 from ..._transport.policy import Moment
 from ...errors import InferenceServerException
-from ..model_base import CallOptions, Several
+from ..model_base import Several
 from ..model_base import iterator as iterated
 from .async_request import InferAsyncRequest as Running
 
 __all__ = ["Running", "carry_out", "is_done", "iterated", "result", "settle", "start"]
 
+Headers = Mapping[str, Any] | None
 
-def start(client: Any, inference: Inference, options: CallOptions, until: Moment | None) -> Running:
+
+def start(
+    client: Any, inference: Inference, headers: Headers, query_params: Headers, until: Moment | None
+) -> Running:
     """Start an inference."""
-    headers, query_params = options.get("headers"), options.get("query_params")
     started: Running = client._start(inference, headers, query_params, until, copy=False)
     return started
 
@@ -43,7 +46,9 @@ def settle(started: Iterable[Any], error: BaseException, items: object) -> None:
                 each.get_result()
 
 
-def carry_out(client: Any, several: Several, options: CallOptions, until: Moment | None) -> None:
+def carry_out(
+    client: Any, several: Several, headers: Headers, query_params: Headers, until: Moment | None
+) -> None:
     """Run several inferences, as many at a time as the client has threads."""
     waiting: deque[tuple[slice, Running]] = deque()
     try:
@@ -52,7 +57,7 @@ def carry_out(client: Any, several: Several, options: CallOptions, until: Moment
             if len(waiting) >= 2 * client._workers:
                 done, handle = waiting.popleft()
                 several.add(done, handle.get_result())
-            waiting.append((rows, start(client, inference, options, until)))
+            waiting.append((rows, start(client, inference, headers, query_params, until)))
         while waiting:
             done, handle = waiting.popleft()
             several.add(done, handle.get_result())
