@@ -310,6 +310,14 @@ def test_an_alert_of_tls_says_what_speaks_there() -> None:
             reader.received(len(data))
 
 
+def test_settings_of_http_2_say_what_speaks_there() -> None:
+    data = b"\0\0\x18\4\0\0\0\0\0\0\4\0\x40\0\0"  # as gRPC's server begins
+    reader = ResponseReader()
+    reader.get_buffer()[: len(data)] = data
+    with pytest.raises(ProtocolError, match=r"this is HTTP/2: is it the gRPC port, 8001\?"):
+        reader.received(len(data))
+
+
 # -- refusals ---------------------------------------------------------------------------------------
 
 REFUSED = {

@@ -312,8 +312,11 @@ _heads: dict[bytes, ResponseHead] = {}
 
 
 def _no_http(start: bytes) -> ProtocolError:
-    # A TLS alert: the server expects TLS.
-    advice = " (the server speaks TLS: https://)" if start.startswith(b"\x15\x03") else ""
+    advice = ""
+    if start.startswith(b"\x15\x03"):  # an alert
+        advice = " (the server speaks TLS: https://)"
+    elif start[:2] == b"\0\0" and start[3:5] == b"\4\0":  # HTTP/2's frame of settings, as its server begins
+        advice = " (this is HTTP/2: is it the gRPC port, 8001? HTTP is usually 8000)"
     return ProtocolError(f"expected an HTTP/1.1 response, got bytes that begin with {start!r}{advice}")
 
 
