@@ -83,6 +83,9 @@ def test_a_deadline_that_has_passed_sends_nothing(
     server = serve()
     client = open_client(server.url)
     for name in methods_of(client_kind):
+        if name == "check":
+            assert "s are over before it began" in client.check(deadline=limit).reason
+            continue
         with pytest.raises(DeadlineExceeded, match=r"s are over before it began") as caught:
             begin(client, name, limit)
         assert (caught.value.phase, caught.value.attempts) == ("start", 0), name

@@ -171,8 +171,8 @@ def test_waiting_for_a_server_that_starts(
     client.wait_until_ready(60, "identity_fp32")
     assert client.is_model_ready("identity_fp32")
     starting.join()
-    with pytest.raises(tritonhttp.DeadlineExceeded, match=r"model 'not_there' .* last answer: not ready"):
-        client.wait_until_ready(0.3, "not_there")
+    with pytest.raises(tritonhttp.DeadlineExceeded, match=r"'slow' .* not ready; model 'slow' is not loaded"):
+        client.wait_until_ready(0.3, "slow")
 
 
 @pytest.fixture

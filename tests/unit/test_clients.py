@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import pickle
+import re
 import ssl
 import threading
 import time
@@ -27,9 +28,10 @@ from tritonhttp import (
     InvalidRequest,
     Request,
     Retry,
+    ServerError,
 )
 from tritonhttp._clients.awaited.aiohttp_forms import Answer
-from tritonhttp._protocol.operations import until_ready
+from tritonhttp._protocol.probes import until_ready
 from tritonhttp._wire.http1 import Response, ResponseHead, parse_head
 from tritonhttp.auth import BearerAuth
 from tritonhttp.events import Call
@@ -212,7 +214,7 @@ def test_an_attribute_that_cannot_be_pickled_is_named() -> None:
 
 
 def test_wait_until_ready_asks_less_and_less_often() -> None:
-    now, pauses = 0.0, []
+    now, pauses, paths = 0.0, [], []
     flow = until_ready("m", "2", lambda: 30.0 - now)
     step: Any = next(flow)
     failed = None
@@ -223,13 +225,16 @@ def test_wait_until_ready_asks_less_and_less_often() -> None:
                 now += step
                 step = flow.send(None)
             else:
-                assert step.path == "v2/models/m/versions/2/ready"
-                step = flow.send(False)
+                paths.append(step.path)
+                is_index = not step.path.endswith("/ready")
+                step = flow.throw(ServerError("no index", "404")) if is_index else flow.send(False)
         except DeadlineExceeded as error:
             failed = str(error)
     assert failed.endswith(
         f"model 'm' to be ready; asked {len(pauses) + 1} times, the last answer: not ready"
     )
+    ready, listed = "v2/models/m/versions/2/ready", "v2/repository/index"
+    assert paths == [ready, listed, *[ready] * len(pauses), listed]
     assert pauses[:3] == pytest.approx([0.05, 0.075, 0.1125])
     assert pauses == sorted(pauses)
     assert pauses[-1] == 2.0
@@ -264,6 +269,35 @@ def test_wait_until_ready_ends_in_time_where_nothing_answers(
     with pytest.raises(DeadlineExceeded):
         client.wait_until_ready(0.4)
     assert 0.3 < time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("speak", "words"),
+    [
+        (
+            lambda peer: peer.send(b"\0\0\x18\4\0\0\0\0\0" + bytes(24)),
+            "no inference server: .* the gRPC port, 8001",
+        ),
+        (
+            lambda peer: peer.send(b"\x15\3\3\0\2\2\x46"),
+            "no inference server: .*the server speaks TLS: https://",
+        ),
+        (lambda peer: peer.receive() and None, "the connection broke: "),
+        (lambda peer: peer.receive() and peer.receive(), "no answer came in time: "),
+        (
+            lambda peer: peer.receive() and peer.reply(status="301 Moved", headers="Location: /x"),
+            "redirect to /x",
+        ),
+    ],
+    ids=["gRPC", "TLS", "closed", "silent", "redirect"],
+)
+def test_a_check_says_what_answers_in_place_of_a_server(
+    serve: Any, open_client: Callable[..., Any], speak: Any, words: str
+) -> None:
+    server = serve(speak)
+    found = open_client(server.url).check("m", deadline=0.3)
+    assert (bool(found), found.live, found.ready) == (False, False, False)
+    assert re.search(words, found.reason), found.reason
 
 
 def test_wait_until_ready_refuses_wrong_arguments_at_once(open_client: Callable[..., Any]) -> None:

@@ -17,7 +17,7 @@ from .._wire import inference, jsonio, prometheus
 from .._wire.http1 import Response
 from .._wire.prometheus import Metrics
 from .._wire.requests import Buffer, plain_text
-from ..errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerError, TransportError
+from ..errors import InvalidRequest, ProtocolError, ServerError
 from .bodies import plain_body
 from .refusals import check, server_error
 
@@ -144,43 +144,6 @@ def is_server_ready() -> Operation[bool]:
 
 def is_model_ready(model_name: str, model_version: str) -> Operation[bool]:
     return _get(model_path(model_name, model_version, "/ready"), _is_ok)
-
-
-#: Seconds between two checks of readiness: at first, and at most.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
-
-
-def until_ready(
-    model_name: str | None, model_version: str, time_left: Callable[[], float]
-) -> Generator[Operation[bool] | float, Any, None]:
-    """Check until a model or the server is ready: yield operations, and the seconds to wait between them.
-
-    Raises
-    ------
-    DeadlineExceeded
-        When no time is left; the message has the last answer.
-    """
-    if model_name is None:
-        what, path = "the server", is_server_ready().path
-    else:
-        what, path = f"model {model_name!r}", is_model_ready(model_name, model_version).path
-    operation = _get(path, _is_ready)
-    pause, asked, came = _FIRST_PAUSE, 0, "nothing"
-    while True:
-        asked += 1
-        try:
-            if (yield operation):
-                return
-            came = "not ready"
-        except (ProtocolError, ServerError, TransportError) as error:
-            came = str(error)
-        if time_left() <= pause:
-            raise DeadlineExceeded(
-                f"timed out waiting for {what} to be ready; asked {asked} times, the last answer: {came}",
-                phase="wait until ready",
-            )
-        yield pause
-        pause = min(pause * 1.5, _LONGEST_PAUSE)
 
 
 def get_server_metadata() -> Operation[types.ServerMetadata]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # type checkers read the imports
     from .._clients.awaited.model import Model as Model
     from .._clients.awaited.model import Outputs as Outputs
     from .._clients.awaited.stream import GenerateStream as GenerateStream
+    from .._protocol.probes import Health as Health
+    from .._protocol.probes import ModelList as ModelList
+    from .._protocol.probes import ModelStatus as ModelStatus
     from .._protocol.signature import Signature as Signature
     from .._regions.region import Region as Region
     from ..errors import CertificateError as CertificateError

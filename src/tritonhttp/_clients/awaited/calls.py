@@ -29,7 +29,7 @@ from ..._transport.pool import Place
 from ..._transport.trace import Trace
 from ..._wire.http1 import Response, StreamedResponse
 from ..._wire.requests import Buffer
-from ...errors import InferenceServerException, TransportError
+from ...errors import DeadlineExceeded, InferenceServerException, TransportError
 from ...plugins import Request
 from ..base import PROBING, ClientBase
 from ..overrides import DEBUG, undecoded
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ... import types
+    from ..._protocol.probes import Health, ModelList
     from ..._regions.region import Region
     from ..._wire.prometheus import Metrics
     from ...events import Call
@@ -134,7 +135,8 @@ class Calls(ClientBase):
     ) -> None:
         """Wait until the server, or a model on it, is ready to infer, however often it has to be asked.
 
-        A server that cannot be connected to, and one that answers with an error, is not ready yet.
+        A server that cannot be connected to, and one that answers with an error, is not ready yet. A model whose
+        name is not in the server's repository is an error at once, if the server has an index of it.
 
         Parameters
         ----------
@@ -150,17 +152,89 @@ class Calls(ClientBase):
         Raises
         ------
         DeadlineExceeded
-            When it is not ready in time; with the answer that came last.
+            When it is not ready in time; with the answer that came last, and the model's state and its reason.
+        ServerError
+            When the repository has no such model, with status 404 and the nearest names; with several servers,
+            when none has it.
         """
+        from ..._protocol import probes
+
         until = self._until(call_limit(timeout, None, "timeout"))
         clock = asyncio.get_running_loop().time
 
         def time_left() -> float:
             return math.inf if until is None else until - clock()
 
-        await self._drive(
-            operations.until_ready(model, model_version, time_left), headers, query_params, until
-        )
+        flow = probes.until_ready(model, model_version, time_left)
+        await self._probing(flow, headers, query_params, until)
+
+    async def check(
+        self,
+        model: str | None = None,
+        *,
+        model_version: str = "",
+        headers: Headers = None,
+        query_params: QueryParams = None,
+        deadline: Deadline = UNSET,
+    ) -> Health:
+        """Find out whether the server, or a model on it, can be used, and if not, why; nothing of that is raised.
+
+        It asks whether the server is live and ready, for its metadata, whether the model is ready, and where that
+        is not so for the repository's index.
+
+        Parameters
+        ----------
+        model : str, optional
+            A model that must be ready. The server need not be then: another model may keep it from that.
+        model_version : str
+            The model's version; empty: one that the server chooses.
+        headers, query_params, deadline
+            See the class; the deadline is for all requests together.
+
+        Returns
+        -------
+        Health
+            True if all is well. Its `reason` says in one sentence what stands in the way.
+
+        Raises
+        ------
+        InvalidRequest
+            For arguments that cannot be used. No other error, whatever the server, the network or a plugin does.
+        """
+        from ..._protocol import probes
+
+        clock = asyncio.get_running_loop().time
+        flow = probes.check(model, model_version, clock)
+        self._encoder.encode(
+            operations.is_server_live(), headers, query_params
+        )  # refuses what cannot be sent
+        if model is not None:
+            operations.is_model_ready(model, model_version)
+        try:
+            until = self._until(deadline)
+        except DeadlineExceeded as error:
+            return probes.unreachable(error, model, model_version)
+        return await self._probing(flow, headers, query_params, until)
+
+    async def _probing(
+        self,
+        flow: Generator[Operation[Any] | float, Any, T],
+        headers: Headers,
+        query_params: QueryParams,
+        until: Moment | None,
+    ) -> T:
+        """Carry out a probe. Of several servers it gets all models, since any of them may have the one."""
+        from ..._protocol import probes
+
+        async def perform(step: Operation[Any]) -> Any:
+            if step.path != probes.INDEX or not self._servers:
+                return await self._carry_out(step, headers, query_params, until)
+            found = probes.ModelList()
+            for server in list(self._servers.values()):
+                found += await server._carry_out(step, headers, query_params, until)
+            return found
+
+        return await drive(flow, perform)
 
     async def get_server_metadata(
         self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
@@ -251,6 +325,25 @@ class Calls(ClientBase):
         return found
 
     # -- model repository --
+
+    async def models(
+        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
+    ) -> ModelList:
+        """Return the models of the repository, each version with its state, as a list that shows as a table.
+
+        Returns
+        -------
+        list of ModelStatus
+            By name and version. Models that were never loaded are in it, with an empty version and state.
+
+        Raises
+        ------
+        ServerError
+            Also by a server without Triton's extension for repositories.
+        """
+        from ..._protocol.probes import index
+
+        return await self._run(index(), headers, query_params, deadline)
 
     async def get_model_repository_index(
         self,
@@ -786,7 +879,8 @@ class Calls(ClientBase):
             model_name, inputs, model_version, parameters, request_id, idempotent, idle
         )
         limit = call_limit(deadline, self._stream_deadline)
-        return GenerateStream(self._beginning(operation, headers, query_params), limit, idle)
+        begin = self._beginning(operation, headers, query_params)
+        return GenerateStream(begin, limit, idle, model_name, self._url_of(operation))
 
     def infer_stream(
         self,
@@ -835,8 +929,9 @@ class Calls(ClientBase):
             binary=False,
         )
         limit = call_limit(deadline, self._stream_deadline)
-        begin = self._beginning(inference.streamed_answers(idle), headers, query_params)
-        return InferStream(begin, limit, idle)
+        operation = inference.streamed_answers(idle)
+        begin = self._beginning(operation, headers, query_params)
+        return InferStream(begin, limit, idle, model_name, self._url_of(operation))
 
     def _idle_limit(self, given: Deadline) -> float | None:
         return self._idle_timeout if given is UNSET else seconds(given, "idle_timeout")
