@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # type checkers read the imports in place of `__all__`
     from ._clients.blocking.model import Model as Model
     from ._clients.blocking.model import Outputs as Outputs
     from ._clients.blocking.stream import GenerateStream as GenerateStream
+    from ._protocol.classes import Classification as Classification
     from ._protocol.probes import Health as Health
     from ._protocol.probes import ModelList as ModelList
     from ._protocol.probes import ModelStatus as ModelStatus

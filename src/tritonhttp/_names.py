@@ -30,6 +30,7 @@ from .utils import triton_to_np_dtype as triton_to_np_dtype
 #: The modules of those that are imported when they are asked for, relative to ``tritonhttp``.
 _HOMES = {
     "CertificateError": ".errors",
+    "Classification": "._protocol.classes",
     "Health": "._protocol.probes",
     "ModelList": "._protocol.probes",
     "ModelStatus": "._protocol.probes",

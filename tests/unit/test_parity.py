@@ -205,7 +205,7 @@ def test_a_package_lists_its_public_names_and_modules_and_no_others(module: str)
 #: Types of what methods return, or take.
 NAMED = (
     "GenerateStream Model Outputs Region Retry Signature Stats TensorInfo TLSError CertificateError"
-    " Health ModelList ModelStatus"
+    " Classification Health ModelList ModelStatus"
 )
 
 

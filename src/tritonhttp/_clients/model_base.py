@@ -163,6 +163,10 @@ class Outputs(Mapping[str, npt.NDArray[Any]]):
     def __len__(self) -> int:
         return len(self.result)
 
+    def classes(self, name: str) -> list[Any]:
+        """Return the best classes of an output, as :meth:`InferResult.classes` does."""
+        return self.result.classes(name)
+
     def __repr__(self) -> str:
         return f"<Outputs {', '.join(map(str, self.result.outputs))}>"
 

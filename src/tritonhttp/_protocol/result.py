@@ -193,6 +193,33 @@ class InferResult:
         tensor: torch.Tensor = as_torch(self[name], f"output {name!r}")
         return tensor
 
+    def classes(self, name: str) -> list[Any]:
+        """Return the best classes of an output that was requested as classes, as :class:`Classification` tuples.
+
+        Parameters
+        ----------
+        name : str
+            An output that was requested with `class_count`, or from a model with `classes`.
+
+        Returns
+        -------
+        list
+            One list of (score, index, label) for each row, best first; nested further as the output's shape is.
+            An output without a batch dimension gives one plain list.
+
+        Raises
+        ------
+        InvalidRequest
+            If the output is no classification.
+        KeyError
+            As for ``result[name]``.
+        """
+        from .classes import classifications
+
+        array = self[name]
+        datatype = str(self._layout.outputs[name].get("datatype"))
+        return classifications(array, f"output {name!r}", datatype)
+
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:
         """Name, datatype and shape of each output in the response."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # type checkers read the imports
     from .._clients.awaited.model import Model as Model
     from .._clients.awaited.model import Outputs as Outputs
     from .._clients.awaited.stream import GenerateStream as GenerateStream
+    from .._protocol.classes import Classification as Classification
     from .._protocol.probes import Health as Health
     from .._protocol.probes import ModelList as ModelList
     from .._protocol.probes import ModelStatus as ModelStatus

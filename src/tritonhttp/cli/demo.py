@@ -95,7 +95,8 @@ def _classify(client: httpclient.InferenceServerClient, address: str) -> int:
     shown = [n for n in range(_SHOWN) if n not in wrong[:1]]
     shown = [*shown[: _SHOWN - 1], int(wrong[0])] if len(wrong) else shown
     print()
-    for line in _gallery(pixels[shown], labels[shown], _scores(client, images[shown], class_count=3)):
+    top3 = _infer(client, images[shown], class_count=3).classes("SCORES")
+    for line in _gallery(pixels[shown], labels[shown], top3):
         print(line.rstrip())
 
     accuracy = float(np.mean(answers == labels))
@@ -115,12 +116,18 @@ def _classify(client: httpclient.InferenceServerClient, address: str) -> int:
     return 0
 
 
-def _scores(client: httpclient.InferenceServerClient, images: Any, class_count: int = 0) -> Any:
-    """Return the scores; with a `class_count` that many best classes, each as ``b"score:index:label"``."""
+def _scores(client: httpclient.InferenceServerClient, images: Any) -> Any:
+    return _infer(client, images)["SCORES"]
+
+
+def _infer(
+    client: httpclient.InferenceServerClient, images: Any, class_count: int = 0
+) -> httpclient.InferResult:
+    """Run the model for its scores, or for as many best classes as `class_count` says."""
     image = httpclient.InferInput("IMAGE", list(images.shape), "FP32")
     image.set_data_from_numpy(images)
     output = httpclient.InferRequestedOutput("SCORES", class_count=class_count)
-    return client.infer(_MODEL, [image], outputs=[output]).as_numpy("SCORES")
+    return client.infer(_MODEL, [image], outputs=[output])
 
 
 def _gallery(pixels: Any, labels: Any, top3: Any) -> Iterator[str]:
@@ -136,9 +143,9 @@ def _gallery(pixels: Any, labels: Any, top3: Any) -> Iterator[str]:
     for place in range(3):
         cells = []
         for classes, label in zip(top3, labels, strict=True):
-            score, index, name = classes[place].decode().split(":")
-            mark = "<" if int(index) == int(label) else ""
-            cells.append(f"{name:<5} {float(score):>6.1%} {mark}".ljust(_WIDTH))
+            score, index, name = classes[place]
+            mark = "<" if index == label else ""
+            cells.append(f"{name:<5} {score:>6.1%} {mark}".ljust(_WIDTH))
         yield "  ".join(cells)
 
 
