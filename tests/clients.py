@@ -167,6 +167,9 @@ class _StreamOverAsyncio:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
+    def __repr__(self) -> str:
+        return repr(self._stream)
+
     def __iter__(self) -> Any:
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from ._basics.log import logger
@@ -121,6 +121,10 @@ class Stats:
     def connections_open(self) -> int:
         """The number of connections that are open now."""
         return self.connections_opened - self.connections_closed
+
+    def as_dict(self) -> dict[str, int]:
+        """Return all counters by name, with `connections_open`: for metrics, JSON and logs."""
+        return {**asdict(self), "connections_open": self.connections_open}
 
 
 CallHook: TypeAlias = Callable[[Call], object]

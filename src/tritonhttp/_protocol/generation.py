@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
+from .._basics.log import without_secrets
 from .._wire import inference, jsonio
 from .._wire.compression import Decompressor
 from .._wire.http1 import Response, StreamedResponse
@@ -215,9 +216,22 @@ class StreamBase:
         The response's headers, names in lower case; empty until it begins.
     attempts : int
         How often the request was tried.
+    model_name : str
+        The model that was asked.
+    url : str
+        The request's URL; with several servers empty until one has answered.
     """
 
-    def __init__(self, limit: float | None, idle: float | None, place: Any = None) -> None:
+    def __init__(
+        self,
+        limit: float | None,
+        idle: float | None,
+        place: Any = None,
+        model_name: str = "",
+        url: str = "",
+    ) -> None:
+        self.model_name = model_name
+        self.url = url
         self.headers: dict[str, str] = {}
         self.attempts = 1
         self._limit, self._idle = limit, idle
@@ -233,6 +247,18 @@ class StreamBase:
         self._askers: list[object] = []
         #: Whether it was closed while another thread or task had the turn, which then closes it.
         self._left = False
+        #: How it ended before the response did: "closed" or "failed".
+        self._end = ""
+
+    def __repr__(self) -> str:
+        reader, count = self._reader, len(self.times)
+        state = self._end or ("ended" if reader is not None and reader.ended else "open")
+        if reader is None:
+            state = "closed" if self._left else "not begun"
+        elif count or not self._end:
+            state = f"{state}, {count} answer{'' if count == 1 else 's'}"
+        where = f" at {without_secrets(self.url)}" if self.url else ""
+        return f"<{type(self).__name__} of {self.model_name!r}{where}: {state}>"
 
     @staticmethod  # a bound method would refer back to the stream, which must end when it is dropped
     def _interpret(raw: bytes, answer: dict[str, Any], response: Any) -> Any:
@@ -277,6 +303,8 @@ class StreamBase:
         headers = getattr(response, "headers", None)
         self.headers = dict(headers) if isinstance(headers, Mapping) else {}
         self.attempts = getattr(response, "attempts", 1)
+        _, origin, target = getattr(response, "asked", ("", "", ""))
+        self.url = f"{origin}{target}" or self.url
         encoding = limit = body = None
         if isinstance(response, StreamedResponse):
             self._stream, self._ending = response.stream, response.ending
@@ -323,6 +351,10 @@ class StreamBase:
     def _close(self, error: BaseException | None = None) -> None:
         if self._reader is None:
             self._reader = AnswerReader(0.0)
+        if error is not None:
+            self._end = self._end or "failed"
+        elif not self._reader.ended:
+            self._end = "closed"
         self._reader.close()
         if self._stream is not None:
             self._stream.close()

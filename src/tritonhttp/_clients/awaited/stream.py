@@ -32,8 +32,10 @@ class AnswerStream(StreamBase, Generic[A]):
         begin: Callable[[Moment | None, Place[Any]], Awaitable[Response]],
         limit: float | None,
         idle: float | None,
+        model_name: str = "",
+        url: str = "",
     ) -> None:
-        super().__init__(limit, idle, Place())
+        super().__init__(limit, idle, Place(), model_name, url)
         self._begin = begin
 
     async def __aenter__(self) -> Self:

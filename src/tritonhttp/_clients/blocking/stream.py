@@ -33,8 +33,10 @@ class AnswerStream(StreamBase, Generic[A]):
         begin: Callable[[Moment | None, Place[Any]], Response],
         limit: float | None,
         idle: float | None,
+        model_name: str = "",
+        url: str = "",
     ) -> None:
-        super().__init__(limit, idle, Place())
+        super().__init__(limit, idle, Place(), model_name, url)
         self._begin = begin
 
     def __enter__(self) -> Self:
