@@ -53,7 +53,8 @@ def triton_server(request: pytest.FixtureRequest) -> Iterator[TritonServer | Run
         yield RunningServer(str(url))
         return
 
-    from . import TritonFailed, TritonServer, TritonUnavailable
+    from .provision import TritonUnavailable
+    from .server import TritonFailed, TritonServer
 
     server = TritonServer()
     try:
@@ -70,7 +71,7 @@ def triton_server(request: pytest.FixtureRequest) -> Iterator[TritonServer | Run
 @pytest.fixture
 def triton_client(triton_server: TritonServer | RunningServer) -> Iterator[InferenceServerClient]:
     """Provide a client of ``triton_server`` for one test."""
-    import tritonhttp
+    from .._clients.blocking.client import InferenceServerClient
 
-    with tritonhttp.InferenceServerClient(triton_server.url) as client:
+    with InferenceServerClient(triton_server.url) as client:
         yield client
