@@ -272,8 +272,9 @@ def test_a_port_taken_meanwhile(start_server, monkeypatch, taken):
         listener.listen()
         port = listener.getsockname()[1]
         free = server_module._free_ports
-        first = [(port, free()[1]) if taken == "http" else (free()[0], port)]
-        monkeypatch.setattr(server_module, "_free_ports", lambda: first.pop() if first else free())
+        other = free("127.0.0.1")[0]
+        first = [[port, other] if taken == "http" else [other, port]]
+        monkeypatch.setattr(server_module, "_free_ports", lambda host: first.pop() if first else free(host))
         server = start_server(models=FEW)
         assert not first
         assert str(port) not in (server.url + server.metrics_url)

@@ -20,6 +20,7 @@ SOURCES = sorted(path for path in ROOT.rglob("*.py") if "testing/models/" not in
 #: The longest prefix counts. `tritonhttp` itself is the front door: what it opens onto is public.
 ROOMS = {
     "tritonhttp": 10,
+    "tritonhttp.__main__": 11,
     "tritonhttp._version": 0,
     "tritonhttp.errors": 0,
     "tritonhttp.types": 0,
@@ -47,6 +48,7 @@ ROOMS = {
     "tritonhttp.as_tritonclient": 10,
     "tritonhttp.testing": 10,
     "tritonhttp.cli": 11,
+    "tritonhttp.testing.__main__": 11,
 }
 
 #: Package of somebody else -> where it may be imported; "" is everywhere in the library proper.

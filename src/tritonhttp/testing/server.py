@@ -23,12 +23,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO
 
-from . import _supervisor
 from .provision import install
 
 __all__ = ["TritonFailed", "TritonServer", "packaged_models"]
 
 _HOST = "127.0.0.1"
+# A program of its own; importing it needs a Unix.
+_SUPERVISOR = Path(__file__).with_name("_supervisor.py")
 # The most starts on new ports, if another program takes one of the chosen ports.
 _PORT_TRIES = 5
 # Seconds that stop() gives to open requests. Triton waits as long for clients that stay connected.
@@ -55,7 +56,7 @@ class TritonFailed(RuntimeError):
 
 
 class TritonServer:
-    """Start a real Triton on free loopback ports; the end of the ``with`` block kills it.
+    """Start a real Triton, on free loopback ports unless told otherwise; the end of the ``with`` block kills it.
 
     The first start on a machine installs the server into a cache folder (``$TRITONHTTP_CACHE``, or
     ``tritonhttp`` in the user's cache folder); later ones take a few seconds. One thread at a time may use
@@ -74,13 +75,18 @@ class TritonServer:
     python : str, optional
         The interpreter that the models run under: Python 3.10, 3.11 or 3.12. None: the running one if it is
         suitable, otherwise one on ``PATH``.
+    http_port, metrics_port : int
+        The ports; 0: a free one.
+    host : str
+        The address to listen at, IPv4 or a name of one; ``"0.0.0.0"``: all of this machine.
 
     Raises
     ------
     TritonUnavailable
         From ``start``: no Triton can run here. The message is one line.
     TritonFailed
-        From ``start``: the server ended or was not ready in time. The message ends with its shortened log.
+        From ``start``: a port is taken, or the server ended or was not ready in time. In the latter cases the
+        message goes on with its shortened log.
 
     Examples
     --------
@@ -96,6 +102,9 @@ class TritonServer:
         args: Iterable[str] = (),
         startup_timeout: float = 60.0,
         python: str | None = None,
+        http_port: int = 0,
+        metrics_port: int = 0,
+        host: str = _HOST,
     ) -> None:
         self._repository = Path(model_repository or packaged_models())
         # Auto-completion starts each model's process once more. The packaged configurations are complete: all
@@ -105,6 +114,9 @@ class TritonServer:
         self._models = ["*"] if models is None else list(models)
         self._startup_timeout = startup_timeout
         self._python = python
+        self._host = host
+        self._address = ""
+        self._wanted = (http_port, metrics_port)
         self._ports: tuple[int, int] | None = None
         self._owner = 0
         self._supervisor: subprocess.Popen[bytes] | None = None
@@ -127,13 +139,13 @@ class TritonServer:
 
     @property
     def url(self) -> str:
-        """``"127.0.0.1:port"``, as a client takes it; ``restart`` does not change it."""
-        return f"{_HOST}:{self._known_ports()[0]}"
+        """``"127.0.0.1:port"``, as a client on this machine takes it; ``restart`` does not change it."""
+        return f"{self._reached_at}:{self._known_ports()[0]}"
 
     @property
     def metrics_url(self) -> str:
         """The address of the metrics in Prometheus' text format."""
-        return f"http://{_HOST}:{self._known_ports()[1]}/metrics"
+        return f"http://{self._reached_at}:{self._known_ports()[1]}/metrics"
 
     @property
     def pid(self) -> int:
@@ -160,9 +172,11 @@ class TritonServer:
         if self._supervisor is not None:
             raise RuntimeError("the server is started already")
         choose_ports = self._ports is None
+        if choose_ports:
+            self._address = _resolved(self._host)
         for remaining in reversed(range(_PORT_TRIES)):
             if choose_ports:
-                self._ports = _free_ports()
+                self._ports = _chosen_ports(self._address, self._wanted)
             self._launch()
             try:
                 self._wait_until_ready()
@@ -194,6 +208,8 @@ class TritonServer:
             # A forked child has a copy of this object; the server belongs to its parent.
             return
         told, _ = supervisor.communicate()
+        from . import _supervisor
+
         # In case the supervisor itself was killed.
         _supervisor.remove_shared_memory(self._prefix)
         for folder in told.decode().splitlines():
@@ -207,6 +223,10 @@ class TritonServer:
         """Kill the server if it runs, and start it again on the same ports."""
         self.kill()
         self.start()
+
+    @property
+    def _reached_at(self) -> str:
+        return _HOST if self._address == "0.0.0.0" else self._address
 
     def _known_ports(self) -> tuple[int, int]:
         if self._ports is None:
@@ -225,9 +245,9 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={self._prefix}",
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in self._models),
-            f"--http-address={_HOST}",
+            f"--http-address={self._address}",
             f"--http-port={http_port}",
-            f"--metrics-address={_HOST}",
+            f"--metrics-address={self._address}",
             f"--metrics-port={metrics_port}",
             "--allow-grpc=false",
             f"--exit-timeout-secs={_EXIT_TIMEOUT}",
@@ -245,7 +265,7 @@ class TritonServer:
         self._log_file = tempfile.TemporaryFile()  # noqa: SIM115 - kill() closes it
         self._last_log = ""
         self._supervisor = subprocess.Popen(
-            [sys.executable, "-I", "-S", _supervisor.__file__, json.dumps(order)],
+            [sys.executable, "-I", "-S", _SUPERVISOR, json.dumps(order)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log_file,
@@ -274,7 +294,11 @@ class TritonServer:
             time.sleep(0.02)
 
     def _answers(self) -> bool:
-        return all(map(_get, self._known_ports(), ("/v2/health/ready", "/metrics")))
+        at = self._reached_at
+        return all(
+            _get(at, *each)
+            for each in zip(self._known_ports(), ("/v2/health/ready", "/metrics"), strict=True)
+        )
 
     def _complaint(self) -> str:
         """Return the first error of the log, which causes the later ones."""
@@ -289,18 +313,59 @@ class TritonServer:
         return "\n".join(lines)
 
 
-def _get(port: int, path: str) -> bool:
+def _get(host: str, port: int, path: str) -> bool:
     with (
         suppress(OSError, http.client.HTTPException),
-        closing(http.client.HTTPConnection(_HOST, port, timeout=1)) as connection,
+        closing(http.client.HTTPConnection(host, port, timeout=1)) as connection,
     ):
         connection.request("GET", path)
         return connection.getresponse().status == 200
     return False
 
 
-def _free_ports() -> tuple[int, int]:
-    """Return two free ports.
+def _resolved(host: str) -> str:
+    """Return the address of a host that a server can listen at; Triton itself takes no names."""
+    try:
+        address = socket.gethostbyname(host)
+        _bind(address, 0)
+    except (OSError, ValueError) as error:
+        raise TritonFailed(
+            f"cannot listen at {host!r}: {_reason(error)}; expected an IPv4 address of this machine, or its name"
+        ) from error
+    return address
+
+
+def _chosen_ports(host: str, wanted: tuple[int, int]) -> tuple[int, int]:
+    """Return the ports for HTTP and the metrics: those that are wanted, and free ones for 0."""
+    if wanted[0] and wanted[0] == wanted[1]:
+        raise TritonFailed(f"HTTP and the metrics need two ports, got {wanted[0]} for both")
+    for port in filter(None, wanted):
+        try:
+            _bind(host, port)
+        except (OSError, OverflowError) as error:
+            raise TritonFailed(
+                f"cannot listen at {host} port {port}: {_reason(error)}; port 0 takes a free one"
+            ) from error
+    if all(wanted):
+        return wanted
+    free = (port for port in _free_ports(host) if port not in wanted)
+    http_port, metrics_port = (port or next(free) for port in wanted)
+    return http_port, metrics_port
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _bind(host: str, port: int) -> None:
+    """Find out whether a server could listen there: raise OSError if not."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+
+
+def _free_ports(host: str) -> list[int]:
+    """Return three free ports.
 
     They lie below the range that the system uses for outgoing connections. Otherwise a client that tries to
     reconnect to a stopped server could get the server's own port, and connect to itself.
@@ -311,10 +376,9 @@ def _free_ports() -> tuple[int, int]:
     pool = range(10240, lowest) if lowest > 12000 else range(50000, 65000)
     found: list[int] = []
     for port in random.SystemRandom().sample(pool, 200):
-        with suppress(OSError), socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((_HOST, port))
+        with suppress(OSError):
+            _bind(host, port)
             found.append(port)
-        if len(found) == 2:
-            return found[0], found[1]
-    raise TritonFailed("no free port on the loopback interface")
+        if len(found) == 3:
+            return found
+    raise TritonFailed(f"no free port at {host}")
