@@ -407,6 +407,9 @@ def read_results(result: InferResult) -> None:
     assert_type(result.outputs[0].shape, tuple[int, ...])
     assert_type(result.as_numpy("SCORES", copy=True, dtype=np.float64), npt.NDArray[Any] | None)
     result.as_numpy("WORDS", dtype=str)
+    assert_type(result.classes("SCORES"), list[Any])
+    best = tritonhttp.Classification.parse(b"0.5:1:one")
+    assert_type((best.score, best.index, best.label), tuple[float, int, str])
     torch_tensor: int = result.as_torch("SCORES")  # whatever torch is
     np.from_dlpack(result.as_dlpack("SCORES"))
     assert torch_tensor
