@@ -206,9 +206,8 @@ class Calls(ClientBase):
 
         clock = time.monotonic
         flow = probes.check(model, model_version, clock)
-        self._encoder.encode(
-            operations.is_server_live(), headers, query_params
-        )  # refuses what cannot be sent
+        # Refuse what cannot be sent.
+        self._encoder.encode(operations.is_server_live(), headers, query_params)
         if model is not None:
             operations.is_model_ready(model, model_version)
         try:
