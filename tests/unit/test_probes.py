@@ -41,7 +41,8 @@ class Clock:
 
 def answer(step: Any, answers: Mapping[str, Any], asked: list[str]) -> Any:
     asked.append(step.path)
-    found = answers.get(step.path, (404, b'{"error":"Not Found"}'))
+    is_ready = step.path.endswith("/ready")
+    found = answers.get(step.path, (400, b"") if is_ready else (404, b'{"error":"Not Found"}'))
     if isinstance(found, BaseException):
         raise found
     status, body = found
@@ -281,6 +282,14 @@ def test_an_unknown_model_is_an_error_at_once() -> None:
         waited(lambda _: WELL, "digit", 60)
     assert caught.value.status() == "404"
     assert caught.value.args[1:] == (0.0, ["v2/models/digit/ready", INDEX])
+
+
+def test_an_unknown_model_may_be_a_404_as_well() -> None:
+    answers = {**WELL, "v2/models/digit/ready": (404, b'{"error": "Model digit not found"}')}
+    with pytest.raises(ServerError, match="did you mean 'digits'"):
+        waited(lambda _: answers, "digit", 60)
+    with pytest.raises(DeadlineExceeded, match=r"last answer: \[404\] Model digit not found$"):
+        waited(lambda _: {**answers, INDEX: HTML}, "digit", 1)
 
 
 def test_an_unknown_model_is_one_however_short_the_time() -> None:

@@ -249,12 +249,15 @@ class ClientBase(Fleet, Overrides):
         assert make is not None  # by `_new_dispatch`
         if not whole:
             return make(operation.method, "", headers=headers)  # type: ignore[arg-type]
-        path = operation.path
-        url = "" if self._servers else f"{self._origin}{self._address.base_path}/{path}"
         given, size = self._encoder.call_headers(operation, headers)
-        call = make(operation.method, url, *operations.purpose(path), operation.request_id, given)
+        url, meaning = self._url_of(operation), operations.purpose(operation.path)
+        call = make(operation.method, url, *meaning, operation.request_id, given)
         call.request_bytes = size
         return call
+
+    def _url_of(self, operation: Operation[Any]) -> str:
+        """Return the URL of a request; with several servers it is empty, as none is chosen yet."""
+        return "" if self._servers else f"{self._origin}{self._address.base_path}/{operation.path}"
 
     def _own(self) -> dict[str, Any]:
         """Return the attributes that a subclass or a program has added."""

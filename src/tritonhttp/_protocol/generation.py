@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from .._basics.log import without_secrets
+from .._basics.redaction import without_secrets
 from .._wire import inference, jsonio
 from .._wire.compression import Decompressor
 from .._wire.http1 import Response, StreamedResponse
@@ -303,7 +303,7 @@ class StreamBase:
         headers = getattr(response, "headers", None)
         self.headers = dict(headers) if isinstance(headers, Mapping) else {}
         self.attempts = getattr(response, "attempts", 1)
-        _, origin, target = getattr(response, "asked", ("", "", ""))
+        _, origin, target, *_ = getattr(response, "asked", ("", "", ""))
         self.url = f"{origin}{target}" or self.url
         encoding = limit = body = None
         if isinstance(response, StreamedResponse):

@@ -17,7 +17,7 @@ from .._wire import inference, jsonio, prometheus
 from .._wire.http1 import Response
 from .._wire.prometheus import Metrics
 from .._wire.requests import Buffer, plain_text
-from ..errors import InvalidRequest, ProtocolError, ServerError
+from ..errors import InvalidRequest, ProtocolError
 from .bodies import plain_body
 from .refusals import check, server_error
 
@@ -477,13 +477,6 @@ def _post(
 
 def _is_ok(response: Response) -> bool:
     return response.status_code == 200
-
-
-def _is_ready(response: Response) -> bool:
-    """Return whether it is, or raise an error that says more than "not ready" does."""
-    if response.status_code in (403, 404):
-        check(response)
-    return _is_ok(response)
 
 
 def _json(response: Response, kind: type[T], name: str) -> T:

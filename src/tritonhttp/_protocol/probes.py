@@ -10,8 +10,9 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from .._basics.log import without_secrets
 from .._basics.nearest import known_names
+from .._basics.redaction import without_secrets
+from .._wire.http1 import Response
 from ..errors import (
     ConnectError,
     ConnectionLost,
@@ -25,6 +26,7 @@ from ..errors import (
 )
 from . import operations
 from .operations import Endpoint, Operation
+from .refusals import check as check_status
 
 __all__ = ["INDEX", "Health", "ModelList", "ModelStatus", "check", "index", "unreachable", "until_ready"]
 
@@ -210,9 +212,9 @@ def until_ready(
     DeadlineExceeded
         When no time is left; the message has the last answer, and the model's state in the index.
     """
-    operation = operations.is_server_ready()
-    if model is not None:
-        operation = operations.is_model_ready(model, version)
+    version = operations.version_text(version)
+    asked_for = operations.is_server_ready() if model is None else operations.is_model_ready(model, version)
+    operation = Endpoint("GET", asked_for.path, _is_ready, idempotent=True)
     pause, asked, came, known, states = _FIRST_PAUSE, 0, "nothing", model is None, ""
     while True:
         asked += 1
@@ -222,7 +224,7 @@ def until_ready(
                 return
             came, answered = "not ready", True
         except (ProtocolError, ServerError, TransportError) as error:
-            came = str(error)
+            came, answered = str(error), isinstance(error, ServerError)
         is_last = time_left() <= pause
         if answered and (is_last or not known):
             listed, failure = yield from _outcome(index())
@@ -242,6 +244,13 @@ def until_ready(
         pause = min(pause * 1.5, _LONGEST_PAUSE)
 
 
+def _is_ready(response: Response) -> bool:
+    """Return whether it is, or raise an error that says more than "not ready" does."""
+    if response.status_code in (403, 404):
+        check_status(response)
+    return response.status_code == 200
+
+
 def _outcome(operation: Operation[T]) -> Generator[Operation[T], Any, tuple[T | None, Exception | None]]:
     """Return an operation's result, or its error."""
     try:
@@ -252,7 +261,7 @@ def _outcome(operation: Operation[T]) -> Generator[Operation[T], Any, tuple[T | 
 
 def _endpoint(path: str) -> Operation[None]:
     """Return a probe whose answer, unless it is a success, is an error that says more than False."""
-    return Endpoint("GET", path, operations.check, idempotent=True)
+    return Endpoint("GET", path, check_status, idempotent=True)
 
 
 def _model(name: str, version: str) -> Generator[Operation[Any], Any, tuple[ModelStatus, str]]:

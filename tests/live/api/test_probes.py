@@ -37,18 +37,18 @@ def test_a_server_that_is_well(client):
     assert 0 < found.latency < 10
 
 
-@pytest.mark.parametrize("version", ["", "1"])
+@pytest.mark.parametrize("version", ["", "1", 1])
 def test_a_model_that_is_well(client, version):
     found = client.check("digits", model_version=version)
     assert found
-    assert found.model == ModelStatus("digits", version, "READY")
+    assert found.model == ModelStatus("digits", str(version), "READY")
 
 
 @pytest.mark.parametrize(
     ("name", "version", "words"),
     [
         ("digit", "", "the server's repository has no model 'digit'; did you mean 'digits'"),
-        ("digits", "7", "the server has no version '7' of model 'digits', but 1"),
+        ("digits", 7, "the server has no version '7' of model 'digits', but 1"),
     ],
 )
 def test_a_model_that_does_not_exist(client, name, version, words):
@@ -121,7 +121,8 @@ def test_a_plugin_that_fails_is_a_reason(client):
     [
         (("",), {}),
         ((5,), {}),
-        (("m",), {"model_version": 1}),
+        (("m",), {"model_version": 1.5}),
+        ((), {"model_version": True}),
         ((), {"headers": ["x"]}),
         ((), {"headers": {"a": "b\nc"}}),
         ((), {"query_params": "a=b"}),
@@ -237,7 +238,7 @@ def test_a_stream_shows_where_it_is(client, triton_server):
 
 
 def test_a_stream_hides_credentials_and_says_nothing_of_a_server_not_chosen(open_client, triton_server):
-    client = open_client([triton_server.url, triton_server.url + "/"])
+    client = open_client([triton_server.url, triton_server.url.replace("127.0.0.1", "localhost")])
     stream = client.generate_stream("repeat", {"IN": [1]}, query_params={"token": "secret", "a": 1})
     assert repr(stream) == "<GenerateStream of 'repeat': not begun>"
     list(stream)

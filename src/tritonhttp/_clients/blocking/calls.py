@@ -205,15 +205,16 @@ class Calls(ClientBase):
         from ..._protocol import probes
 
         clock = time.monotonic
-        flow = probes.check(model, model_version, clock)
+        version = operations.version_text(model_version)
+        flow = probes.check(model, version, clock)
         # Refuse what cannot be sent.
         self._encoder.encode(operations.is_server_live(), headers, query_params)
         if model is not None:
-            operations.is_model_ready(model, model_version)
+            operations.is_model_ready(model, version)
         try:
             until = self._until(deadline)
         except DeadlineExceeded as error:
-            return probes.unreachable(error, model, model_version)
+            return probes.unreachable(error, model, version)
         return self._probing(flow, headers, query_params, until)
 
     def _probing(
