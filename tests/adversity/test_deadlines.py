@@ -28,6 +28,7 @@ ARGUMENTS: dict[str, Any] = {
     "key": "/key",
     "byte_size": 64,
     "raw_handle": b"",
+    "data": b"\0" * 4,
     "device_id": 0,
     "settings": {},
 }

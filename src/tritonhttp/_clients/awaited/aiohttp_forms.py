@@ -87,7 +87,7 @@ class Answer(Response):
 
     @property
     def url(self) -> str:
-        return "".join(self.asked[1:])
+        return "".join(self.asked[1:3])
 
     def raise_for_status(self) -> None:
         if not self.ok:
