@@ -1,8 +1,8 @@
-"""Say what of this library is here: ``python -m tritonhttp``."""
+"""The command line, as ``python -m tritonhttp``."""
 
 import sys
 
-from .cli.about import main
+from .cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -122,7 +122,7 @@ def test_a_machine_that_cannot_run_it_says_so_in_one_line(tmp_path: Path) -> Non
     script = tmp_path / "elsewhere.py"
     script.write_text(
         "import platform, sys\nsys.modules['fcntl'] = None\nplatform.machine = lambda: 'riscv64'\n"
-        "from tritonhttp.cli.serve import main\nsys.exit(main([]))\n"
+        "from tritonhttp.cli.foreground import main\nsys.exit(main([]))\n"
     )
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (1, "")

@@ -1,139 +1,117 @@
-"""Run a real Triton in the foreground: ``python -m tritonhttp.testing [--port 8000] [--models a,b]``.
-
-It runs until Ctrl-C or SIGTERM, which stop it in order; the exit status is 0 then. If it cannot run, or ends by
-itself, one line gives the reason and the status is 1. Flags of Triton's own follow after ``--``.
-"""
+"""``tritonhttp serve``: a real Triton in the foreground."""
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
+from typing import Annotated, Any
 
-import tritonhttp as httpclient
+import typer
 
-from .._basics.nearest import known_names
-from ..testing import TritonFailed, TritonServer, TritonUnavailable, packaged_models, provision
+from .common import INTERRUPTED, SERVER, Failure, Setup, command
+from .output import heading, one_line, show_json
 
-__all__ = ["main"]
+__all__ = ["add_to"]
 
-#: Seconds between two looks whether the server still runs.
+#: How often it is looked at whether the server runs, in seconds.
 _LOOK = 0.2
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server; return the exit status."""
-    options, flags = _parse(sys.argv[1:] if arguments is None else arguments)
-    # SIGTERM ends the program as Ctrl-C does: on its way through `finally`.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return _serve(options, flags)
-    except (TritonUnavailable, TritonFailed, ValueError, OSError) as error:
-        # The log of a server that failed follows its first error.
-        line = str(error).partition("; its log:\n")[0].partition("\n")[0]
-        print(f"tritonhttp.testing: {line}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, example="tritonhttp serve --demo\ntritonhttp serve --model-repository models --port 9000")(
+        serve
+    )
 
 
-def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    given, flags = list(arguments), []
-    if "--" in given:
-        place = given.index("--")
-        given, flags = given[:place], given[place + 1 :]
-    parser = argparse.ArgumentParser(
-        prog="python -m tritonhttp.testing",
-        usage="%(prog)s [option ...] [-- --flag-of-tritonserver=value ...]",
-        description="Run a real Triton in the foreground, until Ctrl-C or SIGTERM. The first run installs it.",
-    )
-    parser.add_argument(
-        "--port", type=int, default=8000, metavar="N", help="for HTTP; 8000 unless given, 0: a free one"
-    )
-    parser.add_argument(
-        "--metrics-port",
-        type=int,
-        default=8002,
-        metavar="N",
-        help="for the metrics; 8002 unless given, 0: a free one",
-    )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0: all of this machine's"
-    )
-    parser.add_argument(
-        "--model-repository",
-        type=Path,
-        metavar="DIR",
-        help="a folder of models; the models of tritonhttp unless given",
-    )
-    parser.add_argument(
-        "--models", metavar="A,B", help="load these models only; the others can be loaded by request"
-    )
-    return parser.parse_args(given), flags
+def serve(
+    setup: Setup,
+    repository: Annotated[
+        Path | None, typer.Option("--model-repository", metavar="DIR", help="The folder of the models.")
+    ] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Serve the models that come with tritonhttp.")] = False,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="NAME", help="Load only this one; repeated: these.")
+    ] = None,
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="The port; 0: a free one.")
+    ] = 8000,
+    metrics_port: Annotated[
+        int,
+        typer.Option(
+            "--metrics-port", metavar="PORT", min=0, max=65535, help="That of the metrics; 0: a free one."
+        ),
+    ] = 8002,
+    arg: Annotated[
+        list[str] | None,
+        typer.Option("--arg", metavar="FLAG", help="A further flag for tritonserver, as --arg=--…"),
+    ] = None,
+    log: Annotated[bool, typer.Option("--log", help="Show the server's log.")] = False,
+) -> int:
+    """Run a real Triton on 127.0.0.1 until Ctrl-C. The first start installs it (75 MB)."""
+    from ..testing import TritonFailed, TritonServer, TritonUnavailable, provision
 
-
-def _serve(options: argparse.Namespace, flags: list[str]) -> int:
-    models = None
-    if options.models is not None:
-        models = [name for each in options.models.split(",") if (name := each.strip())]
-    _check_models(options.model_repository or packaged_models(), models or ())
-    if not provision.installed():
-        print("Installing Triton into the cache folder, once (75 MB) ...", flush=True)
-        provision.install()
+    if demo == (repository is not None):
+        raise Failure("say either --model-repository DIR, or --demo for the models that come with tritonhttp")
+    if repository is not None and not repository.is_dir():
+        raise Failure(f"no such folder: {repository}")
+    signal.signal(signal.SIGTERM, _terminate)
     server = TritonServer(
-        options.model_repository,
-        models=models,
-        args=flags,
-        http_port=options.port,
-        metrics_port=options.metrics_port,
-        host=options.host,
+        repository, models=model or None, args=arg or (), port=port or None, metrics_port=metrics_port or None
     )
+    follow = _Log(server) if log else None
     try:
-        server.start()
-        _introduce(server)
+        try:
+            if not provision.installed():
+                print(
+                    "installing Triton into the cache folder, once (75 MB) ...", file=sys.stderr, flush=True
+                )
+            print("starting Triton ...", file=sys.stderr, flush=True)
+            server.start()
+        except (TritonUnavailable, TritonFailed) as error:
+            if log:
+                print(server.log, file=sys.stderr)
+            first, _, rest = str(error).partition("; its log:\n")
+            more = " (--log shows its log)" if rest and not log else ""
+            raise Failure(f"{one_line(first)}{more}", SERVER) from error
+        if setup.json:
+            show_json(
+                {"url": f"http://{server.url}", "metrics_url": server.metrics_url, "pid": server.pid}, None
+            )
+        else:
+            heading(
+                f"Triton is ready at http://{server.url}, metrics at {server.metrics_url}; Ctrl-C stops it"
+            )
+        sys.stdout.flush()
         while server.running:
+            if follow is not None:
+                follow.show()
             time.sleep(_LOOK)
+        raise Failure("tritonserver ended by itself (--log shows its log)", SERVER)
     except KeyboardInterrupt:
-        print("Stopping ...", flush=True)
-        with suppress(KeyboardInterrupt):  # a second one: at once
-            server.stop()
-        return 0
+        print("stopping Triton ...", file=sys.stderr, flush=True)
+        return INTERRUPTED
     finally:
-        server.kill()
-    print("tritonhttp.testing: tritonserver ended by itself", file=sys.stderr)
-    return 1
+        server.stop()
+        if follow is not None:
+            follow.show()
 
 
-def _check_models(repository: Path, models: Sequence[str]) -> None:
-    """Refuse a repository or models that do not exist, in fewer words than the server's log."""
-    if not repository.is_dir():
-        raise ValueError(f"there is no folder {str(repository)!r} with models")
-    names = {path.name for path in repository.iterdir() if path.is_dir()}
-    for name in models:
-        if name not in names and name != "*":
-            raise ValueError(f"{str(repository)!r} has no model {name!r}{known_names(name, names)}")
+def _terminate(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
-def _introduce(server: TritonServer) -> None:
-    with httpclient.InferenceServerClient(server.url) as client:
-        metadata = client.get_server_metadata()
-        models = client.models()
-    print(f"{metadata['name']} {metadata['version']} is ready (Ctrl-C stops it)")
-    print(f"  URL      {server.url}")
-    print(f"  metrics  {server.metrics_url}")
-    for number, model in enumerate([each for each in models if each.state]):
-        version = f" version {model.version}" if model.version else ""
-        print(
-            f"  {'' if number else 'models':<7}  {model.name}{version}{'' if model.ready else f' {model.state}'}"
-        )
-    sys.stdout.flush()
+class _Log:
+    """Shows what is new in a server's log."""
 
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._shown = 0
 
-if __name__ == "__main__":
-    sys.exit(main())
+    def show(self) -> None:
+        text = self._server.log
+        sys.stderr.write(text[self._shown :])
+        sys.stderr.flush()
+        self._shown = len(text)

@@ -2,7 +2,7 @@
 
 import sys
 
-from ..cli.serve import main
+from ..cli.foreground import main
 
 if __name__ == "__main__":
     sys.exit(main())

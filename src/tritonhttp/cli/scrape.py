@@ -1,0 +1,68 @@
+"""A server's metrics, in Prometheus' text format: where they are, and what they say."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ..errors import ProtocolError, ServerError
+from .common import Failure, Setup
+
+__all__ = ["address", "matching", "read"]
+
+#: Triton's port for them.
+_PORT = 8002
+
+
+def address(url: str) -> str:
+    """Return where a server's metrics are, by Triton's defaults."""
+    from .._transport.address import parse_url
+
+    found = parse_url(url, False)
+    if found.socket_path:
+        raise Failure(f"{url}: metrics are not on a unix socket; --metrics-url says where they are")
+    host = f"[{found.host}]" if ":" in found.host else found.host
+    return f"http://{host}:{_PORT}/metrics"
+
+
+def read(setup: Setup, url: str) -> list[dict[str, Any]]:
+    """Return the samples at a URL, each with name, labels and value."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    place, _, path = url.partition("://")[2].partition("/") if "://" in url else url.partition("/")
+    scheme = url.partition("://")[0] if "://" in url else "http"
+    with setup.client(f"{scheme}://{place}") as client:
+        response = client._get(path or "metrics", headers=None, query_params=None)
+        text = response.read()
+    if response.status_code != 200:
+        raise ServerError(
+            f"{url}: no metrics there; --metrics-url says where they are", str(response.status_code)
+        )
+    try:
+        written = bytes(text).decode()
+        families = list(text_string_to_metric_families(written))
+    except ValueError as error:
+        raise ProtocolError(f"{url}: expected metrics in Prometheus' text format: {error}") from error
+    # The parser adds `_total` to the names of counters, which Triton's do not have.
+    named = set(re.findall(r"(?m)^[a-zA-Z_:][\w:]*", written))
+    return [
+        {"name": _own(sample.name, named), "labels": dict(sample.labels), "value": sample.value}
+        for family in families
+        for sample in family.samples
+    ]
+
+
+def _own(name: str, named: set[str]) -> str:
+    return name if name in named else name.removesuffix("_total")
+
+
+def matching(samples: list[dict[str, Any]], pattern: str) -> list[dict[str, Any]]:
+    """Return the samples whose name or one of whose labels has the pattern in it, or matches it."""
+    whole = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
+
+    def wanted(sample: dict[str, Any]) -> bool:
+        texts = [sample["name"], *(f"{name}={value}" for name, value in sample["labels"].items())]
+        return any(fnmatchcase(text, whole) for text in (*texts, *sample["labels"].values()))
+
+    return [sample for sample in samples if wanted(sample)]
