@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # host:port of a running Open Inference Protocol server. Empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test lint generate types unit adversity signals interrupts live programs interop gpu matrix fuzz bench clean
+.PHONY: help demo test lint generate types unit adversity signals interrupts live cli programs interop gpu matrix fuzz bench clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -32,7 +32,7 @@ BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=3 --output-sync=target)
 test: export TRITONHTTP_IMPL ?= $(shell command -v cc >/dev/null && echo c)
 test: $(VENV)/.developed ## everything that must pass: lint, types, and the tests below
 	$(MAKE) --no-print-directory $(BESIDE) adversity signals lint types unit programs
-	$(MAKE) --no-print-directory live
+	$(MAKE) --no-print-directory live cli
 
 lint: $(VENV)/.developed ## ruff, and a check that the generated files are up to date
 	$(BIN)/ruff check
@@ -65,6 +65,9 @@ interrupts: $(VENV)/.developed ## an exception at every instruction of a call; m
 
 live: $(VENV)/.developed ## the tests against a real Triton (TRITON_URL=host:port: on yours)
 	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/live
+
+cli: $(VENV)/.developed ## the tests of the command line, on a real Triton (TRITON_URL=host:port: on yours)
+	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/cli
 
 # The real tritonclient has its own environment, because it brings gevent and aiohttp, which tritonhttp must not need.
 TRITONCLIENT = .venv-tritonclient

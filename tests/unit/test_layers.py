@@ -49,6 +49,7 @@ ROOMS = {
     "tritonhttp.testing": 10,
     "tritonhttp.cli": 11,
     "tritonhttp.testing.__main__": 11,
+    "tritonhttp.__main__": 11,
 }
 
 #: Package of somebody else -> where it may be imported; "" is everywhere in the library proper.
@@ -65,6 +66,9 @@ OTHERS = {
     "cuda": "tritonhttp.utils.cuda_shared_memory._cuda",
 }
 LAZY = {"cuda", "isal", "ml_dtypes", "rich", "torch", "tqdm"}
+
+#: Packages of the command line that are imported where they are used; `typer` is imported with each command.
+LAZY_IN_CLI = {"PIL", "hdrh", "prometheus_client", "rich", "textual"}
 
 NO_IO = {"socket", "ssl", "asyncio", "threading", "time", "select", "selectors", "concurrent", "datetime"}
 
@@ -230,6 +234,16 @@ def test_the_library_proper_needs_little(module: str) -> None:
         assert lazy or package not in LAZY, f"{found} is optional: import it where it is used"
 
 
+@pytest.mark.parametrize("module", [name for name in NAMES if room(name) == ROOMS["tritonhttp.cli"]])
+def test_the_command_line_imports_what_is_heavy_where_it_is_used(module: str) -> None:
+    """`tritonhttp --help` loads all commands."""
+    for found, lazy in imports(module):
+        package = found.split(".")[0]
+        if package not in ("tritonhttp", "numpy") and package not in sys.stdlib_module_names:
+            assert package in {*LAZY_IN_CLI, "typer"}, f"{module} imports {found}"
+            assert lazy or package == "typer", f"{found}: import it where it is used"
+
+
 def prints(path: Path) -> list[int]:
     return [
         node.lineno
@@ -293,7 +307,7 @@ def test_modules_are_short() -> None:
 
 def test_rooms_make_few_floors() -> None:
     below: dict[str, set[str]] = {name: set() for name in ROOMS}
-    for module in NAMES:
+    for module in NAMES.keys() - {"tritonhttp.__main__"}:  # the door of `cli`, which is no floor above it
         below[room_name(module)] |= {room_name(found) for found in own_imports(module)}
 
     def longest(chain: list[str]) -> list[str]:

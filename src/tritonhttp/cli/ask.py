@@ -169,7 +169,7 @@ def show(setup: Setup, model: Model, version: Version = "") -> None:
         about = client.get_model_metadata(model, version)
         config = read_config(client, model, version)
     optional = {each["name"] for each in config.get("input") or () if each.get("optional")}
-    found = {
+    found: dict[str, Any] = {
         "name": about["name"],
         "platform": about.get("platform") or config.get("backend") or "",
         "versions": list(about.get("versions") or ()),
@@ -275,7 +275,7 @@ def stats(
     for _, statistics in parts(found):
         rows = []
         for each in statistics["model_stats"]:
-            counts = each["inference_stats"]
+            counts: Mapping[str, Any] = each["inference_stats"]
             rows.append(
                 (
                     each["name"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -196,10 +197,8 @@ def _regions(client: InferenceServerClient) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"kind": "system", **each} for each in client.get_system_shared_memory_status()
     ]
-    try:
+    with suppress(ServerError):  # of a server without the extension
         found += [{"kind": "cuda", **each} for each in client.get_cuda_shared_memory_status()]
-    except ServerError:  # a server without the extension
-        pass
     return found
 
 

@@ -1,7 +1,7 @@
 """What every command has: options for the connection and the output, clients made of them, and exit codes.
 
-A command is a function whose first parameter is a :class:`Setup`. ``command`` adds the common options to its own, and
-turns whatever the function raises into one line and an exit code.
+A command is a function whose first parameter is a :class:`Setup`. ``command`` adds the common options to its own,
+and turns whatever the function raises into one line and an exit code.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
@@ -158,7 +158,8 @@ class Setup:
         )
         headers, credentials = self.headers, self.credentials
         if headers or credentials:
-            client.register_plugin(_Headers(headers, credentials))
+            # No subclass of the plugins' base: that would be imported with every command.
+            client.register_plugin(cast(Any, _Headers(headers, credentials)))
         return client
 
     def each(self, action: Callable[[InferenceServerClient], T]) -> dict[str, T]:

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
+_EXAMPLE = """\
+tritonhttp generate identity_bytes --text 'Hello'
+tritonhttp generate repeat --input IN='[1, 2, 3]' --json"""
 #: What is about an answer, not in it.
 _ABOUT = {"model_name", "model_version", "id"}
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    example = "tritonhttp generate identity_bytes --text 'Hello'\ntritonhttp generate repeat --input IN='[1, 2, 3]' --json"
-    command(app, example=example)(generate)
+    command(app, example=_EXAMPLE)(generate)
 
 
 def generate(
@@ -48,8 +50,8 @@ def generate(
 ) -> None:
     """Send text to a model, and print its answers as they come.
 
-    Text goes to the input text_input, or to the model's only input of text. Of each answer its text is printed; where
-    it has none, and with --json, the whole answer in a line.
+    Text goes to the input text_input, or to the model's only input of text. Of each answer its text is printed;
+    where it has none, and with --json, the whole answer in a line.
     """
     parameters = parameters_of(param)
     with setup.client() as client:

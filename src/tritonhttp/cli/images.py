@@ -64,10 +64,10 @@ def pixels_of(
     stds = _numbers("--std", std)
     if 0 in stds:
         raise Failure("--std: expected numbers other than 0")
-    factors = _numbers("--scale", scale) or (1.0,)
-    if len(factors) > 1:
+    factor, *others = _numbers("--scale", scale) or (1.0,)
+    if others:
         raise Failure(f"--scale: expected one number, got {scale!r}")
-    return Pixels(size, name, factors[0], _numbers("--mean", mean), stds)
+    return Pixels(size, name, factor, _numbers("--mean", mean), stds)
 
 
 def _numbers(option: str, given: str | None) -> tuple[float, ...]:
@@ -183,4 +183,5 @@ def _typed(array: npt.NDArray[Any], info: TensorInfo, source: str) -> npt.NDArra
             f"{source}: pixels from {low:g} to {high:g} do not fit into {info.datatype} of input {info.name!r};"
             " --scale, --mean and --std change them"
         )
-    return np.rint(array).astype(dtype)
+    rounded: npt.NDArray[Any] = np.rint(array).astype(dtype)
+    return rounded

@@ -187,7 +187,7 @@ def _dry_run(
     binary_answer = bool(half) and not classes
     outputs = [InferRequestedOutput(name, binary_answer, classes) for name in names]
     small = sum(array.nbytes for array in arrays.values()) < 1 << 16
-    more = {"request_id": options.get("request_id", ""), "parameters": options.get("parameters")}
+    more: Any = {"request_id": options.get("request_id", ""), "parameters": options.get("parameters")}
     try:
         if not small or any(array.dtype.name in ("float16", "bfloat16") for array in arrays.values()):
             raise InvalidRequest("not as JSON")

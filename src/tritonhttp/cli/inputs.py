@@ -1,8 +1,8 @@
 """Values of a model's inputs from the command line: JSON text, files, images, standard input, random numbers.
 
-``NAME=VALUE`` is text; ``NAME=@FILE`` and ``NAME=@-`` are the content of a file and of standard input; ``@FILE`` alone
-is an .npz file with arrays by the inputs' names. What a content is follows from the file's suffix, or its first
-bytes, and from the input's datatype. The model's own check comes later, in the library.
+``NAME=VALUE`` is text; ``NAME=@FILE`` and ``NAME=@-`` are the content of a file and of standard input; ``@FILE``
+alone is an .npz file with arrays by the inputs' names. What a content is follows from the file's suffix, or its
+first bytes, and from the input's datatype. The model's own check comes later, in the library.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,9 +83,8 @@ class Reader:
         if name in known:
             return known[name]
         if known:
-            raise Failure(
-                f"model {self.signature.name!r} has no input {name!r}; expected {', '.join(map(str, known.values()))}"
-            )
+            takes = ", ".join(map(str, known.values()))
+            raise Failure(f"model {self.signature.name!r} has no input {name!r}; expected {takes}")
         return TensorInfo(name, "", ())  # a server that does not say what the model takes
 
     def value(self, name: str, text: str) -> Any:
@@ -202,12 +201,13 @@ def _as_array(value: Any) -> Array:
 
 
 def _dtype(info: TensorInfo) -> np.dtype[Any]:
-    kind = triton_to_np_dtype(info.datatype)
+    kind: Any = triton_to_np_dtype(info.datatype)
     if kind is None or info.datatype == "BYTES":
         raise Failure(
             f"input {info.name!r}: raw numbers need a datatype, and the server says {info.datatype or 'none'}"
         )
-    return np.dtype(kind)
+    found: np.dtype[Any] = np.dtype(kind)
+    return found
 
 
 def _from_text(info: TensorInfo, text: str, strict: bool = False, source: str = "") -> Any:
@@ -301,8 +301,3 @@ def random_array(
     if dtype.kind == "b":
         return generator.integers(0, 2, shape).astype(bool)
     return generator.random(shape).astype(dtype)
-
-
-def with_shape(info: TensorInfo, shape: Sequence[int]) -> TensorInfo:
-    """Return a tensor's description with another shape."""
-    return replace(info, shape=tuple(shape))

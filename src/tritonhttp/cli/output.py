@@ -1,7 +1,7 @@
 """How results are shown: JSON for machines, tables for people and pipes.
 
-On a terminal, tables are drawn by rich, which folds them to the terminal's width and knows NO_COLOR. In a pipe they are
-plain text with aligned columns, never folded or cut.
+On a terminal, tables are drawn by rich, which folds them to the terminal's width and knows NO_COLOR. In a pipe
+they are plain text with aligned columns, never folded or cut.
 """
 
 from __future__ import annotations

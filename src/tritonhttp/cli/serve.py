@@ -59,7 +59,7 @@ def serve(
         raise Failure(f"no such folder: {repository}")
     signal.signal(signal.SIGTERM, _terminate)
     server = TritonServer(
-        repository, models=model or None, args=arg or (), port=port or None, metrics_port=metrics_port or None
+        repository, models=model or None, args=arg or (), http_port=port, metrics_port=metrics_port
     )
     follow = _Log(server) if log else None
     try:

@@ -160,10 +160,10 @@ def _signature_in(path: Path) -> dict[str, Any] | None:
         tree = ast.parse(path.read_text("utf-8"))
         for node in tree.body:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-            if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
-                if [getattr(target, "id", "") for target in targets] == [_NAMED]:
-                    found = ast.literal_eval(node.value)
-                    return found if isinstance(found, dict) else None
+            names = [getattr(target, "id", "") for target in targets]
+            if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value and names == [_NAMED]:
+                found = ast.literal_eval(node.value)
+                return found if isinstance(found, dict) else None
     except (SyntaxError, ValueError):
         pass
     return None
