@@ -320,13 +320,14 @@ def metrics(
     if setup.json:
         show_json(setup.alone(found))
         return
-    for url, samples in parts(found):
+    for url, samples in found.items():
+        if not samples:
+            raise Failure(
+                f"{url} has no metric like {pattern!r}" if pattern else f"{url} has no metrics", SERVER
+            )
+    for _, samples in parts(found):
         rows = []
         for each in samples:
             labels = ", ".join(f"{name}={value}" for name, value in each["labels"].items())
             rows.append((each["name"], labels, f"{each['value']:.12g}"))
         table(("metric", "labels", "value"), rows, right=["value"])
-        if not rows:
-            raise Failure(
-                f"{url} has no metric like {pattern!r}" if pattern else f"{url} has no metrics", SERVER
-            )

@@ -37,9 +37,7 @@ def add_to(app: typer.Typer) -> None:
     command(app, example="tritonhttp unload add_sub")(unload)
     trace = _group(app, "trace", "Read or change the trace settings.")
     command(trace, "get", example="tritonhttp trace get --model add_sub")(trace_get)
-    example = (
-        "tritonhttp trace set trace_level=TIMESTAMPS trace_rate=100\ntritonhttp trace set trace_level=OFF"
-    )
+    example = "tritonhttp trace set trace_rate=100 log_frequency=50\ntritonhttp trace set trace_level=OFF"
     command(trace, "set", example=example)(trace_set)
     log = _group(app, "log", "Read or change the log settings.")
     command(log, "get", example="tritonhttp log get")(log_get)

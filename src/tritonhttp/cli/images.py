@@ -21,6 +21,8 @@ __all__ = ["Pixels", "is_image", "pixels", "pixels_of"]
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _LAYOUTS = ("NCHW", "NHWC")
+#: How likely a length is one of channels.
+_LIKELY = {3: 3, 1: 2, 4: 1}
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def _form(shape: Sequence[int], layout: str, size: tuple[int, int]) -> tuple[int
     """Return how many channels the input has, and its layout."""
     if len(shape) == 3:
         if not layout:
-            layout = "NHWC" if shape[2] in _MODES and shape[0] not in _MODES else "NCHW"
+            layout = "NHWC" if _LIKELY.get(shape[2], 0) > _LIKELY.get(shape[0], 0) else "NCHW"
         channels = shape[0 if layout == "NCHW" else 2]
         return (channels if channels in _MODES else 3), layout
     if len(shape) == 1 and shape[0] > 0:

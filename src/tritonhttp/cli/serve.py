@@ -57,7 +57,7 @@ def serve(
         raise Failure("say either --model-repository DIR, or --demo for the models that come with tritonhttp")
     if repository is not None and not repository.is_dir():
         raise Failure(f"no such folder: {repository}")
-    signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate)
     server = TritonServer(
         repository, models=model or None, args=arg or (), http_port=port, metrics_port=metrics_port
     )
@@ -95,6 +95,7 @@ def serve(
         return INTERRUPTED
     finally:
         server.stop()
+        signal.signal(signal.SIGTERM, before)
         if follow is not None:
             follow.show()
 
