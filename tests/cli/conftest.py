@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import json
 import os
+import ssl
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 import tritonhttp
 from tritonhttp.cli.main import main
+
+from ..live.api.gateway import Gateway
 
 #: Beside the interpreter, where the package is installed; otherwise the same by `python -m`.
 COMMAND = [sys.executable, "-m", "tritonhttp"]
@@ -86,3 +90,15 @@ def spawn(triton_server: Any) -> Callable[..., Ran]:
         return Ran(ended.returncode, ended.stdout, ended.stderr)
 
     return spawn
+
+
+@pytest.fixture
+def tls_gateway(triton_server: Any, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """A gateway with TLS before the server, for the name localhost only: its URL, and the authority's file."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(file)
+    with Gateway(triton_server.url, context=context) as gateway:
+        yield f"https://localhost:{gateway.url.rpartition(':')[2]}", str(file)

@@ -257,7 +257,7 @@ def config(setup: Setup, model: Model, version: Version = "") -> None:
 
 def stats(
     setup: Setup,
-    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="The model; else all.")] = "",
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model; else all.")] = "",
     version: Version = "",
 ) -> None:
     """Show what models did and how long it took.
@@ -300,7 +300,7 @@ def metrics(
     pattern: Annotated[
         str,
         typer.Argument(
-            metavar="[PATTERN]", help="Part of a name or label, or a pattern with * and ?; else all."
+            metavar="PATTERN", help="Part of a name or label, or a pattern with * and ?; else all."
         ),
     ] = "",
     at: Annotated[

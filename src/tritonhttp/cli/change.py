@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
-Settings = Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="The settings to change.")]
+Settings = Annotated[list[str], typer.Argument(metavar="NAME=VALUE", help="The settings to change.")]
 OfModel = Annotated[
     str | None,
     typer.Option("--model", metavar="MODEL", help="The settings of this model; else the global ones."),
@@ -123,7 +123,19 @@ def trace_get(setup: Setup, model: OfModel = None) -> None:
 def trace_set(setup: Setup, settings: Settings, model: OfModel = None) -> None:
     """Change trace settings; an empty VALUE clears one. Show all of them."""
     given = {name: _trace_value(name, value) for name, value in _pairs(settings).items()}
-    _show(setup, lambda client: client.update_trace_settings(model, given))
+
+    def change(client: InferenceServerClient) -> Mapping[str, Any]:
+        _check(given, client.get_trace_settings(model))
+        return client.update_trace_settings(model, given)
+
+    _show(setup, change)
+
+
+def _check(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse settings that the server does not have: it would ignore them without a word."""
+    for name in given:
+        if name not in known:
+            raise Failure(f"the server has no setting {name!r}; there are {', '.join(sorted(known))}", SERVER)
 
 
 def _trace_value(name: str, value: str) -> list[str] | str | None:
@@ -140,7 +152,12 @@ def log_get(setup: Setup) -> None:
 def log_set(setup: Setup, settings: Settings) -> None:
     """Change log settings. Show all of them."""
     given = {name: _log_value(value) for name, value in _pairs(settings).items()}
-    _show(setup, lambda client: client.update_log_settings(given))
+
+    def change(client: InferenceServerClient) -> Mapping[str, Any]:
+        _check(given, client.get_log_settings())
+        return client.update_log_settings(given)
+
+    _show(setup, change)
 
 
 def _log_value(value: str) -> Any:
@@ -208,7 +225,7 @@ def _place(region: Mapping[str, Any]) -> str:
 
 def shm_unregister(
     setup: Setup,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="The regions.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="The regions.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All regions.")] = False,
 ) -> None:
     """Let the server forget regions of shared memory; their memory itself stays."""

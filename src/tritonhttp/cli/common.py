@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from ..errors import (
-    CertificateError,
     ConnectError,
     DeadlineExceeded,
     InferenceServerException,
@@ -279,7 +278,9 @@ def describe(error: BaseException) -> str:
         return f"{words}; {advice}" if advice else words
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, ImportError):
+    if isinstance(error, ModuleNotFoundError):
+        return f"this needs the package {str(error.name).split('.')[0]}: pip install 'tritonhttp[cli]'"
+    if isinstance(error, ImportError):  # the library's own words for an optional package
         return words
     return words if _is_ours(error) else f"{type(error).__name__}: {words} (--debug shows where)"
 
@@ -298,7 +299,7 @@ _WORDS = {
 
 
 def _advice(error: BaseException) -> str:
-    if isinstance(error, CertificateError):
+    if type(error).__name__ == "CertificateError":  # importing the class would import ssl with every command
         return "--ca-certs FILE names the authority to trust"
     if isinstance(error, NameResolutionError):
         return "check the host's name (-u)"

@@ -58,11 +58,12 @@ def generate(
         signature = client.model(model, version).refresh().signature
         assert signature is not None
         inputs = _inputs(signature, text, input or [])
+        printer = _Printer(signature, setup.json)
         if not stream:
             answer = client.generate(model, inputs, version, parameters or None, request_id=request_id)
-            _Printer(signature, setup.json).show(answer)
+            printer.show(answer)
+            printer.end()
             return
-        printer = _Printer(signature, setup.json)
         try:
             with client.generate_stream(
                 model, inputs, version, parameters or None, request_id=request_id
@@ -116,7 +117,6 @@ class _Printer:
         names = [info.name for info in signature.outputs if info.datatype == "BYTES"]
         self._text = "text_output" if "text_output" in names else names[0] if len(names) == 1 else ""
         self._json = as_json
-        self._open = False
         self._last = "\n"
 
     def show(self, answer: Mapping[str, Any]) -> None:

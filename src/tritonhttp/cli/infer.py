@@ -91,14 +91,24 @@ def infer(
         typer.Option("--select", metavar="NAME", help="Ask for this output only; repeated: these."),
     ] = None,
     classes: Annotated[
-        int, typer.Option("--classes", metavar="N", min=0, help="The best N classes of each output.")
+        int,
+        typer.Option(
+            "--classes", metavar="N", min=0, show_default=False, help="The best N classes of each output."
+        ),
     ] = 0,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Write outputs to .npz, .npy or .json."),
     ] = None,
     repeat: Annotated[
-        int, typer.Option("--repeat", metavar="N", min=1, help="Do it N times, and say how long it took.")
+        int,
+        typer.Option(
+            "--repeat",
+            metavar="N",
+            min=1,
+            show_default=False,
+            help="Do it N times, and say how long it took.",
+        ),
     ] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Send no inference; print it as a curl line.")

@@ -75,6 +75,7 @@ def serve(
                 print(server.log, file=sys.stderr)
             first, _, rest = str(error).partition("; its log:\n")
             more = " (--log shows its log)" if rest and not log else ""
+            first = first.replace(": choose another one", "; --port or --metrics-port names another")
             raise Failure(f"{one_line(first)}{more}", SERVER) from error
         if setup.json:
             show_json(
@@ -90,9 +91,9 @@ def serve(
                 follow.show()
             time.sleep(_LOOK)
         raise Failure("tritonserver ended by itself (--log shows its log)", SERVER)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _Terminated) as ending:
         print("stopping Triton ...", file=sys.stderr, flush=True)
-        return INTERRUPTED
+        return INTERRUPTED if isinstance(ending, KeyboardInterrupt) else 128 + signal.SIGTERM
     finally:
         server.stop()
         signal.signal(signal.SIGTERM, before)
@@ -100,8 +101,12 @@ def serve(
             follow.show()
 
 
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
 def _terminate(*_: Any) -> None:
-    raise KeyboardInterrupt
+    raise _Terminated
 
 
 class _Log:

@@ -1,0 +1,124 @@
+"""`tritonhttp serve`: a real Triton in the foreground."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import tritonhttp
+from tritonhttp.testing import TritonUnavailable, packaged_models, provision
+
+from .conftest import COMMAND, Run, environment
+
+
+@pytest.fixture(autouse=True)
+def _needs_triton() -> None:
+    if os.environ.get("TRITON_URL"):
+        pytest.skip("starts a server of its own, and TRITON_URL names one")
+    try:
+        provision.installed()
+    except TritonUnavailable as unavailable:
+        if unavailable.excused:
+            pytest.skip(str(unavailable))
+        raise
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def serve(*words: str) -> subprocess.Popen[str]:
+    command = [*COMMAND, "serve", *words]
+    pipe = subprocess.PIPE
+    # Its own group, as the foreground job of a shell has: Ctrl-C reaches all of it.
+    return subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env=environment(), start_new_session=True
+    )
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_it_is_interrupted(ending: signal.Signals, tmp_path: Path) -> None:
+    words = (
+        ("--demo",) if ending == signal.SIGINT else ("--model-repository", str(packaged_models()), "--log")
+    )
+    with serve(*words, "--model", "add_sub", "--port", "0", "--metrics-port", "0", "--json") as process:
+        assert process.stdout is not None
+        try:
+            said = json.loads(process.stdout.readline())
+            with tritonhttp.InferenceServerClient(said["url"]) as client:
+                assert client.is_model_ready("add_sub")
+                assert not client.is_model_ready("digits")
+        finally:
+            os.killpg(process.pid, ending)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (128 + ending, "")
+    assert err.endswith("stopping Triton ...\n") or "--log" in words
+    assert "Traceback" not in err
+    assert ("Started HTTPService" in err) == ("--log" in words)
+    assert not is_alive(said["pid"])
+
+
+def test_the_ports_that_were_asked_for(tmp_path: Path) -> None:
+    from tritonhttp.testing.server import _free_ports
+
+    port, metrics_port = _free_ports()
+    with serve(
+        "--demo", "--model", "add_sub", "--port", str(port), "--metrics-port", str(metrics_port)
+    ) as process:
+        assert process.stdout is not None
+        try:
+            said = process.stdout.readline()
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=30)
+    ready = f"Triton is ready at http://127.0.0.1:{port}, metrics at http://127.0.0.1:{metrics_port}/metrics"
+    assert said == f"{ready}; Ctrl-C stops it\n"
+
+
+def test_a_server_that_dies_is_noticed() -> None:
+    with serve("--demo", "--model", "add_sub", "--port", "0", "--metrics-port", "0", "--json") as process:
+        assert process.stdout is not None
+        os.kill(json.loads(process.stdout.readline())["pid"], signal.SIGKILL)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "ended by itself" in err.splitlines()[-1]
+
+
+def failed(run: Run, code: int, words: tuple[str, ...], said: str) -> None:
+    ran = run("serve", *words)
+    assert (ran.code, ran.out) == (code, "")
+    *_, last = ran.err.splitlines()
+    assert last.startswith("tritonhttp: ")
+    assert said in last
+
+
+def test_a_port_that_is_taken(run: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        failed(run, 1, ("--demo", "--port", port), f"port {port} of 127.0.0.1 is in use; --port")
+
+
+def test_a_repository_that_is_broken(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.pbtxt").write_text("no configuration")
+    words = ("--model-repository", str(tmp_path), "--port", "0", "--metrics-port", "0")
+    failed(run, 1, words, "--log shows its log")
+    failed(run, 1, (*words, "--arg=--no-such-flag"), "no-such-flag")
+
+
+def test_the_handler_of_sigterm_is_put_back(run: Run, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    failed(run, 1, ("--demo", "--model", "nowhere", "--port", "0", "--metrics-port", "0"), "nowhere")
+    assert signal.getsignal(signal.SIGTERM) is before
