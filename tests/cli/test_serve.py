@@ -13,6 +13,7 @@ import pytest
 
 import tritonhttp
 from tritonhttp.testing import TritonUnavailable, packaged_models, provision
+from tritonhttp.testing.server import _free_ports
 
 from .conftest import COMMAND, Run, environment
 
@@ -46,31 +47,7 @@ def serve(*words: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_it_is_interrupted(ending: signal.Signals, tmp_path: Path) -> None:
-    words = (
-        ("--demo",) if ending == signal.SIGINT else ("--model-repository", str(packaged_models()), "--log")
-    )
-    with serve(*words, "--model", "add_sub", "--port", "0", "--metrics-port", "0", "--json") as process:
-        assert process.stdout is not None
-        try:
-            said = json.loads(process.stdout.readline())
-            with tritonhttp.InferenceServerClient(said["url"]) as client:
-                assert client.is_model_ready("add_sub")
-                assert not client.is_model_ready("digits")
-        finally:
-            os.killpg(process.pid, ending)
-        out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (128 + ending, "")
-    assert err.endswith("stopping Triton ...\n") or "--log" in words
-    assert "Traceback" not in err
-    assert ("Started HTTPService" in err) == ("--log" in words)
-    assert not is_alive(said["pid"])
-
-
-def test_the_ports_that_were_asked_for(tmp_path: Path) -> None:
-    from tritonhttp.testing.server import _free_ports
-
+def test_it_serves_until_ctrl_c() -> None:
     port, metrics_port = _free_ports()
     with serve(
         "--demo", "--model", "add_sub", "--port", str(port), "--metrics-port", str(metrics_port)
@@ -80,9 +57,28 @@ def test_the_ports_that_were_asked_for(tmp_path: Path) -> None:
             said = process.stdout.readline()
         finally:
             os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=30)
+        out, err = process.communicate(timeout=30)
     ready = f"Triton is ready at http://127.0.0.1:{port}, metrics at http://127.0.0.1:{metrics_port}/metrics"
     assert said == f"{ready}; Ctrl-C stops it\n"
+    assert (process.returncode, out, err) == (130, "", "starting Triton ...\nstopping Triton ...\n")
+
+
+def test_sigterm_stops_it_too() -> None:
+    words = ("--model-repository", str(packaged_models()), "--model", "add_sub", "--log", "--json")
+    with serve(*words, "--port", "0", "--metrics-port", "0") as process:
+        assert process.stdout is not None
+        try:
+            said = json.loads(process.stdout.readline())
+            with tritonhttp.InferenceServerClient(said["url"]) as client:
+                assert client.is_model_ready("add_sub")
+                assert not client.is_model_ready("digits")
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (143, "")
+    assert "Traceback" not in err
+    assert "Started HTTPService" in err
+    assert not is_alive(said["pid"])
 
 
 def test_a_server_that_dies_is_noticed() -> None:
