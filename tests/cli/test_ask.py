@@ -220,6 +220,12 @@ def test_headers_and_credentials_go_with_each_request(run: Run, start_peer: Any)
     assert b"authorization: basic bwu6c2u6y3jlda==\r\n" in head
 
 
+def test_a_server_that_asks_for_credentials(run: Run, start_peer: Any) -> None:
+    server = start_peer(b'{"error": "who are you?"}', status=401)
+    for words in (("status",), ("models",), ("show", "m")):
+        run(*words, "-u", server.url).failed(1, "who are you?", "--auth or --header")
+
+
 def test_what_a_server_says_cannot_change_the_terminal(run: Run, start_peer: Any) -> None:
     server = start_peer(json.dumps([{"name": "m\x1b[2J", "reason": "[red]a\nb[/red]"}]).encode())
     assert run("models", "-u", server.url).out.splitlines()[1:] == [

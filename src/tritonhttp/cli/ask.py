@@ -72,7 +72,9 @@ def _state(client: InferenceServerClient) -> dict[str, Any]:
     live, ready = client.is_server_live(), client.is_server_ready()
     try:
         about: Mapping[str, Any] = client.get_server_metadata()
-    except ServerError:  # some gateways answer health checks only
+    except ServerError as error:  # some gateways answer health checks only
+        if error.status() in ("401", "403"):
+            raise
         about = {}
     return {
         "live": live,
