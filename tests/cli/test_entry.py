@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from tritonhttp import __version__
-from tritonhttp.cli.app import app
+from tritonhttp.cli.app import parser
 
 from .conftest import COMMAND, Ran, Run, environment
 from .test_generate import in_terminal
@@ -22,9 +21,8 @@ from .test_generate import in_terminal
 
 def commands() -> dict[str, Any]:
     """Return all commands by their words."""
-    root: Any = typer.main.get_command(app)
     found = {}
-    for name, command in root.commands.items():
+    for name, command in parser().commands.items():
         inner = getattr(command, "commands", None)
         found.update({f"{name} {each}": inner[each] for each in inner} if inner else {name: command})
     return found

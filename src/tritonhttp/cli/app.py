@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from .._version import __version__
 from . import ask, change, generate, infer, serve, stub
 from .common import USAGE, Ended
 
-__all__ = ["app", "run"]
+__all__ = ["app", "parser", "run"]
 
 app = typer.Typer(
     name="tritonhttp",
@@ -50,10 +51,16 @@ def _root(
 _ParseError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
+@cache
+def parser() -> Any:
+    """Return the parser of all commands; typer would make it for each call."""
+    return typer.main.get_command(app)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Carry out the command that the words name; return the exit code."""
     try:
-        code = app(args=list(arguments) or ["--help"], prog_name="tritonhttp", standalone_mode=False)
+        code = parser()(args=list(arguments) or ["--help"], prog_name="tritonhttp", standalone_mode=False)
     except Ended as ended:
         return ended.code
     except _ParseError as error:
