@@ -161,6 +161,14 @@ def test_what_fails(run: Run, words: tuple[str, ...], code: int, said: str) -> N
     run(*words).failed(code, said)
 
 
+def test_files_that_are_no_text(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "binary"
+    path.write_bytes(b"\xff\xfe\x00")
+    run("load", "add_sub", "--config", str(path)).failed(2, "--config", "JSON")
+    run("load", "add_sub", "--config", "-", stdin=path.read_bytes()).failed(2, "--config", "JSON")
+    run("generate", "identity_bytes", "--text", f"@{path}").failed(2, "UTF-8")
+
+
 def test_something_that_is_no_inference_server(run: Run, triton_server: Any) -> None:
     run("models", "-u", f"{triton_server.url}/wrong/base").failed(1, "base path")
     port = triton_server.metrics_url.split("/")[2]
@@ -291,12 +299,16 @@ def test_an_error_that_nobody_expected_is_one_line(run: Run, monkeypatch: pytest
 # -- TLS --
 
 
-def test_tls(run: Run, tls_gateway: Any, tmp_path: Path) -> None:
+def test_tls(run: Run, tls_gateway: Any, triton_server: Any) -> None:
     url, ca = tls_gateway
+    metrics_url = triton_server.metrics_url
     run("status", "-u", url).failed(3, "certificate", "--ca-certs")
     assert run("status", "-u", url, "--ca-certs", ca).code == 0
     assert run("status", "-u", url.removeprefix("https://"), "--ca-certs", ca).code == 0
     other = url.replace("localhost", "127.0.0.1")
     run("status", "-u", other, "--ca-certs", ca).failed(3, "certificate")
     assert run("status", "-u", other, "--ca-certs", ca, "--insecure").code == 0
+    # Credentials for TLS do not go to the metrics in the clear.
+    run("metrics", "-u", url, "--ca-certs", ca, "--auth", "a:b").failed(3, "https://localhost:8002/metrics")
+    assert run("metrics", "--ca-certs", ca, "--metrics-url", metrics_url).code == 0
     run("status", "-u", other, "--insecure").failed(3, "certificate")  # the chain is verified all the same

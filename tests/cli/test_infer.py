@@ -289,6 +289,14 @@ def test_layouts_channels_and_numbers(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+def test_pixels_beyond_half_precision(tmp_path: Path) -> None:
+    from tritonhttp.cli.common import Failure
+
+    path = saved(tmp_path / "white.png", np.full((2, 2), 255, np.uint8))
+    with pytest.raises(Failure, match="do not fit into FP16"):
+        as_pixels(path, "FP16", [2, 2], scale="1000")
+
+
 def test_an_image_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     image = Image.fromarray(np.zeros((4, 6, 3), np.uint8))
     exif = Image.Exif()
@@ -309,6 +317,7 @@ def test_an_image_is_turned_as_its_camera_says(tmp_path: Path) -> None:
         ({"std": "0"}, "--std"),
         ({"mean": "1,2"}, "--mean: expected 1 or 3"),
         ({"mean": "1"}, "--scale, --mean and --std"),  # -1 is no UINT8
+        ({"mean": "1", "scale": "1e9"}, "--scale, --mean and --std"),
     ],
 )
 def test_bad_options_of_images(run: Run, tmp_path: Path, options: dict[str, str], words: str) -> None:
@@ -450,6 +459,9 @@ def test_a_dry_run_sends_no_inference(run: Run) -> None:
         (("add_sub", "--random", "--select", "NONE"), 2, ["no output 'NONE'"]),
         (("add_sub", "--random", "--output", "x.txt"), 2, [".npz, .npy or .json"]),
         (("add_sub", "--random", "--output", "/no/such/x.npz"), 2, ["no such folder"]),
+        (("identity_fp64", "--random", "--shape", f"INPUT0:{10**18}"), 2, ["too large"]),
+        (("identity_int32", "--random", "--seed", "-1"), 2, ["--seed"]),
+        (("identity_int32", "-i", f"INPUT0={'[' * 100000}"), 2, ["expected JSON"]),
         (("add_sub", "--random", "--param", "x"), 2, ["--param: expected"]),
         (("add_sub", "--random", "--param", "x=[1]"), 2, ["--param x"]),
         (("add_sub", "--random", "--repeat", "0"), 2, ["--repeat", "--help"]),
@@ -479,6 +491,12 @@ def test_mistakes(run: Run, words: tuple[str, ...], code: int, said: list[str]) 
 def test_broken_files(run: Run, tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
     run("infer", "identity_int32", "-i", f"INPUT0=@{tmp_path / name}").failed(2, said, name)
+
+
+def test_several_servers(run: Run, triton_server: Any) -> None:
+    """A server that is not there is passed over."""
+    ran = run("infer", "add_sub", "--random", "-u", "127.0.0.1:9", "-u", triton_server.url)
+    assert (ran.code, ran.err) == (0, "")
 
 
 def test_standard_input_is_read_once(run: Run) -> None:

@@ -317,7 +317,7 @@ def metrics(
 
     found = {
         url: scrape.matching(scrape.read(setup, url), pattern)
-        for url in at or map(scrape.address, setup.urls)
+        for url in at or [scrape.address(setup, url) for url in setup.urls]
     }
     if setup.json:
         show_json(setup.alone(found))

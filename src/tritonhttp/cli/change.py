@@ -84,10 +84,10 @@ def load(
 
 
 def _config(path: str) -> str:
-    text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
     try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         advice = "a configuration is JSON here, as `tritonhttp config MODEL` prints it"
         raise Failure(f"--config {path}: {error}; {advice}") from error
     if not isinstance(found, dict):

@@ -134,6 +134,11 @@ class Setup:
                 raise Failure(f"no such file: {path}")
         return found
 
+    @property
+    def is_tls(self) -> bool:
+        """Whether an option is given that only TLS has."""
+        return bool(self.tls_files or self.insecure)
+
     def client(self, url: str | None = None, **options: Any) -> InferenceServerClient:
         """Return a client of all servers, or of one.
 
@@ -147,8 +152,7 @@ class Setup:
         from .. import InferenceServerClient
 
         urls = self.urls if url is None else [url]
-        files = self.tls_files
-        tls = bool(files or self.insecure)
+        files, tls = self.tls_files, self.is_tls
         for each in urls if tls else ():
             if "://" in each and not each.lower().startswith("https://"):
                 raise Failure(f"the TLS options need a server with https://, got {each!r}")

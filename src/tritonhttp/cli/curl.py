@@ -33,7 +33,7 @@ def curl_line(setup: Setup, path: str, body: bytes, json_size: int | None, *, bi
     from .._transport.address import parse_url
 
     files = setup.tls_files
-    address = parse_url(setup.urls[0], bool(files or setup.insecure))
+    address = parse_url(setup.urls[0], setup.is_tls)
     words = ["curl", "-sS"]
     if address.socket_path:
         words += ["--unix-socket", address.socket_path]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,8 @@ def pixels(content: bytes, source: str, info: TensorInfo, batched: bool, how: Pi
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(content)) as opened:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(content)) as opened:
+            warnings.simplefilter("ignore")  # of a large image: the file is the caller's own
             image = ImageOps.exif_transpose(opened)
             channels, layout = _form(shape, how.layout, image.size if how.size is None else how.size)
             image = image.convert(_MODES[channels])
@@ -178,7 +180,11 @@ def _typed(array: npt.NDArray[Any], info: TensorInfo, source: str) -> npt.NDArra
 
     dtype = np.dtype(triton_to_np_dtype(info.datatype))
     if dtype.kind not in "iu":
-        return array.astype(dtype)
+        with np.errstate(all="ignore"):
+            found: npt.NDArray[Any] = array.astype(dtype)
+        if not np.isfinite(found).all():
+            raise Failure(f"{source}: pixels up to {np.abs(array).max():g} do not fit into {info.datatype}")
+        return found
     low, high, limits = array.min(), array.max(), np.iinfo(dtype)
     if low < limits.min or high > limits.max:
         raise Failure(

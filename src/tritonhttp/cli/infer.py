@@ -64,7 +64,8 @@ def infer(
         bool, typer.Option("--random", help="Random values for inputs that are not given.")
     ] = False,
     seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="Make the random values the same each time.")
+        int | None,
+        typer.Option("--seed", metavar="N", min=0, help="Make the random values the same each time."),
     ] = None,
     resize: Annotated[
         str | None, typer.Option("--resize", metavar="WxH", help="Images: resize to width and height.")

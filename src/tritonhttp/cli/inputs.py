@@ -72,11 +72,16 @@ class Reader:
     def random(self, given: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
         """Return random values for the required inputs that are not given."""
         generator = np.random.default_rng(seed)
-        return {
-            info.name: random_array(info, self._shape(info), generator)
-            for info in self.signature.inputs
-            if info.name not in given and not (info.optional and info.name not in self.shapes)
-        }
+        found = {}
+        for info in self.signature.inputs:
+            if info.name in given or (info.optional and info.name not in self.shapes):
+                continue
+            shape = self._shape(info)
+            try:
+                found[info.name] = random_array(info, shape, generator)
+            except (MemoryError, ValueError) as error:
+                raise Failure(f"input {info.name!r} of shape {list(shape)} is too large: {error}") from error
+        return found
 
     def _info(self, name: str) -> TensorInfo:
         known = {info.name: info for info in self.signature.inputs}
@@ -217,7 +222,7 @@ def _from_text(info: TensorInfo, text: str, strict: bool = False, source: str = 
         return text
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if info.datatype in ("BYTES", "") and not strict:
             return text
         advice = "" if source else f"; {info.name}=@FILE takes a file"

@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    except KeyboardInterrupt:
+        return 130
     code = run(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.stdout.flush()

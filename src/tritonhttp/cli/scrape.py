@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -15,15 +16,16 @@ __all__ = ["address", "matching", "read"]
 _PORT = 8002
 
 
-def address(url: str) -> str:
+def address(setup: Setup, url: str) -> str:
     """Return where a server's metrics are, by Triton's defaults."""
     from .._transport.address import parse_url
 
-    found = parse_url(url, False)
+    found = parse_url(url, setup.is_tls)
     if found.socket_path:
         raise Failure(f"{url}: metrics are not on a unix socket; --metrics-url says where they are")
     host = f"[{found.host}]" if ":" in found.host else found.host
-    return f"http://{host}:{_PORT}/metrics"
+    # With the server's scheme, so that credentials for TLS are not sent without it.
+    return f"{'https' if found.tls else 'http'}://{host}:{_PORT}/metrics"
 
 
 def read(setup: Setup, url: str) -> list[dict[str, Any]]:
@@ -32,6 +34,8 @@ def read(setup: Setup, url: str) -> list[dict[str, Any]]:
 
     place, _, path = url.partition("://")[2].partition("/") if "://" in url else url.partition("/")
     scheme = url.partition("://")[0] if "://" in url else "http"
+    if scheme != "https":
+        setup = replace(setup, ca_certs=None, cert=None, key=None, insecure=False)
     with setup.client(f"{scheme}://{place}") as client:
         response = client._get(path or "metrics", headers=None, query_params=None)
         text = response.read()
