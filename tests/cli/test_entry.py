@@ -207,6 +207,35 @@ def test_completion(tmp_path: Path, shell: str) -> None:
     assert "status" not in ended.stdout
 
 
+@pytest.mark.parametrize("words", ["show digits_e", "stats digits_e", "infer -u {url} digits_e"])
+def test_models_are_completed(triton_server: Any, words: str) -> None:
+    words = words.format(url=triton_server.url)
+    variables = {
+        "_TRITONHTTP_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"tritonhttp {words}",
+        "COMP_CWORD": str(len(words.split())),
+        "TRITON_URL": "127.0.0.1:9" if "-u" in words else triton_server.url,
+    }
+    ended = subprocess.run(COMMAND, capture_output=True, text=True, env=environment(**variables), check=False)
+    assert (ended.stdout, ended.stderr) == ("digits_ensemble\n", "")
+
+
+def test_no_server_completes_nothing() -> None:
+    variables = {
+        "_TRITONHTTP_COMPLETE": "complete_bash",
+        "COMP_WORDS": "tritonhttp show d",
+        "COMP_CWORD": "2",
+    }
+    ended = subprocess.run(
+        COMMAND,
+        capture_output=True,
+        text=True,
+        env=environment(TRITON_URL="127.0.0.1:9", **variables),
+        check=False,
+    )
+    assert (ended.stdout.strip(), ended.stderr) == ("", "")
+
+
 def test_completion_in_bash(tmp_path: Path) -> None:
     """The script that is installed, and what it completes in a real bash."""
     program = tmp_path / "tritonhttp"

@@ -9,18 +9,25 @@ import sys
 import pytest
 
 HEAVY = {
+    "PIL",
     "_ssl",
     "asyncio",
+    "click",
     "concurrent.futures",
     "email",
     "gevent",
     "gzip",
+    "hdrh",
     "http.client",
     "isal",
     "ml_dtypes",
+    "prometheus_client",
     "queue",
     "requests",
+    "rich",
     "ssl",
+    "textual",
+    "typer",
     "urllib.request",
     "zlib",
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -21,10 +23,26 @@ __all__ = ["Model", "Version", "add_to", "parts", "read_config"]
 T = TypeVar("T")
 
 _GOOD, _BAD = "green", "red"
+#: How long a shell waits for the names of models, in seconds.
+_COMPLETING = 1.0
 #: Statuses of a server without model configurations.
 _NO_CONFIG = ("400", "404", "405", "501")
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")]
+
+def _known(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the models that a word on the command line may become; none if the server does not say."""
+    # Whatever goes wrong must not end up among the words of a shell.
+    with suppress(Exception):
+        given: dict[str, Any] = {
+            each.name: context.params.get(each.name) or each.default for each in fields(Setup)
+        }
+        with Setup(**{**given, "deadline": _COMPLETING}).client() as client:
+            names = {entry["name"] for entry in client.get_model_repository_index()}
+        return sorted(name for name in names if name.startswith(incomplete))
+    return []
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", autocompletion=_known)]
 Version = Annotated[
     str, typer.Option("--version", metavar="VERSION", help="Its version; else the server's choice.")
 ]
@@ -259,7 +277,9 @@ def config(setup: Setup, model: Model, version: Version = "") -> None:
 
 def stats(
     setup: Setup,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model; else all.")] = "",
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="The model; else all.", autocompletion=_known)
+    ] = "",
     version: Version = "",
 ) -> None:
     """Show what models did and how long it took.
