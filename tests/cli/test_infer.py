@@ -64,6 +64,22 @@ OUTPUT1  INT32     [1, 16]  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
     )
 
 
+@pytest.mark.parametrize(
+    ("datatype", "value", "shown"),
+    [
+        ("fp32", "[1, 0.1, NaN, -Infinity]", "1, 0.1, nan, -inf"),
+        ("bf16", "[0.5, 1e30]", "0.5, 1.00026e+30"),
+        ("bool", "[true, false]", "True, False"),
+        ("int32", "[]", ""),
+        ("bytes", '["a", "b", "c", "d", "e", "f", "g", "h", "i"]', "a, b, c, d, e, f, g, h, …"),
+        ("bytes", '["a\\nb"]', r"a\nb"),
+    ],
+)
+def test_values_in_the_table(run: Run, datatype: str, value: str, shown: str) -> None:
+    ran = run("infer", f"identity_{datatype}", "-i", f"INPUT0={value}")
+    assert ran.out.splitlines()[1].partition("]")[2].strip() == shown
+
+
 def test_outputs_as_json(run: Run) -> None:
     ran = run(
         "infer", "add_sub", "-i", f"INPUT0=[{ROW}]", "-i", f"INPUT1={ROW}", "--request-id", "a", "--json"

@@ -257,10 +257,14 @@ def _shown(array: npt.NDArray[Any]) -> str:
     import numpy as np
 
     if array.dtype.kind == "O":
-        texts = [each if isinstance(each, str) else json.dumps(each) for each in data(array[:1].ravel()[:8])]
-        texts = [text if len(text) <= 200 else f"{text[:200]}…" for text in map(str, data(array.ravel()[:8]))]
+        texts = [each if isinstance(each, str) else json.dumps(each) for each in data(array.ravel()[:8])]
+        texts = [text if len(text) <= 200 else f"{text[:200]}…" for text in texts]
         return ", ".join(texts) + (", …" if array.size > 8 else "")
-    shown = np.array2string(array.ravel(), threshold=16, edgeitems=4, separator=", ", max_line_width=10**6)
+    flat = array.ravel().astype(np.float32) if array.dtype.name == "bfloat16" else array.ravel()
+    words: Any = {"float_kind": "{:.6g}".format}
+    shown = np.array2string(
+        flat, threshold=16, edgeitems=4, separator=", ", max_line_width=10**6, formatter=words
+    )
     return " ".join(shown.strip("[]").split())
 
 
