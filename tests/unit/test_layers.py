@@ -49,7 +49,6 @@ ROOMS = {
     "tritonhttp.testing": 10,
     "tritonhttp.cli": 11,
     "tritonhttp.testing.__main__": 11,
-    "tritonhttp.__main__": 11,
 }
 
 #: Package of somebody else -> where it may be imported; "" is everywhere in the library proper.

@@ -12,13 +12,18 @@ _OPTIONAL = {"typer", "click", "rich", "shellingham"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code.
+    """Run the command line; return its exit code. Without a command, say what of this library is here.
 
     Parameters
     ----------
     arguments : sequence of str, optional
         The words after ``tritonhttp``. None: those of this process.
     """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given in ([], ["--json"]):
+        from .about import main as about
+
+        return about(given)
     try:
         from .app import run
         from .common import CLOSED
@@ -32,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    code = run(sys.argv[1:] if arguments is None else arguments)
+    code = run(given)
     try:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the pipe has left, such as `head`
