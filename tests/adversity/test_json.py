@@ -42,8 +42,8 @@ ACCEPTED = {
     r"outputs": [None, []],
     r"outputs/\d/name": ["x", "1"],
     r"outputs/\d/parameters": [None, {}, {"x": None}],
-    r"outputs/0/data/\d": [True, 7, -1],
-    r"outputs/1/data/\d": [None, True, 7, -1, 1.5, 2**70],
+    r"outputs/0/data/\d": [True, 7, -1, "1"],
+    r"outputs/1/data/\d": [None, True, 7, -1, 1.5, 2**70, "1"],
     r"outputs/2/data/\d": [True],
     r"outputs/3/data/\d": ["x", "1"],
 }

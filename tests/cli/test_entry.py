@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -60,8 +61,10 @@ def test_the_help_of_each_command_has_the_common_options_and_an_example(run: Run
 
 def test_help_and_version(spawn: Callable[..., Ran]) -> None:
     without = spawn()
-    assert (without.code, without.out) == (0, spawn("--help").out)
-    assert without.out.startswith("Usage: tritonhttp ")
+    assert without.code == 0
+    assert re.match(rf"tritonhttp +{re.escape(__version__)}\npython ", without.out)
+    assert json.loads(spawn("--json").out)["tritonhttp"] == __version__
+    assert spawn("--help").out.startswith("Usage: tritonhttp ")
     assert spawn("--version").out == f"tritonhttp {__version__}\n"
 
 
@@ -118,8 +121,8 @@ def test_help_is_fast() -> None:
         (("status", "--key", "/no/such"), "--cert"),
         (("status", "--insecure", "-u", "http://a"), "https://"),
         (("status", "--ca-certs", __file__, "-u", "a"), "cannot be used"),
-        (("show", ""), "expected a name"),
-        (("show", ".."), "expected a name"),
+        (("show", ""), "must be a name that a path may hold"),
+        (("show", ".."), "must be a name that a path may hold"),
         (("wait", "--version", "1"), "--model"),
         (("wait", "--timeout", "nan"), "timeout"),
         (("stats", "--version", "1"), "MODEL"),

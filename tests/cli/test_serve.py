@@ -48,7 +48,7 @@ def serve(*words: str) -> subprocess.Popen[str]:
 
 
 def test_it_serves_until_ctrl_c() -> None:
-    port, metrics_port = _free_ports()
+    port, metrics_port = _free_ports("127.0.0.1")
     with serve(
         "--demo", "--model", "add_sub", "--port", str(port), "--metrics-port", str(metrics_port)
     ) as process:
@@ -103,7 +103,7 @@ def test_a_port_that_is_taken(run: Run) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        failed(run, 1, ("--demo", "--port", port), f"port {port} of 127.0.0.1 is in use; --port")
+        failed(run, 1, ("--demo", "--port", port), f"cannot listen at 127.0.0.1 port {port}: ")
 
 
 def test_a_repository_that_is_broken(run: Run, tmp_path: Path) -> None:

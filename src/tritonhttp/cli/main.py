@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The words after ``tritonhttp``. None: those of this process.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
-    if given in ([], ["--json"]):
+    if given in ([], ["--json"]) and "_TRITONHTTP_COMPLETE" not in os.environ:
         from .about import main as about
 
         return about(given)
