@@ -48,7 +48,7 @@ def serve(*words: str) -> subprocess.Popen[str]:
 
 
 def test_it_serves_until_ctrl_c() -> None:
-    port, metrics_port = _free_ports("127.0.0.1")
+    port, metrics_port, *_ = _free_ports("127.0.0.1")
     with serve(
         "--demo", "--model", "add_sub", "--port", str(port), "--metrics-port", str(metrics_port)
     ) as process:
