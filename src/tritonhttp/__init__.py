@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from . import _names
 from ._basics.lazy import lazily as _lazily
-from ._clients.blocking.async_request import InferAsyncRequest as InferAsyncRequest
 from ._clients.blocking.client import InferenceServerClient as InferenceServerClient
 from ._names import *  # noqa: F403  what both clients share is listed there
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:  # type checkers read the imports in place of `__all__`
     from ._calls.retry import Retry as Retry
+    from ._clients.blocking.async_request import InferAsyncRequest as InferAsyncRequest
     from ._clients.blocking.model import Model as Model
     from ._clients.blocking.model import Outputs as Outputs
     from ._clients.blocking.stream import GenerateStream as GenerateStream
@@ -36,12 +36,12 @@ else:
     # What few programs use does not make the import longer for all.
     _HOMES = {
         **_names._HOMES,
+        "InferAsyncRequest": "._clients.blocking.async_request",
         "GenerateStream": "._clients.blocking.stream",
         "Model": "._clients.blocking.model",
         "Outputs": "._clients.blocking.model",
     }
     __all__ = [
-        "InferAsyncRequest",
         "InferenceServerClient",
         "__version__",
         "install_as_tritonclient",

@@ -12,9 +12,11 @@
     │   │   └── TLSError                also ssl.SSLError
     │   │       └── CertificateError    also ssl.SSLCertVerificationError
     │   ├── ConnectionLost              also ConnectionError: the connection broke while in use
-    │   └── DeadlineExceeded            also TimeoutError (on 3.10 also asyncio.TimeoutError)
+    │   └── DeadlineExceeded            also TimeoutError (on 3.10 also those of asyncio and futures)
     ├── ProtocolError                   the answer is not valid HTTP, or not a valid v2 answer
     ├── MissingDependency               also ImportError: an extra is not installed
+    ├── RequestCancelled                also concurrent.futures.CancelledError: the call's handle was cancelled
+    ├── ResultNotReady                  also TimeoutError: a handle was not waited for long enough
     └── InvalidRequest                  also ValueError: refused before anything was sent
 
 Programs for the reference catch the built-in errors; these catch ours too.
@@ -41,6 +43,8 @@ __all__ = [
     "MissingDependency",
     "NameResolutionError",
     "ProtocolError",
+    "RequestCancelled",
+    "ResultNotReady",
     "ServerError",
     "TLSError",
     "TransportError",
@@ -180,10 +184,11 @@ class ConnectionLost(TransportError, ConnectionError):
 if sys.version_info >= (3, 11):
     _Timeouts = TimeoutError
 else:
-    # Before 3.11 callers of the asyncio client catch asyncio's own class.
+    # Before 3.11 asyncio and concurrent.futures have classes of their own, which callers catch.
     from asyncio import TimeoutError as _AsyncioTimeoutError
+    from concurrent.futures import TimeoutError as _FuturesTimeoutError
 
-    class _Timeouts(TimeoutError, _AsyncioTimeoutError):
+    class _Timeouts(TimeoutError, _AsyncioTimeoutError, _FuturesTimeoutError):
         pass
 
 
@@ -193,6 +198,10 @@ class DeadlineExceeded(TransportError, _Timeouts):
 
 class ConnectTimeout(ConnectError, DeadlineExceeded):
     """No connection was made in time."""
+
+
+class ResultNotReady(InferenceServerException, _Timeouts):
+    """The time to wait for the result of `async_infer` was over before it came. The inference goes on."""
 
 
 class ProtocolError(InferenceServerException):
@@ -209,6 +218,10 @@ class MissingDependency(InferenceServerException, ImportError):
 
 if TYPE_CHECKING:
     import ssl
+    from concurrent.futures import CancelledError
+
+    class RequestCancelled(InferenceServerException, CancelledError):
+        """The handle of the inference was cancelled. The server may have carried it out nevertheless."""
 
     class TLSError(ConnectError, ssl.SSLError):
         """The TLS handshake failed: no common protocol, or a certificate that does not verify."""
@@ -219,12 +232,17 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        # Importing ssl costs more than the rest of this library, and only TLS needs it.
+        made = globals().setdefault  # another thread may make them at the same time
+        if name == "RequestCancelled":  # importing concurrent.futures takes a millisecond
+            from concurrent.futures import CancelledError
+
+            members = {"__doc__": "The handle of the inference was cancelled.", "__module__": __name__}
+            return made(name, type(name, (InferenceServerException, CancelledError), members))
         if name not in ("TLSError", "CertificateError"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # Importing ssl costs more than the rest of this library, and only TLS needs it.
         import ssl
 
-        made = globals().setdefault  # another thread may make them at the same time
         members = {"__doc__": "The TLS handshake failed.", "__module__": __name__}
         tls_error = made("TLSError", type("TLSError", (ConnectError, ssl.SSLError), members))
         members = {"__doc__": "The server's certificate does not verify.", "__module__": __name__}

@@ -113,12 +113,12 @@ class Client:
         client.under_way += 1
         client.most = max(client.most, client.under_way)
 
-        class Handle:
-            def get_result(self) -> Any:
+        class Greenlet:
+            def get(self, block: bool = True, timeout: float | None = None) -> Any:
                 client.under_way -= 1
                 return client.infer(arguments)
 
-        return Handle()
+        return InferAsyncRequest(Greenlet())
 
     def binary_of(self, index: int) -> tuple[bool, Any]:
         """Return how inputs went out, and outputs were asked for."""

@@ -49,6 +49,7 @@ typedef struct {
     Py_ssize_t resent;
     char served;
     char exceeds;
+    char cancelled;
 } Place;
 
 typedef struct {
@@ -284,6 +285,7 @@ static PyMemberDef place_members[] = {
     {"answered", T_DOUBLE, offsetof(Place, answered), READONLY, NULL},
     {"resent", T_PYSSIZET, offsetof(Place, resent), 0, NULL},
     {"exceeds", T_BOOL, offsetof(Place, exceeds), 0, NULL},
+    {"cancelled", T_BOOL, offsetof(Place, cancelled), 0, NULL},
     {"served", T_BOOL, offsetof(Place, served), 0, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(Place, weakrefs), READONLY, NULL},
     {0, 0, 0, 0, NULL},
@@ -454,6 +456,9 @@ static Track *
 take(Repeater *self, Place *place, double until)
 {
     Track *track = (Track *)place->connection;
+    if (place->cancelled) {
+        return NULL;
+    }
     if (track != NULL && (PyObject *)track != Py_None) {
         return PyObject_TypeCheck(track, track_type) && is_fit(track, self->network, until) ? track : NULL;
     }
@@ -486,7 +491,7 @@ put_back(Repeater *self, Place *place, Track *track, double now)
 {
     int done = 0;
     Books books;
-    if (open_books(self, &books, ready_name)) { /* who is in the line, but not ready, takes it later */
+    if (!place->cancelled && open_books(self, &books, ready_name)) { /* who is in the line, but not ready, takes it later */
         PyObject *closed = PyObject_GetAttr(self->pool, closed_name);
         Py_ssize_t most = limit_of(self);
         PyObject *oldest = PyList_GET_SIZE(books.idle) ? PyList_GET_ITEM(books.idle, 0) : (PyObject *)track;

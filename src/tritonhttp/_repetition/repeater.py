@@ -32,7 +32,8 @@ class Place(Generic[C]):
     transport
         The transport whose connection that is, and which takes the place back; None before the first exchange.
     wake : callable or None
-        Tells a call that waits in line that it is served, or turned away; may be called more than once.
+        Tells a call that waits in line that it is served, or turned away, and one that waits anywhere but for an
+        answer that it was cancelled; may be called more than once.
     sent : callable or None
         Is called when the whole request has been handed to the kernel.
     owner : int
@@ -41,6 +42,8 @@ class Place(Generic[C]):
         Whether the call must not wait, but may have a connection beyond the limit.
     served : bool
         Whether the call had a connection before: its next tries go to the front of the line.
+    cancelled : bool
+        Whether nobody wants the call's outcome any more. Its connection is not used again.
     resent : int
         How often its request was sent again after it had been handed over whole.
     taken, handed, answered : float
@@ -51,6 +54,7 @@ class Place(Generic[C]):
     __slots__ = (
         "__weakref__",
         "answered",
+        "cancelled",
         "connection",
         "exceeds",
         "handed",
@@ -69,7 +73,7 @@ class Place(Generic[C]):
         self.wake: Callable[[], object] | None = None
         self.sent: Callable[[], object] | None = None
         self.owner = self.resent = 0
-        self.exceeds = self.served = False
+        self.exceeds = self.served = self.cancelled = False
         self.taken = self.handed = self.answered = 0.0
 
 

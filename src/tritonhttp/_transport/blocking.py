@@ -23,10 +23,10 @@ from .._wire.requests import Buffer, coalesce, host_of, without_expectation
 from ..errors import ConnectionLost, ProtocolError, TransportError
 from .address import Address, SocketAddress
 from .base import StreamBase, TransportBase
-from .blocking_connect import connect, encrypt, open_tunnel
+from .blocking_connect import Making, connect, encrypt, open_tunnel
 from .blocking_connection import Connection
 from .blocking_pool import BlockingPool, this_thread
-from .failures import located, wait_timeout
+from .failures import cancelled, located, wait_timeout
 from .policy import Connections, Timeouts, earliest, may_resend
 from .pool import Place
 from .resolver import resolve
@@ -129,6 +129,8 @@ class BlockingTransport(TransportBase):
             If no whole response came.
         ProtocolError
             If what came is not HTTP.
+        RequestCancelled
+            If the call was cancelled.
         """
         if place is None:
             place = Place()
@@ -183,6 +185,8 @@ class BlockingTransport(TransportBase):
                 raise
         except (TransportError, ProtocolError) as error:
             self.give_back(place)
+            if place.cancelled:  # what broke is the connection that was closed for that
+                raise cancelled() from None
             raise located(error, self._address, method, target) from error.__cause__
         except BaseException:
             self.give_back(place)
@@ -226,7 +230,7 @@ class BlockingTransport(TransportBase):
                 buffers, expects = again, False
                 fresh = not (connection.reader.reusable and connection.handed_over)
             except ConnectionLost as error:
-                fresh = may_resend(
+                fresh = not place.cancelled and may_resend(
                     error,
                     reused=reused,
                     answered=not connection.reader.blank,
@@ -295,11 +299,21 @@ class BlockingTransport(TransportBase):
 
     def _put_by(self, place: Place[Connection], *, reusable: bool = True) -> None:
         """Give back a place after its exchange."""
+        if place.cancelled:
+            raise cancelled()
         connection = place.connection
         assert connection is not None
         now = monotonic()
         connection.expires = min(now + self._max_idle, connection.dies)
         self.give_back(place, reusable=reusable, now=now)
+
+    def interrupt(self, place: Place[Connection]) -> None:
+        """Wake the thread that uses the connection of a place, which was cancelled."""
+        # Under the lock nobody gives the connection back, which could then be another call's, or closes it.
+        with self.pool.lock:
+            connection = place.connection
+            if connection is not None:
+                connection.interrupt()
 
     def addresses(self, deadline: float | None) -> list[SocketAddress]:
         """Look up the addresses of the server's name."""
@@ -360,26 +374,32 @@ class BlockingTransport(TransportBase):
         )
         if not reused:
             if connection is not None:
+                with self.pool.lock:
+                    place.connection = None
                 self._forget(connection)
-                place.connection = None
-            connection = self._open(deadline, trace)
+            place.wake = making = Making(place)
+            try:
+                connection = self._open(deadline, trace, making)
+            finally:
+                place.wake = None
             with self.pool.lock:
                 place.connection = connection
                 self._connections.add(connection)
                 self._counts.opened += 1
+            making.check()
         if trace is not None and connection is not None:
             trace.take(connection, reused=reused)
         return reused
 
-    def _open(self, deadline: float | None, trace: Trace | None) -> Connection:
+    def _open(self, deadline: float | None, trace: Trace | None, making: Making) -> Connection:
         address, route, context, timeouts = self._address, self._route, self._context, self._timeouts
         mark = marker(trace)
         began = monotonic()
         if timeouts.connection is not None:
             deadline = earliest(deadline, began + timeouts.connection)
-        found = resolve(route.address, deadline)
+        found = resolve(route.address, deadline, making.watch)
         mark("resolve")
-        sock = connect(found, deadline, route.peer)
+        sock = connect(found, deadline, route.peer, making.watch)
         mark("connect")
         try:
             if not route.address.socket_path:
@@ -389,7 +409,7 @@ class BlockingTransport(TransportBase):
                 open_tunnel(sock, route.tunnel, address, deadline)
                 mark("proxy")
             if context is not None:
-                sock = encrypt(sock, context, address, deadline)
+                sock = encrypt(sock, context, address, deadline, making.watch)
                 mark("tls")
             limit = self._options.max_response_bytes
             connection = Connection(sock, context is not None, timeouts.network, limit)
@@ -465,9 +485,7 @@ class Stream(StreamBase[BlockingTransport, Connection]):
         """Wake a thread that waits in :meth:`more`: its call then ends or fails. Only it may close the stream."""
         connection = self._place.connection
         if connection is not None and connection in self._transport._connections:
-            with contextlib.suppress(OSError):
-                # SSLSocket.shutdown would drop TLS under the reader.
-                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+            connection.interrupt()
 
     def __del__(self) -> None:
         # The garbage collector may run on any thread, in the middle of anything, so this must not wait for a lock.

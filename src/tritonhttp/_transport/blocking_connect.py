@@ -6,34 +6,76 @@ gevent and eventlet are used where a program has installed them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import ProtocolError
 from .address import Address, SocketAddress
-from .failures import connect_failure, tls_failure
+from .failures import cancelled, connect_failure, tls_failure
 from .happy_eyeballs import Race
 from .policy import step_timeout
+from .pool import Place
 from .route import Proxy, TunnelReader
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["connect", "encrypt", "open_tunnel"]
+__all__ = ["Making", "connect", "encrypt", "interrupt", "open_tunnel"]
+
+#: Told of each thing that a thread is about to wait for: what wakes it.
+Watch: TypeAlias = Callable[[Callable[[], object]], None]
 
 
-def connect(addresses: Sequence[SocketAddress], deadline: float | None, peer: str) -> socket.socket:
+class Making:
+    """A connection that is being made for a call. A call of it wakes the thread that makes it."""
+
+    def __init__(self, place: Place[Any]) -> None:
+        self._place = place
+        self._wakes: list[Callable[[], object]] = []
+
+    def watch(self, wake: Callable[[], object]) -> None:
+        """Take what wakes the thread; raise RequestCancelled if the call was cancelled."""
+        self._wakes.append(wake)
+        self.check()
+
+    def check(self) -> None:
+        """Raise RequestCancelled if the call was cancelled."""
+        if self._place.cancelled:
+            raise cancelled()
+
+    def __call__(self) -> None:
+        for wake in list(self._wakes):
+            wake()
+
+
+def interrupt(sock: socket.socket) -> None:
+    """Wake whoever waits for a socket, on any thread: the connection is closed for them."""
+    # Not by SSLSocket's own method, which would drop TLS under them. eventlet's classes lack it.
+    kinds = (kind for kind in type(sock).__mro__ if not hasattr(kind, "do_handshake"))
+    shut: Any = next((vars(kind)["shutdown"] for kind in kinds if "shutdown" in vars(kind)), None)
+    with contextlib.suppress(OSError):
+        if shut is None:
+            sock.shutdown(socket.SHUT_RDWR)
+        else:
+            shut(sock, socket.SHUT_RDWR)
+
+
+def connect(
+    addresses: Sequence[SocketAddress], deadline: float | None, peer: str, watch: Watch
+) -> socket.socket:
     """Return a socket that is connected to one of the addresses; the caller sets its timeout."""
     began = monotonic()
     try:
         if len(addresses) == 1:
-            return _connect_one(*addresses[0], deadline)
+            return _connect_one(*addresses[0], deadline, watch)
         race = Race(addresses, began, deadline)
-        winner = _connect_first(race)
+        winner = _connect_first(race, watch)
         if winner is not None:
             return winner
         failures = race.failures
@@ -42,9 +84,10 @@ def connect(addresses: Sequence[SocketAddress], deadline: float | None, peer: st
     raise connect_failure(peer, failures, monotonic() - began, deadline) from failures[0][1]
 
 
-def _connect_one(family: int, address: object, deadline: float | None) -> socket.socket:
+def _connect_one(family: int, address: object, deadline: float | None, watch: Watch) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
+        watch(partial(interrupt, sock))
         _limit_next_step(sock, deadline)
         sock.connect(address)  # type: ignore[arg-type]
     except BaseException:
@@ -53,7 +96,7 @@ def _connect_one(family: int, address: object, deadline: float | None) -> socket
     return sock
 
 
-def _connect_first(race: Race) -> socket.socket | None:
+def _connect_first(race: Race, watch: Watch) -> socket.socket | None:
     """Return the socket that connects first, or None if none does in time; close all others."""
     socks: dict[int, socket.socket] = {}
     try:
@@ -63,6 +106,7 @@ def _connect_first(race: Race) -> socket.socket | None:
                     family, address = race.addresses[number]
                     try:
                         sock = socks[number] = socket.socket(family, socket.SOCK_STREAM)
+                        watch(partial(interrupt, sock))
                         sock.setblocking(False)
                         sock.connect(address)
                         return socks.pop(number)
@@ -101,7 +145,7 @@ def open_tunnel(sock: socket.socket, proxy: Proxy, server: Address, deadline: fl
 
 
 def encrypt(
-    sock: socket.socket, context: ssl.SSLContext, server: Address, deadline: float | None
+    sock: socket.socket, context: ssl.SSLContext, server: Address, deadline: float | None, watch: Watch
 ) -> socket.socket:
     """Return the socket under TLS, its handshake done."""
     began = monotonic()
@@ -115,6 +159,7 @@ def encrypt(
             do_handshake_on_connect=False,
         )
         try:
+            watch(partial(interrupt, encrypted))
             encrypted.do_handshake()
         except BaseException:
             encrypted.close()

@@ -20,6 +20,7 @@ from .._repetition.repeater import REPEATS, Track
 from .._wire.http1 import Response, ResponseReader
 from .._wire.requests import Buffer
 from ..errors import ConnectionLost, DeadlineExceeded, InferenceServerException, TransportError
+from .blocking_connect import interrupt
 from .failures import over
 from .policy import FOREVER, earliest, step_timeout
 from .route import CONTINUE_WAIT
@@ -97,6 +98,10 @@ class Connection(Track):
     def close(self) -> None:
         self.detach()
         self.sock.close()
+
+    def interrupt(self) -> None:
+        """Wake the thread that uses it: its exchange then ends or fails. Only that thread may close it."""
+        interrupt(self.sock)
 
     def exchange(
         self,

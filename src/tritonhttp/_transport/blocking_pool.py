@@ -7,7 +7,7 @@ import threading
 from time import monotonic
 from typing import Any, TypeVar
 
-from .failures import closed
+from .failures import cancelled, closed
 from .policy import step_timeout
 from .pool import Place, Pool
 
@@ -65,7 +65,11 @@ class BlockingPool(Pool[C]):
         ------
         InferenceServerException
             If the pool is closed.
+        RequestCancelled
+            If the call was cancelled.
         """
+        if place.cancelled:
+            raise cancelled()
         owners = this_thread()
         place.owner = owners[0]
         nested = place.exceeds or self.is_interrupted
@@ -82,6 +86,8 @@ class BlockingPool(Pool[C]):
             if place not in self.holders and self.is_nested(place, owners) and not self.closed:
                 self.exceed(place)
         while True:
+            if place.cancelled:
+                raise cancelled()
             with self.lock:
                 if place in self.holders:
                     self.begin(place)

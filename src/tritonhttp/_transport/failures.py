@@ -15,6 +15,7 @@ from .policy import IdleMoment, Moment, StepMoment
 __all__ = [
     "WAITING",
     "NotTried",
+    "cancelled",
     "closed",
     "connect_failure",
     "located",
@@ -51,6 +52,11 @@ def over(deadline: float) -> str:
 def closed() -> errors.InferenceServerException:
     """The client was closed before the call, or while the call waited."""
     return errors.InferenceServerException("the client is closed")
+
+
+def cancelled() -> errors.RequestCancelled:
+    """The call's handle was cancelled."""
+    return errors.RequestCancelled("the inference was cancelled")
 
 
 E = TypeVar("E", bound=errors.DeadlineExceeded)

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from .._repetition.repeater import Place
 
-__all__ = ["Place", "Pool", "release"]
+__all__ = ["Place", "Pool", "cancel", "release"]
 
 C = TypeVar("C")
 
@@ -199,7 +199,7 @@ class Pool(Generic[C]):
         self.ended += held or waited
         if held:
             self.holders.discard(place)
-            if connection is not None and reusable and not self.closed:
+            if connection is not None and reusable and not (self.closed or place.cancelled):
                 self.idle.append(connection)
                 # Checked afterwards: a handler may have closed the pool, or used the room, just before.
                 connection = None
@@ -239,3 +239,14 @@ def release(place: Place[Any] | None) -> None:
     """Give a place back to its transport, if it has one."""
     if place is not None and place.transport is not None:
         place.transport.give_back(place)
+
+
+def cancel(place: Place[Any]) -> None:
+    """Have the call of a place end, on whichever thread it is. Idempotent."""
+    # First: whoever waits looks at it once it can be woken.
+    place.cancelled = True
+    wake, transport = place.wake, place.transport
+    if wake is not None:
+        wake()
+    if transport is not None:
+        transport.interrupt(place)

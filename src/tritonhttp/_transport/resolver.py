@@ -124,8 +124,21 @@ def found_addresses(address: Address, outcome: Outcome) -> list[SocketAddress]:
     return list(outcome)
 
 
-def resolve(address: Address, deadline: float | None) -> list[SocketAddress]:
+def resolve(
+    address: Address,
+    deadline: float | None,
+    watch: Callable[[Callable[[], object]], object] = lambda wake: None,
+) -> list[SocketAddress]:
     """Return the addresses of a server, in the order that the system prefers.
+
+    Parameters
+    ----------
+    address : Address
+        The server.
+    deadline : float or None
+        When to stop waiting, on the monotonic clock.
+    watch : callable, optional
+        Is told what wakes this thread early, and then raises if it was woken.
 
     Raises
     ------
@@ -147,8 +160,10 @@ def resolve(address: Address, deadline: float | None) -> list[SocketAddress]:
 
     try:
         look_up(address, note)
+        watch(known.set)
         if not known.wait(step_timeout(None, deadline, began)):
             raise resolve_timeout(address, time.monotonic() - began, deadline)
+        watch(known.set)
     finally:
         leave(address, note)
     return found_addresses(address, outcomes[0])

@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..._basics.log import logger
@@ -34,7 +35,7 @@ from ...plugins import Request
 from ..base import PROBING, ClientBase
 from ..overrides import DEBUG, undecoded
 from .drive import drive
-from .side import as_answer, finish_plugin, mark, pause, plain
+from .side import as_answer, finish_plugin, mark, pause, plain, rest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -1141,7 +1142,7 @@ class Calls(ClientBase):
                     call.phases = {phase: spent * 1e3 for phase, spent in trace.phases.items()}
 
         try:
-            return await drive(flow, perform)
+            return await drive(flow, perform, partial(rest, place))
         finally:
             flow.close()  # wherever an exception comes
 

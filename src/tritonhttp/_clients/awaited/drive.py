@@ -11,7 +11,11 @@ __all__ = ["drive"]
 T = TypeVar("T")
 
 
-async def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Awaitable[Any]]) -> T:
+async def drive(
+    flow: Generator[Any, Any, T],
+    perform: Callable[[Any], Awaitable[Any]],
+    pause: Callable[[float], Awaitable[None]] | None = None,
+) -> T:
     """Perform the steps of a flow, pause where a step is a number of seconds, and return what they come to."""
     try:
         step = next(flow)
@@ -19,7 +23,7 @@ async def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Awaitable
             try:
                 answer = None
                 if isinstance(step, float):
-                    await asyncio.sleep(step)
+                    await (pause or asyncio.sleep)(step)
                 else:
                     answer = await perform(step)
             except BaseException as error:

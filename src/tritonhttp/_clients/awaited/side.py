@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from ..._transport.asyncio_connect import timeout_at
 from ..._transport.failures import over, unpack_timeout
 from ..._transport.policy import Moment
+from ..._transport.pool import Place
 from ...errors import DeadlineExceeded
 from .aiohttp_forms import Answer, mark, plain
 
 if TYPE_CHECKING:
     from ..._protocol.generation import StreamBase
 
-__all__ = ["as_answer", "finish_plugin", "leave", "mark", "pause", "plain"]
+__all__ = ["as_answer", "finish_plugin", "leave", "mark", "pause", "plain", "rest"]
 
 #: How a response looks to those who call `_get` or `_post`.
 as_answer = Answer.of
@@ -50,3 +51,8 @@ def leave(stream: StreamBase) -> None:
         except BaseException as error:
             stream._close(error)
             raise
+
+
+async def rest(place: Place[Any], seconds: float) -> None:
+    """Pause a call between two tries."""
+    await asyncio.sleep(seconds)

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..._basics.log import logger
@@ -35,7 +36,7 @@ from ...plugins import Request
 from ..base import PROBING, ClientBase
 from ..overrides import DEBUG, undecoded
 from .drive import drive
-from .side import as_answer, finish_plugin, mark, pause, plain
+from .side import as_answer, finish_plugin, mark, pause, plain, rest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -1135,7 +1136,7 @@ class Calls(ClientBase):
                     call.phases = {phase: spent * 1e3 for phase, spent in trace.phases.items()}
 
         try:
-            return drive(flow, perform)
+            return drive(flow, perform, partial(rest, place))
         finally:
             flow.close()  # wherever an exception comes
 

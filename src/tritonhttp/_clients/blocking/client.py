@@ -22,7 +22,7 @@ from ..._transport.blocking import BlockingTransport
 from ..._transport.blocking_pool import Bell, BlockingPool, is_owned, this_thread
 from ..._transport.failures import closed, turn_timeout, wait_timeout
 from ..._transport.policy import UNSET, Deadline, Moment, Timeouts, positive, seconds
-from ..._transport.pool import Place, release
+from ..._transport.pool import Place, cancel, release
 from ..._transport.tls import tls_context
 from ...errors import InferenceServerException
 from ..base import (
@@ -31,7 +31,6 @@ from ..base import (
     SHARED_MEMORY_THRESHOLD,
     renew_after_fork,
 )
-from .async_request import InferAsyncRequest, Pending
 from .calls import Calls, Headers, QueryParams
 from .executor import Executor
 
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from ..._calls.dispatch import Balancing
     from ..._calls.retry import Retry
     from ...events import CallHook, RetryHook
+    from .async_request import InferAsyncRequest, Pending
 
 __all__ = ["InferenceServerClient"]
 
@@ -167,6 +167,10 @@ class InferenceServerClient(Calls):
         binary_data: bool | None = None,
     ) -> None:
         configuration = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        # Here, since it imports concurrent.futures, and a signal's handler must not meet a first import half done.
+        from . import async_request
+
+        self._handles = async_request
         self._executor: Executor | None = None
         super().__init__(configuration)
         context = tls_context(ssl_options, ssl_context_factory, insecure) if self._address.tls else None
@@ -272,7 +276,8 @@ class InferenceServerClient(Calls):
         Returns
         -------
         InferAsyncRequest
-            Its ``get_result()`` gives the result, or raises what went wrong.
+            Its ``get_result()`` gives the result, or raises what went wrong. It is a future of
+            :mod:`concurrent.futures`, and its ``cancel()`` ends the inference at once.
 
         Raises
         ------
@@ -331,13 +336,13 @@ class InferenceServerClient(Calls):
         if seen:
             # The hooks, the plugin and the log see the caller's context, not that of a thread of ours.
             task = partial(copy_context().run, task)
-        late = None if until is None else partial(self._too_late, time.monotonic(), until, place, turn)
-        pending = Pending(task, until, late)
+        late = None if until is None else partial(_too_late, self._limit, time.monotonic(), until)
+        pending = self._handles.Pending(task, until, late, partial(self._stop, place, turn))
         self._submit(pending, place, turn)
         if self._verbose:
             id = inference.request_id
             self._log.debug("Sent request%s", f" '{id}'" if id else "")
-        return InferAsyncRequest(pending, self._verbose)
+        return self._handles.InferAsyncRequest(pending, self._verbose)
 
     def _finish(
         self, inference: Inference, message: Message, until: Moment | None, place: Place[Any]
@@ -393,6 +398,8 @@ class InferenceServerClient(Calls):
             if self._has_line and not place.exceeds:
                 self._transport.reserve(place)
             executor.put(pending.run)
+            if pending.is_withdrawn:  # meanwhile
+                release(place)
 
     def _withdraw(self, pending: Pending, place: Place[Any], turn: Turn[BlockingPool[None]] | None) -> None:
         """Take an inference back, unless a thread has begun to carry it out."""
@@ -403,17 +410,12 @@ class InferenceServerClient(Calls):
             if turn is not None:
                 turn.leave()
 
-    def _too_late(
-        self,
-        began: float,
-        until: Moment,
-        place: Place[Any],
-        turn: Turn[BlockingPool[None]] | None,
-        pending: Pending,
-    ) -> InferenceServerException:
-        """Take an inference back whose time was over before it was begun."""
+    def _stop(self, place: Place[Any], turn: Turn[BlockingPool[None]] | None, pending: Pending) -> None:
+        """Take an inference back, or have the thread end it that carries it out."""
         self._withdraw(pending, place, turn)
-        return wait_timeout(self._limit, time.monotonic() - began, until)
+        if turn is not None:
+            cancel(turn.place)
+        cancel(place)
 
     def _drive_in_turn(
         self,
@@ -477,6 +479,11 @@ class InferenceServerClient(Calls):
         except RuntimeError:  # no thread to be had: the server is as it was
             if self._dispatch is not None:
                 self._dispatch.probed(url, time.monotonic(), False)
+
+
+def _too_late(limit: int, began: float, until: Moment) -> InferenceServerException:
+    """Return the error of an inference whose time was over before it was begun."""
+    return wait_timeout(limit, time.monotonic() - began, until)
 
 
 def _hire_for(known: weakref.ref[InferenceServerClient]) -> None:

@@ -12,7 +12,11 @@ __all__ = ["drive"]
 T = TypeVar("T")
 
 
-def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
+def drive(
+    flow: Generator[Any, Any, T],
+    perform: Callable[[Any], Any],
+    pause: Callable[[float], None] | None = None,
+) -> T:
     """Perform the steps of a flow, pause where a step is a number of seconds, and return what they come to."""
     try:
         step = next(flow)
@@ -20,7 +24,7 @@ def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
             try:
                 answer = None
                 if isinstance(step, float):
-                    time.sleep(step)
+                    (pause or time.sleep)(step)
                 else:
                     answer = perform(step)
             except BaseException as error:

@@ -159,11 +159,14 @@ class Executor:
             self._starting.discard(thread)
 
     def shutdown(self, *, wait: bool) -> None:
-        """Let the threads end after the submitted tasks; with `wait`, wait for them. Idempotent."""
+        """Let the threads end after the submitted tasks; with `wait`, wait for them. Idempotent.
+
+        One of the threads itself, which calls this in a callback or hook, does not wait.
+        """
         self._closed = True
         if not self._accepted:
             self._tasks.put(None)
-        if wait:
+        if wait and threading.current_thread() not in self._threads:
             while self._accepted:  # tasks that wait for their sequence's turn
                 time.sleep(0.005)
             for thread in list(self._threads):

@@ -10,7 +10,6 @@ from typing import Any
 from ..._protocol.inference import Inference
 from ..._protocol.result import InferResult
 from ..._transport.policy import Moment
-from ...errors import InferenceServerException
 from ..model_base import Several
 from ..model_base import iterator as iterated
 from .async_request import InferAsyncRequest as Running
@@ -39,9 +38,9 @@ def result(running: Running) -> InferResult:
 
 
 def settle(started: Iterable[Any], error: BaseException, items: object) -> None:
-    """Wait for the inferences among these, unless the error is an interrupt."""
-    for each in started if isinstance(error, Exception) else ():
-        if isinstance(each, Running):
+    """Cancel the inferences among these. Wait for those that cannot be, unless the error is an interrupt."""
+    for each in started:
+        if isinstance(each, Running) and not each.cancel() and isinstance(error, Exception):
             with suppress(Exception):
                 each.get_result()
 
@@ -61,7 +60,6 @@ def carry_out(
         while waiting:
             done, handle = waiting.popleft()
             several.add(done, handle.get_result())
-    finally:
-        for _, handle in waiting:
-            with suppress(InferenceServerException):
-                handle.get_result()
+    except BaseException as error:
+        settle([handle for _, handle in waiting], error, None)
+        raise

@@ -6,15 +6,17 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..._protocol.bodies import status_of
-from ..._transport.failures import unpack_timeout
+from ..._transport.blocking_pool import Bell
+from ..._transport.failures import cancelled, unpack_timeout
 from ..._transport.policy import Moment
+from ..._transport.pool import Place
 from ..._wire.http1 import Response
 from ...errors import InvalidRequest, TransportError
 
 if TYPE_CHECKING:
     from ..._protocol.generation import StreamBase
 
-__all__ = ["as_answer", "finish_plugin", "leave", "mark", "pause", "plain"]
+__all__ = ["as_answer", "finish_plugin", "leave", "mark", "pause", "plain", "rest"]
 
 
 def as_answer(response: Response) -> Response:
@@ -59,3 +61,15 @@ def leave(stream: StreamBase) -> None:
     except BaseException as error:
         stream._failed(asker, error)
         raise
+
+
+def rest(place: Place[Any], seconds: float) -> None:
+    """Pause a call between two tries; raise RequestCancelled if it is cancelled meanwhile."""
+    place.wake = bell = Bell()
+    try:
+        if not place.cancelled:
+            bell.wait(seconds)
+    finally:
+        place.wake = None
+    if place.cancelled:
+        raise cancelled()
