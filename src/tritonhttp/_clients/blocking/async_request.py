@@ -224,7 +224,8 @@ class InferAsyncRequest(Future[InferResult]):
 
     def _tell(self) -> None:
         """Tell those who wait for several futures."""
-        with self._condition:
+        condition = self.__dict__.setdefault("_condition", threading.Condition())
+        with condition:
             if self._told:
                 return
             self._told = True
@@ -235,7 +236,7 @@ class InferAsyncRequest(Future[InferResult]):
                     waiter.add_result(self)
                 else:
                     waiter.add_exception(self)
-            self._condition.notify_all()
+            condition.notify_all()
 
 
 def _is_timeout(error: BaseException) -> bool:

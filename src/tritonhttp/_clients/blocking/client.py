@@ -386,10 +386,10 @@ class InferenceServerClient(Calls):
                 if sent is not None and self._transport.has_room(place):
                     sent.wait(_HEAD_START)
             except BaseException:
-                self._withdraw(pending, place, turn)
+                pending.cancel()
                 raise
         except BaseException:
-            self._withdraw(pending, place, turn)
+            pending.cancel()
             raise
 
     def _begin(self, executor: Executor, pending: Pending, place: Place[Any]) -> None:

@@ -39,7 +39,7 @@ def result(running: Running) -> InferResult:
 
 def settle(started: Iterable[Any], error: BaseException, items: object) -> None:
     """Cancel the inferences among these. Wait for those that cannot be, unless the error is an interrupt."""
-    for each in started:
+    for each in reversed([*started]):  # first those in line, which would take the places of the others
         if isinstance(each, Running) and not each.cancel() and isinstance(error, Exception):
             with suppress(Exception):
                 each.get_result()
