@@ -232,7 +232,7 @@ def test_while_a_name_is_looked_up(serve, open_client, monkeypatch):
     asked = threading.Event()
 
     def stalls(host, *arguments, **options):
-        if host == "a.test":
+        if host == "a.test" and not options["flags"] & socket.AI_NUMERICHOST:
             asked.set()
             go_on.wait(STUCK)
             host = "127.0.0.1"
@@ -245,7 +245,6 @@ def test_while_a_name_is_looked_up(serve, open_client, monkeypatch):
     cancels(handle)
     is_free_of(client)
     go_on.set()
-    is_free(client)
 
 
 def test_while_a_proxy_does_not_answer(serve, open_client):
@@ -379,7 +378,7 @@ def test_a_cancelled_inference_gives_its_turn_in_the_sequence_back(serve, open_c
 
 def test_all_of_a_line_may_be_cancelled_and_the_client_closed(serve, open_client):
     silent = Silent()
-    client = open_client(serve(silent).url)
+    client = open_client(serve(*[silent] * 31).url)
     handles = [begun(client, sequence_id=n % 3) for n in range(30)]
     assert silent.asked.wait(STUCK)
     run_in_threads(lambda handle: handle.cancel(), handles)
@@ -467,7 +466,7 @@ def test_a_result_that_is_not_there_in_time_is_a_timeout(serve, open_client, kin
 
 def test_a_handle_may_be_awaited_and_cancelled_on_an_event_loop(serve, open_client):
     line = Line(fails={"bad": "500"})
-    line.hold("held")
+    go_on = line.hold("held")
     client = open_client(serve(*[line] * 9).url, concurrency=4)
 
     async def run():
@@ -485,6 +484,7 @@ def test_a_handle_may_be_awaited_and_cancelled_on_an_event_loop(serve, open_clie
 
     asyncio.run(run())
     is_free_of(client)
+    go_on.set()
 
 
 @pytest.mark.parametrize("how", ["callback", "wait", "asyncio"])
@@ -616,8 +616,8 @@ def test_a_forked_child_is_told_that_the_inference_is_its_parents(serve, open_cl
     assert exit_status(in_child(in_the_child)) == 0
     assert not under_way.done()
     assert not silent.closed.wait(0.05), "the child leaves the parent's connection alone"
-    cancels(under_way)
     cancels(in_line)
+    cancels(under_way)
 
 
 # -- a model's inferences

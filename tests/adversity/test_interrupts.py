@@ -227,6 +227,28 @@ class Blocking:
     def in_line(self) -> Way:
         return self._way(infer, prepare=_Others, recover=_joined)
 
+    def cancelled(self, **options: Any) -> Way:
+        def prepare(client: Any) -> Any:
+            others = _Others(client)
+            return others, [client.async_infer("echo", _asked()[1], **options) for _ in range(3)]
+
+        def cancel(client: Any, prepared: Any) -> None:
+            assert prepared[1][1].cancel() or prepared[1][1].done()
+
+        def recover(client: Any, prepared: Any) -> None:
+            prepared[0].join()
+            for handle in (prepared[1][0], prepared[1][2]):
+                handle.get_result()
+
+        def check(client: Any) -> None:
+            assert not client._transport.pool.line
+            assert not client._turns._pools
+
+        return self._way(cancel, prepare=prepare, recover=recover, check=check)
+
+    def cancelled_in_a_sequence(self) -> Way:
+        return self.cancelled(sequence_id=7)
+
     def in_line_with_a_deadline(self) -> Way:
         return self._way(partial(infer, deadline=30), prepare=_Others, recover=_joined)
 

@@ -339,39 +339,41 @@ class Pending:
 
     def cancel(self) -> bool:
         """End the task now, and have the thread that runs it end it soon; return False if it has ended."""
-        # Twice: if an interrupt ends the first, the second completes it.
-        try:
-            return self._cancel()
-        except BaseException:
-            self._cancel()
-            raise
+        return self._twice(self._cancel)
 
     def _cancel(self) -> bool:
         if not self.ready():
             self._decide((None, cancelled()))
-        if not self.is_cancelled:
-            return False
-        try:
-            self._withdraw()
-        finally:
-            self._end()
-        return True
-
-    def _withdraw(self) -> None:
-        stop = self._stop
-        if stop is not None:
-            stop(self)
+        return self.is_cancelled and self._stopped()
 
     def expire(self) -> bool:
         """End the task, whose deadline is over, unless it has begun; return whether that was done."""
+        return self._twice(self._expire)
+
+    def _expire(self) -> bool:
         if self._late is None or not self.withdraw():
             return False
-        try:
-            self._withdraw()
-        finally:
-            self._decide((None, self._late()))
-            self._end()
+        self._decide((None, self._late()))
+        return self._stopped()
+
+    def _stopped(self) -> bool:
+        stop = self._stop
+        if stop is not None:
+            stop(self)
+        self._end()
         return True
+
+    def _twice(self, step: Callable[[], bool]) -> bool:
+        """Take a step that ends the task; if an interrupt ends the step, the second completes it."""
+        try:
+            return step()
+        except BaseException:
+            try:
+                step()
+            finally:
+                if self._outcomes:
+                    self._end()
+            raise
 
     def listen(self, listener: Callable[[], object], *, first: bool = False) -> None:
         """Have a function called once after the task's end."""

@@ -33,8 +33,12 @@ def is_done(found: object) -> bool:
 
 
 def result(running: Running) -> InferResult:
-    """Wait for an inference and return its result."""
-    return running.get_result()
+    """Wait for an inference and return its result; cancel it if an interrupt ends the wait."""
+    try:
+        return running.get_result()
+    except BaseException:
+        running.cancel()
+        raise
 
 
 def settle(started: Iterable[Any], error: BaseException, items: object) -> None:
@@ -55,11 +59,11 @@ def carry_out(
             # Submit twice as many inferences as threads, so that none idles behind a slow one.
             if len(waiting) >= 2 * client._workers:
                 done, handle = waiting.popleft()
-                several.add(done, handle.get_result())
+                several.add(done, result(handle))
             waiting.append((rows, start(client, inference, headers, query_params, until)))
         while waiting:
             done, handle = waiting.popleft()
-            several.add(done, handle.get_result())
+            several.add(done, result(handle))
     except BaseException as error:
         settle([handle for _, handle in waiting], error, None)
         raise
