@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -264,6 +266,17 @@ def infer_in_the_background(client: InferenceServerClient, inputs: list[InferInp
     assert_type(handle.get_result(block=False), InferResult)
     assert_type(handle.get_result(True, timeout=0.5), InferResult)
     assert_type(handle.get_result(timeout=1), InferResult)
+    assert_type(handle.result(timeout=1), InferResult)
+    assert_type(handle.exception(), BaseException | None)
+    assert_type([handle.cancel(), handle.cancelled(), handle.running()], list[bool])
+    for ended in concurrent.futures.as_completed([handle]):
+        assert_type(ended.result(), InferResult)
+    handle.add_done_callback(lambda ended: ended.result().as_numpy("SCORES"))
+
+
+async def await_a_handle(client: InferenceServerClient, inputs: list[InferInput]) -> None:
+    handle = client.async_infer("digits", inputs)
+    assert_type(await asyncio.wrap_future(handle), InferResult)
 
 
 def handle_bodies(inputs: list[InferInput], received: bytes) -> None:

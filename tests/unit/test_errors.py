@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import copy
 import errno
 import pickle
@@ -25,6 +26,8 @@ from tritonhttp.errors import (
     InvalidRequest,
     NameResolutionError,
     ProtocolError,
+    RequestCancelled,
+    ResultNotReady,
     ServerError,
     TLSError,
     TransportError,
@@ -56,8 +59,19 @@ def made(cls: type[InferenceServerException]) -> InferenceServerException:
         (TLSError, [ConnectError, ssl.SSLError]),
         (CertificateError, [TLSError, ssl.SSLCertVerificationError]),
         (ConnectionLost, [TransportError, ConnectionError]),
-        (DeadlineExceeded, [TransportError, TimeoutError, socket.timeout, asyncio.TimeoutError]),
+        (
+            DeadlineExceeded,
+            [
+                TransportError,
+                TimeoutError,
+                socket.timeout,
+                asyncio.TimeoutError,
+                concurrent.futures.TimeoutError,
+            ],
+        ),
         (ProtocolError, [InferenceServerException]),
+        (RequestCancelled, [InferenceServerException, concurrent.futures.CancelledError]),
+        (ResultNotReady, [InferenceServerException, TimeoutError, concurrent.futures.TimeoutError]),
         (InvalidRequest, [InferenceServerException, ValueError]),
     ],
 )

@@ -1,9 +1,12 @@
 """`async_infer`: it starts at once, results come in any order to any thread, errors surface in get_result."""
 
+import asyncio
 import queue
 import random
 import threading
 import time
+from concurrent.futures import CancelledError
+from concurrent.futures import wait as wait_for
 
 import numpy as np
 import pytest
@@ -219,6 +222,47 @@ def test_dropping_a_handle_drops_nothing_else(client):
     for n in range(5):
         client.async_infer("identity_uint64", [tensor("INPUT0", np.full(1, n, np.uint64))])
     wait_until(lambda: statistics(client) == count + 5)
+
+
+def test_a_cancelled_inference_makes_room_at_once_and_others_are_not_disturbed(make_client):
+    client = make_client(concurrency=2)
+    long = [client.async_infer("slow", slow(2)) for _ in range(2)]
+    in_line = [client.async_infer("slow", slow(0.01 * n)) for n in range(4)]
+    wait_until(lambda: all(handle.running() for handle in long))
+    before = time.monotonic()
+    for handle in (*long, in_line[2]):
+        assert handle.cancel()
+        with pytest.raises(CancelledError):
+            handle.get_result()
+    done, pending = wait_for([in_line[0], in_line[1], in_line[3]], timeout=10)
+    assert len(done) == 3
+    assert not pending
+    assert [in_line[n].result().as_numpy("OUTPUT")[0] for n in (0, 1, 3)] == [
+        np.float32(0.01 * n) for n in (0, 1, 3)
+    ]
+    assert time.monotonic() - before < 1.5
+    assert client.is_server_live()
+
+
+def test_handles_are_awaited_on_an_event_loop(make_client):
+    client = make_client(concurrency=4)
+
+    async def run():
+        handles = [client.async_infer("slow", slow(0.01 * n)) for n in range(8)]
+        return await asyncio.gather(*map(asyncio.wrap_future, handles))
+
+    found = [result.as_numpy("OUTPUT")[0] for result in asyncio.run(run())]
+    assert found == [np.float32(0.01 * n) for n in range(8)]
+
+
+def test_leaving_a_map_frees_its_connections(make_client):
+    client = make_client(concurrency=2)
+    before = time.monotonic()
+    for outputs in client.model("slow").map({"DELAY": [delay]} for delay in [0.0, 0.0] + [2.0] * 20):
+        assert outputs["OUTPUT"] == 0
+        break
+    client.close()
+    assert time.monotonic() - before < 1.5
 
 
 def statistics(client):

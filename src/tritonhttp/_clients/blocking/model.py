@@ -194,7 +194,7 @@ class Model(ModelBase):
         ProtocolError
             Where outputs have not one row for each row of the inputs.
         InferenceServerException
-            What a part failed with, when no other part is under way any more. Some may have run.
+            What a part failed with; the other parts are cancelled. Some may have run.
         """
         options = Options(
             outputs,
@@ -272,7 +272,8 @@ class Model(ModelBase):
         As many inferences are under way as the client has connections (its `concurrency`, on asyncio its
         `conn_limit`), and no more than `in_flight`. Items are read one by one, as outputs are taken: the iterable
         may be longer than memory, or without an end. It is read on the caller's thread; outputs that are there
-        wait while the next item is read.
+        wait while the next item is read. When the generator is closed or dropped, as where a loop is left, the
+        inferences under way are cancelled.
 
         Parameters
         ----------
@@ -286,8 +287,7 @@ class Model(ModelBase):
             there.
         return_exceptions : bool
             True: where an inference fails, or an item does not fit the model, yield the error in the place of
-            the outputs, and go on. False: raise it there, when no other inference is under way any more; those
-            may have run.
+            the outputs, and go on. False: raise it there, and cancel the other inferences; those may have run.
         progress : bool or callable
             Called with the number of items whose outputs were taken, and of all, None if that is not known; True:
             show a bar, of tqdm or rich.
