@@ -398,8 +398,8 @@ class InferenceServerClient(Calls):
             if self._has_line and not place.exceeds:
                 self._transport.reserve(place)
             executor.put(pending.run)
-            if pending.is_withdrawn:  # meanwhile
-                release(place)
+            if pending.is_withdrawn:  # meanwhile; a thread gives the place back, since a lock is held here
+                executor.put(partial(release, place))
 
     def _withdraw(self, pending: Pending, place: Place[Any], turn: Turn[BlockingPool[None]] | None) -> None:
         """Take an inference back, unless a thread has begun to carry it out."""
