@@ -30,13 +30,14 @@ if TYPE_CHECKING:  # type checkers read the imports in place of `__all__`
     from ._protocol.signature import Signature as Signature
     from ._regions.region import Region as Region
     from .errors import CertificateError as CertificateError
+    from .errors import RequestCancelled as RequestCancelled
+    from .errors import ResultNotReady as ResultNotReady
     from .errors import TLSError as TLSError
     from .events import Stats as Stats
 else:
     # What few programs use does not make the import longer for all.
     _HOMES = {
         **_names._HOMES,
-        "InferAsyncRequest": "._clients.blocking.async_request",
         "GenerateStream": "._clients.blocking.stream",
         "Model": "._clients.blocking.model",
         "Outputs": "._clients.blocking.model",

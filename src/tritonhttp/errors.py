@@ -203,6 +203,10 @@ class ConnectTimeout(ConnectError, DeadlineExceeded):
 class ResultNotReady(InferenceServerException, _Timeouts):
     """The time to wait for the result of `async_infer` was over before it came. The inference goes on."""
 
+    def __init__(self, msg: str, status: str | None = None, debug_details: Any = None) -> None:
+        super().__init__(msg, status, debug_details)
+        self.args = (msg,)  # OSError keeps none
+
 
 class ProtocolError(InferenceServerException):
     """The answer is not valid HTTP, or not a valid answer of the v2 protocol."""

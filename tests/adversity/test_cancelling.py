@@ -730,6 +730,9 @@ def test_a_batch_that_fails_cancels_its_other_parts(serve, open_client, within, 
 
 # -- greenlets
 
+#: How an answer of several begins.
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
 GREEN = """
 import sys, time
 import numpy as np
@@ -763,10 +766,13 @@ with tritonhttp.InferenceServerClient(url, **secure) as client:
     third = begin(client)
     assert wait([third], timeout=5).done == {third}
     third.get_result()
-    fourth = begin(client)
+    stream = client.generate_stream("m", {})
+    reading = spawn(list, stream)
     sleep(0.05)
-    assert fourth.get_result(timeout=5)
-    assert time.monotonic() - begun < 4, time.monotonic() - begun
+    stream.close()  # while another one waits for its answer
+    sleep(0.05)
+    assert not client._transport.pool.holders
+assert time.monotonic() - begun < 4, time.monotonic() - begun
 sys.stdout.write("fine")
 """
 
@@ -781,8 +787,8 @@ sys.stdout.write("fine")
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "TLS"])
 def test_greenlets_cancel(serve, tmp_path, package, prologue, encrypted):
     pytest.importorskip(package, reason="a dependency of the tests only")
-    silent = Silent()
-    scripts = [over_tls(identity(), each) if encrypted else each for each in (silent, Answers(GOOD))]
+    silent, streaming = Silent(), Silent(answers=1, start=STREAM)
+    scripts = [over_tls(identity(), each) if encrypted else each for each in (silent, streaming)]
     command = [sys.executable, "-W", "ignore", "-c", prologue + GREEN, serve(*scripts, scripts[1]).url]
     if encrypted:
         authority().cert_pem.write_to_path(tmp_path / "ca.pem")

@@ -145,7 +145,7 @@ def test_an_error_of_a_call_shows_its_message(cls: type[InferenceServerException
     assert str(error.message()) in repr(error)
     assert (
         cls is InferenceServerException
-        or issubclass(cls, (ProtocolError, InvalidRequest))
+        or issubclass(cls, (ProtocolError, InvalidRequest, RequestCancelled))
         or len(error.args) == 1
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import gc
 import math
@@ -19,9 +21,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tritonhttp import InferResult
 from tritonhttp._clients.blocking.async_request import InferAsyncRequest, Pending
 from tritonhttp._clients.blocking.executor import Executor
-from tritonhttp.errors import InferenceServerException, InvalidRequest
+from tritonhttp.errors import InferenceServerException, InvalidRequest, RequestCancelled
 
 from ..clients import wait_until
 
@@ -392,6 +395,136 @@ def test_done_works_on_a_greenlet(ready: bool) -> None:
             return ready
 
     assert InferAsyncRequest(Greenlet()).done() is ready
+
+
+RESULT = InferResult.from_response_body(b'{"outputs":[]}')
+
+
+def test_the_first_outcome_counts_and_whoever_ends_a_task_tells() -> None:
+    """A task that is cancelled while it runs has ended, and what it gives afterwards is dropped."""
+    begun, go_on, stopped = threading.Event(), threading.Event(), list[Pending]()
+
+    def work() -> Any:
+        begun.set()
+        go_on.wait(10)
+        return "late"
+
+    pending = Pending(work, stop=stopped.append)
+    handle, told = InferAsyncRequest(pending), list[object]()
+    handle.add_done_callback(told.append)
+    assert (handle._state, handle.running()) == ("PENDING", False)
+    thread = threading.Thread(target=pending.run)
+    thread.start()
+    assert begun.wait(10)
+    assert (handle._state, handle.running()) == ("RUNNING", True)
+    assert repr(handle).endswith(": running>")
+    assert handle.cancel()
+    assert stopped == [pending]
+    assert told == [handle]
+    go_on.set()
+    thread.join()
+    assert (handle._state, handle.cancelled(), told) == ("CANCELLED_AND_NOTIFIED", True, [handle])
+    with pytest.raises(RequestCancelled):
+        handle.get_result()
+    assert pending._outcomes[1:] == []
+
+
+def test_a_task_ends_with_its_result_or_is_cancelled_but_never_both() -> None:
+    """Each callback and each waiter is told once, whoever comes first."""
+    found = set()
+    for turn in range(300):
+        pending = pending_of(lambda: "result")
+        handle, told, barrier = InferAsyncRequest(pending), list[object](), threading.Barrier(3)
+
+        def run(pending: Pending = pending, barrier: threading.Barrier = barrier, turn: int = turn) -> None:
+            barrier.wait(10)
+            for _ in range(turn % 50):
+                pass
+            pending.run()
+
+        def listen(
+            handle: InferAsyncRequest = handle,
+            barrier: threading.Barrier = barrier,
+            told: list[object] = told,
+        ) -> None:
+            barrier.wait(10)
+            for _ in range(3):
+                handle.add_done_callback(told.append)
+            assert concurrent.futures.wait([handle], 10).done == {handle}
+            assert list(concurrent.futures.as_completed([handle], 10)) == [handle]
+
+        threads = [threading.Thread(target=run), threading.Thread(target=listen)]
+        for thread in threads:
+            thread.start()
+        barrier.wait(10)
+        cancelled = handle.cancel()
+        for thread in threads:
+            thread.join(10)
+        assert handle.cancelled() is cancelled
+        assert told == [handle] * 3
+        if not cancelled:
+            assert pending.get() == "result"  # type: ignore[comparison-overlap]
+        found.add(cancelled)
+    assert found
+
+
+@pytest.mark.parametrize("outcome", ["result", "error", "cancelled"])
+def test_a_future_that_concurrent_futures_and_asyncio_understand(outcome: str) -> None:
+    error = ValueError("as asked")
+
+    def work() -> Any:
+        if outcome == "error":
+            raise error
+        return RESULT
+
+    async def awaited(handle: InferAsyncRequest) -> Any:
+        return await asyncio.wrap_future(handle)
+
+    pending = Pending(work)
+    handle = InferAsyncRequest(pending)
+    if outcome == "cancelled":
+        assert handle.cancel()
+    pending.run()
+    assert concurrent.futures.wait([handle], 0).done == {handle}
+    if outcome == "result":
+        assert (handle._state, handle._result, handle._exception) == ("FINISHED", RESULT, None)
+        assert asyncio.run(awaited(handle)) is RESULT
+    elif outcome == "error":
+        assert (handle._state, handle._result, handle._exception) == ("FINISHED", None, error)
+        assert handle.exception() is error
+        assert repr(handle).endswith(": failed with ValueError>")
+        with pytest.raises(ValueError, match="as asked"):
+            asyncio.run(awaited(handle))
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(awaited(handle))
+
+
+def test_a_handle_of_another_library_is_no_future_and_says_so() -> None:
+    class Greenlet:
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            raise ValueError("as asked")
+
+        def ready(self) -> bool:
+            return False
+
+    handle = InferAsyncRequest(Greenlet())
+    assert (handle.cancel(), handle.cancelled(), handle.running(), handle.done()) == (
+        False,
+        False,
+        True,
+        False,
+    )
+    assert isinstance(handle.exception(), ValueError)
+    waits: list[Callable[[], object]] = [
+        lambda: handle.add_done_callback(lambda ended: None),
+        lambda: concurrent.futures.wait([handle]),
+    ]
+    for use in waits:
+        with pytest.raises(InvalidRequest, match=r"made of a .*Greenlet"):
+            use()
+    with pytest.raises(AttributeError, match="'nothing'"):
+        handle.nothing  # noqa: B018
 
 
 EXIT = """

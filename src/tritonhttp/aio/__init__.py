@@ -14,7 +14,6 @@ from .. import _names
 from .._basics.lazy import lazily as _lazily
 from .._clients.awaited.client import InferenceServerClient as InferenceServerClient
 from .._clients.base import ClientBase as InferenceServerClientBase
-from .._clients.blocking.async_request import InferAsyncRequest as InferAsyncRequest
 from .._names import *  # noqa: F403  what both clients share is listed there
 
 if TYPE_CHECKING:  # type checkers read the imports
@@ -22,6 +21,7 @@ if TYPE_CHECKING:  # type checkers read the imports
     from .._clients.awaited.model import Model as Model
     from .._clients.awaited.model import Outputs as Outputs
     from .._clients.awaited.stream import GenerateStream as GenerateStream
+    from .._clients.blocking.async_request import InferAsyncRequest as InferAsyncRequest
     from .._protocol.classes import Classification as Classification
     from .._protocol.probes import Health as Health
     from .._protocol.probes import ModelList as ModelList
@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # type checkers read the imports
     from .._protocol.signature import Signature as Signature
     from .._regions.region import Region as Region
     from ..errors import CertificateError as CertificateError
+    from ..errors import RequestCancelled as RequestCancelled
+    from ..errors import ResultNotReady as ResultNotReady
     from ..errors import TLSError as TLSError
     from ..events import Stats as Stats
 else:
@@ -39,7 +41,6 @@ else:
         "Outputs": ".._clients.awaited.model",
     }
     __all__ = [
-        "InferAsyncRequest",
         "InferenceServerClient",
         "InferenceServerClientBase",
         *_names._SHARED,
