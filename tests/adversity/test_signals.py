@@ -88,7 +88,7 @@ def test_limits_hold_while_signals_come(lines_of: Any, program: tuple[str, str, 
     amiss = []
     for name, line in lines.items():
         case = CASES[name]
-        expected = {"get_result": "InferenceServerException: failed to obtain", "metadata": "ServerError"}
+        expected = {"get_result": "ResultNotReady: failed to obtain", "metadata": "ServerError"}
         ended = line["outcome"].startswith(("DeadlineExceeded", expected.get(case.call, "DeadlineExceeded")))
         if not ended or not LIMIT - case.early <= line["took"] <= LIMIT + case.late:
             amiss.append(f"{name}: {line['outcome']} after {line['took']:.2f} s")
