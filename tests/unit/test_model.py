@@ -114,6 +114,9 @@ class Client:
         client.most = max(client.most, client.under_way)
 
         class Greenlet:
+            def ready(self) -> bool:
+                return False
+
             def get(self, block: bool = True, timeout: float | None = None) -> Any:
                 client.under_way -= 1
                 return client.infer(arguments)
