@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # host:port of a running Open Inference Protocol server. Empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test lint generate types unit adversity signals interrupts live cli programs interop gpu matrix fuzz bench clean
+.PHONY: help demo test lint generate types unit adversity signals interrupts live cli programs integration interop gpu matrix fuzz bench clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -43,7 +43,7 @@ generate: $(VENV)/.developed ## write the blocking client's files that are gener
 	$(BIN)/python tools/async_to_sync.py
 
 types: $(VENV)/.developed ## mypy --strict and pyright
-	$(BIN)/mypy src tests/typing
+	$(BIN)/mypy src tests/typing examples
 	$(BIN)/basedpyright
 
 # The tests of the modules that use the C extensions run a second time, without them.
@@ -78,6 +78,16 @@ $(TRITONCLIENT)/.installed: tests/programs/requirements.txt
 
 programs: $(VENV)/.developed $(TRITONCLIENT)/.installed ## programs written for tritonclient, run with it and with tritonhttp
 	TRITON_URL=$(TRITON_URL) TRITONCLIENT_PYTHON=$(TRITONCLIENT)/bin/python $(BIN)/pytest tests/programs
+
+# The examples that need frameworks run in an environment of their own; the others run with the tests on Triton.
+INTEGRATION = .venv-integration
+$(INTEGRATION)/.installed: tests/integration/requirements.txt $(BUILT_FROM)
+	$(PYTHON) -m venv $(INTEGRATION)
+	$(INTEGRATION)/bin/pip install --quiet --requirement tests/integration/requirements.txt --editable .
+	@touch $@
+
+integration: $(VENV)/.developed $(INTEGRATION)/.installed ## the examples in FastAPI, Flask and torch; not part of the tests above
+	TRITON_URL=$(TRITON_URL) INTEGRATION_PYTHON=$(INTEGRATION)/bin/python $(BIN)/pytest tests/integration
 
 gpu: $(VENV)/.developed $(TRITONCLIENT)/.installed ## the tests on a GPU of this machine; not part of the tests above
 	TRITONCLIENT_PYTHON=$(TRITONCLIENT)/bin/python $(BIN)/pytest tests/gpu || [ $$? -eq 5 ] # 5: all skipped
