@@ -11,6 +11,7 @@ import typer
 
 from .._version import __version__
 from . import ask, change, generate, infer, serve, stub
+from .bench import command as bench
 from .common import USAGE, Ended
 
 __all__ = ["app", "parser", "run"]
@@ -28,7 +29,7 @@ app = typer.Typer(
 )
 
 #: Each adds its commands, in the order of the help.
-for _module in (ask, change, infer, generate, serve, stub):
+for _module in (ask, change, infer, generate, bench, serve, stub):
     _module.add_to(app)
 
 

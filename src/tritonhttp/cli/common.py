@@ -32,6 +32,7 @@ from .output import one_line
 
 if TYPE_CHECKING:
     from .. import InferenceServerClient
+    from ..aio import InferenceServerClient as AioClient
     from ..plugins import Request
 
 __all__ = ["BOUND", "REACH", "SERVER", "USAGE", "Ended", "Failure", "Setup", "command", "exit_code"]
@@ -152,18 +153,38 @@ class Setup:
         from .. import InferenceServerClient
 
         urls = self.urls if url is None else [url]
+        tls, files = self._tls(urls)
+        client = InferenceServerClient(
+            urls, ssl=tls, ssl_options=files, insecure=self.insecure, deadline=self.deadline, **options
+        )
+        self._register(client)
+        return client
+
+    def aio_client(self, **options: Any) -> AioClient:
+        """Return an asyncio client of all servers; call it on the event loop."""
+        from .._transport.tls import tls_context
+        from ..aio import InferenceServerClient
+
+        tls, files = self._tls(self.urls)
+        context = tls_context(files, None, self.insecure) if tls else None
+        if self.deadline is not None:
+            options["deadline"] = self.deadline
+        client = InferenceServerClient(self.urls, ssl=tls, ssl_context=context, **options)
+        self._register(client)
+        return client
+
+    def _tls(self, urls: list[str]) -> tuple[bool, dict[str, str]]:
         files, tls = self.tls_files, self.is_tls
         for each in urls if tls else ():
             if "://" in each and not each.lower().startswith("https://"):
                 raise Failure(f"the TLS options need a server with https://, got {each!r}")
-        client = InferenceServerClient(
-            urls, ssl=tls, ssl_options=files, insecure=self.insecure, deadline=self.deadline, **options
-        )
+        return tls, files
+
+    def _register(self, client: InferenceServerClient | AioClient) -> None:
         headers, credentials = self.headers, self.credentials
         if headers or credentials:
             # No subclass of the plugins' base: that would be imported with every command.
             client.register_plugin(cast(Any, _Headers(headers, credentials)))
-        return client
 
     def each(self, action: Callable[[InferenceServerClient], T]) -> dict[str, T]:
         """Do something with each server; return what came of it, by URL. What fails ends it."""
