@@ -427,6 +427,8 @@ class _Bench:
                 show_found(outcome.found, self.slo, unit, outcome.interrupted)
         self._write(outcome, requests, epoch)
         missed = self._judge(outcome)
+        if outcome.failure is not None:
+            raise outcome.failure
         if outcome.interrupted:
             return INTERRUPTED
         return BOUND if missed else 0

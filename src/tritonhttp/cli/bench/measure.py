@@ -17,8 +17,8 @@ from .server_side import Server, ServerFigures, difference
 
 __all__ = ["Progress", "Rule", "Step", "measure"]
 
-#: Seconds between two looks at the load.
-_TICK = 0.02
+#: Seconds between two looks at an open load, which may need workers, and at a closed one.
+_TICK, _SLOW_TICK = 0.02, 0.1
 _SHOW = 0.25
 #: Seconds after the start until the first request of an open loop is due.
 _HEAD_START = 0.05
@@ -110,7 +110,7 @@ def measure(
     rule: Rule,
     *,
     server: Server | None = None,
-    progress: Progress = lambda share, words: None,
+    progress: Progress | None = None,
     metrics: Sequence[str] = (),
     processes: int = 1,
     asyncio: bool = False,
@@ -128,7 +128,7 @@ class _Run:
         level: Level,
         rule: Rule,
         server: Server | None,
-        progress: Progress,
+        progress: Progress | None,
         metrics: Sequence[str],
         processes: int,
         asyncio: bool,
@@ -190,9 +190,11 @@ class _Run:
                 return
             if rule.window_count and self.marks and self._seen >= target:
                 return
-            time.sleep(max(0.0, min(_TICK, limit - (now - begin))))
+            time.sleep(max(0.0, min(_TICK if self.level.open else _SLOW_TICK, limit - (now - begin))))
             self.load.tend()
-            if now - self._shown >= _SHOW:
+            if rule.window_count and self.marks:
+                self._collect()
+            if self.progress is not None and now - self._shown >= _SHOW:
                 self._shown = now
                 self._collect()
                 share = done + min(1.0, (now - begin) / max(limit, 1e-9)) / rule.trials
@@ -226,7 +228,7 @@ class _Run:
 
     def _mark(self) -> None:
         self.before = self._outside()
-        self.marks.append(self.origin if self.level.count and self.level.open else time.perf_counter_ns())
+        self.marks.append(time.perf_counter_ns())
         self._fresh = []
 
     def _cut(self) -> None:
@@ -258,6 +260,7 @@ class _Run:
         begin = self.marks[0]
         end = self.marks[-1]
         if self.level.count and len(records):
+            begin = self.origin if self.level.open else int(records.start.min())
             end = int(records.end.max()) + 1
         missing = self._missing(records, begin, end) if self.level.open else None
         names = self.load.failures.names
@@ -273,7 +276,7 @@ class _Run:
         )
         (wall, (cpu, again), machine, before), (wall2, (cpu2, again2), machine2, after) = self.before, self.after
         took = max(wall2 - wall, 1e-9)
-        ended = int(((records.end >= begin) & (records.end < self.marks[-1])).sum())
+        ended = int(((records.end >= self.marks[0]) & (records.end < self.marks[-1])).sum())
         cores = (cpu2 - cpu) / took
         total = machine2[1] - machine[1]
         busy = (machine2[0] - machine[0]) / total if total > 0 else float("nan")
@@ -315,17 +318,17 @@ class _Run:
         each = cores / self.processes
         if each >= _FULL_CORE:
             more = f"--processes {self.processes * 2}" if self.processes * 2 <= _cores() else "a machine with more cores"
-            words.append(f"the client, which used {each:.2f} of a core in each process: try {more}")
+            words.append(f"the client was the limit: it used {each:.2f} of a core in each process; try {more}")
         elif busy >= _FULL_MACHINE:
-            words.append(f"this machine, whose cores were {busy:.0%} busy, {cores / _cores():.0%} with the client")
+            words.append(f"this machine's cores were {busy:.0%} busy, {cores / _cores():.0%} with the client")
         if self.asyncio and self.lag > _LATE_LOOP:
-            words.append(f"the client, whose event loop ran {self.lag * 1e3:.1f} ms late (p99)")
+            words.append(f"the client was the limit: its event loop ran {self.lag * 1e3:.1f} ms late (p99)")
         if self.level.open:
             late = found.lateness.get("p99", 0.0)
             if self.full:
-                words.append("the client: as many requests were in flight as may be (--max-in-flight)")
+                words.append("the client was the limit: as many requests were in flight as may be (--max-in-flight)")
             elif late > _LATE_LOOP and not words:
-                words.append(f"the client, which sent {late * 1e3:.1f} ms late (p99) though it had free connections")
+                words.append(f"the client was the limit: it sent {late * 1e3:.1f} ms late (p99), though not for want of connections")
         return words
 
 

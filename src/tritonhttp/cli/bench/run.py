@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from ..common import Failure, Setup
+from ..common import SERVER, Failure, Setup
 from .data import Requests
 from .load import ThreadLoad
 from .measure import Progress, Rule, Step, measure
@@ -57,6 +57,8 @@ class Outcome:
     steps: list[Step] = field(default_factory=list)
     found: Found | None = None
     interrupted: bool = False
+    #: Why the run ended early: every request of a level failed.
+    failure: Failure | None = None
 
 
 def _client_options(plan: Plan, connections: int) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def execute(
     requests: Requests,
     *,
     server: Server | None = None,
-    progress: Callable[[str], Progress] = lambda name: lambda share, words: None,
+    progress: Callable[[str], Progress | None] = lambda name: None,
     after: Callable[[Step], None] = lambda step: None,
 ) -> Outcome:
     """Carry a plan out. Ctrl-C ends it; what was measured until then is in the outcome."""
@@ -125,7 +127,9 @@ def execute(
         outcome.steps.append(done)
         outcome.interrupted = done.interrupted
         after(done)
-        _refuse_nothing_but_errors(done)
+        outcome.failure = _nothing_but_errors(done)
+        if outcome.failure is not None:
+            raise outcome.failure
         return done
 
     try:
@@ -138,15 +142,19 @@ def execute(
             _search(plan, plan.slo, outcome, step)
     except KeyboardInterrupt:
         outcome.interrupted = True
+    except Failure:
+        if outcome.failure is None:
+            raise
     finally:
         load.close()
     return outcome
 
 
-def _refuse_nothing_but_errors(step: Step) -> None:
-    if step.figures.count == 0 and step.figures.failed and not step.interrupted:
-        kind = max(step.figures.errors, key=lambda name: step.figures.errors[name])
-        raise Failure(f"every request failed: {kind}: {step.words.get(kind, '')}", 1)
+def _nothing_but_errors(step: Step) -> Failure | None:
+    if step.figures.count or not step.figures.failed or step.interrupted:
+        return None
+    kind = max(step.figures.errors, key=lambda name: step.figures.errors[name])
+    return Failure(f"every request failed: {kind}: {step.words.get(kind, '')}", SERVER)
 
 
 def _search(plan: Plan, slo: Slo, outcome: Outcome, step: Callable[[Level], Step]) -> None:

@@ -87,7 +87,7 @@ def show_step(step: Step) -> None:
     if step.gauges:
         rows.append(("metrics", _gauges(step.gauges)))
     for words in step.limits:
-        rows.append(("limit", f"not the server alone, but {words}"))
+        rows.append(("note", words))
     facts([(f"  {name}", value) for name, value in rows])
 
 
@@ -202,10 +202,10 @@ def _chance(change: Change) -> str:
 
 
 @contextmanager
-def bar(wanted: bool) -> Iterator[Callable[[str], Progress]]:
+def bar(wanted: bool) -> Iterator[Callable[[str], Progress | None]]:
     """Show a bar with running figures on standard error; nothing if that is no terminal."""
     if not (wanted and sys.stderr.isatty()):
-        yield lambda name: lambda share, words: None
+        yield lambda name: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
