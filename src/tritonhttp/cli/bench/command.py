@@ -213,21 +213,20 @@ class _Bench:
         return None if self.given["slo"] is None else parse_slo(self.given["slo"])
 
     def _levels(self) -> list[Level]:
-        from .schedule import Level, parse_levels, read_intervals
+        from .schedule import Level, parse_levels, parse_range, read_intervals
 
         given = self.given
+        parse = parse_levels if self.slo is None else parse_range
         same: dict[str, Any] = {"count": given["count"], "seed": given["seed"]}
         if given["intervals"] is not None:
             intervals = read_intervals(given["intervals"].read_text("utf-8").splitlines(), str(given["intervals"]))
             mean = len(intervals) * 1e9 / sum(intervals)
             return [Level(rate=mean, distribution="intervals", intervals=intervals, **same)]
         if given["rate"] is not None or (self.slo is not None and given["concurrency"] is None):
-            rates = [0.0] if given["rate"] is None else parse_levels(given["rate"], "--rate", whole=False)
+            rates = [0.0] if given["rate"] is None else parse(given["rate"], "--rate", whole=False)
             kind: Any = "poisson" if given["poisson"] else "constant"
             return [Level(rate=each, distribution=kind, **same) for each in rates]
-        numbers = parse_levels(given["concurrency"] or "1", "--concurrency", whole=True)
-        if self.slo is not None:
-            numbers = [numbers[0], numbers[-1]] if len(numbers) > 1 else numbers
+        numbers = parse(given["concurrency"] or "1", "--concurrency", whole=True)
         if given["processes"] > numbers[0]:
             raise Failure(f"--processes {given['processes']}: each needs a request in flight; raise --concurrency")
         return [Level(concurrency=int(each), **same) for each in numbers]

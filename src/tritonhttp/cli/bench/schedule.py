@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Level", "Schedule", "parse_levels", "read_intervals"]
+__all__ = ["Level", "Schedule", "parse_levels", "parse_range", "read_intervals"]
 
 Distribution = Literal["constant", "poisson", "intervals"]
 
@@ -136,22 +136,7 @@ def parse_levels(text: str, what: str, *, whole: bool) -> list[float]:
     ValueError
         With one line that names `what`.
     """
-    words = text.split(":")
-    expected = f"{what}: expected N, FROM:TO, FROM:TO:STEP or FROM:TO:FACTORx, got {text!r}"
-    try:
-        factor = len(words) == 3 and words[2].endswith("x")
-        numbers = [float(word.removesuffix("x") if n == 2 else word) for n, word in enumerate(words)]
-    except ValueError:
-        raise ValueError(expected) from None
-    if not 1 <= len(numbers) <= 3 or not all(map(np.isfinite, numbers)):
-        raise ValueError(expected)
-    first, last, step = (*numbers, *(numbers[0], 1.0)[len(numbers) - 1 :])
-    if whole and (any(n != int(n) for n in (first, last)) or not (factor or step == int(step))):
-        raise ValueError(f"{what}: expected whole numbers, got {text!r}")
-    if first <= 0 or last < first:
-        raise ValueError(f"{what}: expected a range that begins above 0 and ends no lower, got {text!r}")
-    if step <= (1 if factor else 0):
-        raise ValueError(f"{what}: expected a {'factor above 1' if factor else 'step above 0'}, got {text!r}")
+    first, last, step, factor = _range(text, what, whole)
     found: list[float] = []
     for value in _values(first, step, factor):
         if value > last * (1 + 1e-9):
@@ -162,6 +147,34 @@ def parse_levels(text: str, what: str, *, whole: bool) -> list[float]:
         if len(found) > _MOST_LEVELS:
             raise ValueError(f"{what}: {text!r} has more than {_MOST_LEVELS} levels; take a larger step")
     return found
+
+
+def parse_range(text: str, what: str, *, whole: bool) -> list[float]:
+    """Return the ends of a range, as `parse_levels` takes it, or its only level."""
+    first, last, *_ = _range(text, what, whole)
+    return [first] if first == last else [first, last]
+
+
+def _range(text: str, what: str, whole: bool) -> tuple[float, float, float, bool]:
+    words = text.split(":")
+    expected = f"{what}: expected N, FROM:TO, FROM:TO:STEP or FROM:TO:FACTORx, got {text!r}"
+    try:
+        factor = len(words) == 3 and words[2].endswith("x")
+        numbers = [float(word.removesuffix("x") if n == 2 else word) for n, word in enumerate(words)]
+    except ValueError:
+        raise ValueError(expected) from None
+    if not 1 <= len(numbers) <= 3 or not all(map(np.isfinite, numbers)):
+        raise ValueError(expected)
+    first = numbers[0]
+    last = numbers[1] if len(numbers) > 1 else first
+    step = numbers[2] if len(numbers) > 2 else 1.0
+    if whole and (any(n != int(n) for n in (first, last)) or not (factor or step == int(step))):
+        raise ValueError(f"{what}: expected whole numbers, got {text!r}")
+    if first <= 0 or last < first:
+        raise ValueError(f"{what}: expected a range that begins above 0 and ends no lower, got {text!r}")
+    if step <= (1 if factor else 0):
+        raise ValueError(f"{what}: expected a {'factor above 1' if factor else 'step above 0'}, got {text!r}")
+    return first, last, step, factor
 
 
 def _values(first: float, step: float, factor: bool) -> Iterator[float]:
