@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..ask import Model, Version
-from ..common import BOUND, INTERRUPTED, Failure, Setup, command
+from ..common import BOUND, INTERRUPTED, SERVER, Failure, Setup, command
 
 if TYPE_CHECKING:
     from ..._protocol.signature import Signature
@@ -295,6 +295,7 @@ class _Bench:
 
     def _try(self, client: Any, requests: Requests) -> None:
         """Make one call of each kind, so that a mistake is told before the load begins."""
+        from ...errors import ServerError
         from .load import Recorder, WrongAnswer
 
         recorder = Recorder()
@@ -303,6 +304,10 @@ class _Bench:
             next(calls)()
         except WrongAnswer:
             pass  # it will be counted
+        except ServerError as error:
+            if "decoupled" in str(error):
+                raise Failure(f"{error.message()}: --streaming asks by generate_stream", SERVER) from error
+            raise
         finally:
             if recorder.finish is not None:
                 recorder.finish()

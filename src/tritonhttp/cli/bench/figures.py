@@ -334,7 +334,7 @@ def is_stable(windows: Sequence[tuple[float, float]], percent: float) -> bool:
         How much the largest of the last three may be above the smallest.
     """
     last = windows[-_WINDOWS:]
-    if len(last) < _WINDOWS or any(rate <= 0 for rate, _ in last):
+    if len(last) < _WINDOWS or not all(rate > 0 and latency >= 0 for rate, latency in last):
         return False
     columns: Any = zip(*last, strict=True)
     return all(max(column) <= min(column) * (1 + percent / 100) for column in columns)

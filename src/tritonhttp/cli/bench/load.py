@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...errors import ServerError, TransportError
+from ...errors import InferenceServerException, ServerError, TransportError
 from .figures import Records, joined
 from .schedule import Level, Schedule
 
@@ -101,7 +101,8 @@ class Failures:
             name = type(error).__name__
         with self._lock:
             if name not in self.words:
-                self.words[name] = " ".join(str(error).split())[:300]
+                words = error.message() if isinstance(error, InferenceServerException) else error
+                self.words[name] = " ".join(str(words).split())[:300]
                 self.names.append(name)
             return self.names.index(name)
 

@@ -149,9 +149,12 @@ class _Run:
         """Run the load and cut its time into windows."""
         self.origin = time.perf_counter_ns() + int(_HEAD_START * 1e9)
         try:
+            if self.level.count:  # all requests count, the first ones too
+                self._mark()
             self.load.start(self.level, self.origin)
-            self._wait(self.rule.warm_up if not self.level.count else 0.0, 0.0)
-            self._mark()
+            if not self.level.count:
+                self._wait(self.rule.warm_up, 0.0)
+                self._mark()
             if self.server is not None:
                 self.server.begin()
             while not self._settled():

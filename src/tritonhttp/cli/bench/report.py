@@ -311,6 +311,13 @@ def _percentiles(steps: Sequence[Step]) -> str:
     return _svg(chart)
 
 
+def _steps_to(most: float) -> list[float]:
+    """Return about five round numbers from 0 on that reach a value."""
+    size = 10.0 ** math.floor(math.log10(max(most, 1e-6) / 4))
+    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor * 5 >= most)
+    return [n * step for n in range(math.ceil(most / step) + 1)]
+
+
 def _where(steps: Sequence[Step]) -> str:
     import pygal
 
@@ -323,8 +330,7 @@ def _where(steps: Sequence[Step]) -> str:
             x_labels=[f"{step.level.value:g}" for step in steps],
             value_formatter=lambda value: f"{value:,.3g} ms",
             height=220 + 30 * len(steps),
-            show_minor_y_labels=False,
-            y_labels_major_count=5,
+            y_labels=_steps_to(max(step.figures.latency["avg"].value for step in steps) * 1e3),
             truncate_label=-1,
         )
     )
@@ -342,6 +348,8 @@ def _where(steps: Sequence[Step]) -> str:
 def _over_time(step: Step) -> str:
     import pygal
 
+    if all(math.isnan(row[3]) for row in step.timeline):
+        return ""  # errors alone, which the notes name
     times = [moment for moment, *_ in step.timeline]
     step_of_labels = max(1, len(times) // 6)
     chart = pygal.Line(
@@ -358,6 +366,6 @@ def _over_time(step: Step) -> str:
     for name, index in (("p50", 3), ("p99", 4)):
         values = [row[index] * 1e3 if not math.isnan(row[index]) else None for row in step.timeline]
         chart.add(name, values)
-    if step.figures.failed:
+    if any(row[2] for row in step.timeline):
         chart.add("errors", [row[2] or None for row in step.timeline], secondary=True, stroke=False, dots_size=4)
     return _svg(chart)
