@@ -52,6 +52,8 @@ def _three(value: float) -> str:
 METRICS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "cpu": ("CPU", duration),
     "p50": ("p50", duration),
+    "p99": ("p99", duration),
+    "sent": ("p99 from sending", duration),
     "wall": ("wall", duration),
     "rate": ("req/s", lambda value: f"{value:,.0f}" if value >= 100 else _three(value)),
     "memory": ("memory", lambda value: f"{value / 2**20:,.1f} MB"),

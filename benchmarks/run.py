@@ -148,6 +148,7 @@ def main() -> int:
     options = parser.parse_args()
 
     import cases_aio
+    import cases_bench
     import cases_blocking
     import cases_content
     import cases_process
@@ -156,7 +157,15 @@ def main() -> int:
     import harness
     import report
 
-    modules = (cases_blocking, cases_shm, cases_content, cases_process, cases_aio, cases_production)
+    modules = (
+        cases_blocking,
+        cases_shm,
+        cases_content,
+        cases_process,
+        cases_aio,
+        cases_production,
+        cases_bench,
+    )
     cases = chosen([case for module in modules for case in module.CASES], options.only)
     if options.list:
         print("\n".join(f"{case.name:30}{case.title}" for case in cases))

@@ -1,4 +1,4 @@
-"""``tritonhttp bench`` through its entry point: on the real Triton, and on scripted servers whose limits are known."""
+"""``tritonhttp bench`` by its entry point: on the real Triton, and on scripted servers whose limits are known."""
 
 from __future__ import annotations
 
@@ -56,7 +56,13 @@ class Scripted(HandlerServer):
                 self.answer(404, b'{"error": "no statistics"}')
                 return
             else:
-                body = {"name": "m", "versions": ["1"], "platform": "", "inputs": [tensor], "outputs": [tensor]}
+                body = {
+                    "name": "m",
+                    "versions": ["1"],
+                    "platform": "",
+                    "inputs": [tensor],
+                    "outputs": [tensor],
+                }
             self.answer(200, json.dumps(body).encode())
 
         def do_POST(self) -> None:
@@ -110,7 +116,19 @@ def test_a_stall_shows_in_the_tail_of_an_open_loop(scripted: Scripted, capsys: A
 def test_a_stall_in_a_closed_loop_is_not_dropped_with_its_window(scripted: Scripted, capsys: Any) -> None:
     scripted.service = 0.005
     scripted.stall = (time.monotonic() + 2.0, time.monotonic() + 2.8)
-    words = ("m", "-u", scripted.url, "--warm-up", "0", "--window", "0.5", "--windows", "8", "--stability", "20")
+    words = (
+        "m",
+        "-u",
+        scripted.url,
+        "--warm-up",
+        "0",
+        "--window",
+        "0.5",
+        "--windows",
+        "8",
+        "--stability",
+        "20",
+    )
     (step,) = ran(capsys, *words, "--json").json["steps"]
     assert step["latency"]["max"]["value"] > 0.5 or step["seconds"] < 2.0  # a very slow machine began later
 
@@ -162,7 +180,9 @@ def test_nothing_but_errors_is_an_error(scripted: Scripted, capsys: Any) -> None
     scripted.service = 0.05
     breaker = threading.Thread(target=refuse)
     breaker.start()
-    ended = ran(capsys, "m", "-u", scripted.url, "--warm-up", "0.3", "--window", "0.2", "--windows", "1", "--json")
+    ended = ran(
+        capsys, "m", "-u", scripted.url, "--warm-up", "0.3", "--window", "0.2", "--windows", "1", "--json"
+    )
     breaker.join()
     assert ended.code == 1
     assert ended.json["steps"][0]["errors"]["HTTP 500"] > 0
@@ -236,7 +256,9 @@ def test_wrong_answers_are_counted(run: Run, tmp_path: Path, aio: tuple[str, ...
     assert "'OUTPUT1' differs" in step["messages"]["wrong answer"]
 
 
-@pytest.mark.parametrize("words", [("--concurrency", "2"), ("--rate", "100", "--sequences", "2"), ("--aio",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [("--concurrency", "2"), ("--rate", "100", "--sequences", "2"), ("--aio",)], ids=" ".join
+)
 def test_sequences(run: Run, words: tuple[str, ...]) -> None:
     ended = run("bench", "sequence_accumulate", *words, "--sequence-length", "4", "--count", "40", "--json")
     assert ended.code == 0, ended
@@ -313,10 +335,23 @@ def test_metrics_of_the_server(run: Run, triton_server: Any) -> None:
     assert step["gauges"]["nv_cpu_memory_used_bytes"] > 0
 
 
-@pytest.mark.parametrize("more", [(), ("--aio",), ("--processes", "2", "--concurrency", "2")], ids=["threads", "aio", "processes"])
+@pytest.mark.parametrize(
+    "more", [(), ("--aio",), ("--processes", "2", "--concurrency", "2")], ids=["threads", "aio", "processes"]
+)
 def test_ctrl_c_keeps_what_was_measured(triton_server: Any, tmp_path: Path, more: tuple[str, ...]) -> None:
     profile = tmp_path / "profile.json"
-    words = ["bench", "add_sub", "--warm-up", "0", "--window", "0.2", "--windows", "500", "--stability", "0.01"]
+    words = [
+        "bench",
+        "add_sub",
+        "--warm-up",
+        "0",
+        "--window",
+        "0.2",
+        "--windows",
+        "500",
+        "--stability",
+        "0.01",
+    ]
     process = subprocess.Popen(
         [*COMMAND, *words, "--json", "--profile-export-file", str(profile), *more],
         stdout=subprocess.PIPE,

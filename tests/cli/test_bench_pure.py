@@ -1,4 +1,4 @@
-"""The parts of ``tritonhttp bench`` that need no server: schedules, figures, search, comparison, files, the page."""
+"""Parts of ``tritonhttp bench`` that need no server: schedules, figures, search, comparison, files, the page."""
 
 from __future__ import annotations
 
@@ -63,7 +63,22 @@ def test_rates_may_have_fractions() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "x", "0", "-1", "4:2", "1:4:0", "1:4:-1", "1:4:1x", "1:2:3:4", "1.5", "nan", "1:inf", "1:9999", "1:"],
+    [
+        "",
+        "x",
+        "0",
+        "-1",
+        "4:2",
+        "1:4:0",
+        "1:4:-1",
+        "1:4:1x",
+        "1:2:3:4",
+        "1.5",
+        "nan",
+        "1:inf",
+        "1:9999",
+        "1:",
+    ],
 )
 def test_levels_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="--concurrency: ") as error:
@@ -86,7 +101,9 @@ def test_a_poisson_schedule_has_the_rate_and_exponential_gaps() -> None:
     assert gaps.mean() == pytest.approx(1 * MS, rel=0.02)
     assert gaps.std() == pytest.approx(1 * MS, rel=0.03)
     assert schedule.due(int(offsets[70_000])) == 70_000
-    assert [Schedule(level)(n) for n in (0, 5, 20_000)] == offsets[[0, 5, 20_000]].tolist()  # in every process
+    assert [Schedule(level)(n) for n in (0, 5, 20_000)] == offsets[
+        [0, 5, 20_000]
+    ].tolist()  # in every process
 
 
 def test_intervals_repeat() -> None:
@@ -161,7 +178,9 @@ def test_too_few_requests_have_no_interval() -> None:
 
 
 def test_errors_by_kind_are_not_in_latencies() -> None:
-    found = figures(records([0, 1, 2, 3], [1, 1, 999, 999], [0, 0, 1, 2]), 0, SECOND, names=["", "HTTP 503", "X"])
+    found = figures(
+        records([0, 1, 2, 3], [1, 1, 999, 999], [0, 0, 1, 2]), 0, SECOND, names=["", "HTTP 503", "X"]
+    )
     assert found.errors == {"HTTP 503": 1, "X": 1}
     assert (found.count, found.failed) == (2, 2)
     assert found.latency["max"].value == pytest.approx(1e-9)
@@ -177,7 +196,12 @@ def test_an_open_loop_counts_what_was_due_although_it_ended_later() -> None:
 
 def test_requests_without_an_answer_have_waited_at_least_until_the_end() -> None:
     found = figures(
-        records([0], MS), 0, SECOND, open_loop=True, missing=np.array([SECOND // 2, 5 * SECOND]), stopped=2 * SECOND
+        records([0], MS),
+        0,
+        SECOND,
+        open_loop=True,
+        missing=np.array([SECOND // 2, 5 * SECOND]),
+        stopped=2 * SECOND,
     )
     assert found.unanswered == 1
     assert found.latency["max"].value == pytest.approx(1.5)
@@ -270,7 +294,9 @@ def test_slo(text: str, slo: Slo) -> None:
     assert (parsed.metric, parsed.seconds) == (slo.metric, pytest.approx(slo.seconds))
 
 
-@pytest.mark.parametrize("text", ["", "p99", "p99=", "p99=50", "p0=1ms", "p100=1ms", "q=1ms", "p99=-1ms", "p99=nanms"])
+@pytest.mark.parametrize(
+    "text", ["", "p99", "p99=", "p99=50", "p0=1ms", "p100=1ms", "q=1ms", "p99=-1ms", "p99=nanms"]
+)
 def test_slo_that_is_none(text: str) -> None:
     with pytest.raises(ValueError, match="--slo: expected a bound such as p99=50ms"):
         parse_slo(text)
@@ -281,7 +307,9 @@ def shown(**more: Any) -> Figures:
         "seconds": 10,
         "count": 1000,
         "throughput": Estimate(100, 98, 102),
-        "latency": {name: Estimate(0.01, 0.009, 0.011) for name in ("avg", "p50", "p90", "p95", "p99", "p99.9", "max")},
+        "latency": {
+            name: Estimate(0.01, 0.009, 0.011) for name in ("avg", "p50", "p90", "p95", "p99", "p99.9", "max")
+        },
         "latencies": np.full(1000, 10 * MS),
     }
     return Figures(**{**values, **more})
@@ -338,7 +366,20 @@ def test_bounds(text: str, missed: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "p99", "p99>", "p99>10", "p99>+10", "p99>+10ms", "x>1ms", "p99=1ms", "throughput<5%", "errors>1ms", "p99>1.1.1ms"]
+    "text",
+    [
+        "",
+        "p99",
+        "p99>",
+        "p99>10",
+        "p99>+10",
+        "p99>+10ms",
+        "x>1ms",
+        "p99=1ms",
+        "throughput<5%",
+        "errors>1ms",
+        "p99>1.1.1ms",
+    ],
 )
 def test_bounds_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="--fail-if: expected a bound such as"):
@@ -346,7 +387,9 @@ def test_bounds_that_are_none(text: str) -> None:
 
 
 def test_levels_are_compared_with_the_same_ones() -> None:
-    found = changes([measured(1, p50=(1,)), measured(2, p50=(2,))], [measured(2, p50=(3,)), measured(3, p50=(1,))])
+    found = changes(
+        [measured(1, p50=(1,)), measured(2, p50=(2,))], [measured(2, p50=(3,)), measured(3, p50=(1,))]
+    )
     assert [set(each) for _, each in found] == [{"p50"}, set()]
 
 
@@ -365,7 +408,9 @@ def test_perf_analyzers_profile_export_can_be_compared_with(tmp_path: Path) -> N
     assert step.figures["throughput"].value == pytest.approx(1000, rel=0.01)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"steps": []}', '{"steps": [{}]}', '{"experiments": [{}]}', "\0"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"steps": []}', '{"steps": [{}]}', '{"experiments": [{}]}', "\0"]
+)
 def test_results_that_are_none(text: str, tmp_path: Path) -> None:
     file = tmp_path / "before.json"
     file.write_text(text)
@@ -389,7 +434,13 @@ def step(level: Level | None = None, **more: Any) -> Step:
             requests=1000,
             inferences=2000,
             executions=1000,
-            seconds={"queue": 1e-3, "compute_input": 2e-3, "compute_infer": 3e-3, "compute_output": 1e-3, "total": 7e-3},
+            seconds={
+                "queue": 1e-3,
+                "compute_input": 2e-3,
+                "compute_infer": 3e-3,
+                "compute_output": 1e-3,
+                "total": 7e-3,
+            },
         ),
         "records": asked,
         "span": (0, 100 * MS),
@@ -449,7 +500,9 @@ def test_the_histogram_has_the_latencies() -> None:
 
 def test_the_page_is_one_file_that_needs_no_other() -> None:
     levels = [step(Level(concurrency=n)) for n in (1, 2, 4)]
-    failed = step(Level(concurrency=8), figures=shown(errors={"HTTP <503>": 3}), words={"HTTP <503>": "no & never"})
+    failed = step(
+        Level(concurrency=8), figures=shown(errors={"HTTP <503>": 3}), words={"HTTP <503>": "no & never"}
+    )
     about = {"model": "<m>", "version": "", "servers": ["h:1"], "date": "now", "tritonhttp": "1"}
     written = page(Outcome(steps=[*levels, failed], found=Found(kept=2, missed=4)), about, Slo("p99", 0.05))
     assert len(written) < 2_000_000
@@ -461,7 +514,13 @@ def test_the_page_is_one_file_that_needs_no_other() -> None:
     assert "@import" not in written
     assert "&lt;m&gt; under load" in written
     assert "no &amp; never" in written
-    for words in ("Throughput against latency", "Latency by percentile", "Where the time went", "Over time", "p99 ≤ 50 ms"):
+    for words in (
+        "Throughput against latency",
+        "Latency by percentile",
+        "Where the time went",
+        "Over time",
+        "p99 ≤ 50 ms",
+    ):
         assert words in written
     assert "prefers-color-scheme: dark" in written
     assert "@media print" in written
@@ -480,7 +539,11 @@ def test_a_page_without_answers() -> None:
 
 MODEL = Signature(
     "m",
-    (TensorInfo("A", "INT32", (-1, 3)), TensorInfo("S", "BYTES", (-1, 2)), TensorInfo("O", "FP32", (-1, 1), True)),
+    (
+        TensorInfo("A", "INT32", (-1, 3)),
+        TensorInfo("S", "BYTES", (-1, 2)),
+        TensorInfo("O", "FP32", (-1, 1), True),
+    ),
     (TensorInfo("R", "FP32", (-1, 2)),),
     8,
 )
@@ -555,7 +618,9 @@ def test_perf_analyzers_input_data(tmp_path: Path) -> None:
         "S": {"content": ["p", "q"], "shape": [2]},
         "O": {"b64": "AACAPw=="},
     }
-    found = streams_of(tmp_path, {"data": [[step, other], [step]], "validation_data": [[{"R": [1, 2]}] * 2, [{}]]})
+    found = streams_of(
+        tmp_path, {"data": [[step, other], [step]], "validation_data": [[{"R": [1, 2]}] * 2, [{}]]}
+    )
     assert [len(stream) for stream in found] == [2, 1]
     first, second = found[0]
     assert first.inputs["A"].tolist() == [[1, 2, 3]]
@@ -611,12 +676,18 @@ def test_answers_are_checked(got: Any, right: bool) -> None:
 
 class Client:
     def infer(self, model: str, inputs: Any, **options: Any) -> tuple[int, bool, bool]:
-        return options.get("sequence_id", 0), options.get("sequence_start", False), options.get("sequence_end", False)
+        return (
+            options.get("sequence_id", 0),
+            options.get("sequence_start", False),
+            options.get("sequence_end", False),
+        )
 
 
 def test_calls_of_sequences() -> None:
     payload = Payload({"A": np.zeros((1, 3), np.int32)})
-    requests = Requests("m", ((payload,),), sequence_length=3, sequence_variation=0, first_sequence=10, parts=4)
+    requests = Requests(
+        "m", ((payload,),), sequence_length=3, sequence_variation=0, first_sequence=10, parts=4
+    )
     recorder = Recorder()
     calls = requests.calls(Client(), recorder, 1)
     asked = [next(calls)() for _ in range(6)]
@@ -651,7 +722,11 @@ def test_generate_takes_numbers_and_lists() -> None:
 
 def test_kinds_of_errors() -> None:
     failures = Failures()
-    assert [failures.note(WrongAnswer("a")), failures.note(OSError("b")), failures.note(WrongAnswer("c"))] == [1, 2, 1]
+    assert [
+        failures.note(WrongAnswer("a")),
+        failures.note(OSError("b")),
+        failures.note(WrongAnswer("c")),
+    ] == [1, 2, 1]
     assert failures.words == {"wrong answer": "a", "OSError": "b"}
 
 
@@ -664,7 +739,7 @@ def statistics(count: int, ns: int) -> dict[str, Any]:
     return {
         "model_stats": [
             {"name": "m", "version": "1", "inference_count": 2 * count, "execution_count": count}
-            | {"inference_stats": {name: part for name in names}},
+            | {"inference_stats": dict.fromkeys(names, part)},
             {"name": "other", "version": "1", "inference_stats": {"success": {"count": 10**6, "ns": 1}}},
         ]
     }

@@ -1,4 +1,4 @@
-"""A result beside an earlier one: how much each figure changed, whether by more than chance, and which bounds that misses."""
+"""A result beside an earlier one: how much figures changed, whether by more than chance, and bounds of both."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BOUND = re.compile(r"([a-z][a-z0-9.]*)\s*([<>])\s*([+-]?)([0-9.]+)\s*(us|µs|ms
 
 @dataclass(frozen=True)
 class Measured:
-    """One step of a result: its mode and level, and its figures; latencies and CPU in seconds, errors as a share."""
+    """One step of a result: mode, level and figures; latencies and CPU in seconds, errors as a share."""
 
     mode: str
     level: float
@@ -103,7 +103,8 @@ def parse_bound(text: str) -> Bound:
     """
     found = _BOUND.fullmatch(text.strip())
     wrong = ValueError(
-        f"--fail-if: expected a bound such as 'p99>+10%', 'throughput<-5%', 'p99>50ms' or 'errors>0.1%', got {text!r}"
+        "--fail-if: expected a bound such as 'p99>+10%', 'throughput<-5%', 'p99>50ms' or 'errors>0.1%',"
+        f" got {text!r}"
     )
     if found is None:
         raise wrong
@@ -125,7 +126,7 @@ def parse_bound(text: str) -> Bound:
 def changes(before: Sequence[Measured], now: Sequence[Measured]) -> list[tuple[Measured, dict[str, Change]]]:
     """Return the changes of each step of now that the earlier result has too."""
     earlier = {step.key: step for step in before}
-    found = []
+    found: list[tuple[Measured, dict[str, Change]]] = []
     for step in now:
         old = earlier.get(step.key)
         if old is None and len(before) == len(now) == 1 and before[0].mode == step.mode:
@@ -136,7 +137,13 @@ def changes(before: Sequence[Measured], now: Sequence[Measured]) -> list[tuple[M
         label = f"{step.mode.replace('_', ' ')} {step.level:g}"
         both = [name for name in [*_NAMES, *step.figures] if name in old.figures and name in step.figures]
         found.append(
-            (step, {name: Change(label, name, old.figures[name], step.figures[name]) for name in dict.fromkeys(both)})
+            (
+                step,
+                {
+                    name: Change(label, name, old.figures[name], step.figures[name])
+                    for name in dict.fromkeys(both)
+                },
+            )
         )
     return found
 
@@ -177,7 +184,9 @@ def _own(step: Any) -> Measured:
 
 
 def _estimate(value: Any) -> Estimate:
-    return Estimate(*(float("nan") if value[name] is None else float(value[name]) for name in ("value", "low", "high")))
+    return Estimate(
+        *(float("nan") if value[name] is None else float(value[name]) for name in ("value", "low", "high"))
+    )
 
 
 def _exported(experiment: Any) -> Measured:

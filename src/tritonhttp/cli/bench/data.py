@@ -1,4 +1,4 @@
-"""What is sent: inputs from the model's metadata, from files, or from perf_analyzer's JSON; and the calls made of them."""
+"""What is sent: inputs from the model's metadata, from files, or from perf_analyzer's JSON; and calls of them."""
 
 from __future__ import annotations
 
@@ -154,7 +154,8 @@ def _dtype(datatype: str) -> np.dtype[Any]:
     found = dtypes.triton_to_np_dtype(datatype)
     if found is None:
         raise ValueError(f"the datatype {datatype!r} cannot be made at random; give the input with --input")
-    return np.dtype(found)
+    dtype: np.dtype[Any] = np.dtype(found)
+    return dtype
 
 
 def _from_folder(folder: Path, info: Any, signature: Signature, wanted: Wanted) -> Array:
@@ -173,7 +174,8 @@ def _from_folder(folder: Path, info: Any, signature: Signature, wanted: Wanted) 
         found = np.frombuffer(raw, _dtype(info.datatype))
     if len(found) != count:
         raise ValueError(f"{path}: expected {count} lines for {_words(row)}, got {len(found)}")
-    return np.broadcast_to(found.reshape(row), shape).copy()
+    filled: Array = np.broadcast_to(found.reshape(row), shape).copy()
+    return filled
 
 
 def read_input_data(path: Path, signature: Signature, wanted: Wanted) -> list[tuple[Payload, ...]]:
@@ -208,7 +210,9 @@ def read_input_data(path: Path, signature: Signature, wanted: Wanted) -> list[tu
             where = f"{path}, stream {n}, step {k}"
             inputs = _tensors(step, signature.inputs, signature, wanted, where)
             missing = [
-                info.name for info in signature.inputs if not info.optional and info.name not in {**inputs, **wanted.given}
+                info.name
+                for info in signature.inputs
+                if not info.optional and info.name not in {**inputs, **wanted.given}
             ]
             if missing:
                 raise ValueError(f"{where}: input {missing[0]!r} is missing")
@@ -218,14 +222,18 @@ def read_input_data(path: Path, signature: Signature, wanted: Wanted) -> list[tu
     return found
 
 
-def _tensors(step: Any, infos: Sequence[Any], signature: Signature, wanted: Wanted, where: str) -> dict[str, Array]:
+def _tensors(
+    step: Any, infos: Sequence[Any], signature: Signature, wanted: Wanted, where: str
+) -> dict[str, Array]:
     if not isinstance(step, dict):
         raise ValueError(f"{where}: expected an object of tensors, got {json.dumps(step):.60}")
     known = {info.name: info for info in infos}
     found = {}
     for name, value in step.items():
         if name not in known:
-            raise ValueError(f"{where}: model {signature.name!r} has no tensor {name!r}; it has {', '.join(known)}")
+            raise ValueError(
+                f"{where}: model {signature.name!r} has no tensor {name!r}; it has {', '.join(known)}"
+            )
         found[name] = _tensor(value, known[name], signature, wanted, f"{where}, {name}")
     return found
 
@@ -337,9 +345,7 @@ class Requests:
             yield made[number]
             number = (number + 1) % len(made)
 
-    def _plain(
-        self, client: Any, payload: Payload, awaited: bool = False, **more: Any
-    ) -> Callable[[], Any]:
+    def _plain(self, client: Any, payload: Payload, awaited: bool = False, **more: Any) -> Callable[[], Any]:
         inputs = tensors(payload.inputs, self.binary_inputs)
         outputs = None
         if self.outputs or not self.binary_outputs:
@@ -435,7 +441,8 @@ def as_json(inputs: Mapping[str, Array]) -> dict[str, Any]:
     found = {}
     for name, array in inputs.items():
         values = [
-            value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in array.ravel().tolist()
+            value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            for value in array.ravel().tolist()
         ]
         found[name] = values[0] if len(values) == 1 else values
     return found
@@ -454,9 +461,11 @@ def check(result: Any, expected: Mapping[str, Array]) -> None:
         if got is None:
             raise WrongAnswer(f"output {name!r} is missing")
         if got.shape != want.shape:
-            raise WrongAnswer(f"output {name!r} has the shape {_words(got.shape)}, expected {_words(want.shape)}")
+            raise WrongAnswer(
+                f"output {name!r} has the shape {_words(got.shape)}, expected {_words(want.shape)}"
+            )
         if want.dtype.kind == "f":
-            same = bool(np.allclose(got, want, equal_nan=True, **_TOLERANCE))  # type: ignore[arg-type]
+            same = bool(np.allclose(got, want, equal_nan=True, **_TOLERANCE))
         else:
             same = bool(np.array_equal(got, want))
         if not same:

@@ -1,4 +1,4 @@
-"""What was measured, as figures: percentiles and their confidence, and whether windows are stable. No I/O and no clock.
+"""What was measured, as figures: percentiles, their confidence, and whether windows are stable. No I/O, no clock.
 
 All times are nanoseconds of one monotonic clock in :class:`Records`, and seconds in :class:`Figures`.
 """
@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PERCENTILES", "Estimate", "Figures", "Records", "figures", "is_stable", "joined", "latency_metric"]
+__all__ = [
+    "PERCENTILES",
+    "Estimate",
+    "Figures",
+    "Records",
+    "figures",
+    "is_stable",
+    "joined",
+    "latency_metric",
+]
 
 Times = npt.NDArray[np.int64]
 
@@ -129,7 +138,9 @@ class Figures:
         Requests of an open loop that were due in the span, and had no answer when the load ended. Their time until
         then is in the latencies, which would be higher still.
     late, lateness : int, mapping of str to float
-        Requests sent more than a millisecond after their intended start, and by how many seconds requests were late.
+        Requests sent more than a millisecond after their intended start; by how many seconds requests were late.
+    sent : mapping of str to Estimate
+        Latencies of an open loop from the moment that a request was sent, as other programs count them.
     first, between : mapping of str to Estimate
         Of streams: seconds to the first answer, and between answers.
     answers : float
@@ -146,6 +157,7 @@ class Figures:
     unanswered: int = 0
     late: int = 0
     lateness: Mapping[str, float] = field(default_factory=dict)
+    sent: Mapping[str, Estimate] = field(default_factory=dict)
     first: Mapping[str, Estimate] = field(default_factory=dict)
     between: Mapping[str, Estimate] = field(default_factory=dict)
     answers: float = 0.0
@@ -183,8 +195,8 @@ def figures(
 ) -> Figures:
     """Return what requests show of a span.
 
-    Those that ended in the span make the throughput. The latencies of a closed loop are theirs. Those of an open loop
-    are of the requests that were due in the span, whenever they ended: a stall at its end is not cut off.
+    Those that ended in the span make the throughput. The latencies of a closed loop are theirs. Those of an open
+    loop are of the requests that were due in the span, whenever they ended: a stall at its end is not cut off.
 
     Parameters
     ----------
@@ -222,15 +234,19 @@ def figures(
         throughput=_rate(records.end[answered], begin, end),
         latency=_estimates(latencies, moments, begin, end, wanted),
         errors={
-            names[kind]: int((failures == kind).sum()) for kind in np.unique(failures).tolist() if kind < len(names)
+            names[kind]: int((failures == kind).sum())
+            for kind in np.unique(failures).tolist()
+            if kind < len(names)
         },
         unanswered=unanswered,
         late=int((late > 1_000_000).sum()),
         lateness={
-            name: float(np.quantile(late, share)) / 1e9 for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1))
+            name: float(np.quantile(late, share)) / 1e9
+            for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1))
         }
         if len(late)
         else {},
+        sent=_estimates(good.end - good.start, good.due, begin, end, wanted) if open_loop else {},
         first=first,
         between=between,
         answers=float(inside.sum()) / max((end - begin) / 1e9, 1e-9),

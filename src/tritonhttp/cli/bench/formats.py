@@ -1,4 +1,4 @@
-"""Results as files: perf_analyzer's CSV and profile export, and our own JSON. No I/O but to the file that is given."""
+"""Results as files: perf_analyzer's CSV and profile export, and our own JSON. No I/O but to the given file."""
 
 from __future__ import annotations
 
@@ -32,9 +32,18 @@ def write_csv(file: IO[str], steps: Sequence[Step], *, percentile: str = "", ver
     """
     if not steps:
         return
-    shares = sorted({"p50", "p90", "p95", "p99", *([percentile] if percentile else [])}, key=lambda name: float(name[1:]))
+    shares = sorted(
+        {"p50", "p90", "p95", "p99", *([percentile] if percentile else [])}, key=lambda name: float(name[1:])
+    )
     first = "Request Rate" if steps[0].level.open else "Concurrency"
-    columns = [first, "Inferences/Second", "Client Send", "Network+Server Send/Recv", *_SERVER_COLUMNS, "Client Recv"]
+    columns = [
+        first,
+        "Inferences/Second",
+        "Client Send",
+        "Network+Server Send/Recv",
+        *_SERVER_COLUMNS,
+        "Client Recv",
+    ]
     columns += [f"{name} latency" for name in shares]
     if verbose:
         columns += ["request/response", "response wait"]
@@ -43,8 +52,18 @@ def write_csv(file: IO[str], steps: Sequence[Step], *, percentile: str = "", ver
     for step in steps:
         latency = step.figures.latency
         average = _micros(latency.get("avg"))
-        parts = [round((step.server.seconds[name] if step.server else 0.0) * 1e6) for name in _SERVER_COLUMNS.values()]
-        row = [f"{step.level.value:g}", f"{step.figures.throughput.value:g}", 0, max(0, average - sum(parts)), *parts, 0]
+        parts = [
+            round((step.server.seconds[name] if step.server else 0.0) * 1e6)
+            for name in _SERVER_COLUMNS.values()
+        ]
+        row = [
+            f"{step.level.value:g}",
+            f"{step.figures.throughput.value:g}",
+            0,
+            max(0, average - sum(parts)),
+            *parts,
+            0,
+        ]
         row += [_micros(latency.get(name)) for name in shares]
         writer.writerow(row + ([0, average] if verbose else []))
 
@@ -153,6 +172,7 @@ def _step(step: Step) -> dict[str, Any]:
         "requests": shown.count,
         "throughput": _with_interval(shown.throughput),
         "latency": {name: _with_interval(each) for name, each in shown.latency.items()},
+        "latency_from_sending": {name: _with_interval(each) for name, each in shown.sent.items()},
         "first_answer": {name: _with_interval(each) for name, each in shown.first.items()},
         "between_answers": {name: _with_interval(each) for name, each in shown.between.items()},
         "answers_per_second": shown.answers if shown.first else None,
@@ -181,7 +201,7 @@ def _step(step: Step) -> dict[str, Any]:
 
 
 def encoded(step: Step) -> str | None:
-    """Return the latencies as an encoded HDR histogram of microseconds, which many tools read; None without hdrh."""
+    """Return the latencies as an encoded HDR histogram of microseconds; None without hdrh."""
     histogram = hdr(step)
     if histogram is None:
         return None
@@ -202,5 +222,3 @@ def hdr(step: Step) -> Any:
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
         histogram.record_value(value, count)
     return histogram
-
-

@@ -1,7 +1,7 @@
 """Load from threads, each with the plain blocking call: measured, this costs less than asyncio or `async_infer`.
 
-A worker takes a ticket, waits until it is due if the loop is open, makes a call, and notes two times and the outcome. It
-appends to arrays of its own, so the thread that measures can read along.
+A worker takes a ticket, waits until it is due if the loop is open, makes a call, and notes two times and the outcome.
+It appends to arrays of its own, so the thread that measures can read along.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ class BaseLoad:
         Which of several processes this is: it takes each `parts`-th ticket.
     """
 
-    def __init__(self, work: Work, workers: int, *, fixed: bool = False, index: int = 0, parts: int = 1) -> None:
+    def __init__(
+        self, work: Work, workers: int, *, fixed: bool = False, index: int = 0, parts: int = 1
+    ) -> None:
         self.work, self.most, self.fixed = work, workers, fixed
         self.index, self.parts = index, parts
         self.failures = Failures()

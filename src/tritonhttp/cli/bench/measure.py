@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .figures import Estimate, Figures, Records, figures, is_stable, joined
+from .figures import Figures, Records, figures, is_stable, joined
 from .schedule import Level, Schedule
 from .server_side import Server, ServerFigures, difference
 
@@ -134,7 +134,12 @@ class _Run:
         asyncio: bool,
     ) -> None:
         self.load, self.level, self.rule, self.server = load, level, rule, server
-        self.progress, self.metrics, self.processes, self.asyncio = progress, list(metrics), processes, asyncio
+        self.progress, self.metrics, self.processes, self.asyncio = (
+            progress,
+            list(metrics),
+            processes,
+            asyncio,
+        )
         self.parts: list[Records] = []
         self.marks: list[int] = []
         self.windows: list[tuple[float, float]] = []
@@ -277,7 +282,10 @@ class _Run:
             stopped=time.perf_counter_ns() if missing is not None and not self.drained else self.stopped,
             open_loop=self.level.open,
         )
-        (wall, (cpu, again), machine, before), (wall2, (cpu2, again2), machine2, after) = self.before, self.after
+        (wall, (cpu, again), machine, before), (wall2, (cpu2, again2), machine2, after) = (
+            self.before,
+            self.after,
+        )
         took = max(wall2 - wall, 1e-9)
         ended = int(((records.end >= self.marks[0]) & (records.end < self.marks[-1])).sum())
         cores = (cpu2 - cpu) / took
@@ -320,8 +328,14 @@ class _Run:
         words = []
         each = cores / self.processes
         if each >= _FULL_CORE:
-            more = f"--processes {self.processes * 2}" if self.processes * 2 <= _cores() else "a machine with more cores"
-            words.append(f"the client was the limit: it used {each:.2f} of a core in each process; try {more}")
+            more = (
+                f"--processes {self.processes * 2}"
+                if self.processes * 2 <= _cores()
+                else "a machine with more cores"
+            )
+            words.append(
+                f"the client was the limit: it used {each:.2f} of a core in each process; try {more}"
+            )
         elif busy >= _FULL_MACHINE:
             words.append(f"this machine's cores were {busy:.0%} busy, {cores / _cores():.0%} with the client")
         if self.asyncio and self.lag > _LATE_LOOP:
@@ -329,9 +343,13 @@ class _Run:
         if self.level.open:
             late = found.lateness.get("p99", 0.0)
             if self.full:
-                words.append("the client was the limit: as many requests were in flight as may be (--max-in-flight)")
+                words.append(
+                    "the client was the limit: as many requests were in flight as may be (--max-in-flight)"
+                )
             elif late > _LATE_LOOP and not words:
-                words.append(f"the client was the limit: it sent {late * 1e3:.1f} ms late (p99), though not for want of connections")
+                words.append(
+                    f"the client was the limit: it sent {late * 1e3:.1f} ms late (p99), though it had connections"
+                )
         return words
 
 
@@ -369,5 +387,3 @@ def _timeline(records: Records, begin: int, end: int) -> list[tuple[float, int, 
         p50, p99 = np.quantile(latencies, [0.5, 0.99]) if len(latencies) else (float("nan"), float("nan"))
         found.append((n * seconds / slices, len(good), len(part) - len(good), float(p50), float(p99)))
     return found
-
-

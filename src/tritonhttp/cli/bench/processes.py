@@ -1,7 +1,7 @@
 """Load from several processes, each with a load of its own: beyond one core of Python (``--processes``).
 
-A process obeys one order at a time over a pipe. All share the system's monotonic clock, and the tickets of an open loop
-are dealt out in turn, so together they send what one would.
+A process obeys one order at a time over a pipe. All share the system's monotonic clock, and the tickets of an open
+loop are dealt out in turn, so together they send what one would.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ __all__ = ["ProcessesLoad"]
 _START_TIMEOUT = 60.0
 
 
-def _serve(pipe: multiprocessing.connection.Connection, build: Callable[[int, int], Any], index: int, parts: int) -> None:
+def _serve(
+    pipe: multiprocessing.connection.Connection, build: Callable[[int, int], Any], index: int, parts: int
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     try:
         load = build(index, parts)

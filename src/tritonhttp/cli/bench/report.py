@@ -1,7 +1,7 @@
-"""One page of HTML with the charts of a run. It opens offline: no script, no font and no address of elsewhere in it.
+"""One page of HTML with the charts of a run. It opens offline: it has no script, font or address of elsewhere.
 
-pygal draws the charts as SVG: it is pure Python and small, and what it draws is styled by the page's own CSS, which knows
-light, dark and paper. Charts with scripts (plotly 4 MB, vega 1 MB) would be most of the page, and are nothing in print.
+pygal draws the charts as SVG: it is pure Python and small, and the page's own CSS styles what it draws, for light,
+dark and paper. Charts with scripts (plotly 4 MB, vega 1 MB) would be most of the page, and are nothing in print.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ _MOST_CURVES = 8
 
 _CSS = """
 :root { color-scheme: light dark; --back: #fff; --text: #16202a; --soft: #5c6874; --line: #d9dfe5; --card: #f6f8fa;
-  --c0: #0b6fa4; --c1: #c2570c; --c2: #1b7f4b; --c3: #8a4fbf; --c4: #a07400; --c5: #b3264a; --c6: #5f6b76; --c7: #0f8a8a }
+  --c0: #0b6fa4; --c1: #c2570c; --c2: #1b7f4b; --c3: #8a4fbf; --c4: #a07400; --c5: #b3264a; --c6: #5f6b76;
+  --c7: #0f8a8a }
 @media (prefers-color-scheme: dark) { :root { --back: #11161b; --text: #e6ebf0; --soft: #9aa7b3; --line: #2c3640;
-  --card: #192027; --c0: #5cb8ec; --c1: #f39a5b; --c2: #5fcf94; --c3: #c19bf0; --c4: #e0bd4e; --c5: #f17c9a; --c6: #a5b0ba;
-  --c7: #55cccc } }
+  --card: #192027; --c0: #5cb8ec; --c1: #f39a5b; --c2: #5fcf94; --c3: #c19bf0; --c4: #e0bd4e; --c5: #f17c9a;
+  --c6: #a5b0ba; --c7: #55cccc } }
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 68rem; background: var(--back); color: var(--text);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif }
@@ -50,11 +51,12 @@ p { margin: .4rem 0 } .soft { color: var(--soft); font-size: .9rem }
   border-bottom: 1px solid var(--line) } th:first-child, td:first-child { text-align: left }
 th { color: var(--soft); font-weight: 600 } ul { padding-left: 1.2rem; margin: .4rem 0 }
 svg.chart { width: 100%; height: auto; display: block } svg.chart text { fill: var(--soft); font-family: inherit }
-svg.chart .title { fill: var(--text) !important } svg.chart path.guide, svg.chart .axis path { stroke: var(--line) !important;
-  stroke-dasharray: none !important } svg.chart .legend text, svg.chart .axis text { fill: var(--soft) !important }
+svg.chart .title { fill: var(--text) !important } svg.chart path.guide, svg.chart .axis path {
+  stroke: var(--line) !important; stroke-dasharray: none !important } svg.chart .legend text, svg.chart .axis text { fill: var(--soft) !important }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 29rem), 1fr)); gap: 0 1.5rem }
-@media print { :root { --back: #fff; --text: #000; --soft: #444; --line: #bbb; --card: #fff } body { max-width: none;
-  padding: 0; font-size: 11pt } section, .card, tr { break-inside: avoid } .charts { grid-template-columns: 1fr 1fr } }
+@media print { :root { --back: #fff; --text: #000; --soft: #444; --line: #bbb; --card: #fff }
+  body { max-width: none; padding: 0; font-size: 11pt } section, .card, tr { break-inside: avoid } 
+  .charts { grid-template-columns: 1fr 1fr } }
 """
 
 
@@ -91,7 +93,9 @@ def _cards(outcome: Outcome, steps: Sequence[Step], slo: Slo | None) -> str:
     cards = [(f"{short(found.throughput.value)}/s", f"most requests a second, at {best.level}")]
     if slo is not None and outcome.found is not None:
         unit = "requests/s" if best.level.open else "in flight"
-        cards.insert(0, (f"{outcome.found.kept:.4g} {unit}", f"keeps {slo}; missed at {outcome.found.missed:.4g}"))
+        cards.insert(
+            0, (f"{outcome.found.kept:.4g} {unit}", f"keeps {slo}; missed at {outcome.found.missed:.4g}")
+        )
     if found.latency:
         cards += [(time_of(found.latency[name].value), f"{name} there") for name in ("p50", "p99")]
     failed = sum(step.figures.failed for step in steps)
@@ -112,7 +116,9 @@ def _notes(steps: Sequence[Step]) -> str:
             words.append("did not settle; its intervals say how sure it is")
         if step.figures.unanswered:
             words.append(f"{step.figures.unanswered:,} requests had no answer when the load ended")
-        words += [f"{count:,} × {kind}: {step.words.get(kind, '')}" for kind, count in step.figures.errors.items()]
+        words += [
+            f"{count:,} × {kind}: {step.words.get(kind, '')}" for kind, count in step.figures.errors.items()
+        ]
         notes += [f"<li>{_text(step.level)}: {_text(each)}</li>" for each in words]
     return f"<ul>{''.join(notes)}</ul>" if notes else ""
 
@@ -142,7 +148,9 @@ def _latency(found: Mapping[str, Estimate], name: str) -> str:
     if name not in found:
         return "-"
     # Intervals of all would be wider than a page.
-    return _with_interval(found[name], time_of) if name in ("p50", "p99") else _text(time_of(found[name].value))
+    return (
+        _with_interval(found[name], time_of) if name in ("p50", "p99") else _text(time_of(found[name].value))
+    )
 
 
 def _with_interval(value: Estimate, form: Callable[[float], str]) -> str:
@@ -160,8 +168,20 @@ def _charts(steps: Sequence[Step]) -> str:
     if len(steps) > 1:
         made.append(("Throughput against latency", _curve(steps), "Each point is a level."))
     some = _some(steps)
-    made.append(("Latency by percentile", _percentiles(some), "The axis stretches towards 100 %, as HDR histograms do."))
-    made.append(("Where the time went", _where(steps), "Mean of a request. Network and client: what is not the server's."))
+    made.append(
+        (
+            "Latency by percentile",
+            _percentiles(some),
+            "The axis stretches towards 100 %, as HDR histograms do.",
+        )
+    )
+    made.append(
+        (
+            "Where the time went",
+            _where(steps),
+            "Mean of a request. Network and client: what is not the server's.",
+        )
+    )
     for step in some:
         if len(step.timeline) > 1:
             failed = step.figures.failed
@@ -255,7 +275,12 @@ def _log_labels(marks: Sequence[float]) -> list[dict[str, Any]]:
 def _curve(steps: Sequence[Step]) -> str:
     import pygal
 
-    shown = [step.figures.latency[name].value * 1e3 for step in steps for name in ("p50", "p99") if step.figures.latency]
+    shown = [
+        step.figures.latency[name].value * 1e3
+        for step in steps
+        for name in ("p50", "p99")
+        if step.figures.latency
+    ]
     marks = _marks(shown)
     chart = pygal.XY(
         **_options(
@@ -270,7 +295,10 @@ def _curve(steps: Sequence[Step]) -> str:
     )
     for name in ("p50", "p95", "p99"):
         points = [
-            {"value": (step.figures.throughput.value, math.log10(step.figures.latency[name].value * 1e3)), "label": str(step.level)}
+            {
+                "value": (step.figures.throughput.value, math.log10(step.figures.latency[name].value * 1e3)),
+                "label": str(step.level),
+            }
             for step in steps
             if name in step.figures.latency
         ]
@@ -287,7 +315,11 @@ def _percentiles(steps: Sequence[Step]) -> str:
         return ""
     end = max(1.0, min(5.0, math.log10(most)))
     marks = [(0.0, "0"), (1.0, "90 %"), (2.0, "99 %"), (3.0, "99.9 %"), (4.0, "99.99 %"), (5.0, "99.999 %")]
-    values = [float(value) / 1e6 for step in steps for value in step.figures.latencies[:1].tolist() + step.figures.latencies[-1:].tolist()]
+    values = [
+        float(value) / 1e6
+        for step in steps
+        for value in step.figures.latencies[:1].tolist() + step.figures.latencies[-1:].tolist()
+    ]
     heights = _marks(values)
     chart = pygal.XY(
         **_options(
@@ -367,5 +399,7 @@ def _over_time(step: Step) -> str:
         values = [row[index] * 1e3 if not math.isnan(row[index]) else None for row in step.timeline]
         chart.add(name, values)
     if any(row[2] for row in step.timeline):
-        chart.add("errors", [row[2] or None for row in step.timeline], secondary=True, stroke=False, dots_size=4)
+        chart.add(
+            "errors", [row[2] or None for row in step.timeline], secondary=True, stroke=False, dots_size=4
+        )
     return _svg(chart)

@@ -120,7 +120,9 @@ def execute(
             plan.rule,
             server=server,
             progress=progress(str(level)),
-            metrics=[name for name in (plan.rule.metric, plan.slo.metric if plan.slo else "avg") if name != "avg"],
+            metrics=[
+                name for name in (plan.rule.metric, plan.slo.metric if plan.slo else "avg") if name != "avg"
+            ],
             processes=plan.processes,
             asyncio=plan.asyncio,
         )

@@ -102,7 +102,8 @@ class Schedule:
             return (numbers * self._interval).astype(np.int64)
         if len(numbers):
             self(int(numbers.max()))
-        return np.asarray(self._offsets, np.int64)[numbers]
+        found: npt.NDArray[np.int64] = np.asarray(self._offsets, np.int64)[numbers]
+        return found
 
     def due(self, until: int) -> int:
         """Return how many requests are due before a moment."""
@@ -115,7 +116,9 @@ class Schedule:
     def _extend(self) -> None:
         with self._lock:
             if self._intervals:
-                steps: npt.NDArray[Any] = np.resize(np.asarray(self._intervals, np.int64), _chunk(self._intervals))
+                steps: npt.NDArray[Any] = np.resize(
+                    np.asarray(self._intervals, np.int64), _chunk(self._intervals)
+                )
             else:
                 steps = self._random.exponential(self._mean, _CHUNK).astype(np.int64)
             ends = self._last + np.cumsum(steps)
@@ -129,7 +132,7 @@ def _chunk(intervals: Sequence[int]) -> int:
 
 
 def parse_levels(text: str, what: str, *, whole: bool) -> list[float]:
-    """Return the levels of ``4``, ``1:16`` (each), ``1:16:4`` (steps of 4) or ``1:16:2x`` (each twice the one before).
+    """Return the levels of ``4``, ``1:16`` (each), ``1:16:4`` (steps of 4) or ``1:16:2x`` (doubled each time).
 
     Raises
     ------

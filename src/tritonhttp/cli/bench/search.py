@@ -1,4 +1,4 @@
-"""The highest level of load that keeps a bound, found by doubling and then halving the gap. No I/O and no clock."""
+"""The highest level of load that keeps a bound, found by doubling, then halving the gap. No I/O and no clock."""
 
 from __future__ import annotations
 

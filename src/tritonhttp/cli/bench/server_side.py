@@ -1,4 +1,4 @@
-"""What the server says of the same window: its statistics, and GPU and memory from its metrics where they are reached."""
+"""What the server says of the same window: its statistics, and GPU and memory from metrics within reach."""
 
 from __future__ import annotations
 
@@ -140,7 +140,9 @@ class Server:
         if not self._counts:
             return None
         try:
-            replies = self._client.on_each(lambda one: one.get_inference_statistics(self.model, self._version))
+            replies = self._client.on_each(
+                lambda one: one.get_inference_statistics(self.model, self._version)
+            )
         except InferenceServerException:
             self._counts = False
             return None

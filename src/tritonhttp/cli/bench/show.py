@@ -70,7 +70,12 @@ def show_step(step: Step) -> None:
     if step.again:
         rows.append(("sent again", f"{step.again:,} requests"))
     if found.unanswered:
-        rows.append(("unanswered", f"{found.unanswered:,} requests that were due; latencies include their wait so far"))
+        rows.append(
+            (
+                "unanswered",
+                f"{found.unanswered:,} requests that were due; latencies include their wait so far",
+            )
+        )
     if found.lateness:
         late = found.lateness
         rows.append(
@@ -80,6 +85,8 @@ def show_step(step: Step) -> None:
                 f" at most {time_of(late['max'])}",
             )
         )
+    if found.sent:
+        rows.append(("from sending", _latencies(found.sent)))
     if not math.isnan(step.cpu):
         rows.append(("client", f"{time_of(step.cpu)} of CPU for each request; {step.cores:.2f} cores busy"))
     if step.server is not None:
@@ -97,7 +104,9 @@ def _latencies(found: Mapping[str, Estimate]) -> str:
 
 
 def _sure(found: Mapping[str, Estimate]) -> str:
-    known = [(name, found[name]) for name in ("p50", "p99") if name in found and not math.isnan(found[name].low)]
+    known = [
+        (name, found[name]) for name in ("p50", "p99") if name in found and not math.isnan(found[name].low)
+    ]
     if not known:
         return "too few requests to say"
     return ", ".join(f"{name} {time_of(each.low)} to {time_of(each.high)}" for name, each in known)
@@ -105,8 +114,15 @@ def _sure(found: Mapping[str, Estimate]) -> str:
 
 def _server(step: Step) -> str:
     assert step.server is not None
-    names = {"queue": "queue", "compute_input": "input", "compute_infer": "compute", "compute_output": "output"}
-    parts = ", ".join(f"{short_name} {time_of(step.server.seconds[name])}" for name, short_name in names.items())
+    names = {
+        "queue": "queue",
+        "compute_input": "input",
+        "compute_infer": "compute",
+        "compute_output": "output",
+    }
+    parts = ", ".join(
+        f"{short_name} {time_of(step.server.seconds[name])}" for name, short_name in names.items()
+    )
     more = f", batches of {step.server.batch:.2f}" if step.server.batch > 1.005 else ""
     more += f", {step.server.hits:,} cache hits" if step.server.hits else ""
     more += f", {step.server.failures:,} failures" if step.server.failures else ""
@@ -181,7 +197,15 @@ def show_changes(compared: Sequence[tuple[Measured, Mapping[str, Change]]], miss
         rows = []
         for name, change in found.items():
             form = short if name == "throughput" else _share if name == "errors" else time_of
-            rows.append([f"  {name}", form(change.before.value), form(change.now.value), _change(change), _chance(change)])
+            rows.append(
+                [
+                    f"  {name}",
+                    form(change.before.value),
+                    form(change.now.value),
+                    _change(change),
+                    _chance(change),
+                ]
+            )
         table(["  figure", "before", "now", "change", ""], rows, right=["before", "now", "change"])
     for words in missed:
         print(f"missed: {words}")
