@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # host:port of a running Open Inference Protocol server. Empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test lint generate types unit adversity signals interrupts live cli programs integration interop gpu matrix fuzz bench clean
+.PHONY: help demo test lint generate types unit adversity signals interrupts live cli programs integration interop gpu matrix fuzz bench screenshots clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -122,6 +122,9 @@ fuzz: $(VENV)/.developed ## long runs with random input, not part of the tests
 
 bench: ## compare tritonhttp with its peers and a bare socket (ONLY=small: one case); writes benchmarks/RESULTS.md
 	$(PYTHON) benchmarks/run.py $(if $(ONLY),--only $(ONLY))
+
+screenshots: $(VENV)/.developed ## write the picture of docs/bench.md (needs Chromium)
+	$(BIN)/python tools/bench_screenshot.py
 
 clean: ## remove the environments and build files
 	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -5,6 +5,6 @@ confidence, stability), ``search`` (the highest level that keeps a bound), ``com
 ``formats`` (files, also perf_analyzer's), ``report`` (one page of HTML).
 
 ``command`` has the options, ``session`` what follows from them. ``data`` makes requests. ``load`` sends them from
-threads, ``load_aio`` from an event loop, ``processes`` from several processes. ``measure`` is one level, ``run`` all
-of them; ``server_side`` asks the server about the same windows. ``show`` prints.
+threads, ``load_aio`` from an event loop, ``processes`` from several processes. ``measure`` is one level,
+``run`` all of them; ``server_side`` asks the server about the same windows. ``show`` prints.
 """

@@ -20,8 +20,6 @@ tritonhttp bench add_sub --slo p99=50ms
 tritonhttp bench add_sub --json > before.json
 tritonhttp bench add_sub --compare before.json --fail-if 'p99>+10%'"""
 
-_DATA, _LOAD, _TIME, _RESULT = "Data", "Load", "Measuring", "Result"
-
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""

@@ -226,6 +226,10 @@ def figures(
         moments = np.concatenate([moments, missing])
     wanted = ["avg", *(f"p{share:g}" for share in PERCENTILES), "max", *metrics]
     late = cohort.start - cohort.due if open_loop else np.empty(0, np.int64)
+    counts: dict[str, int] = {}
+    for number in np.unique(failures):
+        if number < len(names):
+            counts[names[int(number)]] = int((failures == number).sum())
     first, between = _of_streams(good, begin, end, wanted)
     inside = (records.times >= begin) & (records.times < end)
     return Figures(
@@ -233,11 +237,7 @@ def figures(
         count=int(answered.sum()),
         throughput=_rate(records.end[answered], begin, end),
         latency=_estimates(latencies, moments, begin, end, wanted),
-        errors={
-            names[kind]: int((failures == kind).sum())
-            for kind in np.unique(failures).tolist()
-            if kind < len(names)
-        },
+        errors=counts,
         unanswered=unanswered,
         late=int((late > 1_000_000).sum()),
         lateness={

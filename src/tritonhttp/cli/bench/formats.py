@@ -32,9 +32,10 @@ def write_csv(file: IO[str], steps: Sequence[Step], *, percentile: str = "", ver
     """
     if not steps:
         return
-    shares = sorted(
-        {"p50", "p90", "p95", "p99", *([percentile] if percentile else [])}, key=lambda name: float(name[1:])
-    )
+    shares = ["p50", "p90", "p95", "p99"]
+    if percentile and percentile not in shares:
+        shares.append(percentile)
+        shares.sort(key=lambda name: float(name[1:]))
     first = "Request Rate" if steps[0].level.open else "Concurrency"
     columns = [
         first,

@@ -1,7 +1,7 @@
 """Load from threads, each with the plain blocking call: measured, this costs less than asyncio or `async_infer`.
 
-A worker takes a ticket, waits until it is due if the loop is open, makes a call, and notes two times and the outcome.
-It appends to arrays of its own, so the thread that measures can read along.
+A worker takes a ticket, waits until it is due if the loop is open, makes a call, and notes two times and the
+outcome. It appends to arrays of its own, so the thread that measures can read along.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ class ProcessesLoad:
     def _answers(self, limit: float) -> list[Any]:
         found = []
         for pipe, process in zip(self._pipes, self._processes, strict=True):
-            number = -1
+            number, answer = -1, None
             try:
                 while number != self._number:  # an interrupt may have left an answer unread
                     if not pipe.poll(limit):

@@ -52,10 +52,11 @@ p { margin: .4rem 0 } .soft { color: var(--soft); font-size: .9rem }
 th { color: var(--soft); font-weight: 600 } ul { padding-left: 1.2rem; margin: .4rem 0 }
 svg.chart { width: 100%; height: auto; display: block } svg.chart text { fill: var(--soft); font-family: inherit }
 svg.chart .title { fill: var(--text) !important } svg.chart path.guide, svg.chart .axis path {
-  stroke: var(--line) !important; stroke-dasharray: none !important } svg.chart .legend text, svg.chart .axis text { fill: var(--soft) !important }
+  stroke: var(--line) !important; stroke-dasharray: none !important }
+svg.chart .legend text, svg.chart .axis text { fill: var(--soft) !important }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 29rem), 1fr)); gap: 0 1.5rem }
 @media print { :root { --back: #fff; --text: #000; --soft: #444; --line: #bbb; --card: #fff }
-  body { max-width: none; padding: 0; font-size: 11pt } section, .card, tr { break-inside: avoid } 
+  body { max-width: none; padding: 0; font-size: 11pt } section, .card, tr { break-inside: avoid }
   .charts { grid-template-columns: 1fr 1fr } }
 """
 
