@@ -16,7 +16,7 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=2000"),
 )
-#: Says, in the title, how wide the page is and the window, how many charts are drawn, and what was loaded beside it.
+#: Says in the title how wide page and window are, how many charts are drawn, and what was loaded beside the page.
 SCRIPT = """<script>addEventListener("load", () => { const root = document.documentElement
 const drawn = [...document.querySelectorAll("svg.chart")].filter(each => each.getBoundingClientRect().height > 50)
 const loaded = performance.getEntriesByType("resource").length
