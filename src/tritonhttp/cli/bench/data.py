@@ -349,7 +349,7 @@ class Requests:
         inputs = tensors(payload.inputs, self.binary_inputs)
         outputs = None
         if self.outputs or not self.binary_outputs:
-            outputs = requested(self.outputs, self.binary_outputs, 0) or None
+            outputs = requested(dict.fromkeys(self.outputs, 0), self.binary_outputs) or None
         options = {"model_version": self.version, "outputs": outputs, **self.options, **more}
         options = {name: value for name, value in options.items() if value}
         call = partial(client.infer, self.model, inputs, **options)

@@ -129,7 +129,7 @@ class Server:
         self.gauges: dict[str, list[float]] = {}
         if metrics_url is None:
             with suppress(Failure):
-                self._metrics = scrape.address(setup.urls[0])
+                self._metrics = scrape.address(setup, setup.urls[0])
 
     def begin(self) -> None:
         """Forget the gauges."""
