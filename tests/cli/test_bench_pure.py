@@ -27,7 +27,7 @@ from tritonhttp.cli.bench.data import (
 from tritonhttp.cli.bench.figures import Estimate, Figures, Records, figures, is_stable, joined
 from tritonhttp.cli.bench.formats import as_measured, as_result, hdr, write_csv, write_profile
 from tritonhttp.cli.bench.load import Failures, Recorder, WrongAnswer
-from tritonhttp.cli.bench.measure import Step, _timeline
+from tritonhttp.cli.bench.measure import Rule, Step, _Run, _timeline
 from tritonhttp.cli.bench.report import page
 from tritonhttp.cli.bench.run import Outcome
 from tritonhttp.cli.bench.schedule import Level, Schedule, parse_levels, parse_range, read_intervals
@@ -764,3 +764,31 @@ def test_gauges_of_several_gpus() -> None:
         {"name": "up", "labels": {}, "value": 2},
     ]
     assert gauges_of(samples) == {"nv_gpu_utilization": 0.75, "nv_gpu_memory_used_bytes": 3}
+
+
+# -- who was the limit --
+
+
+@pytest.mark.parametrize(
+    ("cores", "busy", "more", "words"),
+    [
+        (0.5, 0.5, {}, ""),
+        (0.95, 0.5, {}, "the client was the limit: it used 0.95 of a core"),
+        (1.9, 0.5, {"processes": 2}, "the client was the limit: it used 0.95 of a core"),
+        (0.2, 0.99, {}, "this machine's cores were 99% busy"),
+        (0.2, 0.5, {"lag": 0.02, "asyncio": True}, "its event loop ran 20.0 ms late"),
+        (0.2, 0.5, {"full": True, "level": Level(rate=9)}, "--max-in-flight"),
+        (0.2, 0.5, {"late": 0.02, "level": Level(rate=9)}, "it sent 20.0 ms late"),
+        (0.2, 0.5, {"late": 0.001, "level": Level(rate=9)}, ""),
+    ],
+)
+def test_it_is_said_if_the_client_was_the_limit(
+    cores: float, busy: float, more: dict[str, Any], words: str
+) -> None:
+    level = more.get("level", Level(concurrency=1))
+    run = _Run(None, level, Rule(), None, None, (), more.get("processes", 1), more.get("asyncio", False))
+    run.lag, run.full = more.get("lag", 0.0), more.get("full", False)
+    lateness = {"p99": more["late"]} if "late" in more else {}
+    found = " ".join(run._limits(shown(lateness=lateness), cores, busy))
+    assert words in found
+    assert bool(words) == bool(found)
