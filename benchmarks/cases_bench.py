@@ -26,6 +26,8 @@ MODEL = "add_sub"
 WINDOW = 1.0
 #: About half of what the model's server does on two cores.
 RATE = 1000
+#: In an open loop, for both: perf_analyzer has 4 unless told, and so sends little into a server that is slow.
+IN_FLIGHT = 16
 TIMEOUT = 60.0
 
 
@@ -47,6 +49,7 @@ def ours(level: tuple[str, int], site: Site) -> Iterator[Block]:
         "999999",
         "--json",
     ]
+    command += ["--max-in-flight", str(IN_FLIGHT)]
 
     def block(number: int) -> dict[str, float]:
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT)
@@ -76,6 +79,8 @@ def peer(level: tuple[str, int], site: Site) -> Iterator[Block]:
     basic = [program, "-m", MODEL, "-u", site.url, "-i", "http"]
     windows = ["-p", str(round(WINDOW * 1000)), "-r", "3", "-s", "999999", "--percentile", "99"]
     loads = {"concurrency": "--concurrency-range", "rate": "--request-rate-range"}
+    if option == "rate":
+        windows += ["--max-threads", str(IN_FLIGHT)]
 
     def run(command: list[str]) -> tuple[str, float, int]:
         """Return its output, its CPU seconds, and how many requests the server has answered meanwhile."""
