@@ -10,6 +10,7 @@ from .errors import ConnectRefused as ConnectRefused
 from .errors import ConnectTimeout as ConnectTimeout
 from .errors import DeadlineExceeded as DeadlineExceeded
 from .errors import InferenceServerException as InferenceServerException
+from .errors import InvalidCall as InvalidCall
 from .errors import InvalidRequest as InvalidRequest
 from .errors import MissingDependency as MissingDependency
 from .errors import NameResolutionError as NameResolutionError

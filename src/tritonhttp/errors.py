@@ -18,18 +18,25 @@
     ├── RequestCancelled                also concurrent.futures.CancelledError: the call's handle was cancelled
     ├── ResultNotReady                  also TimeoutError: a handle was not waited for long enough
     └── InvalidRequest                  also ValueError: refused before anything was sent
+        └── InvalidCall                 also TypeError, AttributeError: a call that does not exist
 
 Programs for the reference catch the built-in errors; these catch ours too.
 """
 
 from __future__ import annotations
 
+import copy
 import copyreg
 import socket
 import sys
 from collections.abc import Mapping
 from errno import ECONNREFUSED
 from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
 
 __all__ = [
     "CertificateError",
@@ -39,6 +46,7 @@ __all__ = [
     "ConnectionLost",
     "DeadlineExceeded",
     "InferenceServerException",
+    "InvalidCall",
     "InvalidRequest",
     "MissingDependency",
     "NameResolutionError",
@@ -50,6 +58,8 @@ __all__ = [
     "TransportError",
     "raise_error",
 ]
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 class InferenceServerException(Exception):
@@ -94,6 +104,60 @@ class InferenceServerException(Exception):
         """Return details for debugging (the raw body of an error answer), or None."""
         return self._debug_details
 
+    def _bare(self) -> Self:
+        """Return this error, to be raised again, without the frames of the library that it came through."""
+        return self if _is_debugged() else self.with_traceback(_users_frames(self.__traceback__))
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that IPython and Jupyter show: the program's own frames, and the message."""
+        shell: Any = sys.modules["IPython"].get_ipython()
+        shown = self if _is_debugged() else _shortened(self)
+        lines: list[str] = shell.InteractiveTB.structured_traceback(
+            type(shown), shown, shown.__traceback__, tb_offset=1
+        )
+        return lines
+
+
+def _is_debugged() -> bool:
+    """Whether tracebacks are wanted whole: the log of the library is on."""
+    import logging
+
+    return logging.getLogger(_PACKAGE).isEnabledFor(logging.DEBUG)
+
+
+def _users_frames(traceback: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without frames of this library and of Python's; callbacks and plugins stay."""
+    from types import TracebackType
+
+    frames = []
+    while traceback is not None:
+        module = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        if module != _PACKAGE and module not in sys.stdlib_module_names:
+            frames.append(traceback)
+        traceback = traceback.tb_next
+    found = None
+    for each in reversed(frames):
+        found = TracebackType(found, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return found
+
+
+def _shortened(error: InferenceServerException) -> InferenceServerException:
+    """Return a copy of an error with the program's frames only, and the first of its causes that has any."""
+    found = copy.copy(error).with_traceback(_users_frames(error.__traceback__) or error.__traceback__)
+    cause: BaseException | None = error
+    seen = set()
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+        if cause is not None and _users_frames(cause.__traceback__) is not None:
+            break  # raised, or passed on, by the program
+    else:
+        cause = None
+    found.__context__ = cause
+    if error.__cause__ is not None:
+        found.__cause__ = cause
+    return found
+
 
 class ServerError(InferenceServerException):
     """The server, or a gateway in front of it, answered with an error.
@@ -106,6 +170,8 @@ class ServerError(InferenceServerException):
 
     method = ""
     url = ""
+    #: Whether the client has several servers, so that the text has to name the one that answered.
+    _names_server = False
 
     def __init__(
         self, msg: str, status: str, debug_details: Any = None, headers: Mapping[str, str] | None = None
@@ -113,6 +179,10 @@ class ServerError(InferenceServerException):
         super().__init__(msg, status, debug_details)
         self.args = (msg,)
         self.headers = dict(headers or {})
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text} (the answer to {self.method} {self.url})" if self._names_server and self.url else text
 
 
 class TransportError(InferenceServerException):
@@ -214,6 +284,10 @@ class ProtocolError(InferenceServerException):
 
 class InvalidRequest(InferenceServerException, ValueError):
     """The request was refused before anything was sent. The message says what was expected and what was given."""
+
+
+class InvalidCall(InvalidRequest, TypeError, AttributeError):
+    """Something was called with arguments that it does not have, or used as what it is not. Says what to write."""
 
 
 class MissingDependency(InferenceServerException, ImportError):
