@@ -74,7 +74,7 @@ def test_a_servers_words_are_kept_and_followed_by_advice(status: int, words: str
     [
         (400, "inference header size should be in range (0, 100), got: 108"),
         (403, "This API is not for you"),
-        (404, "Request for unknown model: 'x' is not found"),
+        (404, "no region 'x' is registered"),
         (413, "too much of model x"),
         (503, "server is not ready"),
         (400, "Invalid shared memory region: 'x'"),

@@ -22,8 +22,9 @@ from .._transport.address import parse_url
 from .._transport.policy import Connections, positive
 from .._wire.http1 import Response
 from .._wire.requests import Buffer
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, ProtocolError, ServerError
 from ..plugins import InferenceServerClientPlugin
+from .advice import meant
 from .fleet import Fleet
 from .overrides import Overrides
 
@@ -105,6 +106,8 @@ class ClientBase(Fleet, Overrides):
         self._encoder = Encoder(address.authority, address.base_path)
         #: Whether the server speaks binary tensors, as it was said or found out.
         self._binary: bool | None = given["binary_data"]
+        #: The models that the server's index named last.
+        self._names: frozenset[str] = frozenset()
         #: What is known of models, by name and version: a :class:`.model_base.Known` each.
         self._models: Table[tuple[str, str], Any] = Table()
         for name, known in (("binary_data", (True, False, None)), ("shared_memory", ("auto", None))):
@@ -123,6 +126,24 @@ class ClientBase(Fleet, Overrides):
         """Read every model again at its next call: one was loaded or unloaded, and others may depend on it."""
         for known in list(self._models.values()):
             known.distrust()
+
+    def _note_names(self, index: Any) -> None:
+        """Note the names of an index, to know the nearest one of a name that the server does not know."""
+        self._names = frozenset(name for each in index if isinstance(name := each.get("name"), str))
+
+    def _complete(self, error: ProtocolError | ServerError, response: Response) -> None:
+        """Add to an answer's error what only the client knows: the nearest names, and which server it was."""
+        if not isinstance(error, ServerError):
+            method, origin, target, *_ = getattr(response, "asked", ("", "", ""))
+            if origin:
+                error._msg = f"{method} {without_secrets(f'{origin}{target}')}: {error.message()}"
+                error.args = (error._msg,)
+            return
+        error._names_server = bool(self._servers)
+        signatures = [known.signature for known in list(self._models.values()) if known.signature is not None]
+        known = {*self._names, *(each.name for each in signatures)}
+        error._msg = f"{error.message()}{meant(str(error.message()), known, signatures)}"
+        error.args = (error._msg,)
 
     def _start_anew(self) -> None:
         """In a forked child: the parent's connections, threads and regions are not ours."""

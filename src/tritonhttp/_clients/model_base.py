@@ -14,11 +14,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from .._basics.hints import ask
 from .._basics.log import logger
 from .._basics.quantities import integer
 from .._basics.table import Table
@@ -37,6 +38,7 @@ from ..errors import (
     ServerError,
     TransportError,
 )
+from .advice import no_attribute_of_model, no_attribute_of_outputs
 from .base import CLOSING
 
 __all__ = [
@@ -113,6 +115,8 @@ class Options(NamedTuple):
 
 
 _DEFAULTS = Options()
+#: The names of what calls of all kinds take beside inputs.
+_KEYWORDS = (*Options._fields, "end", "max_batch", "progress")
 
 
 class Sole(NamedTuple):
@@ -166,6 +170,9 @@ class Outputs(Mapping[str, npt.NDArray[Any]]):
     def classes(self, name: str) -> list[Any]:
         """Return the best classes of an output, as :meth:`InferResult.classes` does."""
         return self.result.classes(name)
+
+    if not TYPE_CHECKING:
+        __getattr__ = no_attribute_of_outputs
 
     def __repr__(self) -> str:
         return f"<Outputs {', '.join(map(str, self.result.outputs))}>"
@@ -252,6 +259,9 @@ class ModelBase:
     def signature(self) -> Signature | None:
         """The model's inputs and outputs; None until a call or :meth:`refresh` of the client has read them."""
         return self._known.signature
+
+    if not TYPE_CHECKING:
+        __getattr__ = no_attribute_of_model
 
     def __repr__(self) -> str:
         version = f" version {self.version}" if self.version else ""
@@ -361,7 +371,7 @@ class ModelBase:
                     f"model {self.name!r}: input {name!r} has the name of an option; give the inputs as a"
                     f" mapping, {{{name!r}: …}}"
                 )
-        arrays = signature.arrays(given, bool(options.cast), parts)
+        arrays = signature.arrays(given, bool(options.cast), parts, _KEYWORDS)
         return signature, arrays, signature.classes(options.outputs, classes, arrays)
 
     def _inference(
@@ -527,8 +537,8 @@ def inputs_of(inputs: Any, named: Mapping[str, Any]) -> Mapping[str, Any] | Sole
         return named
     if named:
         raise InvalidRequest(
-            f"{', '.join(map(repr, named))}: no such option, and there are inputs by position too; options are"
-            f" {', '.join(Options._fields)}"
+            f"{', '.join(map(repr, named))}: no such option, and there are inputs by position too"
+            f"{ask(next(iter(named)), _KEYWORDS)}; options are {', '.join(Options._fields)}"
         )
     return inputs if isinstance(inputs, Mapping) else Sole(inputs)
 

@@ -123,6 +123,10 @@ def _of_text_or_numbers(array: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
         for index, item in enumerate(items):
             if columns.is_missing(item):
                 raise columns.refuse_missing(what, index // math.prod(array.shape[1:]), item)
+    if any(hasattr(item, "set_data_from_numpy") for item in items):
+        raise InvalidRequest(
+            f"{what}: expected the array itself, got an InferInput, which client.infer(…) takes"
+        )
     index, item = next((index, item) for index, item in enumerate(items) if not isinstance(item, _TEXT))
     raise InvalidRequest(
         f"{what}: expected numbers, or str and bytes; element {index} is a {_name(item)}: {item!r:.80}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import orjson
 
+from .._basics import hints
 from .._basics.quantities import came, real
 from .._repetition.answer import Repeated
 from .._wire import compression, dtypes, jsonio
@@ -34,7 +35,7 @@ from .refusals import placed
 from .result import InferResult
 from .tensors import InferInput, InferRequestedOutput, data_size
 
-__all__ = ["Inference", "body_of", "buffers_of", "explain", "fits", "form_of", "forms_json", "refuse_size"]
+__all__ = ["Inference", "body_of", "buffers_of", "explained", "fits", "form_of", "forms_json", "refuse_size"]
 
 #: Triton refuses a body from here on, in bytes, and does not survive twice that: it reads a 32-bit number.
 _MOST = 1 << 31
@@ -42,6 +43,11 @@ _MOST = 1 << 31
 _MOST_TEXT = 1 << 26
 #: Room for the JSON that describes the tensors.
 _HEAD = 1 << 16
+
+#: A timeout below this, in microseconds, was probably meant in seconds.
+_DOUBTFUL = 1000
+#: What this process was warned of.
+_warned: set[str] = set()
 
 _JSON_SIZE = "Inference-Header-Content-Length"
 #: Fields that say nothing to the server.
@@ -135,7 +141,11 @@ class Inference(Operation[InferResult]):
         if priority is not None and (level := whole(priority, "priority")):
             options["priority"] = level
         if timeout is not None:
-            options["timeout"] = whole(timeout, "timeout", " of microseconds (deadline= is in seconds)")
+            options["timeout"] = limit = whole(
+                timeout, "timeout", " of microseconds (deadline= is in seconds)"
+            )
+            if 0 < limit < _DOUBTFUL and not _warned:
+                _warn_of(limit)
         if self.binary and not self.outputs:
             options["binary_data_output"] = True
         if given is not None:
@@ -249,6 +259,15 @@ class Inference(Operation[InferResult]):
         return result
 
 
+def _warn_of(timeout: int) -> None:
+    """Warn once of a timeout that is probably meant in seconds."""
+    _warned.add("timeout")
+    hints.warn(
+        f"timeout={timeout} is in microseconds, and limits only the wait in the server's queue; a call's limit in"
+        f" seconds is deadline={timeout}"
+    )
+
+
 def fits(inference: Inference) -> bool:
     """Return whether an inference is small enough for a server with Triton's default limits."""
     inputs = inference.inputs
@@ -310,13 +329,21 @@ def forms_json(inference: Inference, apart: bool = False) -> tuple[bytes, bytes]
     return jsonio.dumps(members)[1:-1].replace(b"%", b"%%").replace(b"\0", b"%b"), end
 
 
-def explain(inference: Inference, error: Exception) -> None:
-    """Raise InvalidRequest for the argument that is to blame for an error, if one is: nothing was sent then.
+def explained(operation: Operation[Any], error: Exception) -> InvalidRequest | None:
+    """Return the refusal that an error comes to, without our frames; None if no argument is to blame.
 
     Checks on each call would take time, and most values of a wrong type fail somewhere by themselves.
     """
-    if isinstance(error, InvalidRequest):
-        return
+    try:
+        if not isinstance(error, InvalidRequest) and isinstance(operation, Inference):
+            _explain(operation)
+    except InvalidRequest as refusal:
+        error = refusal
+    return error._bare() if isinstance(error, InvalidRequest) else None
+
+
+def _explain(inference: Inference) -> None:
+    """Raise InvalidRequest for the argument that is to blame for an error, if one is: nothing was sent then."""
     version_text(inference.model_version)
     text(inference.model_name, "model_name")
     check_tensors(inference)
@@ -417,6 +444,7 @@ def _is_spent_by_use(given: Any) -> bool:
 
 def check_tensors(inference: Inference) -> None:
     """Raise an error that says so where inputs or outputs are something else."""
+    text(inference.model_name, "model_name")
     for given, name, wanted in (
         (inference.inputs, "inputs", InferInput),
         (inference.outputs, "outputs", InferRequestedOutput),
@@ -426,7 +454,25 @@ def check_tensors(inference: Inference) -> None:
         if not isinstance(given, Sequence):
             raise InvalidRequest(
                 f"{name} must be a sequence of {wanted.__name__}, got {type(given).__name__}"
+                f"{_instead(given, wanted, inference.model_name)}"
             )
         for item in given:
             if not isinstance(item, wanted):
-                raise InvalidRequest(f"{name} must hold {wanted.__name__} objects, got {type(item).__name__}")
+                raise InvalidRequest(
+                    f"{name} must hold {wanted.__name__} objects, got {type(item).__name__}"
+                    f"{_instead(item, wanted, inference.model_name, given)}"
+                )
+
+
+def _instead(given: Any, wanted: type[Any], model: str, all: Any = None) -> str:
+    """Return the way for what is no input or requested output, or no sequence of them."""
+    if isinstance(given, wanted):
+        return ": put it into a list"
+    if isinstance(given, Iterator):
+        return ": make a list of it"
+    if wanted is InferRequestedOutput:
+        name = all if isinstance(all, str) else given
+        return f": InferRequestedOutput({name!r})" if isinstance(name, str) else ""
+    if isinstance(given, Sequence) and not isinstance(given, (str, list, tuple)):
+        return ""
+    return f": make each with InferInput.from_numpy(name, array), or call client.model({model!r}) with the arrays"

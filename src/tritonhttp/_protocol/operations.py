@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from .._basics import hints
 from .._basics.quantities import came, integer
 from .._wire import inference, jsonio, prometheus
 from .._wire.http1 import Response
@@ -19,7 +20,7 @@ from .._wire.prometheus import Metrics
 from .._wire.requests import Buffer, plain_text
 from ..errors import InvalidRequest, ProtocolError
 from .bodies import plain_body
-from .refusals import check, server_error
+from .refusals import METRICS_PORT, check, server_error, twice_v2
 
 if TYPE_CHECKING:
     from .. import types
@@ -476,12 +477,18 @@ def _post(
 
 
 def _is_ok(response: Response) -> bool:
+    if response.status_code == 404 and (advice := twice_v2(response)):
+        hints.warn(f"not ready: {advice}")
     return response.status_code == 200
 
 
 def _json(response: Response, kind: type[T], name: str) -> T:
     check(response)
     raw = bytes(plain_body(response))
+    if not raw.strip() or raw.lstrip()[:2] == b"# ":  # as Triton answers there, and as Prometheus reads
+        raise ProtocolError(
+            f"the server's response: expected JSON, got {_start(raw)} ({METRICS_PORT})", debug_details=raw
+        )
     answer = jsonio.loads(raw, "the server's response")
     message = inference.error_message(answer)
     if message is not None:
@@ -491,6 +498,10 @@ def _json(response: Response, kind: type[T], name: str) -> T:
             f"the server's response: expected a JSON {name}, got {type(answer).__name__}", debug_details=raw
         )
     return answer
+
+
+def _start(raw: bytes) -> str:
+    return f"text that begins with {raw[:40]!r}" if raw.strip() else "nothing"
 
 
 _object: Callable[[Response], Any] = partial(_json, kind=dict, name="object")

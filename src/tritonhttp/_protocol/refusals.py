@@ -11,8 +11,9 @@ from .._wire.http1 import Response
 from ..errors import ProtocolError, ServerError
 from .bodies import plain_body, status_of, taken
 
-__all__ = ["check", "own_words", "placed", "server_error", "shares_nothing"]
+__all__ = ["METRICS_PORT", "check", "own_words", "placed", "server_error", "shares_nothing", "twice_v2"]
 
+METRICS_PORT = "is this the port of the metrics, 8002 on Triton? Its HTTP port is usually 8000"
 _STREAM = "use generate_stream, which takes any number of answers"
 #: Advice for messages of Triton's, by a pattern whose groups it may repeat.
 _ADVICE = [
@@ -20,6 +21,28 @@ _ADVICE = [
     for words, advice in (
         ("HTTP end point doesn't support models with decoupled", _STREAM),
         ("generate expects model to produce exactly 1", _STREAM),
+        (
+            "^Request for unknown model: .* has no available versions",
+            "it is not loaded: client.load_model(…) loads it, client.wait_until_ready(model=…) waits until it is;"
+            " if that failed, client.get_model_repository_index() has the reason",
+        ),
+        (
+            "^Request for unknown model: '(?!.*' version )",
+            "client.get_model_repository_index() lists the models; those that are not loaded client.load_model(…)"
+            " loads",
+        ),
+        (
+            "^Request for unknown model: '(.*?)' version ",
+            r"client.get_model_metadata('\1') lists its versions; without one the server chooses",
+        ),
+        (
+            "unexpected inference (?:in|out)put '.*' for model '(.*)'|Got input\\(s\\) .* for model '(.*)'",
+            "client.get_model_metadata(…) names the model's inputs and outputs, as client.model(…) does by itself",
+        ),
+        (
+            "failed to poll from model repository",
+            "the repository has no such folder, or its configuration is not valid: the server's log says which",
+        ),
         ("Request timeout expired", "timeout= is in microseconds, deadline= in seconds"),
         (
             "^Client shared memory is disabled",
@@ -52,9 +75,11 @@ _ADVICE = [
 _UNEXPLAINED = {
     404: "the server has no such path: is the URL's base path right, is the model's version a number, does this"
     " server have the extension",
+    405: f"does the server have the extension? {METRICS_PORT}",
     413: "the server, or a gateway in front of it, limits the size of bodies: send fewer rows, or raise the limit"
     " (nginx: client_max_body_size)",
 }
+_TWICE = re.compile("/v2/(?:.*/)?v2(?:/|$)")
 _JSON_ONLY = " (the server seems to take JSON only: set_data_from_numpy(…, binary_data=False))"
 
 
@@ -71,9 +96,19 @@ def check(response: Response) -> None:
     message, explained = _error_text(text)
     if 300 <= response.status_code < 400 and response.get("Location"):
         message = f"redirect to {response.get('Location')}, which is not followed: {message}"
-    if not explained and response.status_code in _UNEXPLAINED:
+    if not explained and (advice := twice_v2(ours)):
+        message = f"{message} ({advice})"
+    elif not explained and response.status_code in _UNEXPLAINED:
         message = f"{message} ({_UNEXPLAINED[response.status_code]}{_routed(response)})"
     raise server_error(message, response, text)
+
+
+def twice_v2(response: Response) -> str:
+    """Return advice where the URL of a client ends in /v2, or lower, which is in each path already."""
+    asked: tuple[str, ...] = getattr(response, "asked", ())
+    if len(asked) < 3 or response.status_code != 404 or not _TWICE.search(asked[2]):
+        return ""
+    return "the client's URL has /v2, which it adds itself: drop /v2, and what follows it, from the URL"
 
 
 def _routed(response: Response) -> str:
@@ -100,6 +135,7 @@ def placed(error: ServerError, response: Any) -> ServerError:
     error.attempts = getattr(response, "attempts", 1)  # the response may be another library's
     error.method, origin, target, *_ = getattr(response, "asked", ("", "", ""))
     error.url = without_secrets(f"{origin}{target}")
+    error._names_server = getattr(response, "names_server", False)
     return error
 
 
@@ -140,7 +176,7 @@ def _error_text(text: str) -> tuple[str, bool]:
             if found.get(key):
                 words = inference.error_message({"error": found[key]}) or text
                 # For an unknown model servers say more. "message" is what gateways send.
-                explained = words != "Not Found" and key != "message"
+                explained = words not in ("Not Found", "Method Not Allowed") and key != "message"
                 return f"{words}{_JSON_ONLY if _is_body_itself(found[key]) else ''}", explained
     if "<html" in text[:1024].lower() or "<!doctype" in text[:1024].lower():
         # Only its beginning, because the pattern takes quadratic time on tags that are never closed.

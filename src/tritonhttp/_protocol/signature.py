@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from .._basics.hints import ask, nearest
 from .._basics.quantities import integer
 from .._wire import dtypes, jsonio
 from ..errors import InvalidRequest, ProtocolError
@@ -92,7 +93,13 @@ class Signature:
 
     # -- a call --
 
-    def arrays(self, given: Mapping[str, Any], casts: bool = False, parts: bool = False) -> Arrays:
+    def arrays(
+        self,
+        given: Mapping[str, Any],
+        casts: bool = False,
+        parts: bool = False,
+        options: Collection[str] = (),
+    ) -> Arrays:
         """Return a call's inputs as arrays of the model's datatypes and shapes.
 
         Parameters
@@ -103,6 +110,8 @@ class Signature:
             Whether to convert arrays of another dtype if values change only by rounding.
         parts : bool
             Whether to accept more rows than one call may have.
+        options : collection of str
+            The names of the call's options: an unknown input may be a misspelled one.
 
         Raises
         ------
@@ -116,7 +125,9 @@ class Signature:
         known = self._known
         nones = [name for name, value in given.items() if value is None]
         if nones or given.keys() != known.keys():
-            wrong = [f"it has no input {name!r}" for name in given if name not in known]
+            wrong = [
+                f"it has no input {name!r}{self._meant(name, options)}" for name in given if name not in known
+            ]
             wrong += [
                 f"input {info.name!r} is {'None, and not optional' if info.name in given else 'missing'}"
                 for info in self.inputs
@@ -170,6 +181,13 @@ class Signature:
             )
         return array
 
+    def _meant(self, name: str, options: Collection[str]) -> str:
+        """Return which input or option was meant by an unknown name, if one is like it."""
+        found = nearest(name, (*options, *self._known))
+        if found is None:
+            return ""
+        return f" (did you mean {'' if found in self._known else 'the option '}{found!r}?)"
+
     def _refusal(self, words: str) -> InvalidRequest:
         return InvalidRequest(f"model {self.name!r}: {words}")
 
@@ -185,11 +203,13 @@ class Signature:
         if outputs is None:
             return known
         if isinstance(outputs, str) or not all(isinstance(name, str) for name in outputs):
-            raise InvalidRequest(f"outputs must be a list of names, got {outputs!r:.200}")
+            advice = f"; did you mean [{outputs!r}]?" if isinstance(outputs, str) else ""
+            raise InvalidRequest(f"outputs must be a list of names, got {outputs!r:.200}{advice}")
         for name in outputs:
             if known and name not in known:
                 raise InvalidRequest(
                     f"model {self.name!r} has no output {name!r}; there are {', '.join(map(repr, known))}"
+                    f"{ask(name, known)}"
                 )
         return tuple(outputs)
 

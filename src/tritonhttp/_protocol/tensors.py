@@ -105,6 +105,10 @@ class InferInput:
         InvalidRequest
             For a value that is no array, and for a dtype that the protocol has no name for.
         """
+        if not isinstance(name, str):
+            raise InvalidRequest(
+                f"the name of an input must be a str, got {came(name)}: InferInput.from_numpy(name, array)"
+            )
         what = f"input {name!r}"
         found = as_array(array, what)
         tensor = cls(name, found.shape, datatype_of(found, what))
@@ -154,7 +158,7 @@ class InferInput:
             if not isinstance(input_tensor, ndarray):
                 raise self._refusal(
                     "input_tensor must be a numpy array",
-                    f", got {type(input_tensor).__name__} for input {self._name!r}",
+                    f", got {type(input_tensor).__name__} for input {self._name!r}{_instead(input_tensor)}",
                 )
             # A subclass may override `data` and `reshape`. A masked array is sent with its fill value.
             filled = getattr(input_tensor, "filled", None)
@@ -180,7 +184,8 @@ class InferInput:
             # An array in place of a size or a name has no truth value.
             raise self._refusal(
                 "a shape must hold whole numbers, and a datatype is a str",
-                f", got {came(self._shape)} and {came(self._datatype)} for input {self._name!r}",
+                f", got {came(self._shape)} and {came(self._datatype)} for input {self._name!r};"
+                " InferInput.from_numpy(name, array) takes both from the array",
             ) from None
         json = None
         if not binary_data:
@@ -347,10 +352,20 @@ class InferInput:
 
 
 def _unknown(datatype: Any) -> str:
-    """List the protocol's datatypes where this is none of them."""
+    """Return the datatype that was meant where this is none of the protocol's, or list those."""
     if datatype in dtypes.NAMES:
         return ""
-    return f" The protocol has no datatype {datatype!r}, but {', '.join(dtypes.NAMES)}."
+    meant = dtypes.meant(datatype)
+    if meant is None:
+        return f" The protocol has no datatype {came(datatype)}, but {', '.join(dtypes.NAMES)}."
+    return f" The protocol has no datatype {came(datatype)}; did you mean {meant!r}?"
+
+
+def _instead(value: Any) -> str:
+    """Return the way for what is no numpy array."""
+    if isinstance(value, Mapping):
+        return "; each input has an InferInput of its own, or client.model(…) takes such a mapping"
+    return "; InferInput.from_numpy(name, value) takes lists and other libraries' tensors; so does client.model(…)"
 
 
 _BF16_ADVICE = (

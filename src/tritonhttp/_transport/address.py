@@ -58,6 +58,8 @@ class Address:
         A unix domain socket to connect to in place of host and port; empty: none.
     at : str
         The one of the host's addresses to connect to, as a literal; empty: any.
+    has_port : bool
+        Whether the port was given, for messages.
     """
 
     host: str
@@ -66,6 +68,7 @@ class Address:
     base_path: str
     socket_path: str = ""
     at: str = ""
+    has_port: bool = dataclasses.field(default=True, compare=False)
 
     @property
     def peer(self) -> str:
@@ -77,7 +80,7 @@ class Address:
     def key(self) -> tuple[object, ...]:
         """What tells servers apart: two spellings of one name are one server."""
         literal, _, zone = self.host.partition("%")
-        return ip_address(literal) or literal.lower(), zone, *dataclasses.astuple(self)[1:]
+        return ip_address(literal) or literal.lower(), zone, *dataclasses.astuple(self)[1:-1]
 
     @property
     def uri_host(self) -> str:
@@ -128,10 +131,11 @@ def parse_url(url: str, ssl: bool) -> Address:
     match = _URL.fullmatch(stripped)
     if match is None:
         shown = without_credentials(url)
-        raise InvalidRequest(f"expected a URL of the form host:port/base-path, got {shown!r}")
+        raise InvalidRequest(f"expected a URL of the form host:port/base-path, got {shown!r}{_advice(url)}")
     scheme = (match["scheme"] or ("https" if ssl else "http")).lower()
     if scheme not in ("http", "https"):
-        raise InvalidRequest(f"expected a URL of http or https, got the scheme {scheme!r}")
+        advice = "; this client does not speak gRPC: Triton's HTTP port is usually 8000" * ("grpc" in scheme)
+        raise InvalidRequest(f"expected a URL of http or https, got the scheme {scheme!r}{advice}")
     tls = scheme == "https"
     if ssl and not tls:
         raise InvalidRequest(
@@ -151,9 +155,22 @@ def parse_url(url: str, ssl: bool) -> Address:
         host = f"{host}%{unquote(match['zone'])}"
     path = (match["path"] or "").rstrip("/")
     try:
-        return Address(host, port, tls, quote(path, safe=_SAFE_IN_PATH))
+        return Address(host, port, tls, quote(path, safe=_SAFE_IN_PATH), has_port=bool(match["port"]))
     except UnicodeEncodeError as error:  # a lone surrogate
         raise InvalidRequest(f"the path of {stripped!r} is not valid text: {error}") from error
+
+
+def _advice(url: Any) -> str:
+    """Return the end of the message about something that is no URL, for usual mistakes."""
+    if not isinstance(url, str):
+        return f", {_article(type(url).__name__)}: a URL is a str, such as 'localhost:8000'"
+    if "," in url:
+        return ": several servers go as a list of URLs"
+    return ""
+
+
+def _article(word: str) -> str:
+    return f"{'an' if word[:1] in 'aeiouAEIOU' else 'a'} {word}"
 
 
 def ascii_host(given: str) -> str:

@@ -140,7 +140,10 @@ def tls_failure(
     # A server without TLS closes the connection, or answers in plain text.
     plain = not isinstance(error, ssl.SSLError) or "EOF" in str(error) or "WRONG_VERSION" in str(error)
     advice = f" (does port {address.port} speak TLS, or is it http://?)" if plain else ""
-    return kind(f"the TLS handshake with {address.host} failed: {error}{advice}", phase="tls")
+    return kind(
+        f"the TLS handshake with {address.host} failed: {error or 'the connection was closed'}{advice}",
+        phase="tls",
+    )
 
 
 def located(
@@ -149,6 +152,8 @@ def located(
     """Return the error with the request in its message."""
     url = without_secrets(f"{address.origin}{target}")
     if isinstance(error, errors.TransportError):
+        if not address.has_port and f"connect to {address.peer}:" in str(error):
+            error._msg = f"{error.message()} (no port given; Triton's is usually 8000)"
         error.locate(method, url)
         return error
     return errors.ProtocolError(f"{method} {url}: {error.message()}", debug_details=error.debug_details())

@@ -6,15 +6,25 @@ The names are those of the Open Inference Protocol's "Tensor Data Types", and Tr
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .._basics.hints import nearest
 from ..errors import MissingDependency
 
-__all__ = ["BY_DTYPE", "BY_NAME", "NAMES", "as_little_endian", "np_to_triton_dtype", "triton_to_np_dtype"]
+__all__ = [
+    "BY_DTYPE",
+    "BY_NAME",
+    "NAMES",
+    "as_little_endian",
+    "meant",
+    "np_to_triton_dtype",
+    "triton_to_np_dtype",
+]
 
 #: Name on the wire -> scalar type, as in the reference. BF16 is missing here, because it needs `ml_dtypes`.
 BY_NAME: dict[str, Any] = {
@@ -33,6 +43,19 @@ BY_NAME: dict[str, Any] = {
     "BYTES": np.object_,
 }
 NAMES = (*BY_NAME, "BF16")
+
+#: What other libraries call some of them.
+_ELSEWHERE = {
+    "bfloat16": "BF16",
+    "boolean": "BOOL",
+    "bytestring": "BYTES",
+    "half": "FP16",
+    "long": "INT64",
+    "string": "BYTES",
+    "text": "BYTES",
+    "utf8": "BYTES",
+}
+_PREFIXES = re.compile(r"^(?:.*\.)?(?:(?:data)?type_)?", re.IGNORECASE)
 
 #: Native dtype -> name. Other byte orders and strings take the slower path of :func:`np_to_triton_dtype`.
 BY_DTYPE = {np.dtype(scalar): name for name, scalar in BY_NAME.items()}
@@ -93,3 +116,23 @@ def as_little_endian(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if array.flags.c_contiguous and dtype.isnative and sys.byteorder == "little":
         return array
     return np.ascontiguousarray(array, dtype.newbyteorder("<")).reshape(array.shape)
+
+
+def meant(given: Any) -> str | None:
+    """Return the protocol's datatype that a caller probably meant by what is none, or None.
+
+    Those are numpy's and torch's types and their names, a configuration's such as ``TYPE_FP32``, misspelled names.
+    """
+    if not isinstance(given, str) and (found := _datatype_of(given)):
+        return found
+    name = _PREFIXES.sub("", str(given)).strip("<>' ").casefold()
+    if name.upper() in NAMES:
+        return name.upper()
+    return _ELSEWHERE.get(name) or _datatype_of(name) or nearest(name, NAMES)
+
+
+def _datatype_of(given: Any) -> str | None:
+    try:
+        return np_to_triton_dtype(given)
+    except Exception:  # numpy may raise anything for what it does not know
+        return None

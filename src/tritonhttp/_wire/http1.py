@@ -40,6 +40,8 @@ _LENGTHS = re.compile(rb"\r\ncontent-length:([^\r\n]*)", re.IGNORECASE)
 _LENGTH = re.compile(rb"[ \t]*([0-9]{1,19})[ \t]*")
 
 _START = b"HTTP/1."
+#: Types of the frames with which a server of HTTP/2 begins, all of stream 0: SETTINGS, and GOAWAY.
+_FIRST_FRAMES = (b"\x04", b"\x07")
 _SWITCHED = "the server switched to another protocol (status 101), unasked"
 
 
@@ -175,6 +177,8 @@ class StreamedResponse(Response):
     stream: Any
     #: A callback for the end of the stream, or None.
     ending: Any = None
+    #: Whether errors in it name the server, because the client has several.
+    names_server: bool = False
 
 
 def _kept(callback: Callable[..., None]) -> Callable[..., None]:
@@ -313,10 +317,10 @@ _heads: dict[bytes, ResponseHead] = {}
 
 def _no_http(start: bytes) -> ProtocolError:
     advice = ""
-    if start.startswith(b"\x15\x03"):  # an alert
+    if start.startswith(b"\x15\x03"):  # a TLS alert: the server expects TLS
         advice = " (the server speaks TLS: https://)"
-    elif start[:2] == b"\0\0" and start[3:5] == b"\4\0":  # HTTP/2's frame of settings, as its server begins
-        advice = " (this is HTTP/2: is it the gRPC port, 8001? HTTP is usually 8000)"
+    elif start[3:4] in _FIRST_FRAMES and start[4:9].strip(b"\0\1") == b"":
+        advice = " (that is HTTP/2: is this the gRPC port, 8001 on Triton? HTTP is usually on 8000)"
     return ProtocolError(f"expected an HTTP/1.1 response, got bytes that begin with {start!r}{advice}")
 
 

@@ -5,10 +5,18 @@ import re
 import numpy as np
 import pytest
 
-from tritonhttp import InferInput, InferRequestedOutput, InvalidRequest, Retry, ServerError
+from tritonhttp import (
+    DeadlineExceeded,
+    InferenceServerException,
+    InferInput,
+    InferRequestedOutput,
+    InvalidRequest,
+    Retry,
+    ServerError,
+)
 from tritonhttp.errors import TLSError
 
-from ...clients import tensor
+from ...clients import tensor, wait_until
 
 PIXELS = np.zeros((1, 64), np.float32)
 IMAGE = tensor("IMAGE", PIXELS)
@@ -19,9 +27,9 @@ def made(datatype="FP32", shape=(1, 64)):
 
 
 REFUSED = {
-    "numpy's name of a datatype": (lambda c: made("float32"), "no datatype 'float32', but BOOL, INT8"),
-    "the configuration's name": (lambda c: made("TYPE_FP32"), "no datatype 'TYPE_FP32', but BOOL"),
-    "a numpy type": (lambda c: made(np.float32), "no datatype <class 'numpy.float32'>, but BOOL"),
+    "numpy's name of a datatype": (lambda c: made("float32"), "no datatype 'float32'; did you mean 'FP32'"),
+    "the configuration's name": (lambda c: made("TYPE_FP32"), "no datatype 'TYPE_FP32'; did you mean 'FP32'"),
+    "a numpy type": (lambda c: made(np.float32), "no datatype <class 'numpy.float32'>; did you mean 'FP32'"),
     "shape and datatype swapped": (lambda c: made([1, 64], "FP32"), "a shape must be .* got 'FP32'"),
     "a handle for a region's name": (
         lambda c: InferInput("IMAGE", [1, 64], "FP32").set_shared_memory(object(), 256),
@@ -93,14 +101,188 @@ def test_a_client_that_cannot_work_is_refused(open_client, options, words):
         open_client(**{"url": "localhost:8000", **options})
 
 
-@pytest.mark.parametrize(
-    ("base", "version"), [("/v2", ""), ("", "latest")], ids=["protocol in the URL", "a word as version"]
-)
-def test_a_path_that_the_server_does_not_have_says_where_to_look(open_client, triton_server, base, version):
+#: What a beginner writes, and what the message must say of it.
+ADVISED = {
+    "an array": (
+        lambda c: c.infer("digits", PIXELS),
+        "got ndarray",
+        "InferInput.from_numpy",
+        "client.model('digits')",
+    ),
+    "a dict": (
+        lambda c: c.infer("digits", {"IMAGE": PIXELS}),
+        "got dict",
+        "InferInput.from_numpy",
+        "client.model(",
+    ),
+    "a list of arrays": (lambda c: c.infer("digits", [PIXELS]), "got ndarray", "InferInput.from_numpy"),
+    "no inputs": (lambda c: c.infer("digits", None), "got NoneType", "InferInput.from_numpy"),
+    "one input without a list": (lambda c: c.infer("digits", IMAGE), "got InferInput", "put it into a list"),
+    "an iterator of inputs": (lambda c: c.infer("digits", iter([IMAGE])), "make a list"),
+    "names as outputs": (
+        lambda c: c.infer("digits", [IMAGE], outputs=["SCORES"]),
+        "InferRequestedOutput('SCORES')",
+    ),
+    "a name as outputs": (
+        lambda c: c.infer("digits", [IMAGE], outputs="SCORES"),
+        "InferRequestedOutput('SCORES')",
+    ),
+    "inputs first": (lambda c: c.infer([IMAGE], "digits"), "model_name must be a str", "InferInput('IMAGE'"),
+    "a list as data": (
+        lambda c: InferInput("A", [1], "FP32").set_data_from_numpy([1.0]),
+        "list",
+        "from_numpy(name",
+    ),
+    "a dict as data": (
+        lambda c: InferInput("A", [1], "FP32").set_data_from_numpy({"a": 1}),
+        "dict",
+        "client.model(",
+    ),
+    "an array as shape": (
+        lambda c: InferInput("IMAGE", PIXELS, "FP32").set_data_from_numpy(PIXELS),
+        "InferInput.from_numpy(name, array)",
+    ),
+    "an array for a name": (
+        lambda c: InferInput.from_numpy(PIXELS, "IMAGE"),
+        "name of an input",
+        "(name, array)",
+    ),
+    "an InferInput for a model": (
+        lambda c: c.model("digits")(IMAGE=IMAGE),
+        "the array itself",
+        "client.infer(",
+    ),
+    "an input's name in lower case": (
+        lambda c: c.model("digits")(image=PIXELS),
+        "no input 'image'",
+        "mean 'IMAGE'?",
+    ),
+    "a misspelled option": (
+        lambda c: c.model("digits")(IMAGE=PIXELS, deadlin=5),
+        "mean the option 'deadline'?",
+    ),
+    "a misspelled option after a value": (lambda c: c.model("digits")(PIXELS, deadlin=5), "mean 'deadline'?"),
+    "output for outputs": (
+        lambda c: c.model("digits")(IMAGE=PIXELS, output=["SCORES"]),
+        "the option 'outputs'?",
+    ),
+    "an option of batched": (lambda c: c.model("digits").batched(PIXELS, maxbatch=3), "'max_batch'?"),
+    "an output's name in lower case": (
+        lambda c: c.model("digits")(IMAGE=PIXELS, outputs=["scores"]),
+        "no output 'scores'",
+        "did you mean 'SCORES'?",
+    ),
+    "one output without a list": (
+        lambda c: c.model("digits")(PIXELS, outputs="SCORES"),
+        "did you mean ['SCORES']?",
+    ),
+    "an attribute for an output": (
+        lambda c: c.model("digits")(IMAGE=PIXELS).SCORES,
+        "write outputs['SCORES']",
+    ),
+    "a method of other models": (lambda c: c.model("digits").predict(PIXELS), "call the model itself"),
+    "another version": (
+        lambda c: c.infer("digits", [IMAGE], "7"),
+        "version 7 is not found",
+        "get_model_metadata('digits')",
+    ),
+    "a word as version": (lambda c: c.infer("digits", [IMAGE], "latest"), "is the model's version a number"),
+    "an unknown model": (lambda c: c.infer("digit", [IMAGE]), "get_model_repository_index()", "load_model"),
+    "an unknown input": (
+        lambda c: c.infer("digits", [tensor("PIXELS", PIXELS)]),
+        "get_model_metadata",
+        "client.model(",
+    ),
+    "an unknown output": (
+        lambda c: c.infer("digits", [IMAGE], outputs=[InferRequestedOutput("LABEL")]),
+        "output 'LABEL'",
+        "get_model_metadata",
+    ),
+    "a folder that is not there": (lambda c: c.load_model("digitz"), "no such folder", "the server's log"),
+    "a dict as configuration": (
+        lambda c: c.load_model("digits", config={}),
+        "config must be a str that holds JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", ADVISED)
+def test_a_message_names_the_way_out(client, mistake):
+    make, *words = ADVISED[mistake]
+    with pytest.raises(InferenceServerException) as caught:
+        make(client)
+    assert [each for each in words if each not in str(caught.value)] == [], str(caught.value)
+
+
+def test_names_that_the_client_knows_are_compared_without_a_request(watched, gateway):
+    watched.get_model_repository_index()
+    watched.model("digits")(IMAGE=PIXELS)
+    for call, words in (
+        (lambda: watched.infer("Digit", [IMAGE]), "did you mean 'digits'?"),
+        (lambda: watched.infer("add_sum", [IMAGE]), "did you mean 'add_sub'?"),
+        (lambda: watched.infer("digits", [tensor("image", PIXELS)]), "did you mean 'IMAGE'?"),
+        (
+            lambda: watched.infer("digits", [IMAGE], outputs=[InferRequestedOutput("SCORE")]),
+            "did you mean 'SCORES'?",
+        ),
+    ):
+        before = len(gateway.seen)
+        with pytest.raises(ServerError, match=re.escape(words)):
+            call()
+        assert len(gateway.seen) == before + 1
+
+
+def test_a_model_that_is_not_loaded_says_how_to_load_it(client):
+    client.unload_model("identity_uint16")
+    try:
+        wait_until(lambda: not client.is_model_ready("identity_uint16"))
+        with pytest.raises(
+            ServerError, match=r"no available versions \(it is not loaded: .*load_model.*wait_until_ready"
+        ):
+            client.infer("identity_uint16", [IMAGE])
+    finally:
+        client.load_model("identity_uint16")
+
+
+@pytest.mark.parametrize("base", ["/v2", "/v2/", "/v2/models/digits"])
+def test_a_url_with_the_protocols_path_says_so(open_client, triton_server, base):
     client = open_client(triton_server.url + base)
-    words = "Not Found (the server has no such path: is the URL's base path right, is the model's version a number"
-    with pytest.raises(ServerError, match=re.escape(words)):
-        client.infer("digits", [IMAGE], version)
+    for call in (client.get_server_metadata, lambda: client.infer("digits", [IMAGE])):
+        with pytest.raises(ServerError, match="drop /v2"):
+            call()
+    with pytest.raises(DeadlineExceeded, match="drop /v2"):
+        client.wait_until_ready(0.01)
+    with pytest.warns(UserWarning, match="not ready: .*drop /v2"):
+        assert not client.is_server_ready()
+
+
+def test_the_port_of_the_metrics_says_so(open_client, triton_server):
+    client = open_client(triton_server.metrics_url.removesuffix("/metrics"))
+    for call in (
+        client.get_server_metadata,
+        lambda: client.infer("digits", [IMAGE]),
+        lambda: client.model("digits")(IMAGE=PIXELS),
+    ):
+        with pytest.raises(InferenceServerException, match=r"port of the metrics, 8002 on Triton.*8000"):
+            call()
+
+
+def test_with_several_servers_every_error_names_the_one_that_answered(open_client, triton_server):
+    port = triton_server.url.rpartition(":")[2]
+    client = open_client([triton_server.url, f"localhost:{port}"], concurrency=2)
+    with pytest.raises(
+        ServerError, match=rf"POST http://(127\.0\.0\.1|localhost):{port}/v2/models/no_model/infer"
+    ) as caught:
+        client.infer("no_model", [IMAGE])
+    assert caught.value.message().startswith("Request for unknown model")
+    with (
+        pytest.raises(ServerError, match=f":{port}/v2/models/repeat/generate_stream"),
+        client.generate_stream("repeat", {"IN": [1, 2], "FAIL_AT": 1}) as stream,
+    ):
+        list(stream)
+    with pytest.raises(ServerError) as caught:
+        open_client(triton_server.url).infer("no_model", [IMAGE])
+    assert "http://" not in str(caught.value)  # the reference's words, where there is one server
 
 
 def test_https_to_a_port_without_tls_says_so(open_client, triton_server):

@@ -19,7 +19,7 @@ from ..._calls.turns import Turn, Turns
 from ..._protocol import operations
 from ..._protocol.bodies import Unpacked
 from ..._protocol.encoder import Message
-from ..._protocol.inference import Inference, explain
+from ..._protocol.inference import Inference, explained
 from ..._protocol.operations import Endpoint, Operation
 from ..._protocol.result import InferResult
 from ..._protocol.tensors import InferInput, InferRequestedOutput
@@ -30,7 +30,7 @@ from ..._transport.pool import Place
 from ..._transport.trace import Trace
 from ..._wire.http1 import Response, StreamedResponse
 from ..._wire.requests import Buffer
-from ...errors import DeadlineExceeded, InferenceServerException, TransportError
+from ...errors import DeadlineExceeded, InferenceServerException, ProtocolError, ServerError, TransportError
 from ...plugins import Request
 from ..base import PROBING, ClientBase
 from ..overrides import DEBUG, undecoded
@@ -355,7 +355,9 @@ class Calls(ClientBase):
         deadline: Deadline = UNSET,
     ) -> list[types.ModelIndexEntry]:
         """Return the models of the repository, or with `ready` the ready ones: name, version, state and reason."""
-        return await self._run(operations.get_model_repository_index(ready), headers, query_params, deadline)
+        found = await self._run(operations.get_model_repository_index(ready), headers, query_params, deadline)
+        self._note_names(found)
+        return found
 
     async def load_model(
         self,
@@ -726,8 +728,10 @@ class Calls(ClientBase):
                 return await self._branch(inference, headers, query_params, until)
             return await self._carry_out(inference, headers, query_params, until)
         except (TypeError, ValueError) as error:
-            explain(inference, error)
-            raise
+            refusal = explained(inference, error)
+            if refusal is None:
+                raise
+            raise refusal from refusal.__cause__
 
     async def infer_raw(
         self,
@@ -943,7 +947,10 @@ class Calls(ClientBase):
         """Return the function that sends a stream's request."""
 
         async def begin(until: Moment | None, place: Place[Any]) -> Response:
-            return await self._carry_out(operation, headers, query_params, until, place)
+            response = await self._carry_out(operation, headers, query_params, until, place)
+            if self._servers and isinstance(response, StreamedResponse):
+                response.names_server = True
+            return response
 
         return begin
 
@@ -999,9 +1006,10 @@ class Calls(ClientBase):
                 perform = self._branch
             outcome: T = await perform(operation, headers, query_params, until)
         except (TypeError, ValueError) as error:
-            if isinstance(operation, Inference):
-                explain(operation, error)
-            raise
+            refusal = explained(operation, error)
+            if refusal is None:
+                raise
+            raise refusal from refusal.__cause__
         return outcome
 
     async def _carry_out(
@@ -1030,7 +1038,11 @@ class Calls(ClientBase):
             raise
         if isinstance(response, Response) and response.head.encoding is not None:
             response = await self._unpacked(response, until)
-        return operation.decode(response)
+        try:
+            return operation.decode(response)
+        except (ProtocolError, ServerError) as error:
+            self._complete(error, response)
+            raise
 
     async def _unpacked(self, response: Response, until: Moment | None) -> Response:
         """Return a response that is decompressed within the call's time, unless that is done as it arrives."""

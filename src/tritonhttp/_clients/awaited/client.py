@@ -13,6 +13,7 @@ from ..._transport.asyncio_pool import AsyncioPool
 from ..._transport.failures import closed, turn_timeout
 from ..._transport.policy import UNSET, Deadline, Moment, positive, seconds
 from ..._transport.tls import aiohttp_context, tls_context
+from ..advice import checked
 from ..base import (
     CLOSING,
     SHARED_MEMORY_LIMIT,
@@ -20,6 +21,7 @@ from ..base import (
     renew_after_fork,
 )
 from .calls import Calls, Headers, QueryParams
+from .side import guarded
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -41,6 +43,7 @@ __all__ = ["InferenceServerClient"]
 T = TypeVar("T")
 
 
+@guarded
 class InferenceServerClient(Calls):
     """Talk to an inference server over HTTP, on an asyncio event loop.
 
@@ -82,6 +85,7 @@ class InferenceServerClient(Calls):
 
     _transport: AsyncioTransport
 
+    @checked
     def __init__(
         self,
         url: str | Sequence[str],

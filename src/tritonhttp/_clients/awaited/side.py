@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..._transport.asyncio_connect import timeout_at
 from ..._transport.failures import over, unpack_timeout
 from ..._transport.policy import Moment
 from ..._transport.pool import Place
 from ...errors import DeadlineExceeded
+from ..advice import Instead
 from .aiohttp_forms import Answer, mark, plain
 
 if TYPE_CHECKING:
     from ..._protocol.generation import StreamBase
 
-__all__ = ["as_answer", "finish_plugin", "leave", "mark", "pause", "plain", "rest"]
+__all__ = ["as_answer", "finish_plugin", "guarded", "leave", "mark", "pause", "plain", "rest"]
+
+K = TypeVar("K", bound=Any)
 
 #: How a response looks to those who call `_get` or `_post`.
 as_answer = Answer.of
@@ -56,3 +59,12 @@ def leave(stream: StreamBase) -> None:
 async def rest(place: Place[Any], seconds: float) -> None:
     """Pause a call between two tries."""
     await asyncio.sleep(seconds)
+
+
+def guarded(kind: K) -> K:
+    """Let a class say which block it is for where it is used with the other one."""
+    kind.__enter__ = Instead(
+        "this is asyncio's: write `async with`,"
+        " or take the blocking client, tritonhttp.InferenceServerClient, for `with`"
+    )
+    return kind

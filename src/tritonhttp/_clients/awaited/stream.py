@@ -11,7 +11,7 @@ from ..._protocol.result import InferResult
 from ..._transport.policy import IdleMoment, Moment, moment
 from ..._transport.pool import Place
 from ..._wire.http1 import Response
-from .side import leave, pause
+from .side import guarded, leave, pause
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -24,6 +24,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
+@guarded
 class AnswerStream(StreamBase, Generic[A]):
     """Iterate over a model's answers: what all streams have in common."""
 

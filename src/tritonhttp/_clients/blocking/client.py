@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..._calls.turns import Turn, Turns
 from ..._protocol.encoder import Message
-from ..._protocol.inference import Inference, explain
+from ..._protocol.inference import Inference, explained
 from ..._protocol.operations import Operation, mapping
 from ..._protocol.result import InferResult
 from ..._protocol.tensors import InferInput, InferRequestedOutput
@@ -24,7 +24,8 @@ from ..._transport.failures import closed, turn_timeout, wait_timeout
 from ..._transport.policy import UNSET, Deadline, Moment, Timeouts, positive, seconds
 from ..._transport.pool import Place, cancel, release
 from ..._transport.tls import tls_context
-from ...errors import InferenceServerException
+from ...errors import InferenceServerException, ProtocolError, ServerError
+from ..advice import checked
 from ..base import (
     CLOSING,
     SHARED_MEMORY_LIMIT,
@@ -33,6 +34,7 @@ from ..base import (
 )
 from .calls import Calls, Headers, QueryParams
 from .executor import Executor
+from .side import guarded
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -53,6 +55,7 @@ T = TypeVar("T")
 _HEAD_START = 1.0
 
 
+@guarded
 class InferenceServerClient(Calls):
     """Talk to an inference server over HTTP.
 
@@ -134,6 +137,7 @@ class InferenceServerClient(Calls):
 
     _transport: BlockingTransport
 
+    @checked
     def __init__(
         self,
         url: str | Sequence[str],
@@ -305,8 +309,10 @@ class InferenceServerClient(Calls):
         try:
             return self._start(inference, headers, query_params, self._until(deadline), copy=copy)
         except (TypeError, ValueError) as error:
-            explain(inference, error)
-            raise
+            refusal = explained(inference, error)
+            if refusal is None:
+                raise
+            raise refusal from refusal.__cause__
 
     def _start(
         self,
@@ -351,7 +357,11 @@ class InferenceServerClient(Calls):
         response = self._send(inference, None, None, until, place, message=message)
         if response.head.encoding is not None:
             response = self._unpacked(response, until)
-        return inference.decode(response)
+        try:
+            return inference.decode(response)
+        except (ProtocolError, ServerError) as error:
+            self._complete(error, response)
+            raise
 
     def _submit(self, pending: Pending, place: Place[Any], turn: Turn[BlockingPool[None]] | None) -> None:
         """Let a thread carry out an inference that takes its place in the line now."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..._calls.turns import Turn
 from ..._protocol.operations import Operation
 from ..._transport.policy import UNSET, Deadline, call_limit
-from ...errors import InferenceServerException
+from ...errors import InferenceServerException, InvalidRequest
 from ..model_base import (
     CallOptions,
     Flow,
@@ -30,6 +30,7 @@ from ..model_base import (
 from ..progress import Progress, reporting
 from .drive import drive
 from .parallel import Running, carry_out, is_done, iterated, result, settle, start
+from .side import guarded
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -364,7 +365,10 @@ class Model(ModelBase):
                 return client._drive_in_turn(turn, step.flow(until), headers, query_params, until)
             return carry_out(client, step, headers, query_params, until)
 
-        return drive(flow, perform)
+        try:
+            return drive(flow, perform)
+        except InvalidRequest as error:
+            raise error._bare() from error.__cause__
 
     def _map(
         self,
@@ -423,6 +427,7 @@ class Model(ModelBase):
             return self._failed(error, return_exceptions)
 
 
+@guarded
 class Sequence(SequenceBase):
     """Inferences on a model that keeps state between them, one after the other::
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..._protocol.bodies import status_of
 from ..._transport.blocking_pool import Bell
@@ -12,11 +12,14 @@ from ..._transport.policy import Moment
 from ..._transport.pool import Place
 from ..._wire.http1 import Response
 from ...errors import InvalidRequest, TransportError
+from ..advice import Instead
 
 if TYPE_CHECKING:
     from ..._protocol.generation import StreamBase
 
-__all__ = ["as_answer", "finish_plugin", "leave", "mark", "pause", "plain", "rest"]
+__all__ = ["as_answer", "finish_plugin", "guarded", "leave", "mark", "pause", "plain", "rest"]
+
+K = TypeVar("K", bound=Any)
 
 
 def as_answer(response: Response) -> Response:
@@ -73,3 +76,12 @@ def rest(place: Place[Any], seconds: float) -> None:
         place.wake = None
     if place.cancelled:
         raise cancelled()
+
+
+def guarded(kind: K) -> K:
+    """Let a class say which block it is for where it is used with the other one."""
+    kind.__aenter__ = Instead(
+        "this is the blocking client's: write `with`,"
+        " or take the asyncio client, tritonhttp.aio.InferenceServerClient, for `async with`"
+    )
+    return kind

@@ -1,0 +1,36 @@
+"""What a caller probably meant: the nearest known names, and a warning in the caller's own line."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable
+
+__all__ = ["ask", "nearest", "warn"]
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def nearest(given: object, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like the given one in whatever case, or None if none is."""
+    if not isinstance(given, str):
+        return None
+    from difflib import get_close_matches  # only for errors
+
+    names = {name.casefold(): name for name in known}
+    found = get_close_matches(given.casefold(), names, 1)
+    return names[found[0]] if found else None
+
+
+def ask(given: object, known: Iterable[str]) -> str:
+    """Return the end of a message that asks for the nearest name, or nothing."""
+    found = nearest(given, known)
+    return "" if found is None else f"; did you mean {found!r}?"
+
+
+def warn(message: str) -> None:
+    """Show a warning, for the line of the program that called this library."""
+    frame, depth = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, stacklevel=depth)
