@@ -598,3 +598,20 @@ def test_a_task_accepted_during_a_shutdown_is_run_or_refused() -> None:
         closing.join(10)
         assert not closing.is_alive()
         wait_until(lambda: len(ran) == accepted)  # noqa: B023
+
+
+def test_the_threads_of_a_dropped_executor_end_after_its_tasks() -> None:
+    """A signal handler may make an executor while the one that it interrupted is being made."""
+    executor = Executor(2)
+    go_on, ran = threading.Event(), []
+    for number in range(3):
+        submit(executor, lambda number=number: (go_on.wait(10), ran.append(number)))  # type: ignore[misc]
+    wait_until(lambda: len(executor._threads) == 2)
+    threads = list(executor._threads)
+    del executor
+    gc.collect()
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert sorted(ran) == [0, 1, 2]

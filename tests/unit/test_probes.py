@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tritonhttp import Health, ModelList, ModelStatus
-from tritonhttp._basics.nearest import known_names
+from tritonhttp._basics.hints import known_names
 from tritonhttp._protocol.probes import check, index, until_ready
 from tritonhttp._wire.http1 import Response, ResponseHead
 from tritonhttp.errors import ConnectionLost, ConnectRefused, DeadlineExceeded, ProtocolError, ServerError

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from .._basics.nearest import known_names
+from .._basics.hints import known_names
 from .._basics.redaction import without_secrets
 from .._wire.http1 import Response
 from ..errors import (

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import tritonhttp as httpclient
 
-from .._basics.nearest import known_names
+from .._basics.hints import known_names
 from ..testing import TritonFailed, TritonServer, TritonUnavailable, packaged_models, provision
 
 __all__ = ["main"]

@@ -73,6 +73,11 @@ class Executor:
         self._closed = False
         _executors.add(self)
 
+    def __del__(self) -> None:
+        # A signal handler may have made another one for its client while this one was being made.
+        if hasattr(self, "_closed"):
+            self.shutdown(wait=False)
+
     def accept(self, task: Task) -> None:
         """Promise to run a task, which must not raise. :meth:`put` or :meth:`drop` must follow.
 
