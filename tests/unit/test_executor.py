@@ -606,8 +606,9 @@ def test_the_threads_of_a_dropped_executor_end_after_its_tasks() -> None:
     go_on, ran = threading.Event(), []
     for number in range(3):
         submit(executor, lambda number=number: (go_on.wait(10), ran.append(number)))  # type: ignore[misc]
-    wait_until(lambda: len(executor._threads) == 2)
-    threads = list(executor._threads)
+    running = executor._threads
+    wait_until(lambda: len(running) == 2)
+    threads = list(running)
     del executor
     gc.collect()
     go_on.set()
