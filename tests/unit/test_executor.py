@@ -330,6 +330,25 @@ def test_a_task_is_run_or_withdrawn_by_whoever_comes_first(withdrawn: bool) -> N
     assert ran == ([] if withdrawn else [1])
 
 
+def test_a_task_that_is_in_the_queue_twice_runs_once() -> None:
+    """As where a signal handler is served in the middle of the serving of its sequence."""
+    executor, go_on, ran = Executor(2), threading.Event(), list[int]()
+
+    def work() -> None:
+        ran.append(1)
+        go_on.wait(10)
+
+    pending, done = pending_of(work), SimpleQueue[int]()
+    for _ in range(2):
+        submit(executor, pending.run)
+    submit(executor, lambda: done.put(1))
+    assert done.get(timeout=10) == 1, "the other thread has passed it over"
+    assert ran == [1]
+    go_on.set()
+    executor.shutdown(wait=True)
+    assert ran == [1]
+
+
 def test_an_idle_thread_keeps_no_task_alive(executor: Executor) -> None:
     class Held:
         pass

@@ -34,11 +34,12 @@ from tritonhttp import (
 )
 from tritonhttp._transport.address import Address
 from tritonhttp._transport.blocking import BlockingTransport
+from tritonhttp._transport.blocking_connect import Making
 from tritonhttp._transport.policy import Timeouts
 from tritonhttp._transport.pool import Place
 from tritonhttp._wire.http1 import Response
 from tritonhttp._wire.requests import COALESCE, encode_head
-from tritonhttp.errors import TLSError
+from tritonhttp.errors import RequestCancelled, TLSError
 
 Serve = Callable[..., Any]
 
@@ -902,3 +903,17 @@ def test_a_place_is_reserved_while_an_interrupted_thread_holds_the_lock(
         assert not thread.is_alive()
     assert list(transport.pool.line) == [place]
     transport.give_back(place)
+
+
+def test_only_a_cancellation_ends_the_making_of_a_connection() -> None:
+    """The pool may wake a place once more that it served a moment ago."""
+    place: Place[Any] = Place()
+    making, woken = Making(place), list[int]()
+    making.watch(lambda: woken.append(1))
+    making()
+    assert not woken
+    place.cancelled = True
+    making()
+    assert woken == [1]
+    with pytest.raises(RequestCancelled):
+        making.check()

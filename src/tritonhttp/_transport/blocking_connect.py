@@ -50,7 +50,8 @@ class Making:
             raise cancelled()
 
     def __call__(self) -> None:
-        for wake in list(self._wakes):
+        # The pool may call this without a cancellation, if it looked at the place while that was in the line.
+        for wake in list(self._wakes) if self._place.cancelled else ():
             wake()
 
 

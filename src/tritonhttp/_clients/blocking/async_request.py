@@ -274,7 +274,7 @@ class Pending:
         self._task: Callable[[], InferResult] | None = task
         self._stop = stop
         #: Claims on the task, and its outcomes; the first one wins.
-        self._claims: list[str] = []
+        self._claims: list[object] = []
         self._outcomes: list[Outcome] = []
         #: Each is called once by whoever takes it out, after the end.
         self._listeners: list[Callable[[], object]] = []
@@ -285,8 +285,8 @@ class Pending:
 
     def run(self) -> None:
         """Run the task once, unless it was withdrawn."""
-        task = self._task
-        if self._claim("run") or task is None:
+        task, claim = self._task, object()
+        if self._claim(claim) or task is None:  # a claim of its own: it may be in the queue twice
             return
         outcome: Outcome
         try:
@@ -332,10 +332,10 @@ class Pending:
         """Prevent the task from running; return False if it has begun."""
         return not self._claim("withdraw")
 
-    def _claim(self, name: str) -> bool:
+    def _claim(self, claim: object) -> bool:
         """Claim the task; return whether another claim came first."""
-        self._claims.append(name)
-        return self._claims[0] != name
+        self._claims.append(claim)
+        return self._claims[0] != claim
 
     def cancel(self) -> bool:
         """End the task now, and have the thread that runs it end it soon; return False if it has ended."""
