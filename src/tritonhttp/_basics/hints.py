@@ -6,11 +6,24 @@ import sys
 import warnings
 from collections.abc import Iterable
 
-__all__ = ["ask", "known_names", "nearest", "warn"]
+__all__ = ["advises", "ask", "known_names", "nearest", "silence", "warn"]
 
 _PACKAGE = __name__.partition(".")[0]
 #: The most names that a message lists.
 _MOST_SHOWN = 10
+
+
+_silenced: list[bool] = []
+
+
+def silence() -> None:
+    """Give no advice from now on: programs under the reference's names compare its words."""
+    _silenced.append(True)
+
+
+def advises() -> bool:
+    """Return whether messages of a server's errors get advice."""
+    return not _silenced
 
 
 def nearest(given: object, known: Iterable[str]) -> str | None:
@@ -52,6 +65,8 @@ def known_names(name: str, known: Iterable[str]) -> str:
 
 def warn(message: str) -> None:
     """Show a warning, for the line of the program that called this library."""
+    if _silenced:
+        return
     frame, depth = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
         frame, depth = frame.f_back, depth + 1

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from .._basics import log
+from .._basics import hints, log
 from .._basics.redaction import masked, without_secrets
 from .._basics.table import Table
 from .._protocol import operations
@@ -129,10 +129,13 @@ class ClientBase(Fleet, Overrides):
 
     def _note_names(self, index: Any) -> None:
         """Note the names of an index, to know the nearest one of a name that the server does not know."""
-        self._names = frozenset(name for each in index if isinstance(name := each.get("name"), str))
+        names = (each.get("name") for each in index if isinstance(each, dict))
+        self._names = frozenset(name for name in names if isinstance(name, str))
 
     def _complete(self, error: ProtocolError | ServerError, response: Response) -> None:
         """Add to an answer's error what only the client knows: the nearest names, and which server it was."""
+        if not hints.advises():
+            return
         if not isinstance(error, ServerError):
             method, origin, target, *_ = getattr(response, "asked", ("", "", ""))
             if origin:

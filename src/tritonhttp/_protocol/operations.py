@@ -501,7 +501,7 @@ def _json(response: Response, kind: type[T], name: str) -> T:
 
 
 def _start(raw: bytes) -> str:
-    return f"text that begins with {raw[:40]!r}" if raw.strip() else "nothing"
+    return f"text that begins with {raw[:40]!r}" if raw.strip() else "0 bytes"
 
 
 _object: Callable[[Response], Any] = partial(_json, kind=dict, name="object")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from .._basics import hints
 from .._basics.redaction import without_secrets
 from .._wire import inference, jsonio
 from .._wire.http1 import Response
@@ -96,6 +97,7 @@ def check(response: Response) -> None:
     message, explained = _error_text(text)
     if 300 <= response.status_code < 400 and response.get("Location"):
         message = f"redirect to {response.get('Location')}, which is not followed: {message}"
+    explained = explained or not hints.advises()
     if not explained and (advice := twice_v2(ours)):
         message = f"{message} ({advice})"
     elif not explained and response.status_code in _UNEXPLAINED:
@@ -121,7 +123,7 @@ def _routed(response: Response) -> str:
 
 def server_error(message: str, response: Response, text: str) -> ServerError:
     """Return the error of an answer, with advice where there is any for its message."""
-    for words, advice in _ADVICE:
+    for words, advice in _ADVICE if hints.advises() else ():
         if found := words.search(message):
             message = f"{message} ({found.expand(advice)})"
     # A redirect, or a gateway that quotes the request, shows its query.

@@ -19,6 +19,8 @@ from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 
+from .._basics import hints
+
 __all__ = ["FRONT", "NAMES", "install", "provide"]
 
 #: A folder with a package ``tritonclient``, put on the path of Python processes that a program starts.
@@ -228,4 +230,5 @@ def _register(being_imported: str = "") -> _Finder:
             )
     finder = _Finder()
     sys.meta_path.insert(0, finder)
+    hints.silence()
     return finder

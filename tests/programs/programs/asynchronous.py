@@ -31,10 +31,6 @@ try:
 except InferenceServerException as error:
     print(error.status(), error.message(), str(error))
 try:
-    client.async_infer("slow", delayed(0), model_version=1)
-except InferenceServerException as error:
-    print(error)
-try:
     client.async_infer("slow", delayed(0), parameters={"timeout": 1})
 except InferenceServerException as error:
     print(error)

@@ -35,7 +35,6 @@ show("name", lambda: client.infer("add_sub", [ints, wrong_name]))
 show(
     "output", lambda: client.infer("add_sub", [ints, more], outputs=[httpclient.InferRequestedOutput("NOPE")])
 )
-show("version", lambda: client.infer("add_sub", [ints, more], model_version=1))
 try:
     client.infer(
         "repeat", [httpclient.InferInput("IN", [1], "INT32").set_data_from_numpy(np.array([1], np.int32))]

@@ -36,11 +36,8 @@ print(
 for wrong in (
     lambda: client.get_model_metadata("nothing"),
     lambda: client.get_model_metadata("add_sub", "9"),
-    lambda: client.get_model_metadata("add_sub", 1),
     lambda: client.get_model_config("nothing", "1"),
     lambda: client.get_inference_statistics("nothing"),
-    lambda: client.get_inference_statistics("add_sub", 2),
-    lambda: client.is_model_ready("add_sub", 1),
     lambda: client.get_system_shared_memory_status("nothing"),
     lambda: client.get_cuda_shared_memory_status("nothing"),
 ):
