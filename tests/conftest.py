@@ -12,7 +12,8 @@ import pytest
 from .clients import KINDS
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(autouse=True, scope="module")
+def _frozen() -> None:
     """Keep what pytest holds for thousands of tests out of the collector's way: many tests call it."""
     gc.collect()
     gc.freeze()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -59,6 +60,15 @@ svg.chart .legend text, svg.chart .axis text { fill: var(--soft) !important }
   body { max-width: none; padding: 0; font-size: 11pt } section, .card, tr { break-inside: avoid }
   .charts { grid-template-columns: 1fr 1fr } }
 """
+
+
+def _pygal() -> Any:
+    """Import pygal, without its finder of plugins: the import system of today warns of its form."""
+    import pygal
+    import pygal.style
+
+    sys.meta_path[:] = [each for each in sys.meta_path if type(each).__module__ != "pygal"]
+    return pygal
 
 
 def page(outcome: Outcome, about: Mapping[str, Any], slo: Slo | None = None) -> str:
@@ -205,9 +215,7 @@ def _some(steps: Sequence[Step]) -> list[Step]:
 
 
 def _options(**more: Any) -> dict[str, Any]:
-    from pygal.style import Style
-
-    style = Style(
+    style = _pygal().style.Style(
         background="transparent",
         plot_background="transparent",
         foreground="#5c6874",
@@ -274,7 +282,7 @@ def _log_labels(marks: Sequence[float]) -> list[dict[str, Any]]:
 
 
 def _curve(steps: Sequence[Step]) -> str:
-    import pygal
+    pygal = _pygal()
 
     shown = [
         step.figures.latency[name].value * 1e3
@@ -309,7 +317,8 @@ def _curve(steps: Sequence[Step]) -> str:
 
 def _percentiles(steps: Sequence[Step]) -> str:
     import numpy as np
-    import pygal
+
+    pygal = _pygal()
 
     most = max((len(step.figures.latencies) for step in steps), default=0)
     if not most:
@@ -352,7 +361,7 @@ def _steps_to(most: float) -> list[float]:
 
 
 def _where(steps: Sequence[Step]) -> str:
-    import pygal
+    pygal = _pygal()
 
     steps = [step for step in steps if step.server is not None and "avg" in step.figures.latency]
     if not steps:
@@ -379,7 +388,7 @@ def _where(steps: Sequence[Step]) -> str:
 
 
 def _over_time(step: Step) -> str:
-    import pygal
+    pygal = _pygal()
 
     if all(math.isnan(row[3]) for row in step.timeline):
         return ""  # errors alone, which the notes name
