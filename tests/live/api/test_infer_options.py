@@ -229,7 +229,7 @@ def test_the_servers_refusal_of_a_nested_parameter_passes_through(client, floats
         client.infer("identity_fp32", [floats], parameters={"own": value})
 
 
-@pytest.mark.parametrize("value", [b"bytes", object(), {1, 2}, 1j])
+@pytest.mark.parametrize("value", [b"\xff", object(), {1, 2}, 1j])
 def test_a_parameter_that_json_has_no_form_for_is_refused_before_sending(watched, gateway, floats, value):
     with pytest.raises(tritonhttp.InvalidRequest, match=f"'own'.*{type(value).__name__}"):
         watched.infer("identity_fp32", [floats], parameters={"own": value})

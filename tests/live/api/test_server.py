@@ -61,7 +61,8 @@ def test_an_unknown_model_or_version_is_the_servers_404(client, method, name, ve
 
 def test_a_version_that_is_no_text_is_refused(client):
     with pytest.raises(tritonhttp.InvalidRequest, match="model version must be a string"):
-        client.get_model_metadata("add_sub", 1)
+        client.get_model_metadata("add_sub", 1.5)
+    assert client.get_model_metadata("add_sub", 1)["versions"] == ["1"]
 
 
 def test_repository_index_lists_every_model_as_ready(client):
