@@ -26,13 +26,13 @@ demo: $(VENV)/.installed ## classify handwritten digits on a real Triton (TRITON
 	@$(BIN)/python -m tritonhttp.cli.demo $(TRITON_URL)
 
 # The tests against servers that misbehave mostly wait, so the other parts run in parallel with them. The tests against a
-# real Triton run last, half of them beside the others and those of the command line, each half with a server of its own.
-BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=$(1) --output-sync=target)
+# real Triton run last, in three parts beside each other, each with a server of its own.
+BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=3 --output-sync=target)
 # If there is a compiler, require the C extensions. Without them their tests would be skipped silently.
 test: export TRITONHTTP_IMPL ?= $(shell command -v cc >/dev/null && echo c)
 test: $(VENV)/.developed ## everything that must pass: lint, types, and the tests below
-	$(MAKE) --no-print-directory $(call BESIDE,3) adversity signals lint types unit programs
-	$(MAKE) --no-print-directory $(call BESIDE,2) live-api live-others
+	$(MAKE) --no-print-directory $(BESIDE) adversity signals lint types unit programs
+	$(MAKE) --no-print-directory $(BESIDE) live-api live-others cli
 
 lint: $(VENV)/.developed ## ruff, and a check that the generated files are up to date
 	$(BIN)/ruff check
@@ -70,7 +70,7 @@ live-api: $(VENV)/.developed
 	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/live/api
 
 live-others: $(VENV)/.developed
-	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/live tests/cli --ignore=tests/live/api
+	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/live --ignore=tests/live/api
 
 cli: $(VENV)/.developed ## the tests of the command line, on a real Triton (TRITON_URL=host:port: on yours)
 	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/cli
