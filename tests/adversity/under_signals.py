@@ -124,8 +124,7 @@ CASES = {
     "head under TLS, deadline": Case(options=DEADLINE, tls=True, warm=1),
     "head under TLS, network": Case(**NETWORK, tls=True, warm=1),
     "send under TLS, deadline": Case(call="large", options=DEADLINE, tls=True, warm=1, server="unread"),
-    # Up to six slices of TLS, the last third of the kernel's 4 MiB, go out one behind each signal: 6 * 0.3 s.
-    "send under TLS, network": Case(call="large", **NETWORK, tls=True, warm=1, server="unread", late=1.89),
+    "send under TLS, network": Case(call="large", **NETWORK, tls=True, warm=1, server="unread", late=0.6),
     "stream's head, idle": Case(call="stream", options={"idle_timeout": LIMIT}),
     "stream's head, deadline": Case(call="stream", options=DEADLINE),
     "stream, idle": Case(call="stream", options={"idle_timeout": LIMIT}, server="begun"),

@@ -32,6 +32,8 @@ __all__ = ["Connection"]
 _MAX_VECTOR = 1024
 #: TLS encrypts a whole buffer at once; slices keep that memory small.
 _TLS_SLICE = 1 << 18
+#: About the most bytes that the kernel has room for; a server that reads again must not hide a deadline.
+_MOST_ROOM = 1 << 22
 #: Seconds to wait for an answer after a send failed: the server may have answered before it stopped reading.
 _EARLY_ANSWER = 1.0
 #: Seconds after which a send without progress looks for an early answer, where poll cannot watch for both.
@@ -84,7 +86,12 @@ class Connection(Track):
             self.is_stale = poller.poll
         else:
             self.is_stale = lambda seconds: select.select([sock], [], [], seconds)[0]
+        #: What a send raises that must not wait, where there is no room.
+        self._full: tuple[type[Exception], ...] = (BlockingIOError,)
         if encrypted:
+            from ssl import SSLWantReadError, SSLWantWriteError
+
+            self._full = SSLWantReadError, SSLWantWriteError
             # The socket does not show what TLS has decrypted already.
             look, pending = self.is_stale, sock.pending  # type: ignore[attr-defined]
             self.is_stale = lambda seconds: pending() or look(seconds)
@@ -248,7 +255,27 @@ class Connection(Track):
         self._arm(look, deadline)
         if self._vectored:
             return self.sock.sendmsg(pending[first : first + _MAX_VECTOR])
-        return self.sock.send(memoryview(pending[first])[:_TLS_SLICE])
+        view = memoryview(pending[first])
+        try:
+            return self.sock.send(view[:_TLS_SLICE])
+        except TimeoutError:
+            # Python has waited until a third of the kernel's buffer is free. Fill the rest now: a signal ends that
+            # wait, and would let one more piece go out each time.
+            if sent := self._fill(view[:_MOST_ROOM]):
+                return sent
+            raise
+
+    def _fill(self, view: memoryview) -> int:
+        """Send what the kernel has room for; return how many bytes that is."""
+        self.sock.settimeout(0)
+        self.armed = 0
+        sent = 0
+        with contextlib.suppress(*self._full):
+            while piece := self.sock.send(
+                view[sent : sent + _TLS_SLICE]
+            ):  # gevent returns 0 in place of raising
+                sent += piece
+        return sent
 
     def _early(self, seconds: float, network: float | None, deadline: float | None) -> Response | None:
         """Return the whole answer if it begins within so many seconds.
