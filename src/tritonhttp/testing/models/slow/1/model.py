@@ -1,4 +1,7 @@
-"""OUTPUT is DELAY, after DELAY seconds; a request that is cancelled frees its instance at once."""
+"""OUTPUT is DELAY, after DELAY seconds; a request that the server cancels frees its instance at once.
+
+Triton 2.51 cancels no plain inference whose HTTP client has gone.
+"""
 
 import time
 
