@@ -21,7 +21,6 @@ HEAVY = {
     "http.client",
     "isal",
     "ml_dtypes",
-    "prometheus_client",
     "queue",
     "requests",
     "rich",

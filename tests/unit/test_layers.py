@@ -67,7 +67,7 @@ OTHERS = {
 LAZY = {"cuda", "isal", "ml_dtypes", "rich", "torch", "tqdm"}
 
 #: Packages of the command line that are imported where they are used; `typer` is imported with each command.
-LAZY_IN_CLI = {"PIL", "hdrh", "prometheus_client", "pygal", "rich", "textual"}
+LAZY_IN_CLI = {"PIL", "hdrh", "pygal", "rich"}
 
 NO_IO = {"socket", "ssl", "asyncio", "threading", "time", "select", "selectors", "concurrent", "datetime"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -30,35 +29,21 @@ def address(setup: Setup, url: str) -> str:
 
 def read(setup: Setup, url: str) -> list[dict[str, Any]]:
     """Return the samples at a URL, each with name, labels and value."""
-    from prometheus_client.parser import text_string_to_metric_families
-
-    place, _, path = url.partition("://")[2].partition("/") if "://" in url else url.partition("/")
-    scheme = url.partition("://")[0] if "://" in url else "http"
-    if scheme != "https":
+    if not url.startswith("https://"):
         setup = replace(setup, ca_certs=None, cert=None, key=None, insecure=False)
-    with setup.client(f"{scheme}://{place}") as client:
-        response = client._get(path or "metrics", headers=None, query_params=None)
-        text = response.read()
-    if response.status_code != 200:
-        raise ServerError(
-            f"{url}: no metrics there; --metrics-url says where they are", str(response.status_code)
-        )
-    try:
-        written = bytes(text).decode()
-        families = list(text_string_to_metric_families(written))
-    except ValueError as error:
-        raise ProtocolError(f"{url}: expected metrics in Prometheus' text format: {error}") from error
-    # The parser adds `_total` to the names of counters, which Triton's do not have.
-    named = set(re.findall(r"(?m)^[a-zA-Z_:][\w:]*", written))
-    return [
-        {"name": _own(sample.name, named), "labels": dict(sample.labels), "value": sample.value}
-        for family in families
-        for sample in family.samples
-    ]
-
-
-def _own(name: str, named: set[str]) -> str:
-    return name if name in named else name.removesuffix("_total")
+    url = url if "://" in url else f"http://{url}"
+    with setup.client("/".join(url.split("/")[:3])) as client:
+        try:
+            metrics = client.metrics(url)
+        except ServerError as error:
+            raise ServerError(
+                f"{url}: no metrics there; --metrics-url says where they are", str(error.status())
+            ) from error
+        except ProtocolError as error:
+            raise ProtocolError(
+                f"{url}: expected metrics in Prometheus' text format: {error.message()}"
+            ) from error
+    return [{"name": each.name, "labels": dict(each.labels), "value": each.value} for each in metrics.samples]
 
 
 def matching(samples: list[dict[str, Any]], pattern: str) -> list[dict[str, Any]]:
