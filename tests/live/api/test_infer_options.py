@@ -141,11 +141,11 @@ def delayed(rows, seconds):
 
 @pytest.fixture
 def busy(make_client):
-    """Keep the only instance of `batched` busy for half a second."""
+    """Keep the only instance of `batched` busy for two seconds, long enough on a machine under load too."""
     other = make_client()
-    thread = threading.Thread(target=other.infer, args=("batched", [delayed(4, 0.5)]))
+    thread = threading.Thread(target=other.infer, args=("batched", [delayed(4, 2.0)]))
     thread.start()
-    time.sleep(0.1)
+    time.sleep(0.4)
     yield
     thread.join()
 
@@ -162,7 +162,7 @@ def test_a_request_of_higher_priority_overtakes(make_client, busy):
     for name, priority in (("default", 0), ("low", 3), ("high", 1)):
         threads.append(threading.Thread(target=ask, args=(name, priority)))
         threads[-1].start()
-        time.sleep(0.05)
+        time.sleep(0.3)
     for thread in threads:
         thread.join()
     assert runs["high"] < runs["default"] < runs["low"]
