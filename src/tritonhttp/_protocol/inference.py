@@ -133,12 +133,16 @@ class Inference(Operation[InferResult]):
         options: dict[str, Any] = {}
         if numbered:
             number = self.sequence_id
-            options["sequence_id"] = jsonio.plain(
-                number if isinstance(number, str) else whole(number, "sequence_id"), "sequence_id"
-            )
-            options["sequence_start"] = flag(self.sequence_start, "sequence_start")
-            options["sequence_end"] = flag(self.sequence_end, "sequence_end")
-        if priority is not None and (level := whole(priority, "priority")):
+            if type(number) is not int or not 0 < number < 1 << 63:
+                number = number if isinstance(number, str) else whole(number, "sequence_id")
+                number = jsonio.plain(number, "sequence_id")
+            options["sequence_id"] = number
+            begins, ends = self.sequence_start, self.sequence_end
+            options["sequence_start"] = begins if type(begins) is bool else flag(begins, "sequence_start")
+            options["sequence_end"] = ends if type(ends) is bool else flag(ends, "sequence_end")
+        if priority is not None and (
+            level := priority if type(priority) is int and priority >= 0 else whole(priority, "priority")
+        ):
             options["priority"] = level
         if timeout is not None:
             options["timeout"] = limit = whole(

@@ -437,7 +437,7 @@ def query_string(parameters: Mapping[str, Any]) -> str:
 
 def mapping(given: Any, name: str) -> Mapping[str, Any]:
     """Return a caller's mapping, or refuse anything else."""
-    if not isinstance(given, Mapping):
+    if type(given) is not dict and not isinstance(given, Mapping):
         raise InvalidRequest(f"{name} must be a mapping of names to values, got {type(given).__name__}")
     return given
 

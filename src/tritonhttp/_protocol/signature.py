@@ -123,23 +123,30 @@ class Signature:
                 name: as_array(value, f"input {name!r}") for name, value in given.items() if value is not None
             }
         known = self._known
-        nones = [name for name, value in given.items() if value is None]
-        if nones or given.keys() != known.keys():
+        complete = given.keys() == known.keys()
+        for value in given.values():
+            if value is None:
+                complete = False
+        if not complete:
             wrong = [
                 f"it has no input {name!r}{self._meant(name, options)}" for name in given if name not in known
             ]
             wrong += [
                 f"input {info.name!r} is {'None, and not optional' if info.name in given else 'missing'}"
                 for info in self.inputs
-                if not info.optional and (info.name not in given or info.name in nones)
+                if not info.optional and given.get(info.name) is None
             ]
             if wrong:
                 raise self._refusal(f"{'; '.join(wrong)}; expected {', '.join(map(str, self.inputs))}")
-        found = {
-            name: self._array(known[name], value, casts) for name, value in given.items() if value is not None
-        }
+        found: Arrays = {}
+        rows: dict[str, int] = {}
+        for name, value in given.items():
+            if value is not None:
+                info = known[name]
+                found[name] = array = self._array(info, value, casts)
+                if info.shape[:1] == (-1,):
+                    rows[name] = len(array)
         if self.max_batch_size:
-            rows = {name: len(array) for name, array in found.items() if known[name].shape[:1] == (-1,)}
             counts = set(rows.values())
             if len(counts) > 1:
                 raise self._refusal(f"expected the same number of rows in every input, got {rows}")
@@ -278,15 +285,18 @@ class Signature:
 
     def clashing(self, options: Collection[str]) -> tuple[str, ...]:
         """Return the inputs that have the name of an option."""
-        return tuple(name for name in self._known if name in options)
+        known = self._known
+        return () if known.keys().isdisjoint(options) else tuple(name for name in known if name in options)
 
     # -- no rows --
 
     def has_no_rows(self, arrays: Arrays) -> bool:
         """Return whether checked inputs are a batch without rows, which no server computes."""
-        return bool(self.max_batch_size) and any(
-            len(array) == 0 for name, array in arrays.items() if self._known[name].shape[:1] == (-1,)
-        )
+        if self.max_batch_size:
+            for name, array in arrays.items():
+                if self._known[name].shape[:1] == (-1,) and len(array) == 0:
+                    return True
+        return False
 
     def empty_result(self, classes: Mapping[str, int]) -> InferResult:
         """Return the result of a batch without rows: outputs of their dtypes and shapes, where -1 becomes 0."""

@@ -396,7 +396,9 @@ class InferRequestedOutput:
     """
 
     def __init__(self, name: str, binary_data: bool = True, class_count: int = 0) -> None:
-        classes = 0 if class_count is None else inference.whole(class_count, "class_count")
+        classes = class_count
+        if type(classes) is not int or classes < 0:
+            classes = 0 if classes is None else inference.whole(classes, "class_count")
         binary = binary_data if type(binary_data) is bool else inference.flag(binary_data, "binary_data")
         #: All that the JSON object depends on: name, binary_data, class_count, the region if there is one, and the
         #: caller's parameters as a JSON object.

@@ -412,10 +412,10 @@ def _is_faithful(array: npt.NDArray[Any], data: list[Any]) -> bool:
     """
     kind = array.dtype.kind
     if kind == "O":
-        return all(type(element) is str for element in array.flat)
+        return {str}.issuperset(map(type, array.flat))
     if kind in "fV":  # V is BF16; some servers write null for NaN
         return np.array(data).dtype.kind in "biufOU"
-    if kind in "iu" and any(type(each) is str for each in data):
+    if kind in "iu" and str in map(type, data):
         data = [int(each) if type(each) is str else each for each in data]
     return bool(array.tolist() == data)
 

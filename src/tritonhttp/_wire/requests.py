@@ -68,9 +68,11 @@ def plain_text(value: object) -> str | None:
 
     Bytes that are not UTF-8 become surrogates. Text of its own has none: nobody knows which bytes they mean.
     """
+    kind = type(value)
+    if kind is str and value.isascii():  # type: ignore[attr-defined]  # the usual case
+        return value  # type: ignore[return-value]
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
-    kind = type(value)
     # Containers, arrays, functions, and objects that have only an address to show.
     if value is None or callable(value) or (hasattr(kind, "__iter__") and not isinstance(value, str)):
         return None

@@ -1057,7 +1057,7 @@ class Calls(ClientBase):
         """Return when a call must end that begins now, unless that is known already."""
         if deadline is UNSET:
             limit = self._deadline
-        elif isinstance(deadline, Moment):
+        elif deadline is None or isinstance(deadline, Moment):
             return deadline
         else:
             limit = call_limit(deadline, None)
