@@ -13,8 +13,15 @@ from .servers import Peer
 
 _PIECES = [b'data: {"text": "%d"}\n\n' % number for number in range(3)]
 _STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-#: The answers of each stream.
+#: The answers of each stream of `generate_stream`, and the values of those of `infer_stream`.
 STREAMED = [{"text": str(number)} for number in range(3)]
+COUNTED = [0, 1, 2]
+METRICS = b"# TYPE echo counter\necho 1\n"
+_OUTPUT = {"name": "OUTPUT0", "datatype": "INT32", "shape": [1]}
+_RESULTS = [
+    b"data: %b\n\n" % json.dumps({"model_name": "echo", "outputs": [{**_OUTPUT, "data": [number]}]}).encode()
+    for number in COUNTED
+]
 
 
 class Echo:
@@ -41,10 +48,10 @@ class Echo:
         given = 0
         while (head := peer.read_head()) and (body := peer.read_body(head)) is not None:
             target = head.decode().split(" ", 2)[1]
-            if target.endswith("/generate_stream"):
-                self._stream(peer)
+            if target.endswith("_stream"):
+                self._stream(peer, _RESULTS if target.endswith("/infer_stream") else _PIECES)
                 continue
-            data = self._answer(target.split("?")[0], body, number_in(head, JSON_SIZE) or len(body))
+            data = self._answer(target.split("?")[0], body, number_in(head, JSON_SIZE))
             if data is None:
                 return
             given += 1
@@ -58,24 +65,30 @@ class Echo:
         while self._regions:
             self._regions.popitem()[1].close()
 
-    def _stream(self, peer: Peer) -> None:
+    def _stream(self, peer: Peer, pieces: list[bytes]) -> None:
         head = _STREAM
-        for each in (*_PIECES, b""):
+        for each in (*pieces, b""):
             peer.send(head + chunks(each, end=b""))
             time.sleep(0.001)
             head = b""
 
-    def _answer(self, target: str, body: bytes, json_size: int) -> bytes | None:
+    def _answer(self, target: str, body: bytes, json_size: int | None) -> bytes | None:
         if target.endswith("/infer"):
             if self.lose:
                 self.lose -= 1
                 return None
             try:
+                if json_size == 0:  # the data alone
+                    alone = {"name": "INPUT0", "datatype": "FP32", "shape": [len(body) // 4]}
+                    return self._infer({"inputs": [alone]}, body)
+                json_size = json_size or len(body)
                 return self._infer(json.loads(body[:json_size]), body[json_size:])
             except KeyError:  # an abandoned request, whose region the next call had unregistered
                 return None
         if "/systemsharedmemory/" in target:
             return self._share(target.split("/")[-3:], body)
+        if target == "/metrics":
+            return answer(METRICS)
         return answer({"name": "echo"}) if target.startswith("/v2") else None
 
     def _infer(self, request: Any, data: bytes) -> bytes:

@@ -24,7 +24,7 @@ import tritonhttp.aio
 from tritonhttp import InferenceServerException, Retry
 
 from ..clients import tensor
-from .echo import STREAMED, Echo
+from .echo import COUNTED, METRICS, STREAMED, Echo
 from .faults import identity, trusting
 from .interrupts import (
     AT_ONCE,
@@ -85,6 +85,11 @@ def _asked(size: int = 8) -> tuple[Any, list[Any]]:
     return sent, [tensor("INPUT0", sent)]
 
 
+def _as_json() -> list[Any]:
+    (asked,) = _asked()[1]
+    return [asked.set_data_from_numpy(np.zeros(8, np.float32), binary_data=False)]
+
+
 def _own(sent: Any, result: Any) -> None:
     found = result.as_numpy("OUTPUT0")
     # numpy's array_equal takes an exception that comes in the middle of it for a difference.
@@ -94,6 +99,11 @@ def _own(sent: Any, result: Any) -> None:
 def infer(client: Any, _: Any = None, size: int = 8, **options: Any) -> None:
     sent, inputs = _asked(size)
     _own(sent, client.infer("echo", inputs, **options))
+
+
+def infer_raw(client: Any, _: Any = None) -> None:
+    sent, _ = _asked()
+    _own(sent, client.infer_raw("echo", sent))
 
 
 def infer_async(client: Any, _: Any = None) -> None:
@@ -111,6 +121,11 @@ def begun(client: Any) -> Any:
 async def ainfer(client: Any, _: Any = None, size: int = 8, **options: Any) -> None:
     sent, inputs = _asked(size)
     _own(sent, await client.infer("echo", inputs, **options))
+
+
+async def ainfer_raw(client: Any, _: Any = None) -> None:
+    sent, _ = _asked()
+    _own(sent, await client.infer_raw("echo", sent))
 
 
 async def abegun(client: Any) -> Any:
@@ -220,6 +235,22 @@ class Blocking:
 
     def asked_for(self) -> Way:
         return self._way(lambda client, _: client.is_server_live() or pytest.fail("not live"))
+
+    def raw(self) -> Way:
+        return self._way(infer_raw)
+
+    def measured(self) -> Way:
+        def measure(client: Any, _: Any) -> None:
+            assert client.metrics(port=self.server.port).text == METRICS.decode()
+
+        return self._way(measure, fresh=True)
+
+    def results_streamed(self) -> Way:
+        def read(client: Any, _: Any) -> None:
+            with client.infer_stream("echo", _as_json()) as stream:
+                assert [int(result["OUTPUT0"][0]) for result in stream] == COUNTED
+
+        return self._way(read, held=True)
 
     def started(self) -> Way:
         return self._way(infer_async)
@@ -437,6 +468,22 @@ class Asyncio:
     def resolved_again(self) -> Way:
         options = {"url": f"localhost:{self.server.port}", "resolve_every": 60.0}
         return self._way(ainfer, client=options, fresh=True)
+
+    def raw(self) -> Way:
+        return self._way(ainfer_raw)
+
+    def measured(self) -> Way:
+        async def measure(client: Any, _: Any) -> None:
+            assert (await client.metrics(port=self.server.port)).text == METRICS.decode()
+
+        return self._way(measure, fresh=True)
+
+    def results_streamed(self) -> Way:
+        async def read(client: Any, _: Any) -> None:
+            async with client.infer_stream("echo", _as_json()) as stream:
+                assert [int(result["OUTPUT0"][0]) async for result in stream] == COUNTED
+
+        return self._way(read, held=True)
 
     def in_line(self) -> Way:
         async def hold(client: Any, held: asyncio.Event) -> None:
