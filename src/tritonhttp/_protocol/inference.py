@@ -257,7 +257,8 @@ class Inference(Operation[InferResult]):
             placed(error, response)
             raise
         if type(response) is Repeated:
-            response.answer.pattern = result.alike(b"")
+            if response.head.json_size is not None:
+                response.answer.pattern = result.alike(b"")
         elif type(response) is not Response:
             result.attempts = getattr(response, "attempts", 1)
         return result

@@ -20,7 +20,7 @@ class Answer:
     Attributes
     ----------
     start : bytes
-        How it began, its JSON included.
+        How it began, its JSON included unless that holds the data.
     head : ResponseHead
     head_size, size : int
         Bytes in its HTTP head, and in all of it.
@@ -61,7 +61,7 @@ class Repeated(Response):
 
 
 def learn(buffers: Sequence[Buffer], response: Response, id_json: bytes) -> Answer | None:
-    """Return an answer that is worth expecting again: small, as was the request, with tensors as binary."""
+    """Return an answer that is worth expecting again: small, as was the request."""
     head, body = response.head, response.body
     json_size = head.json_size
     if (
@@ -70,10 +70,12 @@ def learn(buffers: Sequence[Buffer], response: Response, id_json: bytes) -> Answ
         or type(body) is not bytes
         or not head.keep_alive
         or head.content_length is None
-        or type(json_size) is not int
-        or not 0 < json_size <= min(len(body), _MAX_JSON)
         or head.encoding
     ):
+        return None
+    if json_size is None:  # its JSON holds the data, so that the head alone comes again
+        return Answer(head.raw, head, len(head.raw) + len(body), -1)
+    if type(json_size) is not int or not 0 < json_size <= min(len(body), _MAX_JSON):
         return None
     at = body.find(id_json, 0, json_size) if id_json else -1
     start = head.raw + body[:json_size]

@@ -58,8 +58,7 @@ def test_every_datatype_is_repeated(client, datatype, shape):
         given = tensor("INPUT0", array)
         assert given.datatype() == datatype
         result = client.infer(model, [given])
-        # Without elements there are no binary tensors in the answer.
-        assert repeated(client) == (n if array.size else 0)
+        assert repeated(client) == n
         got = result.as_numpy("OUTPUT0")
         assert (got.dtype, got.shape, bits(got)) == (array.dtype, shape, bits(array))
         assert got.flags.writeable
@@ -68,6 +67,16 @@ def test_every_datatype_is_repeated(client, datatype, shape):
             assert bits(made.as_numpy("OUTPUT0")) == bits(array)
             assert made.get_response() == first.get_response()
         assert told(result) == told(first)
+
+
+def test_answers_in_json_are_repeated_as_long_as_their_length_is_the_same(client):
+    outputs = [InferRequestedOutput("OUTPUT0", binary_data=False)]
+    for n, (number, ended) in enumerate([(1, 0), (2, 1), (3, 2), (40, 2), (50, 3), (6, 3), (7, 4)]):
+        given = tensor("INPUT0", np.full(3, number, np.int32), binary_data=False)
+        result = client.infer("identity_int32", [given], outputs=outputs)
+        assert result.as_numpy("OUTPUT0").tolist() == [number] * 3
+        assert result.get_response()["outputs"][0]["data"] == [number] * 3
+        assert (n, client._transport.repeater.ended) == (n, ended)
 
 
 @pytest.mark.parametrize("named", [False, True])
