@@ -117,7 +117,7 @@ matrix: ## unit and adversity tests on every installed Python from 3.10 to 3.13,
 	  python$$version -c '' 2>/dev/null || { echo "python$$version: not installed, skipped"; continue; }; \
 	  echo "== python$$version numpy$${numpy:--2}"; \
 	  [ -e $$environment ] || python$$version -m venv $$environment; \
-	  $$environment/bin/pip install --quiet --editable '.[test,fast-gzip]' trustme hypothesis ml_dtypes cuda-bindings opentelemetry-sdk \
+	  $$environment/bin/pip install --quiet --editable '.[test,cli,fast-gzip]' trustme hypothesis ml_dtypes cuda-bindings opentelemetry-sdk \
 	    "numpy$${numpy:+~=$${numpy#-}.0}" && \
 	  $$environment/bin/pytest -q tests/unit tests/adversity || exit 1; \
 	done

@@ -14,13 +14,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
+from tritonhttp._repetition.answer import Answer
 from tritonhttp._repetition.repeater import REPEATS
 from tritonhttp._transport.address import Address
 from tritonhttp._transport.blocking import BlockingTransport
 from tritonhttp._transport.policy import Connections, Timeouts
+from tritonhttp._wire.http1 import parse_head
 from tritonhttp._wire.requests import encode_head
 from tritonhttp.errors import ConnectionLost, InferenceServerException
 
@@ -96,12 +97,12 @@ def _call(transport: BlockingTransport, server: _Server, seed: str, data: bytes,
         left and time.monotonic() + left,
     )
     try:
-        known = SimpleNamespace(start=expected[:-8], head_size=head_size, size=len(expected))
+        known = Answer(expected[:-8], parse_head(expected[:head_size]), len(expected), -1)
         answer = transport.exchange("POST", "/v2", [request], deadline=end_of_call, answer=known)
     except InferenceServerException as error:
         outcome: Any = type(error).__name__
     else:
-        outcome = (200, answer) if isinstance(answer, bytes) else (answer.status_code, bytes(answer.body))
+        outcome = answer.status_code, bytes(answer.body)
     if alone and end in ("close", "reset"):
         assert server.gone[data].wait(10), "the peer did not close"
     return outcome

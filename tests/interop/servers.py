@@ -59,7 +59,7 @@ def started(name: str, python: str, folder: Path) -> Iterator[Server]:
     for remaining in reversed(range(_TRIES)):
         place = folder / str(remaining)
         place.mkdir()
-        ports = _free_ports()
+        ports = _free_ports("127.0.0.1")
         with open(folder / "log", "wb") as log:
             process = subprocess.Popen(
                 [python, _SERVING / f"serve_{name}.py", place, *map(str, ports)],
