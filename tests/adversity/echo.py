@@ -51,7 +51,9 @@ class Echo:
             if target.endswith("_stream"):
                 self._stream(peer, _RESULTS if target.endswith("/infer_stream") else _PIECES)
                 continue
-            data = self._answer(target.split("?")[0], body, number_in(head, JSON_SIZE))
+            alone = f"{JSON_SIZE}: 0\r\n".encode() in head
+            json_size = 0 if alone else number_in(head, JSON_SIZE) or len(body)
+            data = self._answer(target.split("?")[0], body, json_size)
             if data is None:
                 return
             given += 1
@@ -72,16 +74,15 @@ class Echo:
             time.sleep(0.001)
             head = b""
 
-    def _answer(self, target: str, body: bytes, json_size: int | None) -> bytes | None:
+    def _answer(self, target: str, body: bytes, json_size: int) -> bytes | None:
         if target.endswith("/infer"):
             if self.lose:
                 self.lose -= 1
                 return None
             try:
-                if json_size == 0:  # the data alone
+                if not json_size:  # the data alone
                     alone = {"name": "INPUT0", "datatype": "FP32", "shape": [len(body) // 4]}
                     return self._infer({"inputs": [alone]}, body)
-                json_size = json_size or len(body)
                 return self._infer(json.loads(body[:json_size]), body[json_size:])
             except KeyError:  # an abandoned request, whose region the next call had unregistered
                 return None
