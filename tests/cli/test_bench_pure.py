@@ -32,7 +32,8 @@ from tritonhttp.cli.bench.report import page
 from tritonhttp.cli.bench.run import Outcome
 from tritonhttp.cli.bench.schedule import Level, Schedule, parse_levels, parse_range, read_intervals
 from tritonhttp.cli.bench.search import Found, Slo, Trial, parse_slo, search
-from tritonhttp.cli.bench.server_side import ServerFigures, difference, gauges_of, read_statistics
+from tritonhttp.cli.bench.server_side import figures_between, read_statistics
+from tritonhttp.cli.counters import ServerFigures, gauges_of
 
 SECOND = 1_000_000_000
 MS = 1_000_000
@@ -747,12 +748,12 @@ def statistics(count: int, ns: int) -> dict[str, Any]:
 
 def test_statistics_of_a_window() -> None:
     before, after = (read_statistics([statistics(*each)] * 2, "m", "") for each in ((10, 100), (20, 20_100)))
-    found = difference(before, after, "m")
+    found = figures_between(before, after)
     assert found is not None
     assert (found.requests, found.batch) == (20, 2)
     assert found.seconds["queue"] == pytest.approx(2e-6)
-    assert difference(after, before, "m") is None  # the server has restarted
-    assert difference(before, before, "m") is None
+    assert figures_between(after, before) is None  # the server has restarted
+    assert figures_between(before, before) is None
 
 
 def test_gauges_of_several_gpus() -> None:

@@ -12,7 +12,18 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["as_json", "data", "facts", "heading", "one_line", "printable", "show_json", "table"]
+__all__ = [
+    "as_json",
+    "data",
+    "facts",
+    "heading",
+    "one_line",
+    "printable",
+    "short",
+    "show_json",
+    "table",
+    "time_of",
+]
 
 #: A cell, or a cell and its style.
 Cell = str | tuple[str, str]
@@ -68,6 +79,25 @@ def _text(item: Any) -> Any:
         from base64 import b64encode
 
         return {"base64": b64encode(item).decode("ascii")}
+
+
+def short(value: float) -> str:
+    """Format a number with three significant digits."""
+    if math.isnan(value):
+        return "-"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def time_of(seconds: float) -> str:
+    """Format a time with a suitable unit."""
+    if math.isnan(seconds):
+        return "-"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if abs(seconds) >= scale:
+            return f"{short(seconds / scale)} {unit}"
+    return f"{seconds * 1e6:.0f} µs"
 
 
 def heading(words: str) -> None:

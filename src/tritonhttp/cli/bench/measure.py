@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ..counters import ServerFigures
 from .figures import Figures, Records, figures, is_stable, joined
 from .schedule import Level, Schedule
-from .server_side import Server, ServerFigures, difference
+from .server_side import Server, figures_between
 
 __all__ = ["Progress", "Rule", "Step", "measure"]
 
@@ -305,7 +306,7 @@ class _Run:
             cores=cores,
             again=again2 - again,
             busy=busy,
-            server=difference(before, after, self.server.model) if self.server and before and after else None,
+            server=figures_between(before, after) if before and after else None,
             gauges=gauges,
             limits=tuple(self._limits(found, cores, busy)),
             words=dict(self.load.failures.words),

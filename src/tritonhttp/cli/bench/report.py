@@ -13,11 +13,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..output import short, time_of
 from .figures import PERCENTILES, Estimate
 from .measure import Step
 from .run import Outcome
 from .search import Slo
-from .show import short, time_of
 
 __all__ = ["page"]
 

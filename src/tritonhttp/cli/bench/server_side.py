@@ -2,110 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from ...errors import InferenceServerException
 from .. import scrape
 from ..common import Failure, Setup
+from ..counters import Counters, ServerFigures, added, difference, figures_of, gauges_of, of_statistics
 
-__all__ = ["GAUGES", "Server", "ServerFigures", "Snapshot", "difference", "gauges_of", "read_statistics"]
+__all__ = ["Server", "figures_between", "read_statistics"]
 
-_PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 _TIMEOUT = 2.0
-GAUGES = (
-    "nv_gpu_utilization",
-    "nv_gpu_power_usage",
-    "nv_gpu_memory_used_bytes",
-    "nv_gpu_memory_total_bytes",
-    "nv_cpu_utilization",
-    "nv_cpu_memory_used_bytes",
-)
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """Counters of a model and of those that it is composed of, by name: count and nanoseconds of each part."""
-
-    counts: Mapping[str, Mapping[str, tuple[int, int]]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerFigures:
-    """What a model did in a span, as its server counts.
-
-    Attributes
-    ----------
-    requests, failures, inferences, executions, hits : int
-    seconds : mapping of str to float
-        Mean seconds of a request: ``queue``, ``compute_input``, ``compute_infer``, ``compute_output``, ``total``.
-    """
-
-    requests: int = 0
-    failures: int = 0
-    inferences: int = 0
-    executions: int = 0
-    hits: int = 0
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def batch(self) -> float:
-        """The mean batch size."""
-        return self.inferences / self.executions if self.executions else 0.0
-
-
-def read_statistics(replies: Iterable[Any], model: str, version: str) -> Snapshot:
-    """Add up the statistics of a model over servers and versions."""
-    total: dict[str, tuple[int, int]] = {}
-
-    def add(name: str, count: int, ns: int) -> None:
-        before = total.get(name, (0, 0))
-        total[name] = (before[0] + count, before[1] + ns)
-
-    for reply in replies:
-        for entry in reply.get("model_stats") or ():
-            if entry.get("name") != model or (version and str(entry.get("version")) != version):
-                continue
-            for name, duration in (entry.get("inference_stats") or {}).items():
-                add(name, int(duration.get("count", 0)), int(duration.get("ns", 0)))
-            add("inferences", int(entry.get("inference_count", 0)), 0)
-            add("executions", int(entry.get("execution_count", 0)), 0)
-    return Snapshot({model: total})
-
-
-def difference(before: Snapshot, after: Snapshot, model: str) -> ServerFigures | None:
-    """Return what happened between two snapshots; None if the server was asked nothing, or restarted."""
-    old, new = before.counts.get(model, {}), after.counts.get(model, {})
-
-    def change(name: str, part: int = 0) -> int:
-        return new.get(name, (0, 0))[part] - old.get(name, (0, 0))[part]
-
-    requests = change("success")
-    if requests <= 0 or change("success", 1) < 0:
-        return None
-    seconds = {name: change(name, 1) / requests / 1e9 for name in _PARTS}
-    seconds["total"] = change("success", 1) / requests / 1e9
-    return ServerFigures(
-        requests=requests,
-        failures=max(0, change("fail")),
-        inferences=change("inferences"),
-        executions=change("executions"),
-        hits=max(0, change("cache_hit")),
-        seconds=seconds,
+def read_statistics(replies: Iterable[Any], model: str, version: str) -> Counters:
+    """Add up the counters of a model over servers and versions."""
+    return added(
+        counters
+        for reply in replies
+        for (name, its), counters in of_statistics(reply).items()
+        if name == model and (not version or its == version)
     )
 
 
-def gauges_of(samples: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the gauges of GPU and CPU: the mean over GPUs of a share, the sum of others."""
-    values: dict[str, list[float]] = {}
-    for sample in samples:
-        if sample["name"] in GAUGES:
-            values.setdefault(sample["name"], []).append(sample["value"])
-    return {
-        name: sum(each) / (len(each) if name.endswith("utilization") else 1) for name, each in values.items()
-    }
+def figures_between(before: Counters, after: Counters) -> ServerFigures | None:
+    """Return what happened between two readings; None if the server was asked nothing, or restarted."""
+    change = difference(before, after)
+    figures = None if change is None else figures_of(change)
+    return figures if figures is not None and figures.requests else None
 
 
 class Server:
@@ -135,7 +61,7 @@ class Server:
         """Forget the gauges."""
         self.gauges = {}
 
-    def snapshot(self) -> Snapshot | None:
+    def snapshot(self) -> Counters | None:
         """Return the statistics as they are now; None where the server keeps none."""
         if not self._counts:
             return None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..output import facts, heading, table
+from ..output import facts, heading, short, table, time_of
 from .compare import Change, Measured
 from .figures import Estimate
 from .measure import Progress, Step
@@ -17,25 +17,6 @@ from .search import Found, Slo
 __all__ = ["bar", "show_changes", "show_found", "show_step", "show_summary"]
 
 _LATENCIES = ("avg", "p50", "p90", "p95", "p99", "p99.9", "max")
-
-
-def short(value: float) -> str:
-    """Format a number with three significant digits."""
-    if math.isnan(value):
-        return "-"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def time_of(seconds: float) -> str:
-    """Format a time with a suitable unit."""
-    if math.isnan(seconds):
-        return "-"
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if abs(seconds) >= scale:
-            return f"{short(seconds / scale)} {unit}"
-    return f"{seconds * 1e6:.0f} µs"
 
 
 def _interval(value: Estimate, form: Callable[[float], str]) -> str:
