@@ -36,7 +36,7 @@ def test_the_commands() -> None:
     assert set(COMMANDS) >= {
         *("status", "wait", "models", "show", "config", "stats", "metrics", "load", "unload"),
         *("trace get", "trace set", "log get", "log set", "shm list", "shm unregister"),
-        *("infer", "generate", "serve", "stub"),
+        *("infer", "generate", "top", "serve", "stub"),
     }
 
 
@@ -77,7 +77,7 @@ def test_help_loads_little() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment(), check=True
     )
     loaded = {name.split(".")[0] for name in ended.stderr.split()}
-    heavy = {"rich", "PIL", "hdrh"}
+    heavy = {"rich", "PIL", "hdrh", "textual"}
     if sys.version_info >= (3, 11):  # before, the library's errors need them
         heavy |= {"asyncio", "ssl"}
     assert loaded.isdisjoint(heavy)

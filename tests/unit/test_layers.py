@@ -68,6 +68,8 @@ LAZY = {"cuda", "isal", "ml_dtypes", "rich", "torch", "tqdm"}
 
 #: Packages of the command line that are imported where they are used; `typer` is imported with each command.
 LAZY_IN_CLI = {"PIL", "hdrh", "pygal", "rich"}
+#: Made of classes of textual, so that it imports them at its top, and is itself imported where it is used.
+SCREEN, ITS_PACKAGES = "tritonhttp.cli.top.screen", {"textual", "rich"}
 
 NO_IO = {"socket", "ssl", "asyncio", "threading", "time", "select", "selectors", "concurrent", "datetime"}
 
@@ -238,6 +240,9 @@ def test_the_command_line_imports_what_is_heavy_where_it_is_used(module: str) ->
     """`tritonhttp --help` loads all commands."""
     for found, lazy in imports(module):
         package = found.split(".")[0]
+        assert lazy or found != SCREEN, f"{found}: import it where it is used"
+        if module == SCREEN and package in ITS_PACKAGES:
+            continue
         if package not in ("tritonhttp", "numpy") and package not in sys.stdlib_module_names:
             assert package in {*LAZY_IN_CLI, "typer"}, f"{module} imports {found}"
             assert lazy or package == "typer", f"{found}: import it where it is used"

@@ -13,6 +13,7 @@ from .._version import __version__
 from . import ask, change, generate, infer, serve, stub
 from .bench import command as bench
 from .common import USAGE, Ended
+from .top import command as top
 
 __all__ = ["app", "parser", "run"]
 
@@ -29,7 +30,7 @@ app = typer.Typer(
 )
 
 #: Each adds its commands, in the order of the help.
-for _module in (ask, change, infer, generate, bench, serve, stub):
+for _module in (ask, change, infer, generate, bench, top, serve, stub):
     _module.add_to(app)
 
 

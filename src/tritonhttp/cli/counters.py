@@ -12,6 +12,7 @@ from typing import Any
 __all__ = [
     "PARTS",
     "Counters",
+    "Key",
     "ServerFigures",
     "added",
     "difference",
@@ -24,8 +25,8 @@ __all__ = [
 
 #: The parts of a request's time on its server.
 PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
-#: Count and nanoseconds by name: those of ``inference_stats``, ``inferences``, ``executions``, and of each size of a
-#: batch ``batch SIZE PART``.
+#: Count and nanoseconds by name: those of ``inference_stats``, ``inferences``, ``executions``, and for each size
+#: of a batch ``batch SIZE PART``.
 Counters = Mapping[str, tuple[int, int]]
 #: A model and its version.
 Key = tuple[str, str]

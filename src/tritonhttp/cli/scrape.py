@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ProtocolError, ServerError
 from .common import Failure, Setup
 
-__all__ = ["address", "matching", "read"]
+if TYPE_CHECKING:
+    from ..metrics import Metrics
+
+__all__ = ["address", "matching", "read", "samples_of"]
 
 #: Triton's port for them.
 _PORT = 8002
@@ -43,6 +46,11 @@ def read(setup: Setup, url: str) -> list[dict[str, Any]]:
             raise ProtocolError(
                 f"{url}: expected metrics in Prometheus' text format: {error.message()}"
             ) from error
+    return samples_of(metrics)
+
+
+def samples_of(metrics: Metrics) -> list[dict[str, Any]]:
+    """Return the samples of metrics as objects."""
     return [{"name": each.name, "labels": dict(each.labels), "value": each.value} for each in metrics.samples]
 
 
