@@ -131,6 +131,7 @@ bench: ## compare tritonhttp with its peers and a bare socket (ONLY=small: one c
 
 screenshots: $(VENV)/.developed ## write the picture of docs/bench.md (needs Chromium)
 	$(BIN)/python tools/bench_screenshot.py
+	$(BIN)/python tools/top_screenshot.py
 
 clean: ## remove the environments and build files
 	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
