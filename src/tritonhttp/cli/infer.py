@@ -19,8 +19,24 @@ if TYPE_CHECKING:
 
     from .. import InferenceServerClient
     from ..model import CallOptions, Outputs
+    from .inputs import Reader
 
-__all__ = ["Inputs", "Shapes", "add_to", "parameters_of"]
+__all__ = [
+    "Inputs",
+    "Layout",
+    "Mean",
+    "Parameters",
+    "Random",
+    "Resize",
+    "Scale",
+    "Seed",
+    "Select",
+    "Shapes",
+    "Std",
+    "add_to",
+    "inputs_of",
+    "parameters_of",
+]
 
 _EXAMPLE = """\
 tritonhttp infer add_sub --random
@@ -47,6 +63,33 @@ Shapes = Annotated[
 Parameters = Annotated[
     list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A parameter of the request.")
 ]
+Random = Annotated[bool, typer.Option("--random", help="Random values for inputs that are not given.")]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", min=0, help="Make the random values the same each time."),
+]
+Resize = Annotated[
+    str | None, typer.Option("--resize", metavar="WxH", help="Images: resize to width and height.")
+]
+Layout = Annotated[
+    str | None, typer.Option("--layout", metavar="NCHW|NHWC", help="Images: the order of dimensions.")
+]
+Scale = Annotated[
+    str | None,
+    typer.Option("--scale", metavar="F", help="Images: multiply pixels by this, such as 1/255."),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option("--mean", metavar="M,…", help="Images: then subtract this, for each channel."),
+]
+Std = Annotated[
+    str | None,
+    typer.Option("--std", metavar="S,…", help="Images: then divide by this, for each channel."),
+]
+Select = Annotated[
+    list[str] | None,
+    typer.Option("--select", metavar="NAME", help="Ask for this output only; repeated: these."),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -60,37 +103,16 @@ def infer(
     version: Version = "",
     input: Inputs = None,
     shape: Shapes = None,
-    random: Annotated[
-        bool, typer.Option("--random", help="Random values for inputs that are not given.")
-    ] = False,
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", metavar="N", min=0, help="Make the random values the same each time."),
-    ] = None,
-    resize: Annotated[
-        str | None, typer.Option("--resize", metavar="WxH", help="Images: resize to width and height.")
-    ] = None,
-    layout: Annotated[
-        str | None, typer.Option("--layout", metavar="NCHW|NHWC", help="Images: the order of dimensions.")
-    ] = None,
-    scale: Annotated[
-        str | None,
-        typer.Option("--scale", metavar="F", help="Images: multiply pixels by this, such as 1/255."),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option("--mean", metavar="M,…", help="Images: then subtract this, for each channel."),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option("--std", metavar="S,…", help="Images: then divide by this, for each channel."),
-    ] = None,
+    random: Random = False,
+    seed: Seed = None,
+    resize: Resize = None,
+    layout: Layout = None,
+    scale: Scale = None,
+    mean: Mean = None,
+    std: Std = None,
     param: Parameters = None,
     request_id: Annotated[str, typer.Option("--request-id", metavar="ID", help="The request's id.")] = "",
-    select: Annotated[
-        list[str] | None,
-        typer.Option("--select", metavar="NAME", help="Ask for this output only; repeated: these."),
-    ] = None,
+    select: Select = None,
     classes: Annotated[
         int,
         typer.Option(
@@ -129,16 +151,7 @@ def infer(
         called = client.model(model, version)
         signature = called.refresh().signature
         assert signature is not None
-        reader = Reader(signature, shapes, pixels)
-        unknown = [name for name in shapes if name not in {info.name for info in signature.inputs}]
-        if unknown:
-            raise Failure(f"--shape: model {model!r} has no input {unknown[0]!r}")
-        inputs = reader.read(input or ())
-        if random:
-            inputs |= reader.random(inputs, seed)
-        elif not inputs and signature.inputs:
-            takes = ", ".join(map(str, signature.inputs))
-            raise Failure(f"model {model!r} takes {takes}: give each with --input NAME=…, or say --random")
+        inputs = inputs_of(Reader(signature, shapes, pixels), input, random, seed)
         options: CallOptions = {"cast": True, "request_id": request_id, "parameters": parameters or None}
         if select:
             options["outputs"] = select
@@ -160,6 +173,22 @@ def infer(
                 if write is not None:
                     write(outputs)
                 _show(setup, outputs, classes, times if repeat > 1 else (), output)
+
+
+def inputs_of(reader: Reader, given: list[str] | None, random: bool, seed: int | None) -> dict[str, Any]:
+    """Return a call's inputs from the options: those that are given, and random ones."""
+    signature = reader.signature
+    model, known = signature.name, {info.name for info in signature.inputs}
+    unknown = [name for name in reader.shapes if name not in known]
+    if unknown:
+        raise Failure(f"--shape: model {model!r} has no input {unknown[0]!r}")
+    inputs = reader.read(given or ())
+    if random:
+        return inputs | reader.random(inputs, seed)
+    if not inputs and signature.inputs:
+        takes = ", ".join(map(str, signature.inputs))
+        raise Failure(f"model {model!r} takes {takes}: give each with --input NAME=…, or say --random")
+    return inputs
 
 
 def parameters_of(given: list[str] | None) -> dict[str, Any]:
