@@ -66,6 +66,8 @@ class Facts:
     first : mapping of str to float
         Those of the first call.
     percentiles : mapping of str to float
+    queued : tuple of float, or None
+        The server's mean time in the queue and altogether, if the parts of the call do not have them.
     opened : int
         How many of the warm calls opened a connection.
     alone : bool
@@ -92,6 +94,7 @@ class Facts:
     phases: Mapping[str, float]
     first: Mapping[str, float] = field(default_factory=dict)
     percentiles: Mapping[str, float] = field(default_factory=dict)
+    queued: tuple[float, float] | None = None
     opened: int = 0
     alone: bool = True
     config: Mapping[str, Any] | None = None
@@ -187,10 +190,11 @@ def cold_start(facts: Facts) -> str | None:
 
 def queue(facts: Facts) -> str | None:
     """Time in the server's queue."""
-    spent = facts.spent("queue")
-    if facts.share(spent) < _QUARTER:
+    spent, whole = facts.queued or (facts.spent("queue"), facts.total)
+    if not whole or spent / whole < _QUARTER:
         return None
-    said = f"requests wait in the queue for {facts.of(spent)}"
+    inside = " in the server" if facts.queued else ""
+    said = f"requests wait in the queue for {ms(spent)} of {ms(whole)} ({spent / whole:.0%}){inside}"
     config = facts.config
     if config is None:
         return f"{said}: more instances of the model, or batches, would take them sooner"

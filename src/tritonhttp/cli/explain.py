@@ -349,6 +349,7 @@ class _Findings:
                 phases=self.phases,
                 first=self.first,
                 percentiles=self.percentiles,
+                queued=self._queued(),
                 opened=sum(any(name in call.phases for name in OPENING) for call in run.warm),
                 alone=self.alone,
                 config=about.config,
@@ -363,6 +364,12 @@ class _Findings:
                 compressed=compression is not None,
             )
         )
+
+    def _queued(self) -> tuple[float, float] | None:
+        if self.server is None or "compute" in self.phases:
+            return None
+        seconds = self.server.seconds
+        return seconds["queue"] * 1e3, seconds["total"] * 1e3
 
     def _notes(self) -> list[str]:
         """Return what must be known to read the figures."""
