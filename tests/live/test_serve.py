@@ -83,7 +83,7 @@ def test_a_server_runs_until_it_is_told_to_stop(foreground: Any, number: signal.
         assert b"nv_inference_count" in reply.read()
     process.send_signal(number)
     rest, complaints = process.communicate(timeout=20)
-    assert (process.returncode, rest, complaints) == (0, "Stopping ...\n", "")
+    assert (process.returncode, rest, complaints) == (0, "Stopping Triton ...\n", "")
     assert refused(url)
 
 
@@ -170,7 +170,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing() -> None:
     (supervisor,) = supervisors()
     process.send_signal(signal.SIGINT)
     shown, complaints = process.communicate(timeout=20)
-    assert (process.returncode, shown, complaints) == (0, b"Stopping ...\n", b"")
+    assert (process.returncode, shown, complaints) == (0, b"Stopping Triton ...\n", b"")
     wait_until(
         lambda: not lives(supervisor)
     )  # where the signal came at the very start it ends with the pipe to it

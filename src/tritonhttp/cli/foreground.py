@@ -1,7 +1,8 @@
-"""Run a real Triton in the foreground: ``python -m tritonhttp.testing [--port 8000] [--models a,b]``.
+"""A real Triton in the foreground: ``tritonhttp serve``, and the program ``python -m tritonhttp.testing``.
 
-It runs until Ctrl-C or SIGTERM, which stop it in order; the exit status is 0 then. If it cannot run, or ends by
-itself, one line gives the reason and the status is 1. Flags of Triton's own follow after ``--``.
+It runs until Ctrl-C or SIGTERM, which stop it in order. The program needs no package of the command line: its exit
+status is 0 then, and 1 with one line if the server cannot run, or ends by itself. Flags of Triton's own follow
+after ``--``.
 """
 
 from __future__ import annotations
@@ -10,37 +11,149 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-
-import tritonhttp as httpclient
+from typing import Any
 
 from .._basics.hints import known_names
 from ..testing import TritonFailed, TritonServer, TritonUnavailable, packaged_models, provision
 
-__all__ = ["main"]
+__all__ = ["STARTING", "main", "run"]
 
 #: Seconds between two looks whether the server still runs.
 _LOOK = 0.2
+#: What is said on the way.
+STARTING = "starting Triton ..."
+_INSTALLING, _STOPPING = "installing Triton into the cache folder, once (75 MB) ...", "stopping Triton ..."
+
+
+def run(
+    ready: Callable[[TritonServer], None],
+    say: Callable[[str], object],
+    *,
+    models: Sequence[str] | None = None,
+    repository: Path | None = None,
+    log: bool = False,
+    **options: Any,
+) -> int:
+    """Run a server until a signal ends it; return the signal's number.
+
+    Parameters
+    ----------
+    ready : callable
+        Called with the server once it is ready.
+    say : callable
+        Called with words on what comes next.
+    models : sequence of str, optional
+        Those to load; None: all.
+    repository : Path, optional
+        Their folder; None: the one of this package.
+    log : bool
+        Whether the server's log is shown on standard error.
+    **options
+        More of ``TritonServer``'s.
+
+    Raises
+    ------
+    TritonUnavailable, TritonFailed
+        If it cannot run, or ends by itself.
+    ValueError
+        For a folder or models that do not exist.
+    """
+    _check_models(repository or packaged_models(), models or ())
+    before = signal.signal(signal.SIGTERM, _terminate)
+    server = TritonServer(repository, models=models, **options)
+    follow = _Log(server) if log else None
+    try:
+        if not provision.installed():
+            say(_INSTALLING)
+            provision.install()
+        say(STARTING)
+        server.start()
+        ready(server)
+        while server.running:
+            if follow is not None:
+                follow.show()
+            time.sleep(_LOOK)
+        raise TritonFailed("tritonserver ended by itself")
+    except (KeyboardInterrupt, _Terminated) as ending:
+        say(_STOPPING)
+        with suppress(KeyboardInterrupt, _Terminated):  # a second one: at once
+            server.stop()
+        return signal.SIGINT if isinstance(ending, KeyboardInterrupt) else signal.SIGTERM
+    finally:
+        server.kill()
+        signal.signal(signal.SIGTERM, before)
+        if follow is not None:
+            follow.show()
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def _terminate(*_: Any) -> None:
+    raise _Terminated
+
+
+class _Log:
+    """Shows what is new in a server's log."""
+
+    def __init__(self, server: TritonServer) -> None:
+        self._server = server
+        self._shown = 0
+
+    def show(self) -> None:
+        text = self._server.log
+        sys.stderr.write(text[self._shown :])
+        sys.stderr.flush()
+        self._shown = len(text)
+
+
+def _check_models(repository: Path, models: Sequence[str]) -> None:
+    """Refuse a repository or models that do not exist, in fewer words than the server's log."""
+    if not repository.is_dir():
+        raise ValueError(f"there is no folder {str(repository)!r} with models")
+    names = {path.name for path in repository.iterdir() if path.is_dir()}
+    for name in models:
+        if name not in names and name != "*":
+            raise ValueError(f"{str(repository)!r} has no model {name!r}{known_names(name, names)}")
+
+
+# -- python -m tritonhttp.testing --
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server; return the exit status."""
     options, flags = _parse(sys.argv[1:] if arguments is None else arguments)
-    # SIGTERM ends the program as Ctrl-C does: on its way through `finally`.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    models = None
+    if options.models is not None:
+        models = [name for each in options.models.split(",") if (name := each.strip())]
     try:
-        return _serve(options, flags)
+        run(
+            _introduce,
+            _say,
+            models=models,
+            repository=options.model_repository,
+            args=flags,
+            http_port=options.port,
+            metrics_port=options.metrics_port,
+            host=options.host,
+        )
     except (TritonUnavailable, TritonFailed, ValueError, OSError) as error:
         # The log of a server that failed follows its first error.
         line = str(error).partition("; its log:\n")[0].partition("\n")[0]
         print(f"tritonhttp.testing: {line}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before there was anything to stop
         return 0
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _say(words: str) -> None:
+    if words != STARTING:
+        print(f"{words[:1].upper()}{words[1:]}", flush=True)
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -78,50 +191,10 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_args(given), flags
 
 
-def _serve(options: argparse.Namespace, flags: list[str]) -> int:
-    models = None
-    if options.models is not None:
-        models = [name for each in options.models.split(",") if (name := each.strip())]
-    _check_models(options.model_repository or packaged_models(), models or ())
-    if not provision.installed():
-        print("Installing Triton into the cache folder, once (75 MB) ...", flush=True)
-        provision.install()
-    server = TritonServer(
-        options.model_repository,
-        models=models,
-        args=flags,
-        http_port=options.port,
-        metrics_port=options.metrics_port,
-        host=options.host,
-    )
-    try:
-        server.start()
-        _introduce(server)
-        while server.running:
-            time.sleep(_LOOK)
-    except KeyboardInterrupt:
-        print("Stopping ...", flush=True)
-        with suppress(KeyboardInterrupt):  # a second one: at once
-            server.stop()
-        return 0
-    finally:
-        server.kill()
-    print("tritonhttp.testing: tritonserver ended by itself", file=sys.stderr)
-    return 1
-
-
-def _check_models(repository: Path, models: Sequence[str]) -> None:
-    """Refuse a repository or models that do not exist, in fewer words than the server's log."""
-    if not repository.is_dir():
-        raise ValueError(f"there is no folder {str(repository)!r} with models")
-    names = {path.name for path in repository.iterdir() if path.is_dir()}
-    for name in models:
-        if name not in names and name != "*":
-            raise ValueError(f"{str(repository)!r} has no model {name!r}{known_names(name, names)}")
-
-
 def _introduce(server: TritonServer) -> None:
-    with httpclient.InferenceServerClient(server.url) as client:
+    from .. import InferenceServerClient
+
+    with InferenceServerClient(server.url) as client:
         metadata = client.get_server_metadata()
         models = client.models()
     print(f"{metadata['name']} {metadata['version']} is ready (Ctrl-C stops it)")
