@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
@@ -257,6 +258,7 @@ def command(
     return add
 
 
+@cache  # the same for each command, and not cheap
 def _hints(kind: type) -> list[Any]:
     from typing import get_type_hints
 
