@@ -129,9 +129,10 @@ fuzz: $(VENV)/.developed ## long runs with random input, not part of the tests
 bench: ## compare tritonhttp with its peers and a bare socket (ONLY=small: one case); writes benchmarks/RESULTS.md
 	$(PYTHON) benchmarks/run.py $(if $(ONLY),--only $(ONLY))
 
-screenshots: $(VENV)/.developed ## write the picture of docs/bench.md (needs Chromium)
+screenshots: $(VENV)/.developed ## write the pictures of README.md and docs/ (needs Chromium)
 	$(BIN)/python tools/bench_screenshot.py
 	$(BIN)/python tools/top_screenshot.py
+	$(BIN)/python tools/terminal_screenshot.py
 
 clean: ## remove the environments and build files
 	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

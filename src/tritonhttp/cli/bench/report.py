@@ -40,7 +40,7 @@ _CSS = """
   --card: #192027; --c0: #5cb8ec; --c1: #f39a5b; --c2: #5fcf94; --c3: #c19bf0; --c4: #e0bd4e; --c5: #f17c9a;
   --c6: #a5b0ba; --c7: #55cccc } }
 * { box-sizing: border-box }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 68rem; background: var(--back); color: var(--text);
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 80rem; background: var(--back); color: var(--text);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem }
 p { margin: .4rem 0 } .soft { color: var(--soft); font-size: .9rem }
@@ -238,6 +238,7 @@ def _options(**more: Any) -> dict[str, Any]:
         "height": 380,
         "margin": 10,
         "margin_bottom": 34,
+        "margin_right": 34,  # half of the last label
         "legend_at_bottom": True,
         "legend_at_bottom_columns": 3,
         "legend_box_size": 12,
@@ -398,6 +399,7 @@ def _over_time(step: Step) -> str:
         **_options(
             x_labels=[f"{moment:.1f}" for moment in times],
             show_minor_x_labels=False,
+            truncate_label=-1,
             x_labels_major=[f"{moment:.1f}" for moment in times[::step_of_labels]],
             x_title="seconds",
             y_title="ms",
