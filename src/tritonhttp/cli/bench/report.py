@@ -47,8 +47,8 @@ p { margin: .4rem 0 } .soft { color: var(--soft); font-size: .9rem }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .7rem; margin: 1.2rem 0 }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem }
 .card b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums }
-.wide { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .9rem;
-  font-variant-numeric: tabular-nums } th, td { padding: .35rem .6rem; text-align: right; white-space: nowrap;
+.wide { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .85rem;
+  font-variant-numeric: tabular-nums } th, td { padding: .35rem .4rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line) } th:first-child, td:first-child { text-align: left }
 th { color: var(--soft); font-weight: 600 } ul { padding-left: 1.2rem; margin: .4rem 0 }
 svg.chart { width: 100%; height: auto; display: block } svg.chart text { fill: var(--soft); font-family: inherit }
