@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tritonhttp.cli.advice import LARGE, NOTICEABLE, RULES, Facts, Trial, advice
-from tritonhttp.cli.bench.server_side import ServerFigures
+from tritonhttp.cli.counters import ServerFigures
 from tritonhttp.cli.phases import LEGEND, ORDER, Timed, mean_of, percentiles, taken_apart
 
 # -- parts --

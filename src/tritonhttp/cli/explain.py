@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from .. import InferenceServerClient, Signature
     from ..events import Call
     from .advice import Trial
-    from .bench.server_side import Server, ServerFigures, Snapshot
+    from .bench.server_side import Server
+    from .counters import Counters, ServerFigures
     from .phases import Timed
 
 __all__ = ["add_to"]
@@ -190,7 +191,7 @@ class _Run:
     last: Call | None = None
     outputs: Mapping[str, Any] = field(default_factory=dict)
     answered_by: str = ""
-    snapshots: list[Snapshot | None] = field(default_factory=list)
+    snapshots: list[Counters | None] = field(default_factory=list)
     _ended: float = 0.0
     _ids: int = field(default_factory=lambda: getrandbits(62) + 1)
 
@@ -213,12 +214,12 @@ class _Run:
 
     def figures(self, part: int) -> ServerFigures | None:
         """Return what the server did during the first call (0) or the warm ones (1)."""
-        from .bench.server_side import difference
+        from .bench.server_side import figures_between
 
         before, after = self.snapshots[part : part + 2] if len(self.snapshots) == 3 else (None, None)
         if before is None or after is None:
             return None
-        return difference(before, after, self.model)
+        return figures_between(before, after)
 
     def request(self, binary: bool) -> bytes:
         """Return the request's body as it would be without compression."""
@@ -256,16 +257,16 @@ class _Run:
         if call.action == "infer":
             self.last = call
 
-    def _settled(self, before: Snapshot | None, calls: int) -> Snapshot | None:
+    def _settled(self, before: Counters | None, calls: int) -> Counters | None:
         """Return the statistics, as soon as they have the calls that were answered."""
-        from .bench.server_side import difference
+        from .bench.server_side import figures_between
 
         until = time.monotonic() + _LAG
         while True:
             after = self.server.snapshot()
             if before is None or after is None or time.monotonic() > until:
                 return after
-            found = difference(before, after, self.model)
+            found = figures_between(before, after)
             if found is not None and found.requests >= calls:
                 return after
             time.sleep(_LOOK)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .bench.server_side import ServerFigures
+from .counters import ServerFigures
 
 __all__ = [
     "LEGEND",
