@@ -44,6 +44,7 @@ ROOMS = {
     "tritonhttp.model": 8,
     "tritonhttp.regions": 8,
     "tritonhttp.stream": 8,
+    "tritonhttp.bulk": 9,
     "tritonhttp.otel": 9,
     "tritonhttp.as_tritonclient": 10,
     "tritonhttp.testing": 10,
