@@ -12,7 +12,7 @@ from .._protocol.arrays import as_array, cast, may_be_cast
 from .._wire import dtypes
 from ..errors import InvalidRequest
 
-__all__ = ["BadValue", "check_type", "column_of", "tensor_of", "type_of"]
+__all__ = ["BadValue", "check_dtype", "check_type", "column_of", "fitted", "tensor_of", "type_of"]
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -85,28 +85,34 @@ def check_type(kind: Any, datatype: str, shape: Shape, what: str, rounded: bool)
             f"{what}: expected rows of {len(shape)} dimensions, {list(shape)} (-1: any length), got {kind}"
         )
     if _is_text(leaf) or _is_binary(leaf):
-        have: str | None = "BYTES"
+        check_dtype(np.dtype(object), datatype, what, rounded, kind)
     elif pa.types.is_boolean(leaf) or pa.types.is_integer(leaf) or pa.types.is_floating(leaf):
-        have = dtypes.np_to_triton_dtype(leaf.to_pandas_dtype())
+        check_dtype(np.dtype(leaf.to_pandas_dtype()), datatype, what, rounded, kind)
     else:
-        have = None
+        raise InvalidRequest(f"{what}: expected {datatype}, got {kind}, which is not cast to that")
+
+
+def check_dtype(dtype: np.dtype[Any], datatype: str, what: str, rounded: bool, came: object = None) -> None:
+    """Refuse a dtype of which no value can be one of the datatype; `came` is its name in messages.
+
+    Raises
+    ------
+    InvalidRequest
+    """
+    have = dtypes.np_to_triton_dtype(dtype)
+    came = came or have or dtype
     if have == datatype:
         return
     if not may_be_cast(have, datatype):
-        raise InvalidRequest(f"{what}: expected {datatype}, got {kind}, which is not cast to that")
-    if pa.types.is_floating(leaf) and not rounded and not _exact(leaf.to_pandas_dtype(), datatype):
-        raise InvalidRequest(f"{what}: expected {datatype}, got {kind}; cast=True rounds to that")
+        raise InvalidRequest(f"{what}: expected {datatype}, got {came}, which is not cast to that")
+    if dtype.kind == "f" and not rounded and not np.can_cast(dtype, dtypes.triton_to_np_dtype(datatype)):
+        raise InvalidRequest(f"{what}: expected {datatype}, got {came}; cast=True rounds to that")
 
 
 def _reshaped(depth: int, shape: Shape) -> bool:
     """Whether rows come flat: as one list, or as the one element that they have."""
     size = int(np.prod(shape))
     return min(shape, default=0) >= 0 and (depth == 1 or (depth == 0 and size == 1))
-
-
-def _exact(have: Any, datatype: str) -> bool:
-    """Whether every value of a dtype is one of the datatype too."""
-    return np.can_cast(have, dtypes.triton_to_np_dtype(datatype), "safe")
 
 
 # -- Arrow to tensors --
@@ -133,23 +139,31 @@ def tensor_of(
     BadValue
         If a row does not fit, without saying which: the reason is that row's if it is the only one.
     """
-    rows, whole = len(array), shape
-    if not rows or pa.types.is_null(array.type):
-        if rows:
-            raise BadValue("null")
+    if not len(array):
         return np.empty((0, *(max(0, size) for size in shape)), dtypes.triton_to_np_dtype(datatype))
+    if pa.types.is_null(array.type):
+        raise BadValue("null")
     flat, sizes, axes = _flattened(array)
-    found = flat.reshape(rows, *sizes)
+    found = flat.reshape(len(array), *sizes)
     if axes is not None:
         found = found.transpose(0, *(axis + 1 for axis in axes))
-    if len(sizes) != len(shape):
-        whole, shape = shape, (int(np.prod(shape)),) if sizes else ()
-    if any(want not in (-1, have) for want, have in zip(shape, found.shape[1:], strict=True)):
-        raise BadValue(f"expected shape {list(shape)}{_any(shape)}, got {list(found.shape[1:])}")
-    if refuse_nan and found.dtype.kind == "f" and np.isnan(found).any():
+    return fitted(found, datatype, shape, rounded, refuse_nan)
+
+
+def fitted(
+    array: Array, datatype: str, shape: Shape, rounded: bool = False, refuse_nan: bool = False
+) -> Array:
+    """Return rows, whose dtype is checked, as a tensor; the parameters and errors are :func:`tensor_of`'s."""
+    whole = shape
+    if array.ndim - 1 != len(shape) and _reshaped(array.ndim - 1, shape):
+        shape = (int(np.prod(shape)),) if array.ndim > 1 else ()
+    have = array.shape[1:]
+    if len(have) != len(shape) or any(want not in (-1, size) for want, size in zip(shape, have, strict=True)):
+        raise BadValue(f"expected shape {list(shape)}{_any(shape)}, got {list(have)}")
+    if refuse_nan and dtypes.np_to_triton_dtype(array.dtype) in _EXACT and np.isnan(array).any():
         raise BadValue("NaN")
-    found = _cast(found, datatype, rounded)
-    return found if shape == whole else found.reshape(rows, *whole)
+    found = _cast(array, datatype, rounded)
+    return found if shape == whole else found.reshape(len(found), *whole)
 
 
 def _any(shape: Shape) -> str:

@@ -7,7 +7,7 @@ column of which no row can fit is refused as a whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .._basics.hints import ask
+from .._protocol.arrays import as_array, decoded
 from .._protocol.signature import Signature
 from .._protocol.tensors import TensorInfo
 from ..errors import InvalidRequest, ProtocolError
-from ._arrow import BadValue, check_type, column_of, tensor_of, type_of
+from ._arrow import BadValue, check_dtype, check_type, column_of, fitted, tensor_of, type_of
 
 __all__ = ["BadRow", "Columns"]
 
@@ -91,15 +92,16 @@ class Columns:
             if info.name not in self._inputs and not info.optional:
                 raise self._refusal(f"input {info.name!r} has no column; expected one for each of {[*known]}")
         self._may_lack = {name for name, info in known.items() if info.optional} if inputs is None else set()
-        self._outputs = self._mapped(outputs, {info.name: info for info in signature.outputs}, "output")
-        for kind, infos in (("input", self._inputs), ("output", self._outputs)):
+        outputs_of = self._mapped(outputs, {info.name: info for info in signature.outputs}, "output")
+        for kind, infos in (("input", self._inputs), ("output", outputs_of)):
             for name, (_, info) in infos.items():
                 if info.shape[:1] != (-1,):
                     raise self._refusal(
                         f"{kind} {name!r} has shape {list(info.shape)}, whose first axis is not rows"
                     )
-        self._fields = [self._field(column, info) for column, info in self._outputs.values()]
-        self.requested = tuple(self._outputs)
+        self._written = [(info, self._field(column, info)) for column, info in outputs_of.values()]
+        self._fields = [field for _, field in self._written]
+        self.requested = tuple(outputs_of)
         if isinstance(keep, str):
             raise InvalidRequest(f"keep must be a list of columns, got {keep!r}; did you mean [{keep!r}]?")
         self._keep = None if keep is None else [*keep]
@@ -129,6 +131,11 @@ class Columns:
         kind = type_of(info.datatype, info.shape[1:])
         return column if isinstance(column, pa.Field) else pa.field(str(column), kind)
 
+    def _no_column(self, name: str, column: str, names: Sequence[str]) -> InvalidRequest:
+        return self._refusal(
+            f"input {name!r}: there is no column {column!r}; there are {[*names]}{ask(column, names)}"
+        )
+
     def _refusal(self, words: str) -> InvalidRequest:
         return InvalidRequest(f"model {self._model!r}: {words}")
 
@@ -138,6 +145,22 @@ class Columns:
         """Return which of a source's columns are needed."""
         needed = {column for column, _ in self._inputs.values()}
         return [name for name in names if self._keep is None or name in self._keep or name in needed]
+
+    def kept(self, names: Sequence[str]) -> list[str]:
+        """Return which of a batch's columns the result has, in order.
+
+        Raises
+        ------
+        InvalidRequest
+            If one of them is not there.
+        """
+        kept = [*names] if self._keep is None else self._keep
+        for column in kept:
+            if column not in names:
+                raise InvalidRequest(
+                    f"keep: there is no column {column!r}; there are {[*names]}{ask(column, names)}"
+                )
+        return kept
 
     def schema(self, input_schema: Any) -> Any:
         """Return the schema of the result: the columns that are kept, then the outputs.
@@ -156,9 +179,7 @@ class Columns:
             if column not in names:
                 if name in self._may_lack:
                     continue
-                raise self._refusal(
-                    f"input {name!r}: there is no column {column!r}; there are {names}{ask(column, names)}"
-                )
+                raise self._no_column(name, column, names)
             what = f"model {self._model!r}: input {name!r}, column {column!r}"
             check_type(input_schema.field(column).type, info.datatype, info.shape[1:], what, self._cast)
         kept = names if self._keep is None else self._keep
@@ -252,20 +273,40 @@ class Columns:
                     continue
             shape = max(found, key=found.__getitem__, default=shape)
 
-        def look(start: int, stop: int) -> None:
-            """Find the bad rows of a part by halving it."""
-            try:
-                self._tensor(array[start:stop], info, shape)
-            except BadValue as error:
-                if stop - start == 1:
-                    bad[int(present[start])] = str(error)
-                    return
-                middle = (start + stop) // 2
-                look(start, middle)
-                look(middle, stop)
-
-        look(0, len(array))
+        reasons = _reasons(lambda part: self._tensor(part, info, shape), array)
+        bad.update((int(present[row]), reason) for row, reason in reasons.items())
         return shape, bad
+
+    def arrays(self, batch: Mapping[str, Any]) -> dict[str, Array]:
+        """Return columns of numpy or pandas as the model's inputs.
+
+        Raises
+        ------
+        InvalidRequest
+            For a column that is missing or of another kind, and for the first row that does not fit.
+        """
+        found = {}
+        for name, (column, info) in self._inputs.items():
+            if column not in batch:
+                if name in self._may_lack:
+                    continue
+                raise self._no_column(name, column, [*batch])
+            what = f"model {self._model!r}: input {name!r}, column {column!r}"
+            array = as_array(batch[column], what, info.datatype)
+            check_dtype(array.dtype, info.datatype, what, self._cast)
+
+            def read(part: Array, info: TensorInfo = info) -> Array:
+                return fitted(part, info.datatype, info.shape[1:], self._cast, self._refuse_nan)
+
+            try:
+                found[name] = read(array)
+            except BadValue:
+                row, reason = next(iter(_reasons(read, array).items()))
+                raise InvalidRequest(f"{what}: row {row}: {reason}") from None
+        counts = {name: len(array) for name, array in found.items()}
+        if len(set(counts.values())) > 1:
+            raise self._refusal(f"expected the same number of rows in every column, got {counts}")
+        return found
 
     # -- from the model --
 
@@ -291,21 +332,43 @@ class Columns:
             If values are not of the type that a field asks for.
         """
         schema = self._result_schema(batch.schema)
-        columns = [batch.column(name) for name in (batch.schema.names if self._keep is None else self._keep)]
-        for (name, (_, info)), field in zip(self._outputs.items(), self._fields, strict=True):
-            array = outputs[name]
-            have, want = array.shape[1:], info.shape[1:]
-            if array.shape[:1] != (len(batch),) or len(have) != len(want):
-                raise ProtocolError(
-                    f"model {self._model!r}: output {name!r}: expected shape {[len(batch), *want]}, one row for"
-                    f" each of the input, got {list(array.shape)}"
-                )
-            if any(size not in (-1, got) for got, size in zip(have, want, strict=True)):
-                raise ProtocolError(
-                    f"model {self._model!r}: output {name!r}: expected {info}, got {list(array.shape)}"
-                )
+        columns = [batch.column(name) for name in self.kept(batch.schema.names)]
+        for (info, field), array in zip(self._written, self._given(len(batch), outputs), strict=True):
             columns.append(self._column(array, info, field))
         return pa.record_batch(columns, schema=schema)
+
+    def named(self, rows: int, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs for so many rows by their columns; text where a field says so.
+
+        Raises
+        ------
+        ProtocolError, InvalidRequest
+            As :meth:`result`.
+        """
+        found = {}
+        for (info, field), array in zip(self._written, self._given(rows, outputs), strict=True):
+            if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+                array = decoded(array, f"model {self._model!r}: output {info.name!r}")
+            if array.ndim > 1 and array.size == rows and not hasattr(field.type, "value_field"):
+                array = array.reshape(rows) if field.type != type_of(info.datatype, info.shape[1:]) else array
+            found[field.name] = array
+        return found
+
+    def _given(self, rows: int, outputs: Mapping[str, Array]) -> Iterator[Array]:
+        """Yield the outputs that are wanted, after a look at their shapes."""
+        for info, _ in self._written:
+            if info.name not in outputs:
+                raise ProtocolError(f"model {self._model!r}: expected output {info.name!r}, got {[*outputs]}")
+            array = outputs[info.name]
+            have, want = array.shape, (rows, *info.shape[1:])
+            if len(have) != len(want) or any(
+                size not in (-1, got) for got, size in zip(have, want, strict=True)
+            ):
+                raise ProtocolError(
+                    f"model {self._model!r}: output {info.name!r}: expected shape {list(want)}, one row for each"
+                    f" of the input, got {list(have)}"
+                )
+            yield array
 
     def _column(self, array: Array, info: TensorInfo, field: Any) -> Any:
         try:
@@ -314,3 +377,22 @@ class Columns:
             raise self._refusal(
                 f"output {info} does not fit column {field.name!r} of {field.type}: {error}"
             ) from error
+
+
+def _reasons(read: Callable[[Any], object], array: Any) -> dict[int, str]:
+    """Return why rows of an array cannot be read, by their index: halves without a bad row are read at once."""
+    found: dict[int, str] = {}
+
+    def look(start: int, stop: int) -> None:
+        try:
+            read(array[start:stop])
+        except BadValue as error:
+            if stop - start == 1:
+                found[start] = str(error)
+                return
+            middle = (start + stop) // 2
+            look(start, middle)
+            look(middle, stop)
+
+    look(0, len(array))
+    return found
