@@ -270,7 +270,7 @@ def column_of(array: Array, kind: Any) -> Any:
     if isinstance(kind, pa.FixedShapeTensorType) and array.shape[1:] == tuple(kind.shape):
         return pa.ExtensionArray.from_storage(kind, column_of(array.reshape(rows, -1), kind.storage_type))
     if array.ndim == 1 or (array.size == rows and not hasattr(kind, "value_field")):
-        if array.dtype.name == "bfloat16":
+        if array.dtype.name in ("bfloat16", "float16") and kind != pa.float16():  # Arrow casts no halves
             array = array.astype(np.float32)
         found = pa.array(array.reshape(-1), type_of(dtypes.np_to_triton_dtype(array.dtype) or "", ()))
         return found if found.type == kind else found.cast(kind)

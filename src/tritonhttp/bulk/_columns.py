@@ -66,6 +66,10 @@ class Columns:
 
     Attributes
     ----------
+    inputs : dict of str to TensorInfo
+        The input of each column.
+    outputs : dict of str to pyarrow.Field
+        The column of each output.
     requested : tuple of str
         The names of the outputs to request.
 
@@ -100,7 +104,8 @@ class Columns:
                         f"{kind} {name!r} has shape {list(info.shape)}, whose first axis is not rows"
                     )
         self._written = [(info, self._field(column, info)) for column, info in outputs_of.values()]
-        self._fields = [field for _, field in self._written]
+        self.inputs = {column: info for column, info in self._inputs.values()}
+        self.outputs = {info.name: field for info, field in self._written}
         self.requested = tuple(outputs_of)
         if isinstance(keep, str):
             raise InvalidRequest(f"keep must be a list of columns, got {keep!r}; did you mean [{keep!r}]?")
@@ -110,7 +115,7 @@ class Columns:
     def __repr__(self) -> str:
         kept = "all columns" if self._keep is None else repr(self._keep)
         columns = [column for column, _ in self._inputs.values()]
-        return f"<Columns of {self._model!r}: {columns} -> {self._fields}, and {kept}>"
+        return f"<Columns of {self._model!r}: {columns} -> {[*self.outputs.values()]}, and {kept}>"
 
     def _mapped(
         self, given: Mapping[str, Any] | None, known: Mapping[str, TensorInfo], kind: str
@@ -188,7 +193,7 @@ class Columns:
                 raise InvalidRequest(
                     f"keep: there is no column {column!r}; there are {names}{ask(column, names)}"
                 )
-        fields = [*map(input_schema.field, kept), *self._fields]
+        fields = [*map(input_schema.field, kept), *self.outputs.values()]
         twice = [name for name, count in Counter(field.name for field in fields).items() if count > 1]
         if twice:
             raise self._refusal(
