@@ -104,7 +104,7 @@ class Columns:
                         f"{kind} {name!r} has shape {list(info.shape)}, whose first axis is not rows"
                     )
         self._written = [(info, self._field(column, info)) for column, info in outputs_of.values()]
-        self.inputs = {column: info for column, info in self._inputs.values()}
+        self.inputs = dict(self._inputs.values())
         self.outputs = {info.name: field for info, field in self._written}
         self.requested = tuple(outputs_of)
         if isinstance(keep, str):

@@ -2,7 +2,7 @@
 
 The usual case is one line, :func:`predict`. ``Predictor`` is also what ``Dataset.map_batches`` takes::
 
-    dataset.map_batches(Predictor, fn_constructor_args=("triton:8000", "digits"), concurrency=4, batch_size=1024)
+    dataset.map_batches(Predictor, fn_constructor_args=("triton:8000", "digits"), concurrency=4, batch_size=4096)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..errors import MissingDependency
 from .predictor import Predictor
 
 try:
-    import ray.data
+    from ray.data import ActorPoolStrategy
 except ImportError as error:
     raise MissingDependency("tritonhttp.bulk.ray needs ray: pip install 'tritonhttp[ray]'") from error
 
@@ -29,7 +29,7 @@ def predict(
     url: str | Sequence[str],
     model: str,
     *,
-    concurrency: int | tuple[int, int] | None = None,
+    concurrency: int | tuple[int, int] = 2,
     rows: int = 4096,
     batch_format: Literal["pyarrow", "numpy", "pandas"] = "pyarrow",
     ray_options: dict[str, Any] | None = None,
@@ -46,7 +46,7 @@ def predict(
     url, model, **predictor
         As for :class:`Predictor`.
     concurrency : int or tuple of int, optional
-        How many actors, or the least and the most of them. None: Ray's choice.
+        How many actors, or the least and the most of them.
     rows : int
         Rows for one call of an actor; it splits them into calls of the model. Several times what is in flight
         keeps the server busy.
@@ -59,11 +59,13 @@ def predict(
     -------
     ray.data.Dataset
     """
+    least, most = concurrency if isinstance(concurrency, tuple) else (concurrency, concurrency)
+    pool = ActorPoolStrategy(min_size=least, max_size=most)
     return dataset.map_batches(
         Predictor,
         fn_constructor_args=(url, model),
         fn_constructor_kwargs=predictor,
-        concurrency=concurrency,
+        compute=pool,
         batch_size=rows,
         batch_format=batch_format,
         **(ray_options or {}),

@@ -1,8 +1,8 @@
 """Spark's data frames through a served model, classic or by Spark Connect. It needs the extra ``spark``.
 
 The driver asks the server once what the model gives, so that Spark knows the columns. Each Python process of an
-executor has one client for all its tasks. A task that Spark runs again gives its rows once: Spark takes the rows of
-one try of it.
+executor has one client for all its tasks. A task that Spark runs again gives its rows once, since
+Spark takes those of one try only.
 """
 
 from __future__ import annotations
@@ -86,10 +86,11 @@ def schema(predictor: Predictor, input_schema: StructType) -> StructType:
 
 
 def column_udf(predictor: Predictor) -> Any:
-    """Return a pandas UDF of columns: ``frame.withColumn("scores", column_udf(predictor)("pixels"))``.
+    """Return a pandas UDF of columns.
 
-    It takes the columns of the model's inputs, in the order of the predictor's `inputs`, or of the model's without
-    those. It returns the output, or a struct of several.
+    Use it as in ``frame.withColumn("scores", column_udf(predictor)("pixels"))``. It takes the columns of the model's
+    inputs, in the order of the predictor's `inputs`, or of the model's without those. It returns the output, or a
+    struct of several.
     """
     from pyspark.sql.functions import pandas_udf
 
@@ -113,7 +114,7 @@ def column_udf(predictor: Predictor) -> Any:
 
 
 def batch_udf(predictor: Predictor, *, rows: int = 4096) -> Any:
-    """Return a UDF of ``pyspark.ml.functions.predict_batch_udf``, which takes and returns what :func:`column_udf` does.
+    """Return a UDF made by ``pyspark.ml.functions.predict_batch_udf``, of columns as :func:`column_udf`'s.
 
     Parameters
     ----------
