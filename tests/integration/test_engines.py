@@ -1,4 +1,4 @@
-"""``tritonhttp.bulk`` on Ray Data and Spark, of which two workers run here and one is killed, and their examples."""
+"""``tritonhttp.bulk`` on Ray Data and Spark in two workers, of which one is killed; and their examples."""
 
 from __future__ import annotations
 

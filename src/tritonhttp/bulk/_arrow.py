@@ -268,7 +268,9 @@ def column_of(array: Array, kind: Any) -> Any:
     """
     rows = len(array)
     if isinstance(kind, pa.FixedShapeTensorType) and array.shape[1:] == tuple(kind.shape):
-        return pa.ExtensionArray.from_storage(kind, column_of(array.reshape(rows, -1), kind.storage_type))
+        return pa.ExtensionArray.from_storage(
+            kind, column_of(array.reshape(rows, int(np.prod(kind.shape))), kind.storage_type)
+        )
     if array.ndim == 1 or (array.size == rows and not hasattr(kind, "value_field")):
         if array.dtype.name in ("bfloat16", "float16") and kind != pa.float16():  # Arrow casts no halves
             array = array.astype(np.float32)

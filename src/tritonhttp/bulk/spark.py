@@ -88,9 +88,9 @@ def schema(predictor: Predictor, input_schema: StructType) -> StructType:
 def column_udf(predictor: Predictor) -> Any:
     """Return a pandas UDF of columns.
 
-    Use it as in ``frame.withColumn("scores", column_udf(predictor)("pixels"))``. It takes the columns of the model's
-    inputs, in the order of the predictor's `inputs`, or of the model's without those. It returns the output, or a
-    struct of several.
+    Use it as in ``frame.withColumn("scores", column_udf(predictor)("pixels"))``. It takes the columns of the
+    model's inputs, in the order of the predictor's `inputs`, or of the model's without those. It returns the
+    output, or a struct of several.
     """
     from pyspark.sql.functions import pandas_udf
 
