@@ -100,7 +100,7 @@ def column_udf(predictor: Predictor) -> Any:
         import pandas as pd
 
         for batch in batches:
-            found = score(*batch)
+            found = score(*(batch if isinstance(batch, tuple) else (batch,)))
             yield (
                 pd.DataFrame({name: [*array] for name, array in found.items()})
                 if isinstance(found, dict)

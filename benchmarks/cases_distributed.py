@@ -1,0 +1,133 @@
+"""Ray Data and Spark with two workers beside one process: a table of images from Parquet to Parquet.
+
+
+Each engine starts once, and its workers with a first run that does not count. Rates are rows a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness import OURS, Block, Bound, Case, Site
+
+ONE = "one process"
+ROWS = 100_000
+#: Row groups of the table, and about the parts that an engine shares out.
+PARTS = 20
+NAMES: dict[str, Any] = {"inputs": {"IMAGE": "image"}, "outputs": {"SCORES": "scores"}, "keep": ["id"]}
+
+Run = Callable[[str, str], object]
+
+
+@contextlib.contextmanager
+def measured(engine: Callable[[str], contextlib.AbstractContextManager[Run]], site: Site) -> Iterator[Block]:
+    """Run an engine, and measure its runs after the first."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryDirectory(prefix="tritonhttp-bench-") as folder:
+        source, target = f"{folder}/source.parquet", f"{folder}/target"
+        images = pa.array(np.random.default_rng(0).random(ROWS * 64, np.float32))
+        column = pa.FixedSizeListArray.from_arrays(images, 64)
+        table = pa.table({"id": np.arange(ROWS), "image": column})
+        pq.write_table(table, source, row_group_size=ROWS // PARTS)
+        with engine(site.url) as run:
+            run(source, target)
+
+            def block(number: int) -> dict[str, float]:
+                shutil.rmtree(target, ignore_errors=True)
+                start = time.perf_counter()
+                run(source, target)
+                took = time.perf_counter() - start
+                rows = sum(pq.read_metadata(path).num_rows for path in Path(target).glob("*.parquet"))
+                if rows != ROWS:
+                    raise RuntimeError(f"expected {ROWS} rows, got {rows}")
+                return {"rate": ROWS / took}
+
+            yield block
+
+
+@contextlib.contextmanager
+def one_process(url: str) -> Iterator[Run]:
+    """Stream the record batches of the file."""
+    import pyarrow.parquet as pq
+
+    from tritonhttp.bulk.predictor import Predictor
+
+    with Predictor(url, "digits", **NAMES) as predictor:
+
+        def run(source: str, target: str) -> None:
+            os.makedirs(target, exist_ok=True)
+            file = pq.ParquetFile(source)
+            with pq.ParquetWriter(f"{target}/0.parquet", predictor.schema(file.schema_arrow)) as writer:
+                for batch in predictor.stream(file.iter_batches(ROWS // PARTS)):
+                    writer.write_batch(batch)
+
+        yield run
+
+
+@contextlib.contextmanager
+def ray_data(url: str) -> Iterator[Run]:
+    """Run two actors."""
+    import ray
+
+    from tritonhttp.bulk.ray import predict
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
+
+    def run(source: str, target: str) -> None:
+        predict(ray.data.read_parquet(source), url, "digits", **NAMES).write_parquet(target)
+
+    yield run
+    ray.shutdown()
+
+
+@contextlib.contextmanager
+def spark_frames(url: str) -> Iterator[Run]:
+    """Run two tasks at a time."""
+    from pyspark.sql import SparkSession
+
+    from tritonhttp.bulk.spark import predict
+
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+    spark = builder.config("spark.sql.files.maxPartitionBytes", "4m").getOrCreate()
+
+    def run(source: str, target: str) -> None:
+        scored = predict(spark.read.parquet(source), url, "digits", **NAMES)
+        scored.write.mode("overwrite").parquet(target)
+
+    yield run
+    spark.stop()
+
+
+def _case(name: str, title: str, engine: Callable[[str], contextlib.AbstractContextManager[Run]]) -> Case:
+    return Case(
+        name=name,
+        title=title,
+        server="triton",
+        contenders={
+            OURS: functools.partial(measured, engine),
+            ONE: functools.partial(measured, one_process),
+        },
+        metrics=("rate",),
+        bounds=(Bound(metric="rate", against=ONE, at_least=0.8),),
+        blocks=5,
+        counts={OURS: 1, ONE: 1},
+    )
+
+
+CASES = [
+    _case("bulk-ray", f"{ROWS:,} rows on Ray Data, two actors, Triton", ray_data),
+    _case("bulk-spark", f"{ROWS:,} rows on Spark, two tasks at a time, Triton", spark_frames),
+]
