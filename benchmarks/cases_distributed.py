@@ -1,6 +1,5 @@
 """Ray Data and Spark with two workers beside one process: a table of images from Parquet to Parquet.
 
-
 Each engine starts once, and its workers with a first run that does not count. Rates are rows a second.
 """
 

@@ -8,6 +8,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,13 @@ def make(triton_server: Any) -> Iterator[Callable[..., Predictor]]:
     for each in made:
         each.close()
     assert module._clients == {}
+
+
+@pytest.fixture
+def bulk_worker(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the module of functions, under a name that spawned processes find as well."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    return import_module("bulk_worker")
 
 
 def column(images: Any) -> Any:
@@ -133,11 +141,11 @@ def test_a_predictor_without_a_call_has_no_client_and_pickles(make: Any) -> None
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_each_process_has_one_client(make: Any, images: Any, scores: Any, method: str) -> None:
+def test_each_process_has_one_client(
+    make: Any, images: Any, scores: Any, method: str, bulk_worker: Any
+) -> None:
     if sys.platform == "win32" and method == "fork":
         pytest.skip("Windows can only spawn")
-    from . import bulk_worker
-
     predictor = make(keep=[])
     predictor({"image": images[:3]})  # a forked child inherits this process's client
     parts = [(predictor, part) for part in np.split(images, 8)]
@@ -151,9 +159,7 @@ def test_each_process_has_one_client(make: Any, images: Any, scores: Any, method
     close(np.concatenate([scores for *_, scores in found]), scores)
 
 
-def test_executors_run_it(make: Any, images: Any, scores: Any) -> None:
-    from . import bulk_worker
-
+def test_executors_run_it(make: Any, images: Any, scores: Any, bulk_worker: Any) -> None:
     predictor = make(keep=[])
     parts = [(predictor, part) for part in np.split(images, 8)]
     with ThreadPoolExecutor(4) as threads:
