@@ -51,6 +51,8 @@ class Call:
     begin: float
     tries: int = 0
     tried: set[int] = field(default_factory=set)
+    #: Which client makes it.
+    client: int = 0
 
 
 class Simulation:
@@ -70,10 +72,12 @@ class Simulation:
         When calls are tried again.
     seed : int
         Seed of the arrivals and service times.
+    clients : int
+        How many clients share the calls; none knows what the others have under way.
     """
 
     def __init__(
-        self, count: int, fault: Fault, load: float, policy: Policy, retry: Retry, seed: int
+        self, count: int, fault: Fault, load: float, policy: Policy, retry: Retry, seed: int, clients: int = 1
     ) -> None:
         self.random = random.Random(seed)
         self.servers = [Server(SERVICE) for _ in range(count)]
@@ -82,7 +86,7 @@ class Simulation:
         alive = self.servers[:-1] if fault != "none" else self.servers
         self.rate = load * sum(1 / server.mean for server in alive)
         self.length = LENGTH[count]
-        self.balancer = Balancer(range(count), policy=policy)
+        self.balancers = [Balancer(range(count), policy=policy) for _ in range(clients)]
         self.retry = retry
         #: Seconds from each call's start to its answer or error.
         self.latencies: list[float] = []
@@ -91,7 +95,7 @@ class Simulation:
         self.now = 0.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
-        self._probe_at: float | None = None
+        self._probe_at: dict[int, float] = {}
 
     def at(self, time: float, action: Callable[[], None]) -> None:
         """Schedule an event; events that are due at the same time run in the order of their scheduling."""
@@ -113,7 +117,8 @@ class Simulation:
         following = self.now + self.random.expovariate(self.rate)
         if following < self.length:
             self.at(following, self.arrive)
-        self.try_call(Call(self.now))
+        alone = len(self.balancers) == 1
+        self.try_call(Call(self.now, client=0 if alone else self.random.randrange(len(self.balancers))))
 
     def die(self) -> None:
         """Let the last server die; it still completes what it has begun."""
@@ -122,7 +127,7 @@ class Simulation:
     def try_call(self, call: Call) -> None:
         """Give the call to a server, and schedule the outcome."""
         ticket = Ticket()
-        chosen = self.balancer.pick(ticket, call.tried)
+        chosen = self.balancers[call.client].pick(ticket, call.tried)
         server = self.servers[chosen]
         server.calls += 1
         call.tries += 1
@@ -141,8 +146,8 @@ class Simulation:
 
     def finish(self, call: Call, ticket: Ticket, chosen: int, result: int | Exception) -> None:
         """End a try: the call is over, or is tried again."""
-        self.balancer.done(ticket, self.now, server_failed(result))
-        self.watch()
+        self.balancers[call.client].done(ticket, self.now, server_failed(result))
+        self.watch(call.client)
         if result == 200:
             self.latencies.append(self.now - call.begin)
             return
@@ -157,25 +162,26 @@ class Simulation:
             self.retries += 1
             self.at(self.now + delay, lambda: self.try_call(call))
 
-    def watch(self) -> None:
-        """Wake when a probe is due."""
-        due = earliest(*(entry.probe_at() for entry in self.balancer._ring))
-        if due is not None and due != self._probe_at:
-            self._probe_at = due
-            self.at(max(due, self.now), self.probe)
+    def watch(self, client: int) -> None:
+        """Wake when a probe of a client's is due."""
+        due = earliest(*(entry.probe_at() for entry in self.balancers[client]._ring))
+        if due is not None and due != self._probe_at.get(client):
+            self._probe_at[client] = due
+            self.at(max(due, self.now), lambda: self.probe(client))
 
-    def probe(self) -> None:
+    def probe(self, client: int) -> None:
         """Probe the servers that are due."""
-        for chosen in self.balancer.due(self.now):
+        for chosen in self.balancers[client].due(self.now):
             fault = self.servers[chosen].fault
             takes = PROBE_TIMEOUT if fault == "hangs" else 0.001
-            self.at(self.now + takes, lambda chosen=chosen, ready=fault == "none": self.probed(chosen, ready))
-        self.watch()
+            ready = fault == "none"
+            self.at(self.now + takes, lambda chosen=chosen, ready=ready: self.probed(client, chosen, ready))
+        self.watch(client)
 
-    def probed(self, chosen: int, ready: bool) -> None:
+    def probed(self, client: int, chosen: int, ready: bool) -> None:
         """Tell the balancer what a probe found."""
-        self.balancer.probed(chosen, self.now, ready)
-        self.watch()
+        self.balancers[client].probed(chosen, self.now, ready)
+        self.watch(client)
 
     def row(self) -> list[str]:
         """Return the results: p50, p99, the slow server's share, retries, failures."""
@@ -197,17 +203,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--load", type=float, nargs="+", default=[0.5, 0.8])
     parser.add_argument("--retry-timeouts", action="store_true", help="try again after a timeout, too")
+    parser.add_argument("--clients", type=int, default=1, help="share the calls between so many clients")
+    parser.add_argument("--servers", type=int, nargs="+", default=[*LENGTH], choices=[*LENGTH])
     options = parser.parse_args()
     retry = Retry(on=[*Retry().on, "timeout"]) if options.retry_timeouts else Retry()
     print(
         "| servers | the dead one | load | policy | p50 ms | p99 ms | to the slow one | retries | failed calls |"
     )
     print("| ---: | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
-    for count in LENGTH:
+    for count in options.servers:
         for fault in FAULTS:
             for load in options.load:
                 for policy in POLICIES:
-                    simulation = Simulation(count, fault, load, policy, retry, options.seed).run()
+                    simulation = Simulation(
+                        count, fault, load, policy, retry, options.seed, options.clients
+                    ).run()
                     cells = [str(count), fault, f"{load:.0%}", policy.replace("_", " "), *simulation.row()]
                     print(f"| {' | '.join(cells)} |")
 
