@@ -86,7 +86,10 @@ class Simulation:
         alive = self.servers[:-1] if fault != "none" else self.servers
         self.rate = load * sum(1 / server.mean for server in alive)
         self.length = LENGTH[count]
-        self.balancers = [Balancer(range(count), policy=policy) for _ in range(clients)]
+        self.balancers = [
+            Balancer(range(count), policy=policy, first=self.random.randrange(count) if clients > 1 else 0)
+            for _ in range(clients)
+        ]
         self.retry = retry
         #: Seconds from each call's start to its answer or error.
         self.latencies: list[float] = []
