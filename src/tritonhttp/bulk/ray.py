@@ -5,6 +5,7 @@ The usual case is one line, :func:`predict`. ``Predictor`` is also what ``Datase
     dataset.map_batches(Predictor, fn_constructor_args=("triton:8000", "digits"), concurrency=4, batch_size=4096)
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from collections.abc import Sequence

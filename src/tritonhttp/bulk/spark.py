@@ -5,6 +5,7 @@ executor has one client for all its tasks. A task that Spark runs again gives it
 Spark takes those of one try only.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import copy
