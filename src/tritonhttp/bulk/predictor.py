@@ -255,7 +255,7 @@ class Predictor:
 
         model = self.client.model(self._model, self._version)
         options = {**self._options, "outputs": self.columns.requested}
-        for outputs in model.map(parts(), copy=False, **options):
+        for outputs in model.map(parts(), copy=False, return_exceptions=False, **options):
             what, joined, part, rows = waiting.popleft()
             joined.add(part, outputs)
             if joined.done == rows:
