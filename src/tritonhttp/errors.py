@@ -77,6 +77,8 @@ class InferenceServerException(Exception):
 
     #: How often the request was sent.
     attempts = 1
+    #: Of an error that a model's `map` yields: the number of the item, from 0.
+    index: int | None = None
 
     def __init__(self, msg: str | None, status: str | None = None, debug_details: Any = None) -> None:
         # As in the reference, `args` are the positional arguments, which Exception has taken already.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from .._basics.hints import ask
 from .._basics.log import logger
 from .._basics.quantities import integer
 from .._basics.table import Table
+from .._calls.flow import Throttle
 from .._calls.safety import may_be_asked_again
 from .._protocol import operations
 from .._protocol.inference import Inference, fits
@@ -53,6 +54,7 @@ __all__ = [
     "SequenceOptions",
     "Several",
     "Step",
+    "first_of",
     "in_flight_or",
     "inputs_of",
     "iterator",
@@ -148,12 +150,15 @@ class Outputs(Mapping[str, npt.NDArray[Any]]):
     ----------
     result : InferResult
         The inference's result, which holds them.
+    index : int or None
+        Of outputs that `map` yields: the number of the item, from 0.
     """
 
-    __slots__ = ("result",)
+    __slots__ = ("index", "result")
 
     def __init__(self, result: InferResult) -> None:
         self.result = result
+        self.index: int | None = None
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         return self.result[name]
@@ -520,8 +525,15 @@ def iterator(items: Iterable[T]) -> Iterator[T]:
         ) from None
 
 
-def in_flight_or(connections: int, in_flight: int | None) -> int:
-    """Return how many items to read ahead: as many as given, or enough to keep the connections busy."""
+def first_of(waiting: dict[int, T]) -> tuple[int, T]:
+    """Return the item that was begun first, with its number."""
+    return next(iter(waiting.items()))
+
+
+def in_flight_or(connections: int, in_flight: int | Literal["auto"] | None) -> int | Throttle:
+    """Return how many items to read ahead: as many as given, enough to keep the connections busy, or a control."""
+    if in_flight == "auto":
+        return Throttle(2 * connections)
     return min(2 * connections, _MOST_AHEAD) if in_flight is None else positive(in_flight, "in_flight")
 
 

@@ -174,6 +174,42 @@ def test_a_map_keeps_inferences_in_flight_and_their_order(make_client):
     assert found == [np.float32(delay) for delay in delays]
 
 
+@pytest.mark.parametrize("in_flight", [4, "auto"])
+def test_a_map_without_order_yields_what_is_there(make_client, in_flight):
+    model = make_client(concurrency=4).model("slow").refresh()
+    delays = [0.5, 0.0, 0.05, 0.0, 0.05, 0.0, 0.0, 0.0]
+    items = [{"DELAY": [delay]} for delay in delays]
+    found = list(model.map(items, in_flight=in_flight, ordered=False))
+    assert all(outputs["OUTPUT"].item() == np.float32(delays[outputs.index]) for outputs in found)
+    assert sorted(outputs.index for outputs in found) == list(range(8))
+    assert found[0].index != 0
+
+
+def test_a_map_without_order_gives_errors_with_their_items_number(make_client):
+    items = [{"X": [1]}, {"INPUT0": np.float32([2])}, {"INPUT0": np.float32([3])}]
+    model = make_client(concurrency=2).model("identity_fp32")
+    found = list(model.map(items, ordered=False, return_exceptions=True, in_flight="auto"))
+    assert sorted(each.index for each in found) == [0, 1, 2]
+    assert [type(each).__name__ for each in sorted(found, key=lambda each: each.index)] == [
+        "InvalidRequest",
+        "Outputs",
+        "Outputs",
+    ]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_map_finds_how_many_may_be_in_flight(make_client, ordered):
+    model = make_client(concurrency=8).model("add_sub")
+    values = np.zeros((1, 16), np.int32)
+    items = ({"INPUT0": values, "INPUT1": values + n} for n in range(400))
+    found = [
+        (outputs.index, int(outputs["OUTPUT0"][0, 0]))
+        for outputs in model.map(items, in_flight="auto", ordered=ordered)
+    ]
+    assert sorted(found) == [(n, n) for n in range(400)]
+    assert found == sorted(found) or not ordered
+
+
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_map_of_many_items_whose_arrays_are_used_again(make_client, concurrency):
     values, many = np.zeros((1, 16), np.int32), np.zeros(1 << 15, np.int32)

@@ -3,21 +3,69 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from time import monotonic
 from typing import Any, TypeVar
 
+from ..._calls.flow import Throttle, is_overload
 from ..._protocol.inference import Inference
 from ..._protocol.result import InferResult
 from ..._transport.policy import Moment
 from ..model_base import Several, iterator
 
-__all__ = ["Running", "carry_out", "is_done", "iterated", "result", "settle", "start"]
+__all__ = ["Ends", "Running", "carry_out", "is_done", "iterated", "result", "settle", "start"]
 
 T = TypeVar("T")
 
 Headers = Mapping[str, Any] | None
 
 Running = asyncio.Future[InferResult]
+
+
+class Ends:
+    """The ends of a map's inferences, in their order; its control is told of each."""
+
+    def __init__(self, throttle: Throttle | None) -> None:
+        self._throttle = throttle
+        self._ended: deque[tuple[int, float, float, object]] = deque()
+        self._any = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._ended)
+
+    def watch(self, number: int, found: object) -> None:
+        """Wait for the end of an inference that has begun just now; what is no inference has ended."""
+        begun = monotonic()
+        if isinstance(found, asyncio.Future):
+            found.add_done_callback(lambda ended: self._end(number, begun, ended))
+        else:
+            self._add((number, begun, begun, None))
+
+    def _end(self, number: int, begun: float, ended: Running) -> None:
+        error = None if ended.cancelled() else ended.exception()
+        self._add((number, begun, monotonic(), error))
+
+    def _add(self, end: tuple[int, float, float, object]) -> None:
+        self._ended.append(end)
+        self._any.set()
+
+    async def first(self) -> int:
+        """Wait for an inference to end; return its number."""
+        while not self._ended:
+            self._any.clear()
+            await self._any.wait()
+        return self._tell(*self._ended.popleft())
+
+    def tell_all(self) -> None:
+        """Tell the control of all that have ended."""
+        while self._ended:
+            self._tell(*self._ended.popleft())
+
+    def _tell(self, number: int, begun: float, now: float, error: object) -> int:
+        if self._throttle is not None and now > begun:
+            self._throttle.finished(now, now - begun, error is None, is_overload(error))
+        return number
 
 
 def start(

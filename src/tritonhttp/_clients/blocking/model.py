@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from collections.abc import Sequence as Names
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy.typing as npt
 
+from ..._calls.flow import Throttle
 from ..._calls.turns import Turn
 from ..._protocol.operations import Operation
 from ..._transport.policy import UNSET, Deadline, call_limit
@@ -24,12 +24,13 @@ from ..model_base import (
     SequenceBase,
     SequenceOptions,
     Step,
+    first_of,
     in_flight_or,
     inputs_of,
 )
 from ..progress import Progress, reporting
 from .drive import drive
-from .parallel import Running, carry_out, is_done, iterated, result, settle, start
+from .parallel import Ends, Running, carry_out, is_done, iterated, result, settle, start
 from .side import guarded
 
 if TYPE_CHECKING:
@@ -222,7 +223,8 @@ class Model(ModelBase):
         items: Iterable[Any],
         /,
         *,
-        in_flight: int | None = None,
+        in_flight: int | Literal["auto"] | None = None,
+        ordered: bool = True,
         copy: bool = True,
         return_exceptions: Literal[False] = False,
         progress: Progress = False,
@@ -235,7 +237,8 @@ class Model(ModelBase):
         items: Iterable[Any],
         /,
         *,
-        in_flight: int | None = None,
+        in_flight: int | Literal["auto"] | None = None,
+        ordered: bool = True,
         copy: bool = True,
         return_exceptions: bool,
         progress: Progress = False,
@@ -247,7 +250,8 @@ class Model(ModelBase):
         items: Iterable[Any],
         /,
         *,
-        in_flight: int | None = None,
+        in_flight: int | Literal["auto"] | None = None,
+        ordered: bool = True,
         copy: bool = True,
         return_exceptions: bool = False,
         progress: Progress = False,
@@ -281,8 +285,13 @@ class Model(ModelBase):
         items : iterable
             The inputs of one inference each, as for a call: mappings, or values of a model's only input. On
             asyncio an asynchronous iterable too.
-        in_flight : int, optional
-            The most items read whose outputs are not taken yet. None: twice the connections, 32 at most.
+        in_flight : int or "auto", optional
+            The most items read whose outputs are not taken yet. None: twice the connections, 32 at most. "auto":
+            as many as raise the throughput, up to twice the connections, and fewer where the server refuses calls
+            for its load, where they run out of time, or where more only take longer.
+        ordered : bool
+            False: yield outputs as soon as they are there; `index`, an attribute of outputs and errors, is the
+            number of the item, from 0.
         copy : bool
             True: an item's arrays may be changed when the next item is read. False: not before its outputs are
             there.
@@ -327,8 +336,10 @@ class Model(ModelBase):
         )
         call_limit(deadline, None)  # refused at once, and not item by item
         limit = in_flight_or(self._client._workers, in_flight)
+        if not isinstance(ordered, bool):
+            raise InvalidRequest(f"ordered must be True or False, got {ordered!r:.80}")
         total = len(items) if isinstance(items, Sized) else None
-        return self._map(iterated(items), limit, copy, return_exceptions, progress, total, options)
+        return self._map(iterated(items), limit, ordered, copy, return_exceptions, progress, total, options)
 
     def sequence(self, id: int | str | None = None) -> Sequence:
         """Return a sequence of inferences on a model that keeps state between them.
@@ -373,32 +384,44 @@ class Model(ModelBase):
     def _map(
         self,
         items: Iterator[Any],
-        limit: int,
+        limit: int | Throttle,
+        ordered: bool,
         copy: bool,
         return_exceptions: bool,
         progress: Progress,
         total: int | None,
         options: Options,
     ) -> Generator[Outputs | InferenceServerException, None, None]:
-        waiting: deque[Running | Outputs | Exception] = deque()
-        more, done = True, 0
+        waiting: dict[int, Running | Outputs | Exception] = {}
+        throttle = None if isinstance(limit, int) else limit
+        ends = None if ordered and throttle is None else Ends(throttle)
+        more, begun, done = True, 0, 0
         try:
             with reporting(progress, self.name, "item") as report:
                 while True:
-                    while more and len(waiting) < limit and not (waiting and is_done(waiting[0])):
+                    while more and len(waiting) < (limit if isinstance(limit, int) else limit.limit):
+                        if ends if ends and not ordered else waiting and is_done(first_of(waiting)[1]):
+                            break
                         found = self._begin(items, copy, options)
                         if found is not None:
-                            waiting.append(found)
+                            waiting[begun] = found
+                            if ends is not None:
+                                ends.watch(begun, found)
+                            begun += 1
                         more = found is not None and (return_exceptions or not isinstance(found, Exception))
                     if not waiting:
                         return
-                    outcome = self._outcome(waiting.popleft(), return_exceptions)
+                    number = first_of(waiting)[0] if ordered or ends is None else ends.first()
+                    outcome = self._outcome(waiting.pop(number), return_exceptions)
+                    if ordered and ends is not None:
+                        ends.tell_all()
+                    outcome.index = number
                     done += 1
                     if report is not None:
                         report(done, total)
                     yield outcome
         except BaseException as error:
-            settle(waiting, error, items)
+            settle(waiting.values(), error, items)
             raise
 
     def _begin(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
+from queue import SimpleQueue
+from time import monotonic
 from typing import Any
 
+from ..._calls.flow import Throttle, is_overload
 from ..._protocol.inference import Inference
 from ..._protocol.result import InferResult
 from ..._transport.policy import Moment
@@ -14,9 +18,46 @@ from ..model_base import Several
 from ..model_base import iterator as iterated
 from .async_request import InferAsyncRequest as Running
 
-__all__ = ["Running", "carry_out", "is_done", "iterated", "result", "settle", "start"]
+__all__ = ["Ends", "Running", "carry_out", "is_done", "iterated", "result", "settle", "start"]
 
 Headers = Mapping[str, Any] | None
+
+
+class Ends:
+    """The ends of a map's inferences, in their order; its control is told of each."""
+
+    def __init__(self, throttle: Throttle | None) -> None:
+        self._throttle = throttle
+        self._ended: SimpleQueue[tuple[int, float, float, object]] = SimpleQueue()
+
+    def __len__(self) -> int:
+        return self._ended.qsize()
+
+    def watch(self, number: int, found: object) -> None:
+        """Wait for the end of an inference that has begun just now; what is no inference has ended."""
+        begun = monotonic()
+        if isinstance(found, Running):
+            found.add_done_callback(lambda ended: self._end(number, begun, ended))
+        else:
+            self._ended.put((number, begun, begun, None))
+
+    def _end(self, number: int, begun: float, ended: Future[InferResult]) -> None:
+        error = None if ended.cancelled() else ended.exception()
+        self._ended.put((number, begun, monotonic(), error))
+
+    def first(self) -> int:
+        """Wait for an inference to end; return its number."""
+        return self._tell(*self._ended.get())
+
+    def tell_all(self) -> None:
+        """Tell the control of all that have ended."""
+        while self._ended.qsize():
+            self._tell(*self._ended.get())
+
+    def _tell(self, number: int, begun: float, now: float, error: object) -> int:
+        if self._throttle is not None and now > begun:
+            self._throttle.finished(now, now - begun, error is None, is_overload(error))
+        return number
 
 
 def start(
