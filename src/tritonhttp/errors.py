@@ -17,6 +17,7 @@
     ├── MissingDependency               also ImportError: an extra is not installed
     ├── RequestCancelled                also concurrent.futures.CancelledError: the call's handle was cancelled
     ├── ResultNotReady                  also TimeoutError: a handle was not waited for long enough
+    ├── BulkError                       a run over a dataset has stopped; names file, row and column
     └── InvalidRequest                  also ValueError: refused before anything was sent
         └── InvalidCall                 also TypeError, AttributeError: a call that does not exist
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
+    "BulkError",
     "CertificateError",
     "ConnectError",
     "ConnectRefused",
@@ -282,6 +284,20 @@ class ResultNotReady(InferenceServerException, _Timeouts):
 
 class ProtocolError(InferenceServerException):
     """The answer is not valid HTTP, or not a valid answer of the v2 protocol."""
+
+
+class BulkError(InferenceServerException):
+    """A run of ``tritonhttp.bulk`` has stopped: a row cannot be computed, or it is not the run that was begun.
+
+    Attributes
+    ----------
+    file, row, column : str, int, str; None
+        The first row that cannot be computed: its file, its number there from 0, and its column.
+    """
+
+    file: str | None = None
+    row: int | None = None
+    column: str | None = None
 
 
 class InvalidRequest(InferenceServerException, ValueError):

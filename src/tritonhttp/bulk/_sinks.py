@@ -1,0 +1,396 @@
+"""Where results go: a folder of Parquet files, or one file of several formats. Files appear whole or not at all.
+
+The files of a folder are the parts that a run commits. One file is made at the end, of parts that lie in a folder
+beside it meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import IO, Any, Protocol
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from ..errors import InvalidRequest
+from ._formats import IMAGES, KINDS
+from ._places import Place, place_of
+
+__all__ = ["Part", "Sink"]
+
+#: A row group of Parquet is written when so many rows or bytes are there.
+_GROUP_ROWS, _GROUP_BYTES = 1 << 16, 16 << 20
+
+
+class Writer(Protocol):
+    """Writes record batches to a stream."""
+
+    def write(self, batch: Any) -> None:
+        """Write a batch."""
+
+    def close(self) -> None:
+        """Write what is left. It leaves the stream open."""
+
+
+class Sink:
+    """The output of a run.
+
+    Attributes
+    ----------
+    place, manifest, errors, parts : Place
+        The output, the file of what is committed, the file of failed rows, and the folder of unfinished work.
+    """
+
+    def __init__(self, given: Any) -> None:
+        place = place_of(given)
+        self.place, self.kind = place, "folder"
+        if place.suffix:
+            kind = KINDS.get(place.suffix)
+            if kind is None or place.suffix in IMAGES:
+                names = ", ".join(each for each in KINDS if each not in IMAGES)
+                raise InvalidRequest(
+                    f"{place.name}: expected a folder (a name without an ending), or a file that ends with {names}"
+                )
+            self.kind = kind
+        inside = self.kind == "folder"
+        self.parts = place / "_parts" if inside else place.beside(".parts")
+        self.manifest = place / "_manifest.jsonl" if inside else place.beside(".manifest")
+        self.errors = place / "_errors.jsonl" if inside else place.beside(".errors.jsonl")
+
+    def is_used(self) -> bool:
+        """Whether there is an output, or a part of one."""
+        if self.kind == "folder":
+            return self.manifest.exists() or bool(self.place.files())
+        return self.manifest.exists() or self.place.exists()
+
+    def clear(self) -> None:
+        """Remove what an earlier run has left."""
+        files = [Place(self.place.system, each.path, "") for each in self._files()]
+        for place in (self.manifest, self.parts, self.errors, *files):
+            place.remove()
+
+    def _files(self) -> list[Any]:
+        if self.kind != "folder":
+            return [self.place.info()] if self.place.exists() else []
+        return [each for each in self.place.files() if each.path.rpartition("/")[2].startswith("part-")]
+
+    def prepare(self) -> None:
+        """Make the folders."""
+        if self.kind == "folder":
+            self.place.make_folder()
+        else:
+            Place(self.place.system, self.place.path.rpartition("/")[0] or "/", "").make_folder()
+        self.parts.make_folder()
+
+    def part(self, number: int, schema: Any) -> Part:
+        """Begin a part."""
+        if self.kind == "folder":
+            place = self.place / f"part-{number:07}.parquet"
+            return Part(place, lambda stream: _Parquet(stream, schema), self._errors_of(number))
+        place = self.parts / f"part-{number:07}.arrow"
+        return Part(place, lambda stream: _Arrow(pa.ipc.new_file(stream, schema)), self._errors_of(number))
+
+    def _errors_of(self, number: int) -> Place:
+        return self.parts / f"errors-{number:07}.jsonl"
+
+    def finish(self, parts: list[tuple[int, int, int]], schema: Any) -> None:
+        """Make the output of its parts: the number, rows and failed rows of each."""
+        if any(failed for _, _, failed in parts):
+            with self.errors.written() as stream:
+                for number, _, _ in parts:
+                    stream.write(self._errors_of(number).read())
+        if self.kind != "folder":
+            rows = sum(rows for _, rows, _ in parts)
+            with self.place.written() as stream:
+
+                def batches() -> Iterator[Any]:
+                    for number, some, _ in parts:
+                        if some:
+                            yield from _read(self.parts / f"part-{number:07}.arrow")
+
+                _WRITE.get(self.kind, _one_after_the_other(self.kind))(stream, schema, rows, batches)
+        elif not any(rows for _, rows, _ in parts):
+            part = self.part(0, schema)
+            part.open()
+            part.commit()
+
+    def tidy(self) -> None:
+        """Remove the parts of a finished output."""
+        self.parts.remove()
+
+
+class Part:
+    """A part of an output: its rows, and what is said of the rows that failed."""
+
+    def __init__(self, place: Place, writer: Callable[[IO[bytes]], Writer], errors: Place) -> None:
+        self._place, self._make, self._errors = place, writer, errors
+        self._stack = contextlib.ExitStack()
+        self._writer: Writer | None = None
+        self.rows = self.failed = 0
+        self._lines: list[bytes] = []
+
+    def open(self) -> Writer:
+        """Open the part's file."""
+        if self._writer is None:
+            self._writer = self._make(self._stack.enter_context(self._place.written()))
+        return self._writer
+
+    def write(self, batch: Any) -> None:
+        """Add rows."""
+        if len(batch):
+            self.open().write(batch)
+            self.rows += len(batch)
+
+    def fail(self, row: dict[str, Any]) -> None:
+        """Add a row that failed."""
+        self.failed += 1
+        self._lines.append(orjson.dumps(row) + b"\n")
+
+    def commit(self) -> None:
+        """Make the files appear."""
+        if self._writer is not None:
+            self._writer.close()
+        self._stack.close()
+        if self._lines:
+            self._errors.write(b"".join(self._lines))
+
+    def drop(self) -> None:
+        """Remove what was written."""
+        with contextlib.suppress(_Dropped):
+            with self._stack:
+                raise _Dropped
+
+
+class _Dropped(Exception):
+    pass
+
+
+def _read(place: Place) -> Iterator[Any]:
+    with place.open() as stream, pa.ipc.open_file(stream) as reader:
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
+
+
+# -- writers --
+
+Batches = Callable[[], Iterator[Any]]
+
+
+def _one_after_the_other(kind: str) -> Callable[[IO[bytes], Any, int, Batches], None]:
+    def write(stream: IO[bytes], schema: Any, rows: int, batches: Batches) -> None:
+        writer = _WRITERS[kind](stream, schema)
+        for batch in batches():
+            writer.write(batch)
+        writer.close()
+
+    return write
+
+
+class _Parquet:
+    def __init__(self, stream: IO[bytes], schema: Any) -> None:
+        import pyarrow.parquet as parquet
+
+        self._schema = schema
+        self._writer = parquet.ParquetWriter(_Kept(stream), schema)
+        self._waiting: list[Any] = []
+        self._rows = self._bytes = 0
+
+    def write(self, batch: Any) -> None:
+        self._waiting.append(batch)
+        self._rows += len(batch)
+        self._bytes += batch.nbytes
+        if self._rows >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            table = pa.Table.from_batches(self._waiting, self._schema)
+            self._writer.write_table(table, row_group_size=max(1, len(table)))
+        self._waiting, self._rows, self._bytes = [], 0, 0
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+
+def _Kept(stream: IO[bytes]) -> Any:  # noqa: N802
+    """Return a stream that Arrow closes in its place."""
+    return pa.output_stream(_Unclosed(stream)) if not isinstance(stream, pa.NativeFile) else stream
+
+
+class _Unclosed:
+    """A stream that stays open: it is synchronised with the disk later."""
+
+    closed = False
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.write, self.flush, self.tell = stream.write, stream.flush, stream.tell
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.flush()
+
+
+class _Arrow:
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def write(self, batch: Any) -> None:
+        self._writer.write_batch(batch)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Csv:
+    def __init__(self, stream: IO[bytes], schema: Any) -> None:
+        import pyarrow.csv as csv
+
+        plain = [
+            pa.field(field.name, pa.string() if _is_nested(field.type) else field.type) for field in schema
+        ]
+        self._schema = pa.schema(plain)
+        self._writer = csv.CSVWriter(_Kept(stream), self._schema)
+
+    def write(self, batch: Any) -> None:
+        columns = [
+            pa.array([None if each is None else orjson.dumps(each).decode() for each in _values(column)])
+            if _is_nested(field.type)
+            else column
+            for field, column in zip(batch.schema, batch.columns, strict=True)
+        ]
+        self._writer.write_batch(
+            pa.record_batch([c.cast(f.type) for c, f in zip(columns, self._schema, strict=True)], self._schema)
+        )
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _is_nested(kind: Any) -> bool:
+    return bool(pa.types.is_nested(kind)) or isinstance(kind, pa.BaseExtensionType)
+
+
+def _values(column: Any) -> list[Any]:
+    kind = column.type
+    if isinstance(kind, pa.FixedShapeTensorType) and not column.null_count:
+        found: list[Any] = column.to_numpy_ndarray().tolist()
+        return found
+    return list((column.storage if isinstance(kind, pa.BaseExtensionType) else column).to_pylist())
+
+
+class _JsonLines:
+    def __init__(self, stream: IO[bytes], schema: Any) -> None:
+        self._stream, self._names = stream, schema.names
+
+    def write(self, batch: Any) -> None:
+        rows = zip(*map(_values, batch.columns), strict=True)
+        self._stream.write(
+            b"".join(orjson.dumps(dict(zip(self._names, row, strict=True)), default=_plain) + b"\n" for row in rows)
+        )
+
+    def close(self) -> None:
+        pass
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            from base64 import b64encode
+
+            return {"base64": b64encode(value).decode()}
+    return str(value)
+
+
+def _dtype(field: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    kind, shape = field.type, []
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return np.dtype(kind.value_type.to_pandas_dtype()), tuple(kind.shape)
+    while hasattr(kind, "list_size"):
+        shape.append(kind.list_size)
+        kind = kind.value_type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise InvalidRequest(
+            f"column {field.name!r}: numpy files hold numbers and vectors of one length, got {field.type}; leave it"
+            " out with keep=[…] and outputs={…}, or write Parquet"
+        )
+    return np.dtype(kind.to_pandas_dtype()), tuple(shape)
+
+
+def _array(column: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    if column.null_count:
+        raise InvalidRequest("numpy files cannot hold nulls: write Parquet, or leave the column out with keep=[…]")
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
+    while hasattr(column.type, "value_field"):
+        column = column.flatten()
+    found = column.to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(found, dtype).tobytes()
+
+
+def _header(stream: Any, rows: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    about = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": (rows, *shape),
+    }
+    np.lib.format.write_array_header_2_0(stream, about)
+
+
+def _npy(stream: IO[bytes], schema: Any, rows: int, batches: Batches) -> None:
+    if len(schema) != 1:
+        raise InvalidRequest(
+            f"a .npy file holds one column, and there are {', '.join(schema.names)}: name one with outputs={{…}} and"
+            " keep=[], or write .npz"
+        )
+    dtype, shape = _dtype(schema.field(0))
+    _header(stream, rows, dtype, shape)
+    for batch in batches():
+        stream.write(_array(batch.column(0), dtype, shape))
+
+
+def _npz(stream: IO[bytes], schema: Any, rows: int, batches: Batches) -> None:
+    with zipfile.ZipFile(stream, "w") as archive:
+        for number, field in enumerate(schema):
+            dtype, shape = _dtype(field)
+            with archive.open(f"{field.name}.npy", "w", force_zip64=True) as entry:
+                _header(entry, rows, dtype, shape)
+                for batch in batches():
+                    entry.write(_array(batch.column(number), dtype, shape))
+
+
+_WRITERS: dict[str, Callable[[IO[bytes], Any], Writer]] = {
+    "parquet": _Parquet,
+    "ipc": lambda stream, schema: _Arrow(pa.ipc.new_file(_Kept(stream), schema)),
+    "stream": lambda stream, schema: _Arrow(pa.ipc.new_stream(_Kept(stream), schema)),
+    "csv": _Csv,
+    "jsonl": _JsonLines,
+}
+_WRITE: dict[str, Callable[[IO[bytes], Any, int, Batches], None]] = {"npy": _npy, "npz": _npz}
+
+
+def check(sink: Sink, schema: Any) -> None:
+    """Refuse before the first call what cannot be written in the sink's format.
+
+    Raises
+    ------
+    InvalidRequest
+    """
+    if sink.kind == "npy" and len(schema) != 1:
+        _npy(None, schema, 0, lambda: iter(()))  # type: ignore[arg-type]
+    if sink.kind in ("npy", "npz"):
+        for field in schema:
+            _dtype(field)
