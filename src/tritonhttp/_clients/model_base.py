@@ -530,9 +530,7 @@ def first_of(waiting: dict[int, T]) -> tuple[int, T]:
     return next(iter(waiting.items()))
 
 
-def in_flight_or(
-    connections: int, in_flight: int | Literal["auto"] | Throttle | None
-) -> int | Throttle:
+def in_flight_or(connections: int, in_flight: int | Literal["auto"] | Throttle | None) -> int | Throttle:
     """Return how many items to read ahead: as many as given, enough to keep the connections busy, or a control."""
     if in_flight == "auto":
         return Throttle(2 * connections)

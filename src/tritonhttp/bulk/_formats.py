@@ -63,7 +63,9 @@ def reader_of(place: Place, infos: Sequence[Any]) -> Source:
         if schema is None:
             schema = found
         elif found != schema:
-            raise InvalidRequest(f"{info.path}: expected the columns of the other files, {schema}, got {found}")
+            raise InvalidRequest(
+                f"{info.path}: expected the columns of the other files, {schema}, got {found}"
+            )
         rows = None if count is None or rows is None else rows + count
         fragments.append(Fragment(info.path, state_of(info), read))
     return Source(fragments, schema, rows)

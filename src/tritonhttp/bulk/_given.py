@@ -143,6 +143,4 @@ def _of_batches(batches: Iterator[Any]) -> Source:
             yield start, batch if columns is None else batch.select(list(columns))
             start += len(batch)
 
-    return Source([Fragment("the iterable", {}, read)], first.schema, None)
-
-
+    return Source([Fragment("the iterable", {}, read)], first.schema, None, False)

@@ -241,5 +241,3 @@ def _lock(file: IO[bytes]) -> None:
     except ImportError:
         return
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-

@@ -129,7 +129,8 @@ class Part:
         self._place, self._make, self._errors = place, writer, errors
         self._stack = contextlib.ExitStack()
         self._writer: Writer | None = None
-        self.rows = self.failed = 0
+        #: Rows in the file, rows of the input that they are for, and rows that failed.
+        self.rows = self.computed = self.failed = 0
         self._lines: list[bytes] = []
 
     def open(self) -> Writer:
@@ -144,10 +145,11 @@ class Part:
             self.open().write(batch)
             self.rows += len(batch)
 
-    def fail(self, row: dict[str, Any]) -> None:
-        """Add a row that failed."""
+    def fail(self, row: dict[str, Any], recorded: bool) -> None:
+        """Count a row that failed; record why."""
         self.failed += 1
-        self._lines.append(orjson.dumps(row) + b"\n")
+        if recorded:
+            self._lines.append(orjson.dumps(row) + b"\n")
 
     def commit(self) -> None:
         """Make the files appear."""
@@ -271,7 +273,9 @@ class _Csv:
             for field, column in zip(batch.schema, batch.columns, strict=True)
         ]
         self._writer.write_batch(
-            pa.record_batch([c.cast(f.type) for c, f in zip(columns, self._schema, strict=True)], self._schema)
+            pa.record_batch(
+                [c.cast(f.type) for c, f in zip(columns, self._schema, strict=True)], self._schema
+            )
         )
 
     def close(self) -> None:
@@ -297,7 +301,9 @@ class _JsonLines:
     def write(self, batch: Any) -> None:
         rows = zip(*map(_values, batch.columns), strict=True)
         self._stream.write(
-            b"".join(orjson.dumps(dict(zip(self._names, row, strict=True)), default=_plain) + b"\n" for row in rows)
+            b"".join(
+                orjson.dumps(dict(zip(self._names, row, strict=True)), default=_plain) + b"\n" for row in rows
+            )
         )
 
     def close(self) -> None:
@@ -332,7 +338,9 @@ def _dtype(field: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
 
 def _array(column: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     if column.null_count:
-        raise InvalidRequest("numpy files cannot hold nulls: write Parquet, or leave the column out with keep=[…]")
+        raise InvalidRequest(
+            "numpy files cannot hold nulls: write Parquet, or leave the column out with keep=[…]"
+        )
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.storage
     while hasattr(column.type, "value_field"):

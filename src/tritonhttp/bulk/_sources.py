@@ -50,18 +50,21 @@ class Source:
     schema : pyarrow.Schema
     rows : int or None
         How many there are, if that is known.
+    can_be_read_again : bool
+        False for an iterable, of which the first batch alone has been read.
     """
 
-    def __init__(self, fragments: Sequence[Fragment], schema: Any, rows: int | None) -> None:
+    def __init__(
+        self, fragments: Sequence[Fragment], schema: Any, rows: int | None, can_be_read_again: bool = True
+    ) -> None:
         self.fragments, self.schema, self.rows = fragments, schema, rows
+        self.can_be_read_again = can_be_read_again
 
     def state(self) -> list[dict[str, Any]]:
         """Return what tells that the source has changed, for each fragment."""
         return [{"name": each.name, **each.state} for each in self.fragments]
 
-    def read(
-        self, fragment: int = 0, row: int = 0, columns: Sequence[str] | None = None
-    ) -> Iterator[Piece]:
+    def read(self, fragment: int = 0, row: int = 0, columns: Sequence[str] | None = None) -> Iterator[Piece]:
         """Yield the rows from a place on.
 
         Parameters
