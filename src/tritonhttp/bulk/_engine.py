@@ -1,4 +1,4 @@
-"""The way of rows through a run: read ahead, sent with several calls under way, written behind and committed in parts."""
+"""The way of rows through a run: read ahead, sent in several calls at a time, written behind, committed in parts."""
 
 from __future__ import annotations
 
@@ -188,6 +188,8 @@ class Engine:
                 self._deliver(behind)
 
     def _take(self, answer: Any) -> None:
+        if answer.index not in self._sent:
+            raise answer  # of the source
         chunk, rows = self._sent.pop(answer.index)
         while self._patience.seen:
             now = self._patience.seen.popleft()

@@ -27,14 +27,14 @@ from ._progress import shown
 from ._sinks import Sink
 from ._sources import Source, schema_text
 
-__all__ = ["Report", "run"]
+__all__ = ["PATIENCE", "Report", "run"]
 
 #: Connections to each server if nobody says how many calls may be under way, and the most in all.
 _CONNECTIONS, _MOST_CONNECTIONS = 32, 128
 #: Rows of a call to a model that does not say how many it takes.
 _BATCH = 1024
 #: A run is long: a server may be away for a minute.
-_RETRY = Retry(attempts=10, backoff=0.1, max_backoff=15.0)
+PATIENCE = Retry(attempts=10, backoff=0.1, max_backoff=15.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +294,7 @@ def _client(
         return
     servers = 1 if isinstance(url, str) else len(list(url))
     most = min(_CONNECTIONS * servers, _MOST_CONNECTIONS) if in_flight == "auto" else in_flight
-    retry = options.pop("retry", _RETRY)
+    retry = options.pop("retry", PATIENCE)
     patience = Patience(retry if retry is not None else Retry(attempts=1))
     with InferenceServerClient(url, concurrency=most, retry=patience, **options) as client:
         yield client, patience, most

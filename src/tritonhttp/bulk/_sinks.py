@@ -98,7 +98,7 @@ class Sink:
 
     def finish(self, parts: list[tuple[int, int, int]], schema: Any) -> None:
         """Make the output of its parts: the number, rows and failed rows of each."""
-        if any(failed for _, _, failed in parts):
+        if any(self._errors_of(number).exists() for number, _, failed in parts if failed):
             with self.errors.written() as stream:
                 for number, _, _ in parts:
                     stream.write(self._errors_of(number).read())
@@ -161,9 +161,8 @@ class Part:
 
     def drop(self) -> None:
         """Remove what was written."""
-        with contextlib.suppress(_Dropped):
-            with self._stack:
-                raise _Dropped
+        with contextlib.suppress(_Dropped), self._stack:
+            raise _Dropped
 
 
 class _Dropped(Exception):

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .._version import __version__
-from . import ask, change, explain, generate, infer, serve, stub
+from . import ask, bulk, change, explain, generate, infer, serve, stub
 from .bench import command as bench
 from .common import USAGE, Ended
 from .top import command as top
@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 
 #: Each adds its commands, in the order of the help.
-for _module in (ask, change, infer, generate, bench, top, explain, serve, stub):
+for _module in (ask, change, infer, generate, bulk, bench, top, explain, serve, stub):
     _module.add_to(app)
 
 

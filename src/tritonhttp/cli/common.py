@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..aio import InferenceServerClient as AioClient
     from ..plugins import Request
 
-__all__ = ["BOUND", "REACH", "SERVER", "USAGE", "Ended", "Failure", "Setup", "command", "exit_code"]
+__all__ = ["BOUND", "INTERRUPTED", "REACH", "SERVER", "USAGE", "Ended", "Failure", "Setup", "command", "exit_code"]
 
 T = TypeVar("T")
 
@@ -322,6 +322,10 @@ _WORDS = {
     "give outputs=[…]": "name them with --select",
     " (use generate_stream, which takes any number of answers)": " (use tritonhttp generate)",
     "; cast=True converts where the values fit": "",
+    "cast=True rounds to that": "--cast rounds to that",
+    "resume=True goes on": "--resume goes on",
+    "overwrite=True": "--overwrite",
+    'on_error="record"': "--on-error record",
 }
 
 

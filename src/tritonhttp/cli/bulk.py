@@ -1,0 +1,120 @@
+"""The command that runs a model on a dataset."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from .common import INTERRUPTED, SERVER, Ended, Failure, Setup, command
+from .output import facts, show_json
+
+__all__ = ["add_to"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    command(
+        app,
+        example="tritonhttp bulk rows.parquet scores.parquet --model digits --input IMAGE=pixels --overwrite",
+    )(bulk)
+
+
+def bulk(
+    setup: Setup,
+    source: Annotated[str, typer.Argument(help="A file, a folder or a URI with the rows.")],
+    sink: Annotated[str, typer.Argument(help="The output: a file, or a folder of Parquet files.")],
+    model: Annotated[str, typer.Option("-m", "--model", metavar="NAME", help="The model.")],
+    version: Annotated[str, typer.Option("--model-version", help="A version of the model.")] = "",
+    input: Annotated[
+        list[str] | None,
+        typer.Option("-i", "--input", metavar="NAME=COLUMN", help="The column of an input of the model."),
+    ] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option("-o", "--output", metavar="NAME=COLUMN", help="The column for an output of the model."),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", metavar="COLUMNS", help="Columns of the source to keep, with commas between."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="The most rows of a call.")] = None,
+    in_flight: Annotated[
+        str, typer.Option("--in-flight", metavar="CALLS", help="Calls under way, a number or auto.")
+    ] = "auto",
+    unordered: Annotated[bool, typer.Option("--unordered", help="Write rows as they are done.")] = False,
+    on_error: Annotated[
+        str, typer.Option("--on-error", metavar="raise|skip|record", help="What to do about a bad row.")
+    ] = "raise",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was ended.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")] = False,
+    checkpoint: Annotated[
+        int | None, typer.Option("--checkpoint", metavar="ROWS", help="Commit after so many rows.")
+    ] = None,
+    cast: Annotated[bool, typer.Option("--cast", help="Round numbers to the model's datatype.")] = False,
+    refuse_nan: Annotated[bool, typer.Option("--refuse-nan", help="Treat NaN as a bad row.")] = False,
+) -> int:
+    """Run a model on each row of a dataset; a run that is ended goes on with --resume.
+
+    Exit codes: as of every command, and 1 too if rows failed (with --on-error skip or record).
+    """
+    from ..bulk._run import PATIENCE, run
+
+    options: dict[str, Any] = {"in_flight": _in_flight(in_flight)}
+    names = {"inputs": _pairs("--input", input), "outputs": _pairs("--output", output)}
+    workers = 32 if options["in_flight"] == "auto" else options["in_flight"]
+    with setup.client(concurrency=workers, retry=PATIENCE) as client:
+        try:
+            report = run(
+                source,
+                sink,
+                model=model,
+                version=version,
+                **names,
+                keep=None if keep is None else [name for name in keep.split(",") if name],
+                batch_size=batch_size,
+                ordered=not unordered,
+                on_error=on_error,  # type: ignore[arg-type]
+                resume=resume,
+                overwrite=overwrite,
+                checkpoint=checkpoint,
+                cast=cast,
+                refuse_nan=refuse_nan,
+                client=client,
+                **options,
+            )
+        except KeyboardInterrupt as error:
+            words = str(error).replace("resume=True", "the same command with --resume")
+            print(f"tritonhttp: {words or 'interrupted'}", file=sys.stderr)
+            raise Ended(INTERRUPTED) from None
+    if setup.json:
+        show_json(asdict(report))
+    else:
+        shown = {name: f"{value:,}" if isinstance(value, int) else value for name, value in asdict(report).items()}
+        shown["seconds"] = f"{report.seconds:.1f}"
+        facts([(name, str(value)) for name, value in shown.items() if value])
+    return SERVER if report.failed else 0
+
+
+def _in_flight(given: str) -> Any:
+    if given == "auto":
+        return given
+    if not given.isdecimal() or int(given) < 1:
+        raise Failure(f"--in-flight: expected a number above 0 or auto, got {given!r}")
+    return int(given)
+
+
+def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str] | None:
+    """Return names and columns; a name alone is its own column."""
+    if not given:
+        return None
+    found = {}
+    for each in given:
+        name, equals, column = each.partition("=")
+        if not name or (equals and not column):
+            raise Failure(f"{option}: expected NAME=COLUMN, got {each!r}")
+        found[name] = column or name
+    return found

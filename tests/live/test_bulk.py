@@ -1,0 +1,398 @@
+"""Datasets through a real model: formats, bad rows, and runs that are killed and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+import pytest
+
+from tritonhttp import InvalidRequest, bulk
+from tritonhttp.errors import BulkError
+
+from ..clients import wait_until
+
+ROWS = 700
+
+
+def table(rows: int = ROWS) -> pa.Table:
+    values = np.random.default_rng(7).random((rows, 64), np.float32)
+    pixels = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 64)
+    return pa.table({"id": pa.array(np.arange(rows)), "pixels": pixels})
+
+
+@pytest.fixture
+def score(triton_server: Any) -> Any:
+    def run(source: Any, sink: Any, **options: Any) -> bulk.Report:
+        usual = {"inputs": {"IMAGE": "pixels"}, "outputs": {"SCORES": "scores"}, "keep": ["id"]}
+        return bulk.run(
+            source, sink, model="digits", url=triton_server.url, **{"progress": False, **usual, **options}
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def expected(triton_server: Any) -> Any:
+    import tritonhttp
+
+    values = np.stack(table()["pixels"].to_pylist()).astype(np.float32)
+    with tritonhttp.InferenceServerClient(triton_server.url) as client:
+        return client.model("digits").batched(IMAGE=values)["SCORES"]
+
+
+def sources(folder: Path) -> dict[str, Any]:
+    whole = table()
+    rows = whole.to_pylist()
+    pq.write_table(whole, folder / "a.parquet", row_group_size=100)
+    (folder / "many").mkdir()
+    for number in range(3):
+        pq.write_table(whole.slice(number * 250, 250), folder / "many" / f"{number}.parquet")
+    for number in range(2):
+        (folder / "days" / f"day={number}").mkdir(parents=True)
+        pq.write_table(whole.slice(number * 350, 350), folder / "days" / f"day={number}" / "x.parquet")
+    with pa.ipc.new_file(folder / "a.arrow", whole.schema) as writer:
+        writer.write_table(whole, max_chunksize=90)
+    with pa.ipc.new_stream(str(folder / "a.arrows"), whole.schema) as stream:
+        stream.write_table(whole, max_chunksize=90)
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "parquet": folder / "a.parquet",
+        "folder": str(folder / "many"),
+        "partitions": folder / "days",
+        "uri": (folder / "a.parquet").as_uri(),
+        "arrow": folder / "a.arrow",
+        "stream": folder / "a.arrows",
+        "json lines": folder / "a.jsonl",
+        "dicts": iter(rows),
+        "batches": iter(whole.to_batches(max_chunksize=33)),
+        "table": whole,
+        "pandas": pd.DataFrame({"id": range(ROWS), "pixels": [*np.stack(whole["pixels"].to_pylist()).astype(np.float32)]}),
+        "polars": pl.from_arrow(whole),
+    }
+
+
+KINDS = [
+    "parquet",
+    "folder",
+    "partitions",
+    "uri",
+    "arrow",
+    "stream",
+    "json lines",
+    "dicts",
+    "batches",
+    "table",
+]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "pandas", "polars"])
+def test_each_kind_of_source(kind: str, tmp_path: Path, score: Any, expected: Any) -> None:
+    options = {"cast": True} if kind in ("json lines", "dicts") else {}
+    report = score(sources(tmp_path)[kind], tmp_path / "out", **options)
+    assert (report.rows, report.failed) == (ROWS, 0)
+    found = pq.read_table(tmp_path / "out").sort_by("id")
+    assert found["id"].to_pylist() == list(range(ROWS))
+    np.testing.assert_allclose(np.stack(found["scores"].to_pylist()), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".arrows", ".csv", ".jsonl", ".npz"])
+def test_each_kind_of_sink(suffix: str, tmp_path: Path, score: Any, expected: Any) -> None:
+    path = tmp_path / f"out{suffix}"
+    score(table(), path)
+    if suffix == ".npz":
+        with np.load(path) as found:
+            ids, scores = found["id"].tolist(), found["scores"]
+    else:
+        whole = {
+            ".parquet": pq.read_table,
+            ".arrow": lambda path: pa.ipc.open_file(path).read_all(),
+            ".arrows": lambda path: pa.ipc.open_stream(path.read_bytes()).read_all(),
+            ".csv": csv.read_csv,
+            ".jsonl": lambda path: pa.Table.from_pylist([json.loads(line) for line in path.read_text().splitlines()]),
+        }[suffix](path)
+        ids = whole["id"].to_pylist()
+        scores = np.stack(
+            [json.loads(each) if suffix == ".csv" else each for each in whole["scores"].to_pylist()]
+        )
+    assert ids == list(range(ROWS))
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [path.name, f"{path.name}.manifest"]
+
+
+def test_numpy_files_to_a_numpy_file(tmp_path: Path, score: Any, expected: Any) -> None:
+    np.save(tmp_path / "in.npy", np.stack(table()["pixels"].to_pylist()).astype(np.float32))
+    score(tmp_path / "in.npy", tmp_path / "out.npy", inputs={"IMAGE": "values"}, keep=[])
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-6)
+    with pytest.raises(InvalidRequest, match="holds one column"):
+        score(table(), tmp_path / "two.npy")
+
+
+def test_a_csv_and_functions_before_and_after(tmp_path: Path, score: Any, expected: Any) -> None:
+    values = np.stack(table()["pixels"].to_pylist()).astype(np.float32)
+    frame = pd.DataFrame(values, columns=[f"p{n}" for n in range(64)]).assign(id=range(ROWS))
+    frame.to_csv(tmp_path / "in.csv", index=False)
+
+    def together(batch: pa.RecordBatch) -> pa.RecordBatch:
+        flat = np.stack([batch.column(f"p{n}").to_numpy() for n in range(64)], axis=1).astype(np.float32)
+        return pa.record_batch(
+            {"id": batch["id"], "pixels": pa.FixedSizeListArray.from_arrays(flat.reshape(-1), 64)}
+        )
+
+    def best(batch: pa.RecordBatch) -> pa.RecordBatch:
+        scores = batch["scores"].flatten().to_numpy().reshape(-1, 10)
+        return pa.record_batch({"id": batch["id"], "digit": scores.argmax(axis=1)})
+
+    score(tmp_path / "in.csv", tmp_path / "out", preprocess=together, postprocess=best)
+    found = pq.read_table(tmp_path / "out")
+    assert found.to_pydict() == {"id": list(range(ROWS)), "digit": expected.argmax(axis=1).tolist()}
+
+
+def test_a_folder_of_images(tmp_path: Path, score: Any) -> None:
+    from PIL import Image
+
+    (tmp_path / "in").mkdir()
+    for number in range(70):
+        Image.fromarray(np.full((8, 8), number, np.uint8)).save(tmp_path / "in" / f"{number:02}.png")
+    (tmp_path / "in" / "50.png").write_bytes(b"no image")
+    report = score(
+        tmp_path / "in",
+        tmp_path / "out",
+        preprocess=flattened,
+        keep=["path"],
+        on_error="record",
+    )
+    assert (report.rows, report.failed) == (69, 1)
+    found = pq.read_table(tmp_path / "out")["path"].to_pylist()
+    assert [Path(path).name for path in found] == [f"{n:02}.png" for n in range(70) if n != 50]
+    (line,) = (tmp_path / "out" / "_errors.jsonl").read_text().splitlines()
+    assert json.loads(line)["file"].endswith("50.png")
+
+
+def flattened(batch: pa.RecordBatch) -> pa.RecordBatch:
+    pixels = [
+        None if each is None else np.asarray(each, np.float32).reshape(-1) / 255
+        for each in batch["pixels"].storage.to_pylist()
+    ]
+    return pa.record_batch({"path": batch["path"], "pixels": pa.array(pixels, pa.list_(pa.float32()))})
+
+
+# -- bad rows --
+
+
+def with_bad_rows() -> pa.Table:
+    rows = table().to_pylist()
+    rows[5]["pixels"] = None
+    rows[130]["pixels"] = rows[130]["pixels"][:63]
+    rows[131]["pixels"][3] = float("nan")
+    return pa.Table.from_pylist(rows, pa.schema([("id", pa.int64()), ("pixels", pa.list_(pa.float32()))]))
+
+
+@pytest.mark.parametrize("on_error", ["skip", "record"])
+def test_bad_rows_are_left_out(on_error: str, tmp_path: Path, score: Any) -> None:
+    pq.write_table(with_bad_rows(), tmp_path / "in.parquet")
+    report = score(tmp_path / "in.parquet", tmp_path / "out", on_error=on_error, refuse_nan=True)
+    assert (report.rows, report.failed) == (ROWS - 3, 3)
+    found = pq.read_table(tmp_path / "out")["id"].to_pylist()
+    assert found == [n for n in range(ROWS) if n not in (5, 130, 131)]
+    if on_error == "record":
+        lines = [json.loads(line) for line in (tmp_path / "out" / "_errors.jsonl").read_text().splitlines()]
+        assert [(line["row"], line["column"]) for line in lines] == [(n, "pixels") for n in (5, 130, 131)]
+        assert all(line["file"].endswith("in.parquet") and line["reason"] for line in lines)
+    else:
+        assert not (tmp_path / "out" / "_errors.jsonl").exists()
+
+
+def test_a_bad_row_stops_the_run_with_its_file_row_and_column(tmp_path: Path, score: Any) -> None:
+    pq.write_table(with_bad_rows(), tmp_path / "in.parquet")
+    with pytest.raises(BulkError, match=r"in\.parquet: row 5, column 'pixels': null") as caught:
+        score(tmp_path / "in.parquet", tmp_path / "out")
+    assert (caught.value.row, caught.value.column) == (5, "pixels")
+    assert str(caught.value.file).endswith("in.parquet")
+    assert not list((tmp_path / "out").glob("*.parquet"))
+
+
+REFUSES = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            x = pb_utils.get_input_tensor_by_name(request, "X").as_numpy()
+            if (x < 0).any():
+                answers.append(pb_utils.InferenceResponse(error=pb_utils.TritonError("a number below 0")))
+            else:
+                answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("Y", x * 2)]))
+        return answers
+"""
+
+
+def load(triton_server: Any, name: str, code: str, batch: int) -> None:
+    import tritonhttp
+
+    config = {
+        "backend": "python",
+        "max_batch_size": batch,
+        "input": [{"name": "X", "data_type": "TYPE_FP32", "dims": [1]}],
+        "output": [{"name": "Y", "data_type": "TYPE_FP32", "dims": [1]}],
+    }
+    with tritonhttp.InferenceServerClient(triton_server.url) as client:
+        client.load_model(name, config=json.dumps(config), files={"file:1/model.py": code.encode()})
+
+
+def test_rows_that_the_model_refuses_are_found(tmp_path: Path, triton_server: Any) -> None:
+    load(triton_server, "refuses", REFUSES, 32)
+    values = np.arange(300, dtype=np.float32)
+    values[[7, 8, 250]] *= -1
+    source = pa.table({"X": values, "id": np.arange(300)})
+    options: dict[str, Any] = {
+        "model": "refuses",
+        "url": triton_server.url,
+        "keep": ["id"],
+        "progress": False,
+    }
+    report = bulk.run(source, tmp_path / "out.parquet", on_error="record", **options)
+    assert (report.rows, report.failed) == (297, 3)
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found["id"].to_pylist() == [n for n in range(300) if n not in (7, 8, 250)]
+    assert np.ravel(found["Y"].to_pylist()).tolist() == [2 * n for n in found["id"].to_pylist()]
+    lines = [json.loads(line) for line in Path(report.errors).read_text().splitlines()]
+    assert [line["row"] for line in lines] == [7, 8, 250]
+    assert all("a number below 0" in line["reason"] for line in lines)
+    with pytest.raises(BulkError, match="row 0: the call for this row and the 31 behind it failed"):
+        bulk.run(source, tmp_path / "other", **options)
+
+
+# -- exactly once --
+
+PROGRAM = """
+import sys
+from tritonhttp import bulk
+source, sink, url = sys.argv[1:4]
+report = bulk.run(source, sink, model="digits", url=url, inputs={"IMAGE": "pixels"}, outputs={"SCORES": "scores"},
+                  keep=["id"], resume=True, progress=False, checkpoint=1000, on_error="record")
+print(report.rows, report.failed, report.resumed, report.calls)
+"""
+
+
+@pytest.mark.parametrize("sink", ["out", "out.parquet"])
+def test_a_run_that_is_killed_goes_on_and_makes_the_identical_table(
+    sink: str, tmp_path: Path, triton_server: Any, score: Any
+) -> None:
+    rows = 60_000
+    whole = table(rows)
+    pixels = whole["pixels"].to_pylist()
+    pixels[10], pixels[41_234] = None, None
+    kind = pa.list_(pa.float32(), 64)
+    whole = pa.table({"id": whole["id"], "pixels": pa.array(pixels, kind)})
+    pq.write_table(whole, tmp_path / "in.parquet", row_group_size=7000)
+    score(tmp_path / "in.parquet", tmp_path / "once.parquet", on_error="record")
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(tmp_path / "in.parquet"),
+        str(tmp_path / sink),
+        triton_server.url,
+    ]
+    manifest = tmp_path / "out" / "_manifest.jsonl" if sink == "out" else tmp_path / f"{sink}.manifest"
+
+    def committed() -> int:
+        return manifest.read_bytes().count(b"\n") if manifest.exists() else 0
+
+    kills = 0
+    for _ in range(5):
+        before = committed()
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            wait_until(lambda: committed() > before + 1 or process.poll() is not None, 30)  # noqa: B023
+            time.sleep(random.random() * 0.1)  # the moment is to be any
+            process.kill()
+            kills += process.wait() == -signal.SIGKILL
+    assert kills >= 3
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    computed, failed, resumed, calls = map(int, done.stdout.split())
+    assert (computed, failed) == (rows - 2, 2)
+    assert resumed > 0
+    assert calls <= (rows - resumed) / 64 + rows / 1000 + 2
+    assert pq.read_table(tmp_path / sink).equals(pq.read_table(tmp_path / "once.parquet"))
+    errors = tmp_path / "out" / "_errors.jsonl" if sink == "out" else tmp_path / f"{sink}.errors.jsonl"
+    assert [json.loads(line)["row"] for line in errors.read_text().splitlines()] == [10, 41_234]
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert again.stdout.split()[3] == "0", "a complete run is not done again"
+
+
+def test_a_changed_source_model_or_option_is_refused(tmp_path: Path, score: Any, triton_server: Any) -> None:
+    path = tmp_path / "in.parquet"
+    pq.write_table(table(), path)
+    score(path, tmp_path / "out")
+    with pytest.raises(InvalidRequest, match="resume=True goes on with it"):
+        score(path, tmp_path / "out")
+    for options, words in (
+        ({"on_error": "skip"}, "options on_error was 'raise' and is 'skip'"),
+        ({"keep": []}, r"options keep was \['id'\] and is \[\]"),
+        ({"batch_size": 9}, "options batch_size was None and is 9"),
+        ({"postprocess": lambda batch: batch}, "options postprocess was None"),
+    ):
+        with pytest.raises(BulkError, match=words):
+            score(path, tmp_path / "out", resume=True, **options)
+    os.utime(path, (1, 1))
+    with pytest.raises(BulkError, match=r"in\.parquet has changed \(modified\)"):
+        score(path, tmp_path / "out", resume=True)
+    pq.write_table(table().select(["id", "pixels"]).append_column("new", table()["id"]), path)
+    with pytest.raises(BulkError, match=r"in\.parquet has changed \(size, modified\).*the columns was"):
+        score(path, tmp_path / "out", resume=True)
+    assert score(path, tmp_path / "out", overwrite=True).rows == ROWS
+
+
+def test_a_changed_model_is_refused(tmp_path: Path, triton_server: Any) -> None:
+    options: dict[str, Any] = {"model": "changes", "url": triton_server.url, "progress": False}
+    source = pa.table({"X": np.arange(50, dtype=np.float32)})
+    load(triton_server, "changes", REFUSES, 8)
+    bulk.run(source, tmp_path / "out", **options)
+    load(triton_server, "changes", REFUSES, 16)
+    with pytest.raises(BulkError, match="model configuration was"):
+        bulk.run(source, tmp_path / "out", resume=True, **options)
+
+
+def test_ctrl_c_ends_clean_and_says_how_to_go_on(tmp_path: Path, score: Any) -> None:
+    def interrupted(done: int, total: int | None) -> None:
+        if done >= 64:
+            raise KeyboardInterrupt
+
+    pq.write_table(table(20_000), tmp_path / "in.parquet")
+    with pytest.raises(KeyboardInterrupt, match="rows committed to .*; resume=True goes on"):
+        score(tmp_path / "in.parquet", tmp_path / "out", checkpoint=64, progress=interrupted)
+    assert not list((tmp_path / "out").glob(".*")), "no temporary file is left"
+    report = score(tmp_path / "in.parquet", tmp_path / "out", resume=True)
+    assert report.rows == 20_000
+    assert pq.read_table(tmp_path / "out")["id"].to_pylist() == list(range(20_000))
+
+
+def test_without_order_every_row_is_there_once(tmp_path: Path, score: Any) -> None:
+    report = score(table(9000), tmp_path / "out", ordered=False, in_flight=7, batch_size=50, checkpoint=500)
+    assert report.calls == 9000 // 50 or report.calls >= 180
+    assert sorted(pq.read_table(tmp_path / "out")["id"].to_pylist()) == list(range(9000))
+
+
+def test_a_source_without_rows_gives_an_output_without_rows(tmp_path: Path, score: Any) -> None:
+    for sink in ("out", "out.parquet", "out.csv"):
+        assert score(table().slice(0, 0), tmp_path / sink).rows == 0
+    assert pq.read_table(tmp_path / "out").schema.names == ["id", "scores"]
+    assert len(pq.read_table(tmp_path / "out.parquet")) == 0
