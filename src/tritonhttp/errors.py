@@ -17,8 +17,8 @@
     ├── MissingDependency               also ImportError: an extra is not installed
     ├── RequestCancelled                also concurrent.futures.CancelledError: the call's handle was cancelled
     ├── ResultNotReady                  also TimeoutError: a handle was not waited for long enough
-    ├── BulkError                       a run over a dataset has stopped; names file, row and column
     └── InvalidRequest                  also ValueError: refused before anything was sent
+        ├── BulkError                   a run over a dataset cannot go on; names file, row and column
         └── InvalidCall                 also TypeError, AttributeError: a call that does not exist
 
 Programs for the reference catch the built-in errors; these catch ours too.
@@ -286,8 +286,12 @@ class ProtocolError(InferenceServerException):
     """The answer is not valid HTTP, or not a valid answer of the v2 protocol."""
 
 
-class BulkError(InferenceServerException):
-    """A run of ``tritonhttp.bulk`` has stopped: a row cannot be computed, or it is not the run that was begun.
+class InvalidRequest(InferenceServerException, ValueError):
+    """The request was refused before anything was sent. The message says what was expected and what was given."""
+
+
+class BulkError(InvalidRequest):
+    """A run of ``tritonhttp.bulk`` cannot go on: a row cannot be computed, or it is not the run that was begun.
 
     Attributes
     ----------
@@ -298,10 +302,6 @@ class BulkError(InferenceServerException):
     file: str | None = None
     row: int | None = None
     column: str | None = None
-
-
-class InvalidRequest(InferenceServerException, ValueError):
-    """The request was refused before anything was sent. The message says what was expected and what was given."""
 
 
 class InvalidCall(InvalidRequest, TypeError, AttributeError):

@@ -80,7 +80,9 @@ def sources(folder: Path) -> dict[str, Any]:
         "dicts": iter(rows),
         "batches": iter(whole.to_batches(max_chunksize=33)),
         "table": whole,
-        "pandas": pd.DataFrame({"id": range(ROWS), "pixels": [*np.stack(whole["pixels"].to_pylist()).astype(np.float32)]}),
+        "pandas": pd.DataFrame(
+            {"id": range(ROWS), "pixels": [*np.stack(whole["pixels"].to_pylist()).astype(np.float32)]}
+        ),
         "polars": pl.from_arrow(whole),
     }
 
@@ -122,7 +124,9 @@ def test_each_kind_of_sink(suffix: str, tmp_path: Path, score: Any, expected: An
             ".arrow": lambda path: pa.ipc.open_file(path).read_all(),
             ".arrows": lambda path: pa.ipc.open_stream(path.read_bytes()).read_all(),
             ".csv": csv.read_csv,
-            ".jsonl": lambda path: pa.Table.from_pylist([json.loads(line) for line in path.read_text().splitlines()]),
+            ".jsonl": lambda path: pa.Table.from_pylist(
+                [json.loads(line) for line in path.read_text().splitlines()]
+            ),
         }[suffix](path)
         ids = whole["id"].to_pylist()
         scores = np.stack(

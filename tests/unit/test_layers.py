@@ -46,7 +46,6 @@ ROOMS = {
     "tritonhttp.stream": 8,
     "tritonhttp.bulk": 9,
     "tritonhttp.otel": 9,
-    "tritonhttp.bulk": 9,
     "tritonhttp.as_tritonclient": 10,
     "tritonhttp.testing": 10,
     "tritonhttp.cli": 11,

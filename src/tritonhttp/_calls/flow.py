@@ -153,7 +153,7 @@ class Throttle:
         """Begin a trial of another limit, if there is one."""
         limit = self.limit
         found = math.ceil(wanted) if wanted > limit else math.floor(wanted)
-        found = max(1, min(found, self._most, self._ceiling - 1))
+        found = int(max(1, min(found, self._most, self._ceiling - 1)))
         self._pause = self._calm
         if found == limit:
             self._starting = False

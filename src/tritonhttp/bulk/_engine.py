@@ -253,7 +253,7 @@ class Engine:
             **plan.options,
         )
 
-    def _refused(self, chunk: Chunk, rows: slice, error: ServerError) -> BulkError:
+    def _refused(self, chunk: Chunk, rows: slice, error: InferenceServerException) -> BulkError:
         count = rows.stop - rows.start
         which = "this row" if count == 1 else f"this row and the {count - 1} behind it"
         return self._error(chunk, chunk.number(rows.start), None, f"the call for {which} failed: {error}", 1)

@@ -55,7 +55,8 @@ def reader_of(place: Place, infos: Sequence[Any]) -> Source:
         )
     if kind == "image":
         return _images(place, infos)
-    schema, rows = None, 0
+    schema = None
+    rows: int | None = 0
     fragments = []
     for info in infos:
         file = Place(place.system, info.path, info.path)
@@ -102,7 +103,8 @@ def _read_parquet(
     import pyarrow.parquet as parquet
 
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-    start, groups, size = 0, [], 0.0
+    start, size = 0, 0.0
+    groups: list[int] = []
     # Without its own buffering a whole row group would be read at once.
     with fragment.filesystem.open_input_file(fragment.path) as stream:
         file = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)

@@ -174,7 +174,8 @@ def run(
     rows, target = source_of(source), Sink(sink)
     with _client(client, url, in_flight, client_options) as (found, patience, most):
         served = found.model(model, version)
-        signature = served.signature or served.refresh().signature
+        signature = served.refresh().signature
+        assert signature is not None  # just read
         columns = Columns(
             signature, inputs=inputs, outputs=outputs, keep=keep, refuse_nan=refuse_nan, cast=cast
         )
@@ -195,7 +196,7 @@ def run(
             needed=None if preprocess is not None else _needed(rows.schema, columns),
             preprocess=preprocess,
             postprocess=postprocess,
-            options={"idempotent": True, **(options or {})},  # type: ignore[typeddict-item]
+            options={"idempotent": True, **(options or {})},
         )
         _sinks.check(target, plan.schema)
         state = {
@@ -339,7 +340,7 @@ def _model_state(client: InferenceServerClient, name: str, version: str) -> dict
     """Return what tells that a model has changed."""
     metadata = client.get_model_metadata(name, version)
     try:
-        config = client.get_model_config(name, version)
+        config: Any = client.get_model_config(name, version)
     except ServerError:
         config = {}
     text = json.dumps(config, sort_keys=True, default=str)

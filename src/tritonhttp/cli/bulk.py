@@ -64,7 +64,6 @@ def bulk(
     from ..bulk._run import PATIENCE, run
 
     options: dict[str, Any] = {"in_flight": _in_flight(in_flight)}
-    names = {"inputs": _pairs("--input", input), "outputs": _pairs("--output", output)}
     workers = 32 if options["in_flight"] == "auto" else options["in_flight"]
     with setup.client(concurrency=workers, retry=PATIENCE) as client:
         try:
@@ -73,7 +72,8 @@ def bulk(
                 sink,
                 model=model,
                 version=version,
-                **names,
+                inputs=_pairs("--input", input),
+                outputs=_pairs("--output", output),
                 keep=None if keep is None else [name for name in keep.split(",") if name],
                 batch_size=batch_size,
                 ordered=not unordered,
@@ -93,7 +93,9 @@ def bulk(
     if setup.json:
         show_json(asdict(report))
     else:
-        shown = {name: f"{value:,}" if isinstance(value, int) else value for name, value in asdict(report).items()}
+        shown = {
+            name: f"{value:,}" if isinstance(value, int) else value for name, value in asdict(report).items()
+        }
         shown["seconds"] = f"{report.seconds:.1f}"
         facts([(name, str(value)) for name, value in shown.items() if value])
     return SERVER if report.failed else 0

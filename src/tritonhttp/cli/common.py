@@ -36,7 +36,18 @@ if TYPE_CHECKING:
     from ..aio import InferenceServerClient as AioClient
     from ..plugins import Request
 
-__all__ = ["BOUND", "INTERRUPTED", "REACH", "SERVER", "USAGE", "Ended", "Failure", "Setup", "command", "exit_code"]
+__all__ = [
+    "BOUND",
+    "INTERRUPTED",
+    "REACH",
+    "SERVER",
+    "USAGE",
+    "Ended",
+    "Failure",
+    "Setup",
+    "command",
+    "exit_code",
+]
 
 T = TypeVar("T")
 
