@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tritonhttp.testing import packaged_models
@@ -36,6 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved(folder / "digit.png", digit()[0], (64, 64))
     row = np.arange(16, dtype=np.int32)
     np.savez(folder / "inputs.npz", INPUT0=row, INPUT1=row)
+    pixels = pa.FixedSizeListArray.from_arrays(np.zeros(64 * 70, np.float32), 64)
+    pq.write_table(pa.table({"id": np.arange(70), "pixels": pixels}), folder / "rows.parquet")
     shutil.copy(packaged_models() / "add_sub" / "1" / "model.py", folder / "model.py")
     program = folder / "tritonhttp"
     program.write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')

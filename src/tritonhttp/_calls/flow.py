@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, TypeVar
 
+from .._transport.policy import positive
 from ..errors import DeadlineExceeded, InferenceServerException
 
-__all__ = ["Throttle", "is_overload"]
+__all__ = ["Throttle", "first_of", "in_flight_or", "is_overload"]
 
+T = TypeVar("T")
+
+#: The default maximum of items read ahead; each keeps its arrays alive.
+_MOST_AHEAD = 32
 #: Statuses of a server, or of a gateway in front of it, that has too much to do.
 _OVERLOADED = ("429", "503")
 
@@ -196,3 +202,17 @@ class Throttle:
         self._old = max(self.limit, limit)
         self.limit = limit
         self._round = None
+
+
+def first_of(waiting: dict[int, T]) -> tuple[int, T]:
+    """Return the item that was begun first, with its number."""
+    return next(iter(waiting.items()))
+
+
+def in_flight_or(connections: int, in_flight: int | Literal["auto"] | Throttle | None) -> int | Throttle:
+    """Return how many items to read ahead: as many as given, enough to keep the connections busy, or a control."""
+    if in_flight == "auto":
+        return Throttle(2 * connections)
+    if isinstance(in_flight, Throttle):
+        return in_flight
+    return min(2 * connections, _MOST_AHEAD) if in_flight is None else positive(in_flight, "in_flight")

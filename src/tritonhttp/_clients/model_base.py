@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +23,13 @@ from .._basics.hints import ask
 from .._basics.log import logger
 from .._basics.quantities import integer
 from .._basics.table import Table
-from .._calls.flow import Throttle
 from .._calls.safety import may_be_asked_again
 from .._protocol import operations
 from .._protocol.inference import Inference, fits
 from .._protocol.operations import Operation
 from .._protocol.result import InferResult
 from .._protocol.signature import Arrays, Joined, Signature, requested, rows_of, split, tensors
-from .._transport.policy import UNSET, Deadline, Moment, positive
+from .._transport.policy import UNSET, Deadline, Moment
 from ..errors import (
     ConnectError,
     DeadlineExceeded,
@@ -54,8 +53,6 @@ __all__ = [
     "SequenceOptions",
     "Several",
     "Step",
-    "first_of",
-    "in_flight_or",
     "inputs_of",
     "iterator",
 ]
@@ -137,8 +134,6 @@ _OWN_REFUSALS = ("401", "403", "407", "429")
 _LEAST_INTERVAL = 1.0
 #: Statuses of a server without model configurations.
 _NO_CONFIG = ("400", "404", "405", "501")
-#: The default maximum of items read ahead; each keeps its arrays alive.
-_MOST_AHEAD = 32
 #: Part of Triton's message about a sequence that it does not have, or no longer has.
 _NO_SEQUENCE = "must specify the START flag"
 
@@ -523,20 +518,6 @@ def iterator(items: Iterable[T]) -> Iterator[T]:
         raise InvalidRequest(
             f"expected an iterable of mappings of input names to arrays, or of arrays; got {type(items).__name__}"
         ) from None
-
-
-def first_of(waiting: dict[int, T]) -> tuple[int, T]:
-    """Return the item that was begun first, with its number."""
-    return next(iter(waiting.items()))
-
-
-def in_flight_or(connections: int, in_flight: int | Literal["auto"] | Throttle | None) -> int | Throttle:
-    """Return how many items to read ahead: as many as given, enough to keep the connections busy, or a control."""
-    if in_flight == "auto":
-        return Throttle(2 * connections)
-    if isinstance(in_flight, Throttle):
-        return in_flight
-    return min(2 * connections, _MOST_AHEAD) if in_flight is None else positive(in_flight, "in_flight")
 
 
 def inputs_of(inputs: Any, named: Mapping[str, Any]) -> Mapping[str, Any] | Sole:

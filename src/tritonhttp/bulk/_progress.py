@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
-from .._basics.log import logger
 from ._engine import Tally
 
 __all__ = ["shown"]
+
+logger = logging.getLogger("tritonhttp.bulk")
 
 #: Seconds between two lines of the log, and between two changes of the bar.
 _LINES, _CHANGES = 30.0, 0.1

@@ -61,10 +61,15 @@ def bulk(
 
     Exit codes: as of every command, and 1 too if rows failed (with --on-error skip or record).
     """
+    import logging
+
     from ..bulk._run import PATIENCE, run
 
     options: dict[str, Any] = {"in_flight": _in_flight(in_flight)}
     workers = 32 if options["in_flight"] == "auto" else options["in_flight"]
+    log = logging.getLogger("tritonhttp.bulk")  # not the whole library's: of calls there are many
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
     with setup.client(concurrency=workers, retry=PATIENCE) as client:
         try:
             report = run(

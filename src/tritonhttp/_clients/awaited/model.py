@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy.typing as npt
 
-from ..._calls.flow import Throttle
+from ..._calls.flow import Throttle, first_of, in_flight_or
 from ..._calls.turns import Turn
 from ..._protocol.operations import Operation
 from ..._transport.policy import UNSET, Deadline, call_limit
@@ -23,8 +23,6 @@ from ..model_base import (
     SequenceBase,
     SequenceOptions,
     Step,
-    first_of,
-    in_flight_or,
     inputs_of,
 )
 from ..progress import Progress, reporting

@@ -1,0 +1,132 @@
+"""The files of runs over datasets: whole or not there, and lines that a crash cannot spoil."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tritonhttp import InvalidRequest
+from tritonhttp.bulk._ahead import Behind, ahead
+from tritonhttp.bulk._checkpoint import Committed, Manifest, described
+from tritonhttp.bulk._chunks import chunks
+from tritonhttp.bulk._given import source_of
+from tritonhttp.bulk._places import Lines, place_of
+from tritonhttp.bulk._sinks import Sink
+from tritonhttp.errors import BulkError
+
+
+def test_a_file_that_is_not_complete_does_not_appear(tmp_path: Path) -> None:
+    place = place_of(tmp_path / "a")
+    with pytest.raises(RuntimeError), place.written() as stream:
+        stream.write(b"half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    place.write(b"whole")
+    assert place.read() == b"whole"
+
+
+@pytest.mark.parametrize("cut", range(1, 30))
+def test_a_line_that_was_not_written_whole_does_not_count(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    lines = Lines(place_of(path))
+    lines.open(True)
+    lines.add(b"the first")
+    lines.add(b"the second, longer")
+    lines.close()
+    path.write_bytes(path.read_bytes()[:-cut])
+    again = Lines(place_of(path))
+    expected = [b"the first"] if cut < 29 else []
+    assert again.found == expected[: 1 if cut <= 28 else 0]
+    again.open(True)
+    again.add(b"more")
+    again.close()
+    assert Lines(place_of(path)).found == [*again.found[:-1], b"more"]
+
+
+def test_one_run_at_a_time_writes_to_an_output(tmp_path: Path) -> None:
+    first, second = (Lines(place_of(tmp_path / "lines")) for _ in range(2))
+    first.open(True)
+    with pytest.raises(InvalidRequest, match="another run writes"):
+        second.open(True)
+    first.close()
+
+
+def test_a_manifest_tells_what_has_changed(tmp_path: Path) -> None:
+    run = {"source": [{"name": "a", "size": 1}, {"name": "b", "size": 2}], "model": {"version": "1"}}
+    manifest = Manifest(place_of(tmp_path / "m"))
+    manifest.begin(run, False)
+    manifest.commit(Committed(0, 7, 1, 0, 8))
+    manifest.close()
+    again = Manifest(place_of(tmp_path / "m"))
+    assert (again.is_begun, again.is_done, again.parts) == (True, False, [Committed(0, 7, 1, 0, 8)])
+    changed = {"source": [{"name": "a", "size": 3}, {"name": "c", "size": 2}], "model": {"version": "2"}}
+    with pytest.raises(BulkError) as caught:
+        again.begin(changed, True)
+    for words in ("b is gone", "c is new", "a has changed (size)", "model version was '1' and is '2'"):
+        assert words in str(caught.value)
+
+
+def test_a_function_with_other_code_is_another_one() -> None:
+    def one(x: int) -> int:
+        return x + 1
+
+    before = described(one)
+
+    def one(x: int) -> int:  # type: ignore[no-redef]
+        return x + 2
+
+    assert described(one) != before
+
+
+def test_chunks_go_on_from_any_row() -> None:
+    rows = [{"x": number} for number in range(10_000)]
+    for start in (0, 1, 4095, 4096, 9_999):
+        found = [
+            value
+            for chunk in chunks(source_of(pa.Table.from_pylist(rows)), 0, start, None, 64)
+            for value in chunk.batch["x"].to_pylist()
+        ]
+        assert found == list(range(start, 10_000))
+
+
+def test_the_sizes_of_chunks_are_multiples_of_calls() -> None:
+    table = pa.table({"x": range(20_000)})
+    found = [len(chunk.batch) for chunk in chunks(source_of(table), 0, 0, None, 100)]
+    assert all(size % 100 == 0 for size in found[:-1])
+    assert sum(found) == 20_000
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.png"])
+def test_a_sink_of_no_known_format_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match="expected a folder"):
+        Sink(name)
+
+
+@pytest.mark.parametrize("source", [3, object(), "/no/such/file.parquet"])
+def test_what_is_no_source_is_refused(source: object) -> None:
+    with pytest.raises(InvalidRequest):
+        source_of(source)
+
+
+def test_what_a_reading_thread_raises_comes_out() -> None:
+    def items():  # type: ignore[no-untyped-def]
+        yield 1
+        raise RuntimeError("broken")
+
+    found = ahead(items(), 2)
+    assert next(found) == 1
+    with pytest.raises(RuntimeError, match="broken"):
+        next(found)
+
+
+def test_what_a_writing_thread_raises_comes_out() -> None:
+    def work(item: int) -> None:
+        raise RuntimeError(str(item))
+
+    behind = Behind(work, 1)
+    with pytest.raises(RuntimeError, match="1"):
+        for _ in range(100):
+            behind.put(1)
+    behind.stop()
