@@ -28,7 +28,7 @@ class Failure:
     reason: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Chunk:
     """Rows of a source that follow each other.
 

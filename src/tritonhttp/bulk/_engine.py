@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from .._calls.flow import Throttle
+from .._calls.flow import Throttle, is_overload
 from .._calls.retry import Retry
 from .._clients.model_base import Outputs
 from ..errors import BulkError, InferenceServerException, InvalidRequest, ServerError
@@ -18,6 +19,7 @@ from ._ahead import Behind, ahead
 from ._checkpoint import Committed, Manifest
 from ._chunks import Chunk, chunks
 from ._columns import Columns
+from ._crew import Crew, closed
 from ._sinks import Part, Sink
 from ._sources import Source
 
@@ -33,6 +35,8 @@ _LEAST_PART, _SHARE_OF_PART = 8192, 128
 _NOT_OF_ROWS = ("401", "403", "404", "407", "429", "502", "503", "504")
 #: Chunks that are read ahead, and that wait to be written.
 _AHEAD = 2
+#: The most chunks that are not written yet, and the seconds between two looks of a thread that waits for room.
+_MOST_OPEN, _LOOK = 16, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +99,11 @@ class Engine:
         self._throttle = Throttle(plan.most) if plan.in_flight == "auto" else None
         self._limit = plan.batch_size
         self._version: str | None = None
-        self._sent: dict[int, tuple[Chunk, slice]] = {}
+        self._is_over = False
+        #: Guards the tally, the throttle and the chunks; `_delivering` the order in which they are written.
+        self._state, self._delivering = threading.Condition(), threading.Lock()
         #: Chunks that are not written yet, in the order of their rows.
-        self._open: deque[Chunk] = deque()
+        self._open: list[Chunk] = []
         self._parts: dict[int, Part] = {}
         self._expected: dict[int, int] = {}
         self._written: dict[int, int] = {}
@@ -112,34 +118,25 @@ class Engine:
         self.tally.failed = sum(part.failed for part in parts)
         self._tell(self.tally)
         start = (parts[-1].fragment, parts[-1].row) if parts else (0, 0)
-        chunks = ahead(self._prepared(*start), _AHEAD)
-        behind = Behind(self._write, _AHEAD)
+        found = ahead(self._prepared(*start), _AHEAD)
+        self._behind = behind = Behind(self._write, _AHEAD)
+        limit = plan.in_flight if plan.in_flight != "auto" else 0
+        self._crew = Crew(
+            self._calls(found), self._call, lambda: limit if self._throttle is None else self._throttle.limit
+        )
         try:
-            limit: Any = plan.in_flight if self._throttle is None else self._throttle
-            answers = plan.model.map(
-                self._calls(chunks, behind),
-                in_flight=limit,
-                ordered=plan.ordered,
-                copy=False,
-                return_exceptions=True,
-                outputs=plan.columns.requested,
-                **plan.options,
-            )
-            try:
-                for answer in answers:
-                    self._take(answer)
-                    self._deliver(behind)
-            finally:
-                answers.close()
-            self._deliver(behind)
+            self._crew.run(lambda: self._tell(self.tally))
+            self._deliver()
             behind.end()
+            self._tell(self.tally)
         except BaseException:
+            self._is_over = True
             behind.stop()
             for part in self._parts.values():
                 part.drop()
             raise
         finally:
-            chunks.close()  # type: ignore[attr-defined]
+            closed(found)
 
     # -- reading --
 
@@ -167,42 +164,62 @@ class Engine:
 
     # -- calls --
 
-    def _calls(self, chunks: Iterator[Chunk], behind: Behind[Chunk]) -> Iterator[dict[str, Any]]:
-        number = 0
+    def _calls(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, slice]]:
         for chunk in chunks:
             if chunk.failures and self._plan.on_error == "raise":
                 first = chunk.failures[0]
                 raise self._error(chunk, first.row, first.column, first.reason, len(chunk.failures))
-            self._open.append(chunk)
+            with self._state:
+                # What is done behind a slow call waits in memory until that has ended.
+                while len(self._open) >= _MOST_OPEN and not self._is_over:
+                    self._state.wait(_LOOK)
+                self._open.append(chunk)
             rows, start = chunk.left, 0
             size = _bytes(chunk.arrays) / max(1, rows)
             while start < rows:
                 limit = max(1, min(self._limit, int(_MOST_BYTES / max(1.0, size))))
                 part = slice(start, min(rows, start + limit))
-                self._sent[number] = chunk, part
-                number += 1
-                self.tally.calls += 1
-                yield {name: array[part] for name, array in chunk.arrays.items()}
+                yield chunk, part
                 start = part.stop
             if not rows:
-                self._deliver(behind)
+                self._deliver()
 
-    def _take(self, answer: Any) -> None:
-        if answer.index not in self._sent:
-            raise answer  # of the source
-        chunk, rows = self._sent.pop(answer.index)
-        while self._patience.seen:
-            now = self._patience.seen.popleft()
-            self.tally.repeated += 1
-            if self._throttle is not None:
-                self._throttle.finished(now, 0.0, 0, True)
-        self.tally.in_flight = len(self._sent)
-        if isinstance(answer, Outputs):
+    def _call(self, call: tuple[Chunk, slice]) -> None:
+        """Carry out a call; runs on several threads."""
+        chunk, rows = call
+        arrays = {name: array[rows] for name, array in chunk.arrays.items()}
+        with self._state:
+            self.tally.calls += 1
+            self.tally.in_flight += 1
+        begun = monotonic()
+        answer: Outputs | None = None
+        failure: InferenceServerException | None = None
+        try:
+            answer = self._plan.model(arrays, outputs=self._plan.columns.requested, **self._plan.options)
             self._check_version(answer)
-            chunk.answer(rows, answer)
-        else:
-            self._failed(chunk, rows, answer)
-        self._tell(self.tally)
+        except InferenceServerException as error:
+            failure = error
+        now = monotonic()
+        with self._state:
+            self.tally.in_flight -= 1
+            self._tell_throttle(now, now - begun, failure)
+            if answer is not None and failure is None:
+                chunk.answer(rows, answer)
+        if failure is not None:
+            self._failed(chunk, rows, failure)
+        if chunk.left == 0:
+            self._deliver()
+        if self._throttle is not None:
+            self._crew.grow()
+
+    def _tell_throttle(self, now: float, latency: float, failure: InferenceServerException | None) -> None:
+        overloaded = is_overload(failure)
+        while self._patience.seen:
+            self._patience.seen.popleft()
+            self.tally.repeated += 1
+            overloaded = True
+        if self._throttle is not None:
+            self._throttle.finished(now, latency, failure is None, overloaded)
 
     def _check_version(self, answer: Outputs) -> None:
         version = answer.result._layout.version if answer.result is not None else None
@@ -223,35 +240,28 @@ class Engine:
             raise error
         elif error.status() in _NOT_OF_ROWS or self._plan.on_error == "raise":
             raise self._refused(chunk, rows, error) from error
-        failed = [(rows, error)]
-        while failed:
-            halves = [half for some, _ in failed for half in _halves(some)]
-            for some, why in failed:
-                if some.stop - some.start == 1:
-                    if self._plan.on_error == "raise":
-                        raise self._refused(chunk, some, why) from why
+        waiting = [(rows, error)]
+        while waiting:
+            some, why = waiting.pop()
+            if some.stop - some.start == 1:
+                if self._plan.on_error == "raise":
+                    raise self._refused(chunk, some, why) from why
+                with self._state:
                     chunk.fail(some.start, str(why))
-            failed = []
-            self.tally.calls += len(halves)
-            items = ({name: array[half] for name, array in chunk.arrays.items()} for half in halves)
-            for half, answer in zip(halves, self._again(items), strict=True):
-                if isinstance(answer, Outputs):
-                    chunk.answer(half, answer)
-                elif isinstance(answer, ServerError) and answer.status() not in _NOT_OF_ROWS:
-                    failed.append((half, answer))
+            for half in reversed(_halves(some)):
+                arrays = {name: array[half] for name, array in chunk.arrays.items()}
+                self.tally.calls += 1
+                try:
+                    answer = self._plan.model(
+                        arrays, outputs=self._plan.columns.requested, **self._plan.options
+                    )
+                except ServerError as again:
+                    if again.status() in _NOT_OF_ROWS:
+                        raise
+                    waiting.append((half, again))
                 else:
-                    raise answer
-
-    def _again(self, items: Iterator[Any]) -> Iterator[Any]:
-        plan = self._plan
-        return plan.model.map(  # type: ignore[no-any-return]
-            items,
-            in_flight=4,
-            copy=False,
-            return_exceptions=True,
-            outputs=plan.columns.requested,
-            **plan.options,
-        )
+                    with self._state:
+                        chunk.answer(half, answer)
 
     def _refused(self, chunk: Chunk, rows: slice, error: InferenceServerException) -> BulkError:
         count = rows.stop - rows.start
@@ -269,16 +279,18 @@ class Engine:
 
     # -- writing --
 
-    def _deliver(self, behind: Behind[Chunk]) -> None:
+    def _deliver(self) -> None:
         """Hand over the chunks that are done; in the order of their rows if that is wanted."""
-        if not self._plan.ordered:
-            done = [chunk for chunk in self._open if chunk.left == 0]
-            self._open = deque(chunk for chunk in self._open if chunk.left)
-            for chunk in done:
-                behind.put(chunk)
-            return
-        while self._open and self._open[0].left == 0:
-            behind.put(self._open.popleft())
+        with self._delivering:
+            while True:
+                with self._state:
+                    found = next((chunk for chunk in self._open if chunk.left == 0), None)
+                    if found is None or (self._plan.ordered and found is not self._open[0]):
+                        return
+                self._behind.put(found)
+                with self._state:
+                    self._open.remove(found)
+                    self._state.notify_all()
 
     def _write(self, chunk: Chunk) -> None:
         """Write a chunk, and commit the parts that are complete; runs on the thread that writes."""

@@ -195,7 +195,9 @@ class _Parquet:
         import pyarrow.parquet as parquet
 
         self._schema = schema
-        self._writer = parquet.ParquetWriter(_Kept(stream), schema)
+        # A dictionary of numbers that hardly repeat costs more than all else here.
+        words = [field.name for field in schema if not _is_nested(field.type) and not _is_number(field.type)]
+        self._writer = parquet.ParquetWriter(_Kept(stream), schema, use_dictionary=words)
         self._waiting: list[Any] = []
         self._rows = self._bytes = 0
 
@@ -283,6 +285,10 @@ class _Csv:
 
 def _is_nested(kind: Any) -> bool:
     return bool(pa.types.is_nested(kind)) or isinstance(kind, pa.BaseExtensionType)
+
+
+def _is_number(kind: Any) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def _values(column: Any) -> list[Any]:
