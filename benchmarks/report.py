@@ -56,6 +56,7 @@ METRICS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "sent": ("p99 from sending", duration),
     "wall": ("wall", duration),
     "rate": ("req/s", lambda value: f"{value:,.0f}" if value >= 100 else _three(value)),
+    "rows": ("rows/s", lambda value: f"{value:,.0f}"),
     "memory": ("memory", lambda value: f"{value / 2**20:,.1f} MB"),
     "files": ("open files", lambda value: f"{value:+.0f}"),
 }

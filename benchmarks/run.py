@@ -150,6 +150,7 @@ def main() -> int:
     import cases_aio
     import cases_bench
     import cases_blocking
+    import cases_bulk
     import cases_content
     import cases_process
     import cases_production
@@ -165,6 +166,7 @@ def main() -> int:
         cases_aio,
         cases_production,
         cases_bench,
+        cases_bulk,
     )
     cases = chosen([case for module in modules for case in module.CASES], options.only)
     if options.list:
