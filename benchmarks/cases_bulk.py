@@ -1,8 +1,8 @@
 """A dataset through the digits model, Parquet to Parquet: `tritonhttp.bulk` beside the loops that a user writes.
 
-The rows are 64 FP32 in a list of fixed size; calls have the model's max_batch_size, 64 rows, and 16 are under way. Each
-block is one run over BULK_ROWS rows (100,000; the environment variable gives another number). The floor is the server's own
-limit: bodies that are encoded beforehand, over bare sockets, with nothing read or written.
+Rows are 64 FP32 in a list of fixed size; calls have the model's max_batch_size, 64 rows, and 16 are under way.
+Each block is one run over BULK_ROWS rows (100,000; the environment variable gives another number). The floor is the
+server's own limit: bodies that are encoded beforehand, over bare sockets, with nothing read or written.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _source(folder: Path, rows: int = ROWS) -> Path:
 
 
 def _timed(run: Callable[[Path], None]) -> Iterator[Block]:
-    """Yield a block that is one run: rows a second, CPU seconds of a row, and the process's most bytes of memory."""
+    """Yield a block that is one run: rows a second, CPU seconds of a row, and the most bytes of memory."""
     with tempfile.TemporaryDirectory(prefix="tritonhttp-bulk-") as name:
         folder = Path(name)
         _source(folder)
@@ -181,6 +181,7 @@ def _aio(site: Site) -> Iterator[Block]:
 @contextlib.contextmanager
 def _floor(site: Site) -> Iterator[Block]:
     import numpy as np
+
     import tritonhttp
 
     image = tritonhttp.InferInput("IMAGE", [BATCH, 64], "FP32")
@@ -241,6 +242,6 @@ CASES = [
             Bound(metric="rows", against=FIXED, at_least=0.95),
         ),
         blocks=3,
-        counts={name: 1 for name in (OURS, FIXED, LOOP, AIO, FLOOR)},
+        counts=dict.fromkeys((OURS, FIXED, LOOP, AIO, FLOOR), 1),
     ),
 ]

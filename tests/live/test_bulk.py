@@ -381,7 +381,7 @@ def test_ctrl_c_ends_clean_and_says_how_to_go_on(tmp_path: Path, score: Any) -> 
             raise KeyboardInterrupt
 
     pq.write_table(table(20_000), tmp_path / "in.parquet")
-    with pytest.raises(KeyboardInterrupt, match="rows committed to .*; resume=True goes on"):
+    with pytest.raises(KeyboardInterrupt, match=r"rows committed to .*; resume=True goes on"):
         score(tmp_path / "in.parquet", tmp_path / "out", checkpoint=64, progress=interrupted)
     assert not list((tmp_path / "out").glob(".*")), "no temporary file is left"
     report = score(tmp_path / "in.parquet", tmp_path / "out", resume=True)

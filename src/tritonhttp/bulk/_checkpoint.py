@@ -129,7 +129,7 @@ def _short(value: Any) -> str:
 
 
 def described(value: Any) -> Any:
-    """Return an option as JSON that tells whether it is another one: of a function its name and a digest of its code."""
+    """Return what tells whether an option is another one: of a function its name and a digest of its code."""
     code = getattr(value, "__code__", None)
     if code is not None:
         digest = hashlib.sha256(code.co_code + repr(code.co_names).encode() + repr(_constants(code)).encode())

@@ -88,7 +88,7 @@ class Chunk:
                 )
             if len(found) != len(self.batch):
                 raise InvalidRequest(
-                    f"preprocess must return a row for each that it gets: expected {len(self.batch)}, got {len(found)};"
+                    f"preprocess must return a row for each: expected {len(self.batch)}, got {len(found)};"
                     " drop rows in postprocess, or before"
                 )
             self.batch = found

@@ -1,4 +1,4 @@
-"""The way of rows through a run: read ahead, sent in several calls at a time, written behind, committed in parts."""
+"""The way of rows through a run: read ahead, sent in concurrent calls, written behind, committed in parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OnError = Literal["raise", "skip", "record"]
 
 #: The most bytes of a call's inputs: half of what Triton takes by default, 64 MiB.
 _MOST_BYTES = 32 << 20
-#: The least rows of a part, and the share of the rows before it that it may have: so much may have to be done again.
+#: The least rows of a part, and the share of the rows before it that it may have: so much may be done again.
 _LEAST_PART, _SHARE_OF_PART = 8192, 128
 #: Statuses that say nothing of the rows.
 _NOT_OF_ROWS = ("401", "403", "404", "407", "429", "502", "503", "504")
@@ -227,7 +227,7 @@ class Engine:
             self._version = version
         elif version and version != self._version:
             raise BulkError(
-                f"model {self._plan.model.name!r}: the server has changed from version {self._version} to {version}"
+                f"model {self._plan.model.name!r}: the server changed from version {self._version} to {version}"
                 " in the middle of the run; give version=… to stay with one"
             )
 
@@ -305,7 +305,7 @@ class Engine:
             for batch in found.to_batches() if isinstance(found, pa.Table) else [found]:
                 if not batch.schema.equals(plan.schema):
                     raise InvalidRequest(
-                        f"postprocess must always return the columns that it did at first, {plan.schema.names}; got"
+                        f"postprocess must always return the columns of its first result, {plan.schema.names}; got"
                         f" {batch.schema.names}"
                     )
                 part.write(batch)

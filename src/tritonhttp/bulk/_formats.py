@@ -43,7 +43,8 @@ def reader_of(place: Place, infos: Sequence[Any]) -> Source:
     formats = {KINDS.get(suffix) for suffix in kinds}
     if None in formats or len(formats) != 1:
         raise InvalidRequest(
-            f"{place.name}: expected files of one format, {', '.join(KINDS)}; got {', '.join(sorted(kinds)) or 'none'}"
+            f"{place.name}: expected files of one format, {', '.join(KINDS)}; got"
+            f" {', '.join(sorted(kinds)) or 'none'}"
         )
     (kind,) = formats
     if kind == "parquet":

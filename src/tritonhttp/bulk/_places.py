@@ -1,4 +1,4 @@
-"""Files of a run: local, or in what `pyarrow.fs` reaches. A file appears whole, and outlives a power failure, or not at all."""
+"""Files of a run, local or in what `pyarrow.fs` reaches. A file appears whole, or not at all."""
 
 from __future__ import annotations
 

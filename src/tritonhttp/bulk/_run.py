@@ -245,8 +245,8 @@ def _carried_out(
         )
     if manifest.is_begun and not resume:
         raise InvalidRequest(
-            f"{sink.place.name}: an earlier run has {'made' if manifest.is_done else 'begun'} this output: resume=True"
-            " goes on with it, overwrite=True begins anew"
+            f"{sink.place.name}: an earlier run has {'made' if manifest.is_done else 'begun'} this output:"
+            " resume=True goes on with it, overwrite=True begins anew"
         )
     sink.prepare()
     manifest.begin(state, resume)
@@ -258,7 +258,10 @@ def _carried_out(
                     engine.run()
                 except KeyboardInterrupt:
                     done = sum(part.rows + part.failed for part in manifest.parts)
-                    words = f"interrupted with {done:,} rows committed to {sink.place.name}; resume=True goes on from there"
+                    where = sink.place.name
+                    words = (
+                        f"interrupted with {done:,} rows committed to {where}; resume=True goes on from there"
+                    )
                     logger.warning("%s: %s", name, words)
                     raise KeyboardInterrupt(words) from None
                 sink.finish([(part.number, part.rows, part.failed) for part in manifest.parts], plan.schema)
@@ -308,7 +311,7 @@ def _needed(schema: Any, columns: Columns) -> list[str]:
 
 
 def _schema(source: Source, columns: Columns, preprocess: Any, postprocess: Any) -> Any:
-    """Return the output's schema; what a callable makes of it shows on a batch without rows, or on the first row."""
+    """Return the output's schema; what a callable makes of it shows on the first row, or on no rows."""
     schema = source.schema
     if preprocess is None and postprocess is None:
         return columns.schema(schema)

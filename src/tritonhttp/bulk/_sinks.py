@@ -335,8 +335,8 @@ def _dtype(field: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
         kind = kind.value_type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise InvalidRequest(
-            f"column {field.name!r}: numpy files hold numbers and vectors of one length, got {field.type}; leave it"
-            " out with keep=[…] and outputs={…}, or write Parquet"
+            f"column {field.name!r}: numpy files hold numbers and vectors of one length, got {field.type}; leave"
+            " it out with keep=[…] and outputs={…}, or write Parquet"
         )
     return np.dtype(kind.to_pandas_dtype()), tuple(shape)
 
@@ -366,8 +366,8 @@ def _header(stream: Any, rows: int, dtype: np.dtype[Any], shape: tuple[int, ...]
 def _npy(stream: IO[bytes], schema: Any, rows: int, batches: Batches) -> None:
     if len(schema) != 1:
         raise InvalidRequest(
-            f"a .npy file holds one column, and there are {', '.join(schema.names)}: name one with outputs={{…}} and"
-            " keep=[], or write .npz"
+            f"a .npy file holds one column, and there are {', '.join(schema.names)}: name one with outputs={{…}}"
+            " and keep=[], or write .npz"
         )
     dtype, shape = _dtype(schema.field(0))
     _header(stream, rows, dtype, shape)

@@ -1,4 +1,4 @@
-"""Where rows come from: files of several formats, frames and iterables, as record batches with their place in the source.
+"""Where rows come from, as record batches with their place in the source.
 
 A source is a list of fragments, such as files. A place in it is a fragment's number and a row in that fragment. A
 run that goes on reads from such a place: whole fragments before it, and row groups of Parquet and batches of Arrow
