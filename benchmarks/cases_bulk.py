@@ -1,7 +1,7 @@
 """A dataset through the digits model, Parquet to Parquet: `tritonhttp.bulk` beside the loops that a user writes.
 
 Rows are 64 FP32 in a list of fixed size; calls have the model's max_batch_size, 64 rows, and 16 are under way.
-Each block is one run over BULK_ROWS rows (100,000; the environment variable gives another number). The floor is the
+Each block is one run over BULK_ROWS rows (100,000; the environment variable gives others). The floor is the
 server's own limit: bodies that are encoded beforehand, over bare sockets, with nothing read or written.
 """
 

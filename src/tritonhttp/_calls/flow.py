@@ -25,12 +25,14 @@ _MOST_AHEAD = 32
 _OVERLOADED = ("429", "503")
 
 #: The least seconds and calls of a round, and how often each place in flight is used in it.
-_ROUND_SECONDS, _ROUND_CALLS, _ROUND_TURNS = 0.1, 16, 3
+_ROUND_SECONDS, _ROUND_CALLS, _ROUND_TURNS = 0.2, 16, 3
 #: While the limit doubles, rounds are shorter.
 _START_SECONDS, _START_CALLS, _START_TURNS = 0.03, 8, 1.5
+#: A trial goes no lower: with one call at a time the server waits while an answer is on its way.
+_LEAST = 2
 #: By how much a trial changes the limit, and the share of that change by which the throughput has to follow.
 _UP, _DOWN = 1.25, 0.8
-_WORTH, _FREE = 0.12, 0.05
+_WORTH, _FREE = 0.12, 0.04
 #: Rounds between two trials; it grows while trials change nothing.
 _CALM, _CALMEST = 2, 8
 #: What is left of the limit after an overload, and how many rounds pass before the old limit is tried again.
@@ -159,7 +161,7 @@ class Throttle:
         """Begin a trial of another limit, if there is one."""
         limit = self.limit
         found = math.ceil(wanted) if wanted > limit else math.floor(wanted)
-        found = int(max(1, min(found, self._most, self._ceiling - 1)))
+        found = int(max(min(limit, _LEAST), min(found, self._most, self._ceiling - 1)))
         self._pause = self._calm
         if found == limit:
             self._starting = False

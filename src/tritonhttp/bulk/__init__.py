@@ -1,4 +1,4 @@
-"""Whole datasets through a model, on one machine (`run`) or in engines (`Predictor`). It needs the extra ``bulk``."""
+"""Whole datasets through a model, on one machine (`run`) or in engines (`Predictor`). Needs the extra ``bulk``."""
 
 from typing import TYPE_CHECKING
 
