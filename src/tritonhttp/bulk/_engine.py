@@ -192,7 +192,7 @@ class Engine:
             self.tally.calls += 1
             self.tally.in_flight += 1
         begun = monotonic()
-        answer: Outputs | None = None
+        answer: Any = None
         failure: InferenceServerException | None = None
         try:
             answer = self._plan.model(arrays, outputs=self._plan.columns.requested, **self._plan.options)

@@ -312,7 +312,7 @@ def _images(place: Place, infos: Sequence[Any]) -> Source:
             return
         content = Place(place.system, info.path, "").read()
         try:
-            found = pixels(content, mode)
+            found: Any = pixels(content, mode)
         except (OSError, SyntaxError, ValueError):
             found = None
         good = found is not None and found.shape == example.shape

@@ -64,7 +64,7 @@ def _of_object(given: Any) -> Source:
     elif isinstance(given, Mapping) and given and all(hasattr(each, "__len__") for each in given.values()):
         given = pa.table({str(name): column_of_values(values) for name, values in given.items()})
     if isinstance(given, pa.Table):
-        table = given
+        table: Any = given
 
         def read(row: int, columns: Sequence[str] | None) -> Iterator[tuple[int, Any]]:
             wanted = table if columns is None else table.select(list(columns))

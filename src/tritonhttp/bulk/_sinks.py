@@ -196,7 +196,9 @@ class _Parquet:
 
         self._schema = schema
         # A dictionary of numbers that hardly repeat costs more than all else here.
-        words = [field.name for field in schema if not _is_nested(field.type) and not _is_number(field.type)]
+        words: Any = [
+            field.name for field in schema if not _is_nested(field.type) and not _is_number(field.type)
+        ]
         self._writer = parquet.ParquetWriter(_Kept(stream), schema, use_dictionary=words)
         self._waiting: list[Any] = []
         self._rows = self._bytes = 0
