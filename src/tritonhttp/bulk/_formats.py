@@ -315,9 +315,10 @@ def _images(place: Place, infos: Sequence[Any]) -> Source:
             found: Any = pixels(content, mode)
         except (OSError, SyntaxError, ValueError):
             found = None
-        good = found is not None and found.shape == example.shape
-        flat = [found.reshape(-1).tolist() if good else None]
-        storage = pa.array(flat, tensor.storage_type)
+        flat = None
+        if found is not None and found.shape == example.shape:
+            flat = found.reshape(-1).tolist()
+        storage = pa.array([flat], tensor.storage_type)
         arrays = [pa.array([info.path]), pa.array([content]), pa.ExtensionArray.from_storage(tensor, storage)]
         batch = pa.record_batch(arrays, schema=schema)
         yield 0, batch if columns is None else batch.select(list(columns))
