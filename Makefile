@@ -25,14 +25,13 @@ $(VENV)/.developed: $(BUILT_FROM) | $(VENV)/bin/python
 demo: $(VENV)/.installed ## classify handwritten digits on a real Triton (TRITON_URL=host:port: on yours)
 	@$(BIN)/python -m tritonhttp.cli.demo $(TRITON_URL)
 
-# The tests against servers that misbehave mostly wait, so the other parts run in parallel with them. The tests against a
-# real Triton run last, in three parts beside each other, each with a server of its own.
+# The tests against servers that misbehave mostly wait, so the other parts run beside them, the longest first. The tests
+# against a real Triton are three parts, each with a server of its own.
 BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=3 --output-sync=target)
 # If there is a compiler, require the C extensions. Without them their tests would be skipped silently.
 test: export TRITONHTTP_IMPL ?= $(shell command -v cc >/dev/null && echo c)
 test: $(VENV)/.developed ## everything that must pass: lint, types, and the tests below
-	$(MAKE) --no-print-directory $(BESIDE) adversity signals lint types unit programs
-	$(MAKE) --no-print-directory $(BESIDE) live-api live-others cli
+	$(MAKE) --no-print-directory $(BESIDE) adversity signals unit lint types programs live-others cli live-api
 
 lint: $(VENV)/.developed ## ruff, and a check that the generated files are up to date
 	$(BIN)/ruff check
@@ -117,7 +116,7 @@ matrix: ## unit and adversity tests on every installed Python from 3.10 to 3.13,
 	  python$$version -c '' 2>/dev/null || { echo "python$$version: not installed, skipped"; continue; }; \
 	  echo "== python$$version numpy$${numpy:--2}"; \
 	  [ -e $$environment ] || python$$version -m venv $$environment; \
-	  $$environment/bin/pip install --quiet --editable '.[test,cli,fast-gzip]' trustme hypothesis ml_dtypes cuda-bindings opentelemetry-sdk \
+	  $$environment/bin/pip install --quiet --editable '.[test,bulk,cli,fast-gzip]' trustme hypothesis ml_dtypes cuda-bindings opentelemetry-sdk \
 	    "numpy$${numpy:+~=$${numpy#-}.0}" && \
 	  $$environment/bin/pytest -q tests/unit tests/adversity || exit 1; \
 	done
