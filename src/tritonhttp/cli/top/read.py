@@ -56,6 +56,11 @@ class _Reader:
             task = self._tasks[name] = asyncio.create_task(coroutine)
         return task
 
+    async def looked(self) -> None:
+        """Wait for the metrics that were asked for."""
+        if (look := self._tasks.get("look")) is not None:
+            await asyncio.wait({look})
+
     def late(self) -> None:
         """Note that it has not answered yet."""
         self.server.wait(time.monotonic() - self._began)
@@ -100,8 +105,7 @@ class _Reader:
         except InferenceServerException:
             raise error from None
         words = f"no statistics ({_brief(error)})"
-        if (look := self._tasks.get("look")) is not None:
-            await asyncio.wait({look})
+        await self.looked()
         counters = of_metrics(self.server.samples)
         if counters:
             if self.server.looked_at == self._looked_at:
@@ -204,13 +208,16 @@ class Watch:
                 raise reader.error
 
     async def round(self, patience: float) -> None:
-        """Ask all servers, and wait at most so many seconds for the slowest."""
+        """Ask all servers, and wait at most so many seconds for the slowest; if infinite, for the metrics too."""
         tasks = {reader.start(): reader for reader in self._readers}
         done, late = await asyncio.wait(tasks, timeout=None if patience == math.inf else patience)
         for task in done:
             task.result()
         for task in late:
             tasks[task].late()
+        if patience == math.inf:
+            for reader in self._readers:
+                await reader.looked()
 
 
 def _brief(error: InferenceServerException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..counters import Counters, Key, difference, gauges_of, gpus_of, of_metrics
@@ -164,6 +164,8 @@ class Server:
         if self._strikes >= _STRIKES:
             self.samples = []
             self.metrics_words = f"{self.metrics_url} has the metrics of another server"
+        waiting = self.pending
+        self.parts = {key: replace(part, pending=waiting.get(key)) for key, part in self.parts.items()}
 
     def look_failed(self, words: str) -> None:
         """Note that there are no metrics."""
