@@ -1,19 +1,27 @@
-"""A dataset through the digits model, Parquet to Parquet: `tritonhttp.bulk` beside the loops that a user writes.
+"""A dataset through a model, Parquet to Parquet: `tritonhttp.bulk` beside the loops that a user writes.
 
-Rows are 64 FP32 in a list of fixed size; calls have the model's max_batch_size, 64 rows, and 16 are under way.
-Each block is one run over BULK_ROWS rows (100,000; the environment variable gives others). The floor is the
-server's own limit: bodies that are encoded beforehand, over bare sockets, with nothing read or written.
+Rows of the digits model are 64 FP32 in a list of fixed size; calls have the model's max_batch_size, 256 rows, and
+the loops have 16 under way. Each block is one run over BULK_ROWS rows (100,000; the environment variable gives
+others). The floor is the server's own limit: bodies that are encoded beforehand, over bare sockets, with nothing
+read or written; beside it stands the same with the rows read and written, which server and client share the cores
+for. `in_flight="auto"` stands beside fixed values, on this model, which is done at once, and on one
+that sleeps.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
+import queue
+import re
 import resource
 import selectors
 import shutil
 import socket
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,12 +31,16 @@ from typing import Any
 from harness import FLOOR, OURS, Block, Bound, Case, Site
 
 ROWS = int(os.environ.get("BULK_ROWS", "100000"))
-BATCH, IN_FLIGHT = 64, 16
-LOOP, AIO, FIXED = "tritonclient async_infer", "tritonclient aio", "tritonhttp, 8 in flight"
+BATCH, IN_FLIGHT = 256, 16
+LOOP, AIO = "tritonclient async_infer", "tritonclient aio"
+FILES = "bare socket, rows read and written"
+FIXED = {f"tritonhttp, {number} in flight": number for number in (2, 4, 8, 16, 32)}
+#: Rows of the model that sleeps, 10 ms for each batch of four, one after the other.
+SLOW_ROWS = 2000
 
 
-def _source(folder: Path, rows: int = ROWS) -> Path:
-    """Write the rows."""
+def _source(folder: Path, rows: int) -> None:
+    """Write rows of pixels."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -44,48 +56,54 @@ def _source(folder: Path, rows: int = ROWS) -> Path:
         writer.write_table(table)
     assert writer is not None
     writer.close()
-    return path
 
 
-def _timed(run: Callable[[Path], None]) -> Iterator[Block]:
+def _slow_source(folder: Path, rows: int) -> None:
+    """Write rows that sleep."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"delay": np.full(rows, 0.01, np.float32)}), folder / "rows.parquet")
+
+
+def _timed(
+    run: Callable[[Path], None], rows: int = ROWS, source: Callable[[Path, int], object] = _source
+) -> Iterator[Block]:
     """Yield a block that is one run: rows a second, CPU seconds of a row, and the most bytes of memory."""
     with tempfile.TemporaryDirectory(prefix="tritonhttp-bulk-") as name:
         folder = Path(name)
-        _source(folder)
+        source(folder, rows)
 
         def block(number: int) -> dict[str, float]:
             cpu, start = time.process_time(), time.perf_counter()
             run(folder)
             wall, cpu = time.perf_counter() - start, time.process_time() - cpu
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            return {"rows": ROWS / wall, "cpu": cpu / ROWS, "memory": memory}
+            return {"rows": rows / wall, "cpu": cpu / rows, "memory": memory}
 
         yield block
 
 
-def _ours(in_flight: Any) -> Callable[[Site], Any]:
-    @contextlib.contextmanager
-    def build(site: Site) -> Iterator[Block]:
-        from tritonhttp import bulk
+@contextlib.contextmanager
+def _ours(in_flight: Any, options: dict[str, Any], site: Site) -> Iterator[Block]:
+    from tritonhttp import bulk
 
-        def run(folder: Path) -> None:
-            shutil.rmtree(folder / "out", ignore_errors=True)
-            report = bulk.run(
-                folder / "rows.parquet",
-                folder / "out",
-                model="digits",
-                url=site.url,
-                inputs={"IMAGE": "pixels"},
-                outputs={"SCORES": "scores"},
-                keep=["id"],
-                in_flight=in_flight,
-                progress=False,
-            )
-            assert report.rows == ROWS
+    rows, source = (SLOW_ROWS, _slow_source) if options["model"] == "batched" else (ROWS, _source)
 
-        yield from _timed(run)
+    def run(folder: Path) -> None:
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        report = bulk.run(
+            folder / "rows.parquet",
+            folder / "out",
+            url=site.url,
+            in_flight=in_flight,
+            progress=False,
+            **options,
+        )
+        assert report.rows == rows
 
-    return build
+    yield from _timed(run, rows, source)
 
 
 def _batches(folder: Path) -> Iterator[tuple[Any, Any]]:
@@ -178,70 +196,149 @@ def _aio(site: Site) -> Iterator[Block]:
     yield from _timed(lambda folder: asyncio.run(go(folder)))
 
 
-@contextlib.contextmanager
-def _floor(site: Site) -> Iterator[Block]:
+def _ask(site: Site, bodies: Iterator[Any], take: Callable[[Any], object]) -> None:
+    """Send bodies of BATCH rows over IN_FLIGHT bare sockets; `take` gets the bytes of each answer's output."""
     import numpy as np
 
     import tritonhttp
 
     image = tritonhttp.InferInput("IMAGE", [BATCH, 64], "FP32")
-    image.set_data_from_numpy(np.random.default_rng(0).random((BATCH, 64), np.float32))
-    body, length = tritonhttp.InferenceServerClient.generate_request_body([image])
-    head = (
+    image.set_data_from_numpy(np.zeros((BATCH, 64), np.float32))
+    example, length = tritonhttp.InferenceServerClient.generate_request_body([image])
+    fields = (
         f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: {site.url}\r\nContent-Type: application/octet-stream\r\n"
-        f"Inference-Header-Content-Length: {length}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Inference-Header-Content-Length: {length}\r\nContent-Length: {len(example)}\r\n\r\n"
     )
-    request = head.encode() + body
-    buffer = bytearray(1 << 16)
+    head = fields.encode() + example[:length]
+    scores, size, open_ = BATCH * 10 * 4, 0, 0
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
+        for body in itertools.islice(bodies, IN_FLIGHT):
+            connection = stack.enter_context(socket.create_connection(site.address))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if not size:  # an answer's size is always the same
+                connection.sendmsg([head, example[length:]])
+                seen = b""
+                while not size or len(seen) < size:
+                    seen += connection.recv(1 << 16)
+                    if found := re.search(rb"(?i)\r\ncontent-length: (\d+)\r\n(?:.*?\r\n)?\r\n", seen, re.DOTALL):
+                        size = found.end() + int(found[1])
+            _send(connection, head, body)
+            open_ += 1
+            selector.register(connection, selectors.EVENT_READ, (bytearray(size), [0]))
+        while open_:
+            for key, _ in selector.select():
+                connection, (answer, have) = key.fileobj, key.data
+                have[0] += connection.recv_into(memoryview(answer)[have[0] :])  # type: ignore[union-attr]
+                if have[0] < size:
+                    continue
+                have[0] = 0
+                take(answer[-scores:])
+                body = next(bodies, None)
+                if body is None:
+                    open_ -= 1
+                else:
+                    _send(connection, head, body)  # type: ignore[arg-type]
+
+
+def _send(connection: socket.socket, head: bytes, body: Any) -> None:
+    sent = connection.sendmsg([head, body])
+    if sent < len(head) + len(body):
+        connection.sendall(memoryview(head + bytes(body))[sent:])
+
+
+@contextlib.contextmanager
+def _floor(site: Site) -> Iterator[Block]:
+    body = bytes(BATCH * 64 * 4)
+    yield from _timed(lambda folder: _ask(site, itertools.repeat(body, ROWS // BATCH), len))
+
+
+@contextlib.contextmanager
+def _floor_of_files(site: Site) -> Iterator[Block]:
+    """Read and write as well, in threads beside the sockets, and nothing else: no order, no error is looked at."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     def run(folder: Path) -> None:
-        left = waiting = -(-ROWS // BATCH)
-        with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
-            size = 0
-            for _ in range(IN_FLIGHT):
-                connection = stack.enter_context(socket.create_connection(site.address))
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if not size:  # an answer's size is always the same
-                    connection.sendall(request)
-                    seen = connection.recv(1 << 16)
-                    start = seen.index(b"\r\n\r\n") + 4
-                    fields = seen[:start].lower().split(b"\r\n")
-                    size = start + int(
-                        next(f for f in fields if f.startswith(b"content-length")).split(b":")[1]
-                    )
-                    while len(seen) < size:
-                        seen += connection.recv(1 << 16)
-                connection.sendall(request)
-                waiting -= 1
-                selector.register(connection, selectors.EVENT_READ, [0])
-            while left > 0:
-                for key, _ in selector.select():
-                    connection, have = key.fileobj, key.data
-                    have[0] += connection.recv_into(buffer)  # type: ignore[union-attr]
-                    if have[0] >= size:
-                        have[0] = 0
-                        left -= 1
-                        if waiting > 0:
-                            waiting -= 1
-                            connection.sendall(request)  # type: ignore[union-attr]
+        read: queue.Queue[Any] = queue.Queue(4)
+        done: queue.Queue[Any] = queue.Queue(4)
+
+        def reads() -> None:
+            for batch in pq.ParquetFile(folder / "rows.parquet").iter_batches(32 * BATCH):
+                read.put(batch)
+            read.put(None)
+
+        def writes() -> None:
+            schema = pa.schema([("id", pa.int64()), ("scores", pa.list_(pa.float32(), 10))])
+            with pq.ParquetWriter(folder / "floor.parquet", schema, use_dictionary=False) as writer:
+                while (found := done.get()) is not None:
+                    ids, scores = found
+                    lists = pa.FixedSizeListArray.from_arrays(pa.array(np.frombuffer(scores, np.float32)), 10)
+                    writer.write_batch(pa.record_batch([ids, lists], schema=schema))
+
+        scores: list[bytes] = []
+        ids: list[Any] = []
+
+        def flush() -> None:
+            while ids and len(scores) * BATCH >= len(ids[0]) // BATCH * BATCH:
+                count = len(ids[0]) // BATCH
+                done.put((ids.pop(0).slice(0, count * BATCH), b"".join(scores[:count])))
+                del scores[:count]
+
+        def bodies() -> Iterator[Any]:
+            while (batch := read.get()) is not None:
+                ids.append(batch.column("id"))
+                pixels = memoryview(batch.column("pixels").flatten().to_numpy()).cast("B")
+                for start in range(0, len(pixels) - BATCH * 256 + 1, BATCH * 256):
+                    yield pixels[start : start + BATCH * 256]
+                flush()
+
+        threads = [threading.Thread(target=target) for target in (reads, writes)]
+        for thread in threads:
+            thread.start()
+        _ask(site, bodies(), scores.append)
+        flush()
+        done.put(None)
+        for thread in threads:
+            thread.join()
 
     yield from _timed(run)
 
 
+_DIGITS = {"model": "digits", "inputs": {"IMAGE": "pixels"}, "outputs": {"SCORES": "scores"}, "keep": ["id"]}
+_SLOW = {"model": "batched", "inputs": {"DELAY": "delay"}, "outputs": {"BATCH_SIZE": "batch"}}
+
+
+def _in_flight(options: dict[str, Any]) -> dict[str, Any]:
+    ways = {OURS: "auto", **FIXED}
+    return {name: functools.partial(_ours, in_flight, options) for name, in_flight in ways.items()}
+
+
+_BEST = tuple(Bound(metric="rows", against=name, at_least=0.95) for name in FIXED)
 CASES = [
     Case(
         name="bulk",
         title=f"{ROWS:,} rows of 64 FP32 through the digits model, Parquet to Parquet, Triton",
         server="triton",
-        contenders={OURS: _ours("auto"), FIXED: _ours(8), LOOP: _loop, AIO: _aio, FLOOR: _floor},
+        contenders={**_in_flight(_DIGITS), LOOP: _loop, AIO: _aio, FILES: _floor_of_files, FLOOR: _floor},
         metrics=("rows", "cpu", "memory"),
         bounds=(
             Bound(metric="rows", against=LOOP, at_least=5.0),
             Bound(metric="rows", against=AIO, at_least=1.5),
             Bound(metric="rows", against=FLOOR, at_least=0.85),
-            Bound(metric="rows", against=FIXED, at_least=0.95),
+            *_BEST,
         ),
         blocks=3,
-        counts=dict.fromkeys((OURS, FIXED, LOOP, AIO, FLOOR), 1),
+        counts=dict.fromkeys((OURS, *FIXED, LOOP, AIO, FILES, FLOOR), 1),
+    ),
+    Case(
+        name="bulk-slow",
+        title=f"{SLOW_ROWS:,} rows through a model that sleeps, Parquet to Parquet, Triton",
+        server="triton",
+        contenders=_in_flight(_SLOW),
+        metrics=("rows", "cpu"),
+        bounds=_BEST,
+        blocks=3,
+        counts=dict.fromkeys((OURS, *FIXED), 1),
     ),
 ]

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -152,6 +153,7 @@ def main() -> int:
     import cases_blocking
     import cases_bulk
     import cases_content
+    import cases_distributed
     import cases_process
     import cases_production
     import cases_shm
@@ -167,12 +169,14 @@ def main() -> int:
         cases_production,
         cases_bench,
         cases_bulk,
+        cases_distributed,
     )
     cases = chosen([case for module in modules for case in module.CASES], options.only)
     if options.list:
         print("\n".join(f"{case.name:30}{case.title}" for case in cases))
         return 0
 
+    pickle.dumps(cases)  # contenders have processes of their own; rather fail now than behind the other cases
     start, where = time.monotonic(), report.machine()
     progress = Progress(len(cases))
     sites = {"": harness.Site(server="")}

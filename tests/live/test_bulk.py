@@ -334,7 +334,7 @@ def test_a_run_that_is_killed_goes_on_and_makes_the_identical_table(
     computed, failed, resumed, calls = map(int, done.stdout.split())
     assert (computed, failed) == (rows - 2, 2)
     assert resumed > 0
-    assert calls <= (rows - resumed) / 64 + rows / 1000 + 2
+    assert calls <= (rows - resumed) / 256 + rows / 1000 + 2
     assert pq.read_table(tmp_path / sink).equals(pq.read_table(tmp_path / "once.parquet"))
     errors = tmp_path / "out" / "_errors.jsonl" if sink == "out" else tmp_path / f"{sink}.errors.jsonl"
     assert [json.loads(line)["row"] for line in errors.read_text().splitlines()] == [10, 41_234]

@@ -81,11 +81,13 @@ class Installation:
         """Return the environment variables to start the server with.
 
         The backend finds the interpreter for its models on ``PATH``. The caller's ``PYTHON*`` variables are
-        left out: with them the models would import the caller's numpy.
+        left out: with them the models would import the caller's numpy. Matrix products use one thread unless
+        the caller says otherwise: several wait for each other by spinning, which other processes pay for.
         """
         left_out = ("PYTHON", "VIRTUAL_ENV")
         env = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         libraries = (self._packages / "nvidia_pytriton.libs", self.libpython, env.get("LD_LIBRARY_PATH"))
+        env.setdefault("OPENBLAS_NUM_THREADS", "1")
         env["LD_LIBRARY_PATH"] = os.pathsep.join(str(folder) for folder in libraries if folder)
         env["PATH"] = os.pathsep.join([str(self.folder / "bin"), env.get("PATH", os.defpath)])
         return env
