@@ -347,7 +347,8 @@ def test_a_changed_source_model_or_option_is_refused(tmp_path: Path, score: Any,
     pq.write_table(table(), path)
     score(path, tmp_path / "out")
     with pytest.raises(InvalidRequest, match="resume=True goes on with it"):
-        score(path, tmp_path / "out")
+        score(path, tmp_path / "out", resume=False)
+    assert score(path, tmp_path / "out").calls == 0
     for options, words in (
         ({"on_error": "skip"}, "options on_error was 'raise' and is 'skip'"),
         ({"keep": []}, r"options keep was \['id'\] and is \[\]"),
@@ -370,6 +371,8 @@ def test_a_changed_model_is_refused(tmp_path: Path, triton_server: Any) -> None:
     source = pa.table({"X": np.arange(50, dtype=np.float32)})
     load(triton_server, "changes", REFUSES, 8)
     bulk.run(source, tmp_path / "out", **options)
+    with pytest.raises(InvalidRequest, match="resume=True goes on with it"):
+        bulk.run(source, tmp_path / "out", **options)  # other rows could be in it
     load(triton_server, "changes", REFUSES, 16)
     with pytest.raises(BulkError, match="model configuration was"):
         bulk.run(source, tmp_path / "out", resume=True, **options)
@@ -384,7 +387,7 @@ def test_ctrl_c_ends_clean_and_says_how_to_go_on(tmp_path: Path, score: Any) -> 
     with pytest.raises(KeyboardInterrupt, match=r"rows committed to .*; resume=True goes on"):
         score(tmp_path / "in.parquet", tmp_path / "out", checkpoint=64, progress=interrupted)
     assert not list((tmp_path / "out").glob(".*")), "no temporary file is left"
-    report = score(tmp_path / "in.parquet", tmp_path / "out", resume=True)
+    report = score(tmp_path / "in.parquet", tmp_path / "out")
     assert report.rows == 20_000
     assert pq.read_table(tmp_path / "out")["id"].to_pylist() == list(range(20_000))
 

@@ -81,7 +81,7 @@ def run(
     on_error: OnError = "raise",
     preprocess: Callable[[Any], Any] | None = None,
     postprocess: Callable[[Any], Any] | None = None,
-    resume: bool = False,
+    resume: bool | None = None,
     overwrite: bool = False,
     checkpoint: int | None = None,
     cast: bool = False,
@@ -130,9 +130,10 @@ def run(
         Called with each record batch of the source, on another thread; returns one with as many rows.
     postprocess : callable, optional
         Called with each record batch of results, on another thread; returns one, always of the same columns.
-    resume : bool
+    resume : bool, optional
         True: go on with the run that was begun with the same arguments, or begin it. A run that is complete is not
-        done again. Sources that are frames or iterables must be the same again.
+        done again. False: refuse the output of an earlier run. None: True for files, whose changes are noticed;
+        False for frames and iterables, which must be the same again and cannot be compared.
     overwrite : bool
         True: remove what is there of an earlier run. Otherwise an existing output is refused.
     checkpoint : int, optional
@@ -172,6 +173,8 @@ def run(
         positive(in_flight, "in_flight")
     begun = monotonic()
     rows, target = source_of(source), Sink(sink)
+    if resume is None:
+        resume = rows.shows_changes and not overwrite
     with _client(client, url, in_flight, client_options) as (found, patience, most):
         served = found.model(model, version)
         signature = served.refresh().signature

@@ -64,6 +64,11 @@ class Source:
         """Return what tells that the source has changed, for each fragment."""
         return [{"name": each.name, **each.state} for each in self.fragments]
 
+    @property
+    def shows_changes(self) -> bool:
+        """Whether its state tells of any change: that of files does, that of rows in memory does not."""
+        return all("modified" in each.state for each in self.fragments)
+
     def read(self, fragment: int = 0, row: int = 0, columns: Sequence[str] | None = None) -> Iterator[Piece]:
         """Yield the rows from a place on.
 

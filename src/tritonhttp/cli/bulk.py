@@ -49,7 +49,10 @@ def bulk(
     on_error: Annotated[
         str, typer.Option("--on-error", metavar="raise|skip|record", help="What to do about a bad row.")
     ] = "raise",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was ended.")] = False,
+    resume: Annotated[
+        bool | None,
+        typer.Option("--resume/--no-resume", help="Go on with a run that was ended, or refuse its output."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")] = False,
     checkpoint: Annotated[
         int | None, typer.Option("--checkpoint", metavar="ROWS", help="Commit after so many rows.")
@@ -57,7 +60,7 @@ def bulk(
     cast: Annotated[bool, typer.Option("--cast", help="Round numbers to the model's datatype.")] = False,
     refuse_nan: Annotated[bool, typer.Option("--refuse-nan", help="Treat NaN as a bad row.")] = False,
 ) -> int:
-    """Run a model on each row of a dataset; a run that is ended goes on with --resume.
+    """Run a model on each row of a dataset; a run that is ended goes on with the same command.
 
     Exit codes: as of every command, and 1 too if rows failed (with --on-error skip or record).
     """
@@ -92,7 +95,7 @@ def bulk(
                 **options,
             )
         except KeyboardInterrupt as error:
-            words = str(error).replace("resume=True", "the same command with --resume")
+            words = str(error).replace("resume=True", "the same command")
             print(f"tritonhttp: {words or 'interrupted'}", file=sys.stderr)
             raise Ended(INTERRUPTED) from None
     if setup.json:
