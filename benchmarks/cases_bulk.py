@@ -220,7 +220,9 @@ def _ask(site: Site, bodies: Iterator[Any], take: Callable[[Any], object]) -> No
                 seen = b""
                 while not size or len(seen) < size:
                     seen += connection.recv(1 << 16)
-                    if found := re.search(rb"(?i)\r\ncontent-length: (\d+)\r\n(?:.*?\r\n)?\r\n", seen, re.DOTALL):
+                    if found := re.search(
+                        rb"(?i)\r\ncontent-length: (\d+)\r\n(?:.*?\r\n)?\r\n", seen, re.DOTALL
+                    ):
                         size = found.end() + int(found[1])
             _send(connection, head, body)
             open_ += 1

@@ -1,6 +1,8 @@
 """Ray Data and Spark with two workers beside one process: a table of images from Parquet to Parquet.
 
-Each engine starts once, and its workers with a first run that does not count. Rates are rows a second.
+Each engine starts once, and its workers with a first run that does not count. Rates are rows a second. Beside it
+stands the engine alone: the same plan with a function that answers at once, without a server. Needs ``ray`` and
+``pyspark`` in the environment of the benchmarks.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from typing import Any
 
 from harness import OURS, Block, Bound, Case, Site
 
-ONE = "one process"
-ROWS = 100_000
+ONE, ALONE = "one process", "the engine without a model"
+ROWS = int(os.environ.get("BULK_ROWS", "400000"))
 #: Row groups of the table, and about the parts that an engine shares out.
 PARTS = 20
 NAMES: dict[str, Any] = {"inputs": {"IMAGE": "image"}, "outputs": {"SCORES": "scores"}, "keep": ["id"]}
@@ -75,24 +77,44 @@ def one_process(url: str) -> Iterator[Run]:
         yield run
 
 
+def _constants(batch: Any) -> Any:
+    """Answer at once."""
+    import pyarrow as pa
+
+    scores = pa.array([0.0], pa.float32()).take(pa.array([0] * (len(batch) * 10)))
+    columns = {"id": batch["id"], "scores": pa.FixedSizeListArray.from_arrays(scores, 10)}
+    return type(batch).from_arrays([*columns.values()], names=[*columns])
+
+
+class _Constants:
+    def __call__(self, batch: Any) -> Any:
+        return _constants(batch.combine_chunks())
+
+
 @contextlib.contextmanager
-def ray_data(url: str) -> Iterator[Run]:
+def ray_data(model: bool, url: str) -> Iterator[Run]:
     """Run two actors."""
     import ray
 
     from tritonhttp.bulk.ray import predict
 
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
+    pool = ray.data.ActorPoolStrategy(size=2)
 
     def run(source: str, target: str) -> None:
-        predict(ray.data.read_parquet(source), url, "digits", **NAMES).write_parquet(target)
+        rows = ray.data.read_parquet(source)
+        if model:
+            found = predict(rows, url, "digits", **NAMES)
+        else:
+            found = rows.map_batches(_Constants, compute=pool, batch_size=4096, batch_format="pyarrow")
+        found.write_parquet(target)
 
     yield run
     ray.shutdown()
 
 
 @contextlib.contextmanager
-def spark_frames(url: str) -> Iterator[Run]:
+def spark_frames(model: bool, url: str) -> Iterator[Run]:
     """Run two tasks at a time."""
     from pyspark.sql import SparkSession
 
@@ -103,26 +125,33 @@ def spark_frames(url: str) -> Iterator[Run]:
     spark = builder.config("spark.sql.files.maxPartitionBytes", "4m").getOrCreate()
 
     def run(source: str, target: str) -> None:
-        scored = predict(spark.read.parquet(source), url, "digits", **NAMES)
-        scored.write.mode("overwrite").parquet(target)
+        rows = spark.read.parquet(source)
+        if model:
+            found = predict(rows, url, "digits", **NAMES)
+        else:
+            found = rows.mapInArrow(lambda batches: map(_constants, batches), "id long, scores array<float>")
+        found.write.mode("overwrite").parquet(target)
 
     yield run
     spark.stop()
 
 
-def _case(name: str, title: str, engine: Callable[[str], contextlib.AbstractContextManager[Run]]) -> Case:
+def _case(
+    name: str, title: str, engine: Callable[[bool, str], contextlib.AbstractContextManager[Run]]
+) -> Case:
     return Case(
         name=name,
         title=title,
         server="triton",
         contenders={
-            OURS: functools.partial(measured, engine),
+            OURS: functools.partial(measured, functools.partial(engine, True)),
             ONE: functools.partial(measured, one_process),
+            ALONE: functools.partial(measured, functools.partial(engine, False)),
         },
         metrics=("rate",),
         bounds=(Bound(metric="rate", against=ONE, at_least=0.8),),
-        blocks=5,
-        counts={OURS: 1, ONE: 1},
+        blocks=3,
+        counts={OURS: 1, ONE: 1, ALONE: 1},
     )
 
 

@@ -3,9 +3,10 @@
 Run with the library installed: ``python benchmarks/simulate_balancing.py``. It prints a Markdown table, the
 same one for the same ``--seed``. Every server works on one request at a time. The service time is exponential,
 50 ms on average, and 0.5 s on the slow server. Calls arrive as a Poisson process, at a rate that gives the
-living servers the chosen load. After a quarter of the run one server dies: it refuses connections, or it
-accepts calls and never answers. A call without an answer times out after 2 s, although its server continues to
-work on it. Every call may be repeated.
+living servers the chosen load; with ``--in-flight`` each client keeps so many under way instead, as a run over
+a dataset does, and there is no load to choose. After a quarter of the run one server dies: it refuses
+connections, or it accepts calls and never answers. A call without an answer times out after 2 s, although its
+server continues to work on it. Every call may be repeated.
 """
 
 from __future__ import annotations
@@ -74,17 +75,28 @@ class Simulation:
         Seed of the arrivals and service times.
     clients : int
         How many clients share the calls; none knows what the others have under way.
+    in_flight : int
+        How many calls each client keeps under way; 0: calls arrive by themselves.
     """
 
     def __init__(
-        self, count: int, fault: Fault, load: float, policy: Policy, retry: Retry, seed: int, clients: int = 1
+        self,
+        count: int,
+        fault: Fault,
+        load: float,
+        policy: Policy,
+        retry: Retry,
+        seed: int,
+        clients: int = 1,
+        in_flight: int = 0,
     ) -> None:
         self.random = random.Random(seed)
         self.servers = [Server(SERVICE) for _ in range(count)]
         self.servers[0].mean *= SLOWNESS
         self.fault = fault
         alive = self.servers[:-1] if fault != "none" else self.servers
-        self.rate = load * sum(1 / server.mean for server in alive)
+        self.capacity = sum(1 / server.mean for server in alive)
+        self.rate, self.in_flight = load * self.capacity, in_flight
         self.length = LENGTH[count]
         self.balancers = [
             Balancer(range(count), policy=policy, first=self.random.randrange(count) if clients > 1 else 0)
@@ -95,6 +107,8 @@ class Simulation:
         self.latencies: list[float] = []
         self.failures = 0
         self.retries = 0
+        #: Calls that were over within the length of the run.
+        self.within = 0
         self.now = 0.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
@@ -107,7 +121,11 @@ class Simulation:
 
     def run(self) -> Simulation:
         """Run until every call is over."""
-        self.arrive()
+        if self.in_flight:
+            for client in [*range(len(self.balancers))] * self.in_flight:
+                self.try_call(Call(self.now, client=client))
+        else:
+            self.arrive()
         if self.fault != "none":
             self.at(self.length / 4, self.die)
         while self._events and self._events[0][0] < 2 * self.length:  # later: only probes of dead servers
@@ -152,7 +170,7 @@ class Simulation:
         self.balancers[call.client].done(ticket, self.now, server_failed(result))
         self.watch(call.client)
         if result == 200:
-            self.latencies.append(self.now - call.begin)
+            self.end(call)
             return
         call.tried.add(chosen)
         delay = None
@@ -160,10 +178,17 @@ class Simulation:
             delay = self.retry.delay(call.tries, self.random.random(), now=self.now)
         if delay is None:
             self.failures += 1
-            self.latencies.append(self.now - call.begin)
+            self.end(call)
         else:
             self.retries += 1
             self.at(self.now + delay, lambda: self.try_call(call))
+
+    def end(self, call: Call) -> None:
+        """Count a call that is over; its client may begin the next one."""
+        self.latencies.append(self.now - call.begin)
+        if self.in_flight and self.now < self.length:
+            self.within += 1
+            self.try_call(Call(self.now, client=call.client))
 
     def watch(self, client: int) -> None:
         """Wake when a probe of a client's is due."""
@@ -187,7 +212,7 @@ class Simulation:
         self.watch(client)
 
     def row(self) -> list[str]:
-        """Return the results: p50, p99, the slow server's share, retries, failures."""
+        """Return the results: p50, p99, the slow server's share, the share of capacity, retries, failures."""
         cuts = statistics.quantiles(self.latencies, n=100)
         tries = sum(server.calls for server in self.servers)
         calls = len(self.latencies)
@@ -195,6 +220,7 @@ class Simulation:
             f"{cuts[49] * 1000:,.0f}",
             f"{cuts[98] * 1000:,.0f}",
             f"{self.servers[0].calls / tries:.1%}",
+            f"{self.within / self.length / self.capacity:.0%}" if self.in_flight else "",
             f"{self.retries / calls:.2%}",
             f"{self.failures / calls:.2%}",
         ]
@@ -207,21 +233,38 @@ def main() -> None:
     parser.add_argument("--load", type=float, nargs="+", default=[0.5, 0.8])
     parser.add_argument("--retry-timeouts", action="store_true", help="try again after a timeout, too")
     parser.add_argument("--clients", type=int, default=1, help="share the calls between so many clients")
+    parser.add_argument("--in-flight", type=int, default=0, help="calls that each client keeps under way")
     parser.add_argument("--servers", type=int, nargs="+", default=[*LENGTH], choices=[*LENGTH])
     options = parser.parse_args()
+    loads = [1.0] if options.in_flight else options.load
     retry = Retry(on=[*Retry().on, "timeout"]) if options.retry_timeouts else Retry()
-    print(
-        "| servers | the dead one | load | policy | p50 ms | p99 ms | to the slow one | retries | failed calls |"
-    )
-    print("| ---: | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+    head = [
+        "servers",
+        "the dead one",
+        "load",
+        "policy",
+        "p50 ms",
+        "p99 ms",
+        "to the slow one",
+        "of capacity",
+        "retries",
+    ]
+    print(f"| {' | '.join([*head, 'failed calls'])} |")
+    print("| ---: | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for count in options.servers:
         for fault in FAULTS:
-            for load in options.load:
+            for load in loads:
                 for policy in POLICIES:
                     simulation = Simulation(
-                        count, fault, load, policy, retry, options.seed, options.clients
+                        count, fault, load, policy, retry, options.seed, options.clients, options.in_flight
                     ).run()
-                    cells = [str(count), fault, f"{load:.0%}", policy.replace("_", " "), *simulation.row()]
+                    cells = [
+                        str(count),
+                        fault,
+                        "" if options.in_flight else f"{load:.0%}",
+                        policy.replace("_", " "),
+                        *simulation.row(),
+                    ]
                     print(f"| {' | '.join(cells)} |")
 
 
