@@ -62,7 +62,7 @@ def test_a_body_that_expands_for_long_ends_with_its_call(serve, open_client, wit
     server = serve(Sends(folded(body, headers=headers), "go on"))
     client = open_client(server.url)
     with (
-        within(0.3, 5),
+        within(0.3),
         pytest.raises(DeadlineExceeded, match=r"timed out while decompressing .*the call's 0\.3 s") as caught,
     ):
         call(client, deadline=0.3)
@@ -78,7 +78,7 @@ def test_a_body_that_expands_for_long_ends_with_its_call(serve, open_client, wit
 
 def test_an_error_that_expands_for_long_ends_with_its_call(serve, open_client, within):
     client = open_client(serve(Sends(folded(EMPTY, "500 No"), "go on")).url)
-    with within(0.3, 5), pytest.raises(DeadlineExceeded, match="decompressing"):
+    with within(0.3), pytest.raises(DeadlineExceeded, match="decompressing"):
         infer(client, deadline=0.3)
     reply = folded(gzip.compress(b'{"error":"folded"}'), "500 No")
     with pytest.raises(ServerError, match="folded"):
@@ -120,7 +120,7 @@ def test_a_stream_may_be_left_in_the_middle_of_a_slice(serve, open_client, withi
     body = gzip.compress(b'data: {"a": 1}\n\n' + b": beat\n" * (1 << 20)) * 300
     head = "Content-Type: text/event-stream\r\n"
     client = open_client(serve(Sends(folded(body, headers=head), "go on")).url)
-    with within(0, 3), client.generate_stream("m", {}) as answers:
+    with within(0, 5), client.generate_stream("m", {}) as answers:
         assert next(answers) == {"a": 1}
     assert client.get_server_metadata() == HEALTHY
 

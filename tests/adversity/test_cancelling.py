@@ -31,7 +31,7 @@ from .test_order import GIVEN, STUCK, Line, finish, inputs
 from .test_repeating import GOOD
 
 #: A wait that takes so many seconds was not ended by a cancellation.
-SOON = 3.0
+SOON = 8.0
 LARGE = np.zeros(8_000_000, np.float32)
 
 
@@ -93,11 +93,10 @@ def cancels(handle):
 
     thread = threading.Thread(target=ask)
     thread.start()
-    before = time.monotonic()
     assert not handle.done()
     assert handle.cancel() is True
     thread.join(SOON)
-    assert time.monotonic() - before < SOON
+    assert not thread.is_alive()
     assert [type(error) for error in told] == [RequestCancelled]
     assert str(told[0]) == "the inference was cancelled"
     assert (handle.cancelled(), handle.done(), handle.running()) == (True, True, False)
@@ -495,7 +494,7 @@ def test_a_deadline_in_line_is_told_to_those_who_do_not_wait_for_the_result(serv
     assert silent.asked.wait(STUCK)
     late = [begun(client, deadline=limit) for limit in (STUCK, 0.4, 0.2)]
     told = []
-    with within(0.15, 2):
+    with within(0.15):
         if how == "callback":
             for each in late:
                 each.add_done_callback(told.append)
@@ -772,7 +771,7 @@ with tritonhttp.InferenceServerClient(url, **secure) as client:
     stream.close()  # while another one waits for its answer
     sleep(0.05)
     assert not client._transport.pool.holders
-assert time.monotonic() - begun < 4, time.monotonic() - begun
+assert time.monotonic() - begun < 20, time.monotonic() - begun
 sys.stdout.write("fine")
 """
 

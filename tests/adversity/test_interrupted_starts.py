@@ -184,7 +184,7 @@ began = time.monotonic()
 infer()
 check(begin({options}).get_result())
 took = time.monotonic() - began
-assert took < 2, took
+assert took < 6, took
 client.close()
 """,
         concurrency,

@@ -399,12 +399,13 @@ def test_a_deadline_that_passes_in_the_line_of_a_sequence(serve, open_client, wi
     client = open_client(serve(*[line] * 20).url, concurrency=3, **of_client)
     first = ordered(client, ["0"], **options)
     wait_until(lambda: line.arrived)
-    (late,) = ordered(client, ["late"], deadline=0.3, **options)
-    behind = ordered(client, ["1", "2"], **options)
     try:
-        with within(0.1, 3), pytest.raises(DeadlineExceeded):
-            late()
-        with within(0.15, 3), pytest.raises(DeadlineExceeded):
+        with within(0.25):
+            (late,) = ordered(client, ["late"], deadline=0.3, **options)
+            behind = ordered(client, ["1", "2"], **options)
+            with pytest.raises(DeadlineExceeded):
+                late()
+        with within(0.15), pytest.raises(DeadlineExceeded):
             client.infer("m", inputs(), sequence_id="s", request_id="later", deadline=0.2, **options)
         assert line.arrived == ["0"]
     finally:
@@ -421,7 +422,7 @@ def test_the_deadline_of_async_infer_passes_in_the_line(serve, open_client, with
     client = open_client(serve(*[line] * 20).url)
     first = begin(client, "0")
     wait_until(lambda: line.arrived)
-    with within(0.15, 3):
+    with within(0.15):
         late = begin(client, "late", deadline=0.2)
         behind = begin(client, "1")
         with pytest.raises(DeadlineExceeded):

@@ -1,7 +1,5 @@
 """A real Triton behind a proxy that delays, stalls and cuts. Triton itself says how often the model ran."""
 
-import time
-
 import numpy as np
 import pytest
 
@@ -68,7 +66,7 @@ def test_a_stall_ends_with_the_deadline(triton, serve, open_client, within, plac
     server = serve(relays(*address, **options), relays(*address))
     client = open_client(server.url)
     before = runs()
-    with within(0.2, 1.5), pytest.raises(DeadlineExceeded, match=r"timed out while (sending|receiving)"):
+    with within(0.2), pytest.raises(DeadlineExceeded, match=r"timed out while (sending|receiving)"):
         infer(client, deadline=0.25)
     wait_until(lambda: runs() == before + ran)
     assert (infer(client, deadline=5) == ARRAY).all()
@@ -84,10 +82,8 @@ def test_a_cut_is_a_connection_lost_and_the_model_runs_once_at_most(triton, serv
     server = serve(relays(*address, **options, then=then), relays(*address))
     client = open_client(server.url)
     before = runs()
-    start = time.monotonic()
-    with pytest.raises(ConnectionLost):
+    with pytest.raises(ConnectionLost):  # and not the deadline
         infer(client, deadline=5)
-    assert time.monotonic() - start < 3
     wait_until(lambda: runs() == before + ran)
     assert (infer(client, deadline=5) == ARRAY).all()
     assert server.connections == 2

@@ -19,6 +19,7 @@ import tritonhttp
 import tritonhttp.aio
 from tritonhttp import ConnectTimeout
 
+from ..clients import wait_until
 from .conftest import metadata
 from .servers import HEALTHY, Server
 
@@ -63,10 +64,10 @@ def test_the_next_address_is_tried_after_a_quarter_of_a_second(
     good: Server, addresses: list[str], open_client: Callable[..., Any], within: Any, options: Any
 ) -> None:
     client = open_client(f"triton.test:{good.port}", **options)
-    with within(0.2, 1.5):
+    with within(0.2):
         assert metadata(client) == HEALTHY
-    with within(0, 0.2):
-        assert metadata(client) == HEALTHY
+    assert metadata(client) == HEALTHY
+    assert good.connections == 1, "the next call has the connection"
 
 
 def test_a_short_deadline_is_shared_out(
@@ -77,12 +78,18 @@ def test_a_short_deadline_is_shared_out(
 
 
 def test_an_address_that_refuses_costs_no_time(
-    good: Server, addresses: list[str], open_client: Callable[..., Any], within: Any
+    good: Server, addresses: list[str], open_client: Callable[..., Any]
 ) -> None:
     addresses[:] = [CLOSED, GOOD, HOLE]
-    client = open_client(f"triton.test:{good.port}")
-    with within(0, 0.2):
+
+    def seconds() -> float:
+        client = open_client(f"triton.test:{good.port}")
+        began = time.monotonic()
         assert metadata(client) == HEALTHY
+        return time.monotonic() - began
+
+    # A busy machine may delay some of them; the pause before the next address would delay all.
+    wait_until(lambda: seconds() < 0.2)
 
 
 def test_a_slow_address_wins_where_the_next_ones_fail(
@@ -104,9 +111,9 @@ def test_an_error_names_every_address_where_none_answers(
     client = open_client(f"triton.test:{hole.port}")
     words = (
         rf"cannot connect to triton\.test port {hole.port}: 127\.0\.0\.1: timed out;"
-        r" 127\.0\.0\.3: \[Errno 111\] Connection refused, after 0\.[56]\d* s: the call's 0\.6 s are over"
+        r" 127\.0\.0\.3: \[Errno 111\] Connection refused, after \d[\d.]* s: the call's 0\.6 s are over"
     )
-    with within(0.5, 2), pytest.raises(ConnectTimeout, match=words) as caught:
+    with within(0.5), pytest.raises(ConnectTimeout, match=words) as caught:
         metadata(client, deadline=0.6)
     assert caught.value.phase == "connect"
 
@@ -136,7 +143,7 @@ def test_signals_that_are_handled_do_not_stretch_the_limit(
     addresses[:] = [HOLE, CLOSED] if several else [HOLE]
     with tritonhttp.InferenceServerClient(f"triton.test:{hole.port}") as client:
         ticking(lambda *_: handled.append(1), 0.05, 0.05)
-        with within(0.4, 1.5), pytest.raises(ConnectTimeout):
+        with within(0.4), pytest.raises(ConnectTimeout):
             metadata(client, deadline=0.5)
     assert len(handled) > 3
 
@@ -213,7 +220,7 @@ def test_each_event_loop_tries_the_next_address(good: Server, addresses: list[st
         async with tritonhttp.aio.InferenceServerClient(f"triton.test:{good.port}") as client:
             began = time.monotonic()
             assert await client.is_server_live()
-            assert 0.2 < time.monotonic() - began < 1.5
+            assert 0.2 < time.monotonic() - began < 8
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(kind, main())
@@ -268,7 +275,7 @@ with tritonhttp.InferenceServerClient(f"triton.test:{port}") as client:
     began = time.monotonic()
     assert client.get_server_metadata()
     took = time.monotonic() - began
-    assert 0.2 < took < 2, took
+    assert 0.2 < took < 8, took
     assert turns > 10, turns  # others had their turns meanwhile
     assert client.get_server_metadata()
 sys.stdout.write("fine")

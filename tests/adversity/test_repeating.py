@@ -288,7 +288,7 @@ def test_requests_of_any_size_are_repeated(serve, open_client):
 
 def test_a_deadline_while_the_answer_is_waited_for(warm, within):
     _, client = warm(lambda peer: peer.end("hold"))
-    with within(0.9 * SHORT, 2), pytest.raises(DeadlineExceeded) as caught:
+    with within(0.9 * SHORT), pytest.raises(DeadlineExceeded) as caught:
         infer(client, deadline=SHORT)
     assert repeated(client) == 3
     assert caught.value.phase == "receive"
@@ -302,7 +302,7 @@ def test_a_deadline_while_the_answer_is_waited_for(warm, within):
 def test_the_clients_deadline_ends_a_repeated_inference(warm, within):
     server, client = warm(lambda peer: peer.end("hold"), deadline=2 * SHORT)
     assert repeated(client) == 2
-    with within(1.8 * SHORT, 2), pytest.raises(DeadlineExceeded, match=r"the call's 0\.4 s are over"):
+    with within(1.8 * SHORT), pytest.raises(DeadlineExceeded, match=r"the call's 0\.4 s are over"):
         infer(client)
     assert repeated(client) == 3
     assert values_of(infer(client)) == VALUES
@@ -319,7 +319,7 @@ def test_a_deadline_comes_before_other_limits(warm, within, network, before):
 
     _, client = warm(script, network_timeout=network)
     infer(client, **before)
-    with within(0.9 * SHORT, 2), pytest.raises(DeadlineExceeded, match=r"the call's 0\.2 s are over"):
+    with within(0.9 * SHORT), pytest.raises(DeadlineExceeded, match=r"the call's 0\.2 s are over"):
         infer(client, deadline=SHORT)
     assert repeated(client) == 4
 
@@ -332,26 +332,26 @@ def test_a_deadline_ends_a_trickling_answer(warm, within):
             time.sleep(SHORT / 10)
 
     _, client = warm(trickles)
-    with within(0.9 * SHORT, 2), pytest.raises(DeadlineExceeded, match=r"after \d+ bytes of the response"):
+    with within(0.9 * SHORT), pytest.raises(DeadlineExceeded, match=r"after \d+ bytes of the response"):
         infer(client, deadline=SHORT)
     assert values_of(infer(client)) == VALUES
 
 
 @pytest.mark.parametrize("limits", [{}, {"deadline": 5}], ids=["alone", "before the deadline"])
 def test_the_network_timeout_ends_a_repeated_inference(warm, within, limits):
-    server, client = warm(lambda peer: peer.end("hold"), network_timeout=0.7)
-    with within(0.6, 1.3), pytest.raises(DeadlineExceeded) as caught:
+    server, client = warm(lambda peer: peer.end("hold"), network_timeout=1.5)
+    with within(1.4, 2.9), pytest.raises(DeadlineExceeded) as caught:
         infer(client, **limits)
     assert repeated(client) == 3
     assert caught.value.phase == "receive"
-    assert caught.value.message().endswith("no progress for 0.7 s, after no byte of a response")
+    assert caught.value.message().endswith("no progress for 1.5 s, after no byte of a response")
     assert values_of(infer(client)) == VALUES
     assert server.connections == 2
 
 
 def test_the_network_timeout_begins_anew_with_each_step(warm, within):
     _, client = warm(in_pieces([GOOD[:20], GOOD[20:50], GOOD[50:]], pause=0.6 * SHORT), network_timeout=SHORT)
-    with within(1.1 * SHORT, 2):
+    with within(1.1 * SHORT):
         assert values_of(infer(client)) == VALUES
 
 
@@ -365,7 +365,7 @@ def test_the_network_timeout_holds_behind_a_call_with_a_deadline(warm, within):
     _, client = warm(script, network_timeout=2 * SHORT)
     infer(client, deadline=SHORT)
     infer(client)
-    with within(1.8 * SHORT, 3), pytest.raises(DeadlineExceeded, match=r"no progress for 0\.4 s"):
+    with within(1.8 * SHORT), pytest.raises(DeadlineExceeded, match=r"no progress for 0\.4 s"):
         infer(client)
 
 
@@ -747,7 +747,7 @@ def test_a_handler_that_returns_does_not_end_the_call(warm, signals, limits):
 def test_a_signal_does_not_stretch_the_deadline(warm, signals, within):
     _, client = warm(lambda peer: peer.end("hold"))
     signals(lambda: None)
-    with within(1.8 * SHORT, 2), pytest.raises(DeadlineExceeded, match=r"the call's 0\.4 s are over"):
+    with within(1.8 * SHORT), pytest.raises(DeadlineExceeded, match=r"the call's 0\.4 s are over"):
         infer(client, deadline=2 * SHORT)
 
 

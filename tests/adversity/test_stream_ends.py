@@ -370,13 +370,12 @@ def test_a_stream_may_be_closed_while_another_thread_reads_it(open_client, how, 
             assert next(stream) == SEEN[0]
         thread, found = waiting(stream)
         time.sleep(0.05)
-        before = time.monotonic()
         stream.close()
         go_on.set()
         thread.join(5)
-        assert time.monotonic() - before < 2
+        assert not thread.is_alive()
         assert found == [([], None)]
-        wait_until(lambda: bool(gone), 2)
+        wait_until(lambda: bool(gone))
         assert ended.call.error is None
         assert list(stream) == []
         assert pool(client).taken == 0
