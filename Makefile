@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # host:port of a running Open Inference Protocol server. Empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test lint generate types unit adversity signals interrupts live live-api live-others cli programs integration interop gpu matrix fuzz bench screenshots clean
+.PHONY: help demo test triton lint generate types unit adversity signals interrupts live live-api live-others cli programs integration interop gpu matrix fuzz bench screenshots clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -26,12 +26,17 @@ demo: $(VENV)/.installed ## classify handwritten digits on a real Triton (TRITON
 	@$(BIN)/python -m tritonhttp.cli.demo $(TRITON_URL)
 
 # The tests against servers that misbehave mostly wait, so the other parts run beside them, the longest first. The tests
-# against a real Triton are three parts, each with a server of its own.
+# against a real Triton are three parts, each with a server of its own. The environments are made beside each other, too.
 BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=3 --output-sync=target)
 # If there is a compiler, require the C extensions. Without them their tests would be skipped silently.
 test: export TRITONHTTP_IMPL ?= $(shell command -v cc >/dev/null && echo c)
-test: $(VENV)/.developed ## everything that must pass: lint, types, and the tests below
-	$(MAKE) --no-print-directory $(BESIDE) adversity signals unit lint types programs live-others cli live-api
+test: | $(VENV)/bin/python ## everything that must pass: lint, types, and the tests below
+	$(MAKE) --no-print-directory $(BESIDE) triton adversity signals unit lint types programs live-others cli live-api
+
+# The tests' own Triton, which they would otherwise make when they need it, and say why where it cannot be made. It needs
+# nothing but the interpreter.
+triton: | $(VENV)/bin/python
+	@[ -n "$(TRITON_URL)" ] || PYTHONPATH=src/tritonhttp/testing $(BIN)/python -c 'import provision; provision.install()' 2>/dev/null || true
 
 lint: $(VENV)/.developed ## ruff, and a check that the generated files are up to date
 	$(BIN)/ruff check

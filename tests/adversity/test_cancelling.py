@@ -712,9 +712,14 @@ def test_a_batch_that_fails_cancels_its_other_parts(serve, open_client, within, 
 
     def interrupt():
         main = threading.main_thread()
-        wait_until(
-            lambda: model.asked.is_set() and sys._current_frames()[main.ident].f_code.co_name == "_acquire"
-        )
+
+        def waits():  # for one of the parts, or carries it out itself
+            frame = sys._current_frames()[main.ident]
+            while frame is not None and frame.f_code.co_name != "get_result":
+                frame = frame.f_back
+            return frame is not None
+
+        wait_until(lambda: model.asked.is_set() and waits())
         signal.pthread_kill(main.ident, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)

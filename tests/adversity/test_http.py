@@ -23,8 +23,8 @@ def test_a_server_that_trickles_makes_progress(serve, open_client, call, recover
 
 
 def test_a_server_that_trickles_too_slowly_is_a_deadline(serve, fails):
-    server = serve(Trickles(answer(HEALTHY), pause=0.4, step=10))
-    fails(server, DeadlineExceeded, "timed out.*bytes of the response's head", network_timeout=0.2)
+    server = serve(Trickles(answer(HEALTHY), pause=1, step=10))
+    fails(server, DeadlineExceeded, "timed out.*bytes of the response's head", network_timeout=0.6)
 
 
 def test_a_body_until_the_end_may_be_large(serve, open_client):

@@ -165,7 +165,7 @@ def test_waiting_for_a_server_that_starts(
     began = time.monotonic()
     with pytest.raises(tritonhttp.DeadlineExceeded, match=r"timed out waiting for the server .* refused"):
         client.wait_until_ready(0.5)
-    assert 0.3 < time.monotonic() - began < 2
+    assert 0.3 < time.monotonic() - began < 8
     starting = threading.Thread(target=server.start)
     starting.start()
     client.wait_until_ready(60, "identity_fp32")

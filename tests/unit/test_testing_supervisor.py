@@ -104,7 +104,7 @@ def test_the_end_of_the_pipe_ends_the_server_at_once(supervise):
     supervised.wait_for_start()
     started = time.monotonic()
     supervised.finish()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8
     assert "ordered" not in supervised.log.read_text()
 
 
@@ -125,7 +125,7 @@ def test_stop_is_not_waited_for_too_long(supervise):
     supervised.process.stdin.write(b"stop")
     supervised.process.stdin.flush()
     supervised.process.wait(10)
-    assert 0.3 <= time.monotonic() - started < 3
+    assert 0.3 <= time.monotonic() - started < 8
     supervised.finish()
 
 

@@ -61,7 +61,7 @@ def test_a_task_that_is_cancelled_while_it_waits_ends_its_stream(run, make_clien
             assert [each async for each in stream] == []
             before = time.monotonic()
             assert await values(client, [5]) == [5]
-            assert time.monotonic() - before < 2
+            assert time.monotonic() - before < 8
 
     run(main())
 

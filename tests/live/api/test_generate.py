@@ -177,20 +177,20 @@ def test_idle_timeout_and_deadline_end_a_stream(client):
         before = time.monotonic()
         with pytest.raises(DeadlineExceeded, match=limit) as caught:
             list(client.generate_stream("repeat", slow, **options))
-        assert 0.1 < time.monotonic() - before < 2
+        assert 0.1 < time.monotonic() - before < 8
         assert caught.value.phase == "receive"
         check(client)
-    stream = client.generate_stream("repeat", slow, deadline=0.45)
+    stream = client.generate_stream("repeat", {"IN": [1, 2], "DELAY": 0.8}, deadline=1.2)
     assert next(stream)["OUT"] == 1
-    with pytest.raises(DeadlineExceeded, match=r"the call's 0\.45 s are over"):
+    with pytest.raises(DeadlineExceeded, match=r"the call's 1\.2 s are over"):
         next(stream)
     assert list(stream) == []
     check(client)
     # Each answer has its time; and a consumer that is slow takes none of it.
     seen = []
-    for answer in client.generate_stream("repeat", {"IN": [1, 2], "DELAY": 0.1}, idle_timeout=0.3):
+    for answer in client.generate_stream("repeat", {"IN": [1, 2], "DELAY": 0.1}, idle_timeout=0.6):
         seen.append(answer["OUT"])
-        time.sleep(0.4)
+        time.sleep(0.7)
     assert seen == [1, 2]
     with pytest.raises(InvalidRequest, match="idle_timeout"):
         client.generate_stream("repeat", {}, idle_timeout=-1)

@@ -166,11 +166,11 @@ def test_a_part_that_fails_is_the_error_of_all(make_gateway, open_client):
 
 
 def test_a_map_keeps_inferences_in_flight_and_their_order(make_client):
-    model = make_client(concurrency=4).model("slow").refresh()
+    client = make_client(concurrency=4)
+    model = client.model("slow").refresh()
     delays = [0.4, 0.0, 0.3, 0.2, 0.3, 0.1, 0.3]
-    before = time.monotonic()
     found = [outputs["OUTPUT"].item() for outputs in model.map({"DELAY": [delay]} for delay in delays)]
-    assert time.monotonic() - before < 1.4, "one after the other would take 1.6 s"
+    assert client.stats().connections_opened > 1, "one after the other they would take the same one"
     assert found == [np.float32(delay) for delay in delays]
 
 

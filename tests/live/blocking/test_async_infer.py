@@ -75,30 +75,32 @@ def test_requests_can_be_started_from_many_threads(make_client):
 
 
 def test_it_returns_at_once_and_runs_without_anybody_asking(make_client):
-    client = make_client()
-    before = time.monotonic()
+    client, other = make_client(), make_client()
+
+    def answered():
+        (stats,) = other.get_inference_statistics("slow")["model_stats"]
+        return stats["inference_stats"]["success"]["count"]
+
+    before = answered()
     handle = client.async_infer("slow", slow(0.4))
-    assert time.monotonic() - before < 0.3
-    time.sleep(0.8)
-    before = time.monotonic()
+    assert answered() == before
+    wait_until(lambda: answered() == before + 1)
     assert handle.get_result().as_numpy("OUTPUT") == [np.float32(0.4)]
-    assert time.monotonic() - before < 0.3
 
 
 @pytest.mark.parametrize(
     "wait", [{"block": False}, {"timeout": 0.05}, {"block": True, "timeout": 0.0}], ids=repr
 )
 def test_a_result_that_is_not_there_yet_is_the_references_exception_and_comes_later(client, wait):
-    handle = client.async_infer("slow", slow(0.4))
-    before = time.monotonic()
+    handle = client.async_infer("slow", slow(1.0))
     for _ in range(2):
         with pytest.raises(
             tritonhttp.InferenceServerException, match=r"^failed to obtain inference response$"
         ):
             handle.get_result(**wait)
-    assert time.monotonic() - before < 0.35
-    assert handle.get_result(timeout=10).as_numpy("OUTPUT") == [np.float32(0.4)]
-    assert handle.get_result(block=False).as_numpy("OUTPUT") == [np.float32(0.4)]
+    assert not handle.done()
+    assert handle.get_result(timeout=10).as_numpy("OUTPUT") == [1.0]
+    assert handle.get_result(block=False).as_numpy("OUTPUT") == [1.0]
 
 
 def test_an_error_surfaces_in_get_result_each_time_and_the_next_request_is_fine(client):
@@ -187,11 +189,9 @@ def test_concurrency_bounds_what_is_under_way(make_client):
         handles = [client.async_infer("slow", slow(0.2)) for _ in range(3)]
         for handle in handles:
             handle.get_result()
-        took = time.monotonic() - before
-        if at_once == 3:
-            assert took < 0.55
-        else:
-            assert took >= 0.6
+        if at_once == 1:
+            assert time.monotonic() - before >= 0.6
+        assert (client.stats().connections_opened > 1) is (at_once > 1)
 
 
 def test_close_waits_for_what_is_under_way_and_in_line(make_client):
@@ -226,7 +226,7 @@ def test_dropping_a_handle_drops_nothing_else(client):
 
 def test_a_cancelled_inference_makes_room_at_once_and_others_are_not_disturbed(make_client):
     client = make_client(concurrency=2)
-    long = [client.async_infer("slow", slow(2)) for _ in range(2)]
+    long = [client.async_infer("slow", slow(3)) for _ in range(2)]
     in_line = [client.async_infer("slow", slow(0.01 * n)) for n in range(4)]
     wait_until(lambda: all(handle.running() for handle in long))
     before = time.monotonic()
@@ -240,7 +240,7 @@ def test_a_cancelled_inference_makes_room_at_once_and_others_are_not_disturbed(m
     assert [in_line[n].result().as_numpy("OUTPUT")[0] for n in (0, 1, 3)] == [
         np.float32(0.01 * n) for n in (0, 1, 3)
     ]
-    assert time.monotonic() - before < 1.5
+    assert time.monotonic() - before < 2.8
     assert client.is_server_live()
 
 
@@ -258,11 +258,11 @@ def test_handles_are_awaited_on_an_event_loop(make_client):
 def test_leaving_a_map_frees_its_connections(make_client):
     client = make_client(concurrency=2)
     before = time.monotonic()
-    for outputs in client.model("slow").map({"DELAY": [delay]} for delay in [0.0, 0.0] + [2.0] * 20):
+    for outputs in client.model("slow").map({"DELAY": [delay]} for delay in [0.0, 0.0] + [3.0] * 20):
         assert outputs["OUTPUT"] == 0
         break
     client.close()
-    assert time.monotonic() - before < 1.5
+    assert time.monotonic() - before < 2.8
 
 
 def statistics(client):
