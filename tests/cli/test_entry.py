@@ -84,20 +84,20 @@ def test_help_loads_little() -> None:
 
 
 def test_help_is_fast() -> None:
-    """Beside the library's own import and numpy's; in CPU time, since other tests run at the same time."""
+    """Half of what the library's own import and numpy's take; in CPU time, since other tests run meanwhile."""
     program = (
-        "import time, sys\nimport tritonhttp\nbegan = time.process_time()\n"
+        "import time, sys\nstart = time.process_time()\nimport tritonhttp\nbegan = time.process_time()\n"
         "from tritonhttp.cli.main import main\nmain(['--help'])\n"
-        "print(time.process_time() - began, file=sys.stderr)"
+        "print((time.process_time() - began) / (began - start), file=sys.stderr)"
     )
 
-    def spent() -> float:
+    def share() -> float:
         ended = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, env=environment(), check=True
         )
         return float(ended.stderr)
 
-    assert min(spent() for _ in range(3)) < 0.25
+    assert min(share() for _ in range(3)) < 0.8
 
 
 @pytest.mark.parametrize(
