@@ -50,8 +50,9 @@ types: $(VENV)/.developed ## mypy --strict and pyright
 	$(BIN)/mypy src tests/typing examples
 	$(BIN)/basedpyright
 
-# The tests of the modules that use the C extensions run a second time, without them.
-unit: IN_PYTHON = $(patsubst %,tests/unit/test_%.py,base bytes_tensor clients inference transport)
+# The tests of the modules that use the C extensions run a second time, without them. (test_bytes_tensor.py, _template and
+# _repeater compare both in one run.)
+unit: IN_PYTHON = $(patsubst %,tests/unit/test_%.py,base clients inference transport)
 unit: $(VENV)/.developed ## the tests that need no server
 	$(BIN)/pytest tests/unit
 	TRITONHTTP_IMPL=python $(BIN)/pytest $(IN_PYTHON)

@@ -84,7 +84,7 @@ def test_help_loads_little() -> None:
 
 
 def test_help_is_fast() -> None:
-    """Half of what the library's own import and numpy's take; in CPU time, since other tests run meanwhile."""
+    """Less than the library's own import, with numpy's, takes; in CPU time, since other tests run meanwhile."""
     program = (
         "import time, sys\nstart = time.process_time()\nimport tritonhttp\nbegan = time.process_time()\n"
         "from tritonhttp.cli.main import main\nmain(['--help'])\n"

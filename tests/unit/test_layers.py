@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ast
-import io
+import functools
 import sys
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,10 +143,16 @@ class Imports(ast.NodeVisitor):
         self.generic_visit(node)
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
 def imports(module: str, *, typing: bool = False) -> list[tuple[str, bool]]:
     path = NAMES[module]
     visitor = Imports(module if path.name == "__init__.py" else module.rpartition(".")[0], typing)
-    visitor.visit(ast.parse(path.read_text("utf-8")))
+    visitor.visit(parsed(path))
     return visitor.found
 
 
@@ -252,7 +257,7 @@ def test_the_command_line_imports_what_is_heavy_where_it_is_used(module: str) ->
 def prints(path: Path) -> list[int]:
     return [
         node.lineno
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
 
@@ -285,11 +290,12 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def code_lines(path: Path) -> int:
     """Count the lines of a module that are neither blank nor part of a comment or docstring."""
     source = path.read_text("utf-8")
-    lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type != tokenize.COMMENT and token.string.strip():
-            lines.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(source)):
+    stripped = map(str.strip, source.splitlines())
+    lines = {number for number, line in enumerate(stripped, 1) if line and not line.startswith("#")}
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, (ast.Constant, ast.JoinedStr)):  # a text over several lines
+            lines.update(range(node.lineno, (node.end_lineno or 0) + 1))
+    for node in ast.walk(parsed(path)):
         if (
             isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
             and ast.get_docstring(node) is not None
