@@ -55,8 +55,9 @@ LIBRARY = str(Path(tritonhttp.__file__).parent) + os.sep
 RULERS = ["instructions", "lines"] if sys.version_info < (3, 13) else ["lines"]
 #: How long a call may take that should be served at once, in seconds.
 AT_ONCE = 3.0
-#: After the first places of a call, a random one in so many is interrupted.
-FIRST, STRIDE = 40, 8
+#: After the first places of a call, a random one in so many is interrupted. Most calls share most of their places,
+#: so a place is met many times in a run.
+FIRST, STRIDE = 12, 12
 EVERY_PLACE = bool(os.environ.get("EVERY_PLACE"))
 #: A sweep ends with so many places where the promise was broken.
 ENOUGH = 5

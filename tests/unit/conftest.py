@@ -126,13 +126,13 @@ def serve() -> Iterator[Callable[..., Server]]:
 def interrupted_everywhere(run: Callable[[], object], *modules: Any) -> Iterator[int]:
     """Run something again and again, with a KeyboardInterrupt at the first line of these modules, the second, …
 
-    After the first hundred lines that is a sample, unless EVERY_PLACE is set in the environment. The caller checks
+    After the first thirty lines that is a sample, unless EVERY_PLACE is set in the environment. The caller checks
     what each run has left. The run that completes is the last.
     """
     files = {module.__file__ for module in modules}
     number = 0
     while True:
-        step = 1 if number < 100 or os.environ.get("EVERY_PLACE") else random.randrange(1, 16)
+        step = 1 if number < 30 or os.environ.get("EVERY_PLACE") else random.randrange(1, 16)
         left = number = number + step
         entered: set[tuple[int, int]] = set()
 
