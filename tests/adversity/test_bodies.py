@@ -104,16 +104,17 @@ def test_other_tasks_run_while_a_body_is_decompressed(serve, client_kind, kind):
 
     async def watch():
         task = asyncio.create_task(work())
-        longest, before = 0.0, time.monotonic()
+        # In time of the processor, which other programs take none of.
+        longest, before = 0.0, time.thread_time()
         while not task.done():
             await asyncio.sleep(0)
-            now = time.monotonic()
+            now = time.thread_time()
             longest, before = max(longest, now - before), now
         with pytest.raises(DeadlineExceeded):
             await task
         return longest
 
-    assert asyncio.run(watch()) < 1
+    assert asyncio.run(watch()) < 0.5
 
 
 def test_a_stream_may_be_left_in_the_middle_of_a_slice(serve, open_client, within):
