@@ -33,6 +33,8 @@ demo: $(VENV)/.installed ## classify handwritten digits on a real Triton (TRITON
 BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=3 --output-sync=target)
 # If there is a compiler, require the C extensions. Without them their tests would be skipped silently.
 test: export TRITONHTTP_IMPL ?= $(shell command -v cc >/dev/null && echo c)
+# numpy's library for linear algebra would start threads in each of the many processes.
+test: export OPENBLAS_NUM_THREADS = 1
 test: | $(VENV)/bin/python ## everything that must pass: lint, types, and the tests below
 	$(MAKE) --no-print-directory $(BESIDE) triton adversity signals unit lint types programs live-others cli live-api
 
