@@ -1,24 +1,37 @@
 """A real Triton behind a proxy that delays, stalls and cuts. Triton itself says how often the model ran."""
 
+import os
+
 import numpy as np
 import pytest
 
 from tritonhttp import ConnectionLost, DeadlineExceeded, InferenceServerClient
 
 from ..clients import tensor, wait_until
+from ..live.conftest import start_module_server
 from .servers import relays
+
+__all__ = ["start_module_server"]  # the fixture
 
 MODEL = "identity_fp32"
 ARRAY = np.arange(100_000, dtype=np.float32)
 
 
+@pytest.fixture(scope="module")
+def url(request):
+    """The address of a Triton, if it is our own of one with this model alone: each takes time to start."""
+    if request.config.getoption("--triton-url") or os.environ.get("TRITON_URL"):
+        return request.getfixturevalue("triton_server").url
+    return request.getfixturevalue("start_module_server")(models=[MODEL]).url
+
+
 @pytest.fixture
-def triton(triton_server):
+def triton(url):
     """Triton's address, and how often the model ran."""
-    host, _, port = triton_server.url.rpartition(":")
+    host, _, port = url.rpartition(":")
 
     def runs():
-        with InferenceServerClient(triton_server.url) as direct:
+        with InferenceServerClient(url) as direct:
             (stats,) = direct.get_inference_statistics(MODEL)["model_stats"]
             return stats["execution_count"]
 
