@@ -140,7 +140,7 @@ def test_hooks_hear_once_of_a_streams_end(serve, open_client, caplog, name):
     assert (0.14 if timed else 0) < call.seconds <= max(after, ended.at) - before
     if call.status == 200:
         assert sum(call.phases.values()) <= call.seconds * 1e3 + 1
-        assert sum(call.phases.values()) > call.seconds * 1e3 * 0.3
+        assert sum(call.phases.values()) > (100 if timed else 0)
     assert [line.call for line in lines] == [call]
     assert f"{call.response_bytes} received" in lines[0].message
     assert ("status" in lines[0].message) == (error is None)
@@ -410,14 +410,18 @@ def test_a_task_that_is_cancelled_ends_its_stream_once(serve):
         async with tritonhttp.aio.InferenceServerClient([url, "127.0.0.1:9"], on_response=ended) as client:
             client._dispatch._balancer._next = 0
 
+            reached = asyncio.Event()
+
             async def use():
                 async with client.generate_stream("m", {}) as stream:
                     async for each in stream:
-                        if at == "between" and each == SEEN[2]:
-                            await asyncio.sleep(60)
+                        if each == SEEN[2]:
+                            reached.set()
+                            await asyncio.sleep(60 if at == "between" else 0)
 
             task = asyncio.create_task(use())
-            await asyncio.sleep(0.15)
+            await asyncio.wait_for(reached.wait(), 10)
+            await asyncio.sleep(0.05)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
