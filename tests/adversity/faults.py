@@ -165,9 +165,9 @@ def encoded(body: bytes, coding: str) -> bytes:
 
 
 def bomb(layers: int) -> bytes:
-    """Return a body that decompresses to 32 MiB of spaces, which are white space in JSON."""
-    zipper = zlib.compressobj(wbits=31)
-    body = b"".join(zipper.compress(b" " * (1 << 20)) for _ in range(32)) + zipper.flush()
+    """Return a body that decompresses to 8 MiB of spaces, which are white space in JSON."""
+    zipper = zlib.compressobj(1, wbits=31)
+    body = b"".join(zipper.compress(b" " * (1 << 20)) for _ in range(8)) + zipper.flush()
     for _ in range(layers - 1):
         body = gzip.compress(body)
     return encoded(body, ", ".join(["gzip"] * layers))

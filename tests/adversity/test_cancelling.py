@@ -706,6 +706,7 @@ def test_an_error_of_a_map_cancels_the_others(serve, open_client):
 
 @pytest.mark.parametrize("way", ["error", "interrupt"])
 def test_a_batch_that_fails_cancels_its_other_parts(serve, open_client, within, way):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
     model = Model(GOOD, *[FAILING] * (way == "error"), max_batch=3)
     client = open_client(serve(model, model, *[Answers(GOOD)] * 4).url, concurrency=2)
     kind = tritonhttp.ServerError if way == "error" else KeyboardInterrupt
