@@ -299,10 +299,10 @@ print(report.rows, report.failed, report.resumed, report.calls)
 def test_a_run_that_is_killed_goes_on_and_makes_the_identical_table(
     sink: str, tmp_path: Path, triton_server: Any, score: Any
 ) -> None:
-    rows = 60_000
+    rows = 40_000
     whole = table(rows)
     pixels = whole["pixels"].to_pylist()
-    pixels[10], pixels[41_234] = None, None
+    pixels[10], pixels[31_234] = None, None
     kind = pa.list_(pa.float32(), 64)
     whole = pa.table({"id": whole["id"], "pixels": pa.array(pixels, kind)})
     pq.write_table(whole, tmp_path / "in.parquet", row_group_size=7000)
@@ -321,14 +321,14 @@ def test_a_run_that_is_killed_goes_on_and_makes_the_identical_table(
         return manifest.read_bytes().count(b"\n") if manifest.exists() else 0
 
     kills = 0
-    for _ in range(5):
+    for _ in range(3):
         before = committed()
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            wait_until(lambda: committed() > before + 1 or process.poll() is not None, 30)  # noqa: B023
+            wait_until(lambda: committed() > before + 1 or process.poll() is not None, 60)  # noqa: B023
             time.sleep(random.random() * 0.1)  # the moment is to be any
             process.kill()
             kills += process.wait() == -signal.SIGKILL
-    assert kills >= 3
+    assert kills >= 2
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     computed, failed, resumed, calls = map(int, done.stdout.split())
@@ -337,7 +337,7 @@ def test_a_run_that_is_killed_goes_on_and_makes_the_identical_table(
     assert calls <= (rows - resumed) / 256 + rows / 1000 + 2
     assert pq.read_table(tmp_path / sink).equals(pq.read_table(tmp_path / "once.parquet"))
     errors = tmp_path / "out" / "_errors.jsonl" if sink == "out" else tmp_path / f"{sink}.errors.jsonl"
-    assert [json.loads(line)["row"] for line in errors.read_text().splitlines()] == [10, 41_234]
+    assert [json.loads(line)["row"] for line in errors.read_text().splitlines()] == [10, 31_234]
     again = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert again.stdout.split()[3] == "0", "a complete run is not done again"
 
