@@ -28,15 +28,16 @@ $(VENV)/.developed: $(BUILT_FROM) | $(VENV)/bin/python
 demo: $(VENV)/.installed ## classify handwritten digits on a real Triton (TRITON_URL=host:port: on yours)
 	@$(BIN)/python -m tritonhttp.cli.demo $(TRITON_URL)
 
-# The tests against servers that misbehave mostly wait, so the other parts run beside them, the longest first. The tests
-# against a real Triton are three parts, each with a server of its own. The environments are made beside each other, too.
+# Three parts run beside each other, the longest first, since the tests against servers that misbehave mostly wait. The
+# tests against a real Triton are three parts, each with a server of its own. The environments are made beside each
+# other, too.
 BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=3 --output-sync=target)
 # If there is a compiler, require the C extensions. Without them their tests would be skipped silently.
 test: export TRITONHTTP_IMPL ?= $(shell command -v cc >/dev/null && echo c)
 # numpy's library for linear algebra would start threads in each of the many processes.
 test: export OPENBLAS_NUM_THREADS = 1
 test: | $(VENV)/bin/python ## everything that must pass: lint, types, and the tests below
-	$(MAKE) --no-print-directory $(BESIDE) triton adversity signals unit lint types programs live-others cli live-api
+	$(MAKE) --no-print-directory $(BESIDE) triton adversity live-others unit signals cli types programs live-api lint
 
 # The tests' own Triton, which they would otherwise make when they need it, and say why where it cannot be made. It needs
 # nothing but the interpreter.
