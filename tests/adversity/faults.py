@@ -1,6 +1,6 @@
 """The table of faults: what a server or a gateway does wrong, and what the caller gets.
 
-`test_faults.py` runs each fault on both clients, and compares this table with the one in `docs/reliability.md`.
+`test_faults.py` runs each fault on both clients, and compares this table with the one in `docs/faults.md`.
 ``python -m tests.adversity.faults`` writes that one.
 """
 
@@ -1225,7 +1225,7 @@ FAULTS = [fault for faults in TABLE.values() for fault in faults]
 
 # -- the table in the documentation -----------------------------------------------------------------
 
-DOCUMENT = Path(__file__).parents[2] / "docs/reliability.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/faults.md"
 _SECTION = re.compile(r"(?s)(<!-- faults -->\n).*?(<!-- end of faults -->)")
 
 

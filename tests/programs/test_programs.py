@@ -1,6 +1,6 @@
 """Each program of `programs/` twice: with the real tritonclient, and on this library through its runner.
 
-Output and exit code are compared. What the programs don't show are the differences that docs/migrating.md lists.
+Output and exit code are compared. What the programs don't show are the differences that docs/differences.md lists.
 """
 
 from __future__ import annotations
