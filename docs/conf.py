@@ -29,7 +29,7 @@ templates_path = ["_templates"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 
 # -- Markdown
-myst_enable_extensions = ["attrs_block", "colon_fence"]
+myst_enable_extensions = ["attrs_block", "colon_fence", "tasklist"]
 myst_heading_anchors = 4
 
 # -- The API's pages
