@@ -5,9 +5,9 @@ BIN = $(VENV)/bin
 # host:port of a running Open Inference Protocol server. Empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test triton lint generate types unit adversity signals interrupts live live-api live-others cli programs integration interop gpu matrix fuzz bench screenshots clean
+.PHONY: help demo test triton lint generate types unit adversity signals interrupts live live-api live-others cli programs integration interop gpu matrix fuzz bench docs docs-serve docs-l10n docs-check screenshots clean
 help:
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -141,10 +141,36 @@ fuzz: $(VENV)/.developed ## long runs with random input, not part of the tests
 bench: ## compare tritonhttp with its peers and a bare socket (ONLY=small: one case); writes benchmarks/RESULTS.md
 	$(PYTHON) benchmarks/run.py $(if $(ONLY),--only $(ONLY))
 
+# The site of docs/ has its own environment too.
+DOCS = .venv-docs
+$(DOCS)/.installed: docs/requirements.txt $(BUILT_FROM)
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --requirement docs/requirements.txt --editable '.[bulk,cli,otel,test]'
+	@touch $@
+
+SITE = docs/_build/html
+SPHINX = $(DOCS)/bin/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto
+docs: $(DOCS)/.installed ## the documentation as a site, in docs/_build/html; in Chinese in its folder zh
+	$(SPHINX) -b html -d docs/_build/doctrees docs $(SITE)
+	$(SPHINX) -b html -d docs/_build/doctrees-zh -D language=zh_CN docs $(SITE)/zh
+	@echo "the site is in $(SITE)/index.html"
+
+docs-serve: docs ## the same, to be read at http://127.0.0.1:8080 until Ctrl-C (DOCS_PORT=…)
+	$(DOCS)/bin/python -m http.server --bind 127.0.0.1 --directory $(SITE) $(or $(DOCS_PORT),8080)
+
+docs-l10n: $(DOCS)/.installed ## bring changed sentences into the Chinese catalogues, and say how much of each page is translated
+	$(SPHINX) -b gettext -d docs/_build/doctrees-gettext docs docs/_build/gettext
+	$(DOCS)/bin/sphinx-intl update -p docs/_build/gettext -d docs/locales -l zh_CN -w 0 > docs/_build/l10n.log
+	$(DOCS)/bin/python tools/translated.py
+
+docs-check: docs ## the site in Chromium, its links, and the notebook; not part of the tests above
+	$(SPHINX) -b linkcheck -d docs/_build/doctrees docs docs/_build/linkcheck
+	TRITON_URL=$(TRITON_URL) $(DOCS)/bin/pytest --confcutdir=tests/docs tests/docs
+
 screenshots: $(VENV)/.developed ## write the pictures of README.md and docs/ (needs Chromium)
 	$(BIN)/python tools/bench_screenshot.py
 	$(BIN)/python tools/top_screenshot.py
 	$(BIN)/python tools/terminal_screenshot.py
 
 clean: ## remove the environments and build files
-	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) .venv-* docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

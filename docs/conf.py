@@ -22,6 +22,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "cli_help",
+    "error_messages",
     "nearby_inventories",
 ]
 exclude_patterns = ["_build", "_ext", "requirements.txt"]
@@ -44,6 +45,9 @@ toc_object_entries_show_parents = "hide"
 numpydoc_class_members_toctree = False
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = True
+
+# The two clients and their models have the same names, so a name alone may mean either.
+suppress_warnings = ["ref.python"]
 
 # -- Languages: English, and Chinese from the catalogues in locales/
 language = "en"

@@ -19,6 +19,14 @@ PROJECTS = {
     "pyarrow": "https://arrow.apache.org/docs/",
     "pandas": "https://pandas.pydata.org/docs/",
 }
+#: What numpydoc links by itself beside names: types that are described in prose.
+WORDS = [
+    "bltin-boolean-values std:label -1 library/stdtypes.html#boolean-type-bool Boolean",
+    "iterable std:term -1 glossary.html#term-iterable -",
+    "iterator std:term -1 glossary.html#term-iterator -",
+    "mapping std:term -1 glossary.html#term-mapping -",
+    "sequence std:term -1 glossary.html#term-sequence -",
+]
 #: Project -> a pattern of pages, and the names on them: the page of a name is the pattern with the name in it.
 NAMES = {
     "python": [
@@ -69,6 +77,7 @@ def inventory(project: str) -> bytes:
         for page, kind, names in NAMES[project]
         for name in names.split()
     ]
+    lines += [f"{line}\n" for line in WORDS] if project == "python" else []
     head = f"# Sphinx inventory version 2\n# Project: {project}\n# Version: \n"
     return f"{head}# The remainder of this file is compressed using zlib.\n".encode() + zlib.compress(
         "".join(lines).encode()

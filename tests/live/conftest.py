@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tritonhttp import InferenceServerClient
 from tritonhttp.testing import TritonServer, TritonUnavailable
 
 StartServer = Callable[..., TritonServer]
@@ -45,3 +47,34 @@ def start_server(request: pytest.FixtureRequest) -> Iterator[StartServer]:
 def start_module_server(request: pytest.FixtureRequest) -> Iterator[StartServer]:
     """Return a function that starts a server for all tests of a module; a test may leave it stopped."""
     yield from _starter(request.config)
+
+
+CHAT = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            text = np.array([b"Hello to you"], np.object_)
+            sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("text_output", text)]))
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+CHAT_CONFIG = {
+    "backend": "python",
+    "model_transaction_policy": {"decoupled": True},
+    "input": [{"name": "text_input", "data_type": "TYPE_STRING", "dims": [1]}],
+    "output": [{"name": "text_output", "data_type": "TYPE_STRING", "dims": [1]}],
+}
+
+
+@pytest.fixture
+def chat(triton_server: TritonServer) -> Iterator[None]:
+    """A language model of one sentence, for the time of a test."""
+    assert triton_server.pid  # skipped on a server elsewhere
+    with InferenceServerClient(triton_server.url) as client:
+        client.load_model("chat", config=json.dumps(CHAT_CONFIG), files={"file:1/model.py": CHAT.encode()})
+        yield
+        client.unload_model("chat")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
-import json
 import logging
 import re
 import ssl
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,30 +25,15 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = {
     path.relative_to(ROOT).as_posix(): BLOCK.findall(path.read_text())
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+    for path in (
+        *sorted(ROOT.glob("README*.md")),
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
 }
+COMPLETE = ("README.md", "README.zh.md", "docs/index.md", "docs/quickstart.md", "docs/migrating.md")
 # Needs a GPU; tests/gpu runs the same calls.
 NOT_HERE = "cudashm"
-
-CHAT = """
-import numpy as np
-import triton_python_backend_utils as pb_utils
-
-
-class TritonPythonModel:
-    def execute(self, requests):
-        for request in requests:
-            sender = request.get_response_sender()
-            text = np.array([b"Hello to you"], np.object_)
-            sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("text_output", text)]))
-            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-"""
-CHAT_CONFIG = {
-    "backend": "python",
-    "model_transaction_policy": {"decoupled": True},
-    "input": [{"name": "text_input", "data_type": "TYPE_STRING", "dims": [1]}],
-    "output": [{"name": "text_output", "data_type": "TYPE_STRING", "dims": [1]}],
-}
 
 
 def test_every_block_of_the_documents_is_collected() -> None:
@@ -63,16 +46,6 @@ def test_every_block_of_the_documents_is_collected() -> None:
     assert [name for name, blocks in PAGES.items() for block in blocks if NOT_HERE in block] == [
         "docs/shared_memory.md"
     ]
-
-
-@pytest.fixture
-def chat(triton_server: TritonServer) -> Iterator[None]:
-    """A language model of one sentence, for the time of a test."""
-    assert triton_server.pid  # skipped on a server elsewhere
-    with InferenceServerClient(triton_server.url) as client:
-        client.load_model("chat", config=json.dumps(CHAT_CONFIG), files={"file:1/model.py": CHAT.encode()})
-        yield
-        client.unload_model("chat")
 
 
 @pytest.mark.parametrize("page", [name for name, blocks in PAGES.items() if blocks])
@@ -92,9 +65,8 @@ def test_the_documents_blocks_run(
             compile(block, page, "exec")
             continue
         with InferenceServerClient(triton_server.url) as client:
-            # Names that the page assumes; the README assumes nothing but the data.
-            given = {"many": np.zeros((200, 64), np.float32)} if page == "README.md" else usual(client)
-            names.update(given)
+            # Names that the page assumes; the first pages that somebody reads assume nothing.
+            names.update({} if page in COMPLETE else usual(client))
             block = re.sub("localhost:8002", triton_server.metrics_url, block)
             run(redirected(block, triton_server.url), page, names)
 
@@ -141,9 +113,10 @@ def run(block: str, page: str, names: dict[str, Any]) -> None:
         asyncio.run(made)
 
 
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
 def test_the_first_program_prints_what_the_readme_says(
-    triton_server: TritonServer, capsys: pytest.CaptureFixture[str]
+    triton_server: TritonServer, capsys: pytest.CaptureFixture[str], page: str
 ) -> None:
-    run(redirected(PAGES["README.md"][0], triton_server.url), "README.md", {})
+    run(redirected(PAGES[page][0], triton_server.url), page, {})
     shown = capsys.readouterr().out
     assert re.fullmatch(r"(\d+\.\d% [a-z]+\n){3}", shown), shown
