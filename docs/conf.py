@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
+from typing import Any
+
+import jieba
+from sphinx.search.zh import SearchChinese
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "src")]
@@ -56,6 +61,8 @@ gettext_compact = False
 gettext_location = False
 gettext_additional_targets = []
 
+jieba.setLogLevel(logging.WARNING)  # it splits Chinese text for the search, and says so on stderr
+
 # -- The look
 html_theme = "furo"
 html_title = "tritonhttp"
@@ -78,3 +85,14 @@ copybutton_prompt_is_regexp = True
 
 # -- Links: `make docs-check` looks at those within the site only
 linkcheck_ignore = [r"https?://"]
+
+
+class Chinese(SearchChinese):
+    """The search in Chinese. Sphinx 9 names its stemmer by the language, but adds the one of English."""
+
+    language_name = "English"
+
+
+def setup(app: Any) -> None:
+    """Replace Sphinx' own."""
+    app.add_search_language(Chinese)

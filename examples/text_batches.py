@@ -29,8 +29,8 @@ def main(url: str) -> None:
         model = client.model("identity_bytes")
         # Lines are read as answers are taken, so the input may be larger than memory.
         for outputs in model.map(batches(sys.stdin), idempotent=True, deadline=30):
-            for text in outputs.result.as_numpy("OUTPUT0", dtype=str):
-                print(text)
+            for text in outputs["OUTPUT0"]:
+                print(text.decode())
 
 
 if __name__ == "__main__":

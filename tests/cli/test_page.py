@@ -1,4 +1,4 @@
-"""The examples of docs/cli.md and of each command's help run on a real Triton."""
+"""The commands on the pages of docs/, and the examples of each command's help, run on a real Triton."""
 
 from __future__ import annotations
 
@@ -21,8 +21,19 @@ from .conftest import COMMAND, Run, environment
 from .test_entry import COMMANDS
 from .test_infer import digit, saved
 
-PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
-LINES = [line for block in re.findall(r"(?ms)^```sh\n(.*?)^```$", PAGE) for line in block.splitlines()]
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "cli.md").read_text("utf-8")
+PAGES = "\n".join(
+    [PAGE, *(path.read_text("utf-8") for path in sorted(DOCS.glob("*.md")) if path.name != "cli.md")]
+)
+#: Not run here: they change the environment or the shell, or are about a server of the reader's.
+LEFT_OUT = ("pip ", "make ", "tritonhttp --")
+LINES = [
+    line
+    for block in re.findall(r"(?ms)^```sh\n(.*?)^```$", PAGES)
+    for line in block.splitlines()
+    if not line.startswith(LEFT_OUT)
+]
 EXAMPLES = [
     line.strip()
     for command in COMMANDS.values()
