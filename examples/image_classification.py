@@ -28,7 +28,7 @@ def classify(client: httpclient.InferenceServerClient, paths: Iterable[Path]) ->
     """Print the three best classes of each file."""
     paths = list(paths)
     images = np.stack([pixels(path) for path in paths])
-    # One request for up to 64 images: each row is an image. For more files, `map` over parts of the list.
+    # One request for up to 256 images: each row is an image. For more files, `map` over parts of the list.
     outputs = client.model("digits")(IMAGE=images, classes=3, deadline=10)
     for path, row in zip(paths, outputs.classes("SCORES"), strict=True):
         best = ", ".join(f"{label} {score:.0%}" for score, _, label in row)
