@@ -20,7 +20,9 @@ SECRET = re.findall(
     subscription_key SECRET_ACCESS_KEY token2 api_keys AWSAccessKeyId Signature X-Amz-Signature
     X-Amz-Credential X-Amz-Security-Token X-Goog-Signature Authorization Proxy-Authorization Cookie
     Set-Cookie X-API-Key XApiKey Ocp-Apim-Subscription-Key X-Goog-Api-Key X-Auth-Token X-Functions-Key
-    X-Hub-Signature-256 Private-Token X-Goog-IAP-JWT-Assertion SharedAccessSignature
+    X-Hub-Signature-256 Private-Token X-Goog-IAP-JWT-Assertion SharedAccessSignature csrf _csrf X-XSRF-TOKEN
+    pin PINCODE code_verifier SAMLResponse ticket jws auth_code mfa_code device_code gatewaykey sshkey writekeys
+    basicauth X-Pass X-Code X-PIN X-Amzn-OIDC-Data X-Amzn-OIDC-AccessToken GoogleAccessId connectionString dsn
 """,
 )
 PLAIN = re.findall(
@@ -29,6 +31,7 @@ PLAIN = re.findall(
     token_count max_tokens num_tokens tokens eos_token pad_token_id stop_token token_type tokenizer keyboard
     keyword monkey key_count key_type author authority authenticate WWW-Authenticate design assign sign
     signal signature_name session_length session_timeout password_length passage compass secretary cache_key
+    country_code error_code spin opinion ticket_count turkey forward_pass x model_id client_id
     Idempotency-Key sequence_id status_code language_code decode Content-Type User-Agent Traceparent
     Inference-Header-Content-Length X-Request-Id id
 """,

@@ -23,28 +23,35 @@ def _set(words: str) -> frozenset[str]:
 _WORDS = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 #: A name with one of these is secret, unless its last word says that the value is no more than about a secret.
 _STRONG = _set(
-    "apikey authorization cookie cookies cred credential credentials creds hmac jwt passphrase passwd "
-    "password passwords pwd secret secrets"
+    "apikey authorization cookie cookies cred credential credentials creds csrf hmac htpasswd jwe jws jwt "
+    "passphrase passwd password passwords pwd saml secret secrets xsrf"
 )
 _ABOUT = _set(
     "age algorithm count enabled expires expiry format length limit method name policy required size ttl type"
 )
 #: A name that ends with one of these is secret, unless one of the others stands before it.
 _LAST = _set(
-    "accesskeyid assertion auth authentication bearer jsessionid key oauth otp passcode passkey phpsessid "
-    "sas sessid session sessionid sid sig signature token totp"
+    "accesskeyid assertion auth authentication bearer jsessionid key oauth otp passcode passkey phpsessid pin "
+    "pincode sas sessid session sessionid sid sig signature ticket token totp verifier"
 )
 _HARMLESS = _set(
     "bos cache cls eos end first foreign idempotency last mask max min num pad partition per public "
     "routing sep shard sort start stop unk"
 )
-#: Names that are secret as a whole. Azure Functions take their key as `code`, and OAuth returns one so.
-_WHOLE = frozenset(("accesskeyid", "code", "pass", "pat", "pw", "sessionid"))
+#: Names that are secret as a whole, apart from an X before them. Azure Functions take their key as `code`, and
+#: OAuth returns one so.
+_WHOLE = _set(
+    "accesskeyid ak amznoidcdata code connectionstring dsn keys pass pat pw samlresponse sessionid sk"
+)
+#: What stands before a code that is secret; other codes tell of languages and errors.
+_OF_CODES = _set("access auth device invite login mfa reset unlock user verification")
+
 #: How secret names end whose words are written as one.
 _RUN_TOGETHER = re.compile(
     "(?:token|secret|password|passwd|passphrase|signature|credentials?|cookie|accesskeyid|sessionid"
-    "|(?:access|account|admin|api|app|auth|client|encryption|function|functions|host|license|master|private|secret"
-    "|session|shared|signing|subscription|user)keys?|(?:admin|db|http|login|proxy|root|user)pass"
+    "|(?:access|account|admin|api|app|auth|client|consumer|deploy|encryption|function|functions|gateway|host|license"
+    "|master|private|project|read|rest|rsa|secret|server|service|session|shared|signing|ssh|subscription|team|user"
+    "|webhook|write)keys?|(?:apikey|basic|digest|http|key|proxy|user)auth|(?:admin|db|http|login|proxy|root|user)pass"
     "|(?:access|api|auth|bearer|refresh|session)tokens)$"
 )
 
@@ -59,13 +66,17 @@ _VALUE = re.compile(r"[^&\s]*")
 def is_secret(name: str) -> bool:
     """Return whether the value of a header or a query parameter of this name is hidden."""
     words = [word.lower() for word in _WORDS.findall(name)]
+    if words[:1] == ["x"]:
+        del words[0]
     if not words or words[-1] in _ABOUT:
         return False
     whole = "".join(words)
     if whole in _STRONG or whole in _WHOLE or not _STRONG.isdisjoint(words):
         return True
     if words[-1] == "id":
-        return words[-2:] == ["session", "id"] or words[-3:] == ["access", "key", "id"]
+        return words[-2:-1] in (["session"], ["access"]) or words[-3:-1] == ["access", "key"]
+    if words[-1] == "code":
+        return words[-2] in _OF_CODES
     if len(words) > 1 and words[-2] in _HARMLESS:
         return False
     return words[-1] in _LAST or _RUN_TOGETHER.search(whole) is not None
