@@ -361,6 +361,30 @@ def test_a_proxy_that_asks_for_credentials_is_not_asked_again(guarded, open_clie
     assert caught.value.attempts == 2
 
 
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+def test_a_proxy_that_leads_nowhere_is_not_asked_again(serve, open_client, call, secure, status):
+    proxy = serve(*[Sends(answer(b"not there", f"{status} No"), "close")] * 3)
+    retry = Retry(attempts=3, backoff=0)
+    client = open_client("127.0.0.1:1", proxy=proxy.url, retry=retry, **secure)
+    with pytest.raises(ConnectError, match="not there") as caught:
+        call(client)
+    assert (caught.value.attempts, caught.value.proxy_status, proxy.connections) == (1, status, 1)
+
+
+@pytest.mark.parametrize(("status", "asked"), [(401, 1), (403, 2)])
+@pytest.mark.parametrize("retry", [None, Retry(attempts=5, backoff=0)], ids=["alone", "retry"])
+def test_a_proxy_that_leads_not_to_one_server_is_asked_for_another(
+    serve, open_client, call, secure, status, asked, retry
+):
+    proxy = serve(*[Sends(answer(b"not there", f"{status} No"), "close")] * 5)
+    client = open_client(["127.0.0.1:1", "127.0.0.1:2"], proxy=proxy.url, retry=retry, **secure)
+    with pytest.raises(ConnectError, match="not there") as caught:
+        call(client)
+    assert caught.value.attempts == asked
+    connects = [head.split()[1] for head in proxy.requests if head.startswith(b"CONNECT")]
+    assert len(connects[:asked]) == len(set(connects[:asked])) == asked
+
+
 def test_a_proxy_that_fails_for_now_is_asked_again(serve, open_client, call, secure):
     refusal = Sends(answer(b"wait", "503 Wait"), "close")
     proxy = serve(*[refusal] * 3)

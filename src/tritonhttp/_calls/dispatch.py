@@ -28,7 +28,7 @@ from .._wire.http1 import Response, StreamedResponse
 from ..errors import ConnectionLost, DeadlineExceeded, InferenceServerException, InvalidRequest
 from ..events import Call, Hooks, Observers
 from .balance import NOT_STARTED, SERVER_LOST, Balancer, Ticket, server_failed
-from .retry import Retry, parse_retry_after
+from .retry import Retry, is_barred, parse_retry_after
 from .safety import may_run_twice
 
 __all__ = ["Balancing", "Dispatch", "Ending", "Step", "counted"]
@@ -355,10 +355,12 @@ class Dispatch:
         asked = None if response is None else parse_retry_after(response.get("Retry-After"), time.time())
         pause = retry.delay(call.attempts, random.random(), now=clock(), deadline=until, retry_after=asked)
         if pause is None or self._balancer is None or operation.sequence is not None:
-            return pause
+            return None if is_barred(outcome) else pause
         with self._lock:
             others = any(name not in tried and self._balancer.in_rotation(name) for name in self.servers)
-        return 0.0 if others else pause  # nobody asked the next server for patience
+        if others:
+            return 0.0  # nobody asked the next server for patience
+        return None if is_barred(outcome) else pause
 
     def probed(self, name: str, now: float, ready: bool) -> None:
         """Say whether a server is ready."""

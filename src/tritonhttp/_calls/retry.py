@@ -10,7 +10,7 @@ from .._basics.quantities import integer, real
 from .._transport.policy import FOREVER, positive
 from ..errors import ConnectError, ConnectionLost, DeadlineExceeded, InvalidRequest, ServerError
 
-__all__ = ["Retry", "classify", "parse_retry_after"]
+__all__ = ["Retry", "classify", "is_barred", "parse_retry_after"]
 
 #: Seconds; without a deadline a call does not wait for a server that asks for a longer delay.
 _LONGEST_PAUSE = 600.0
@@ -30,7 +30,7 @@ def classify(result: int | BaseException) -> int | Failure | None:
     Returns
     -------
     int, "connect", "lost", "timeout" or None
-        "connect": no byte of the request was sent; if a proxy asked for credentials, 407. "lost": the connection
+        "connect": no byte of the request was sent; if a proxy asked for credentials, 401 or 407. "lost": the connection
         broke during the request. "timeout": the connection made no progress for as long as one step may take.
         None: another try would not help.
     """
@@ -40,10 +40,16 @@ def classify(result: int | BaseException) -> int | Failure | None:
         return int(result.status() or 0)
     if isinstance(result, ConnectError):
         # No other try will have other credentials for the proxy.
-        return 407 if result.proxy_status == 407 else "connect"
+        return result.proxy_status if result.proxy_status in (401, 407) else "connect"
     if isinstance(result, ConnectionLost):
         return "lost"
     return "timeout" if isinstance(result, DeadlineExceeded) else None
+
+
+def is_barred(result: int | BaseException) -> bool:
+    """Return whether a proxy refused a tunnel to this server for good: it may still lead to another server."""
+    status = (result.proxy_status or 0) if isinstance(result, ConnectError) else 0
+    return 400 <= status < 500 and status not in (401, 407, 408, 425, 429)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
