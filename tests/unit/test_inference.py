@@ -654,8 +654,19 @@ def test_json_data_that_do_not_fit_are_refused(datatype: str, data: Any) -> None
 )
 def test_numbers_may_come_as_strings(datatype: str, data: Any, values: list[Any]) -> None:
     """JSON made of protobuf has them so."""
-    body, _ = response(output(datatype, [2], data=data))
-    np.testing.assert_array_equal(tensor(body, None), np.array(values, triton_to_np_dtype(datatype)))
+    expected = np.array(values, triton_to_np_dtype(datatype))
+    for shape, nested in (([2], data), ([2, 1], [[each] for each in data]), ([1, 1, 2], [[data]])):
+        body, _ = response(output(datatype, shape, data=nested))
+        np.testing.assert_array_equal(tensor(body, None), expected.reshape(shape))
+
+
+@pytest.mark.parametrize(
+    "data", [[["1", "x"]], [["1", "1.5"]], [["1", 1.5]], [[["300"]], [[1]]], [[1, "-1"]]]
+)
+def test_nested_strings_that_are_no_numbers_are_refused(data: Any) -> None:
+    body, _ = response(output("UINT8", [np.array(data).size], data=data))
+    with pytest.raises(ProtocolError, match="its data are not UINT8"):
+        tensor(body, None)
 
 
 def test_bf16_as_json_is_rounded_as_other_floats_are() -> None:

@@ -415,9 +415,16 @@ def _is_faithful(array: npt.NDArray[Any], data: list[Any]) -> bool:
         return {str}.issuperset(map(type, array.flat))
     if kind in "fV":  # V is BF16; some servers write null for NaN
         return np.array(data).dtype.kind in "biufOU"
-    if kind in "iu" and str in map(type, data):
-        data = [int(each) if type(each) is str else each for each in data]
-    return bool(array.tolist() == data)
+    return bool(array.tolist() == (_as_numbers(data) if kind in "iu" else data))
+
+
+def _as_numbers(data: list[Any]) -> list[Any]:
+    """Return lists with the numbers that strings in them stand for."""
+    if {str, list}.isdisjoint(map(type, data)):
+        return data
+    return [
+        int(each) if type(each) is str else _as_numbers(each) if type(each) is list else each for each in data
+    ]
 
 
 def _reshape(array: npt.NDArray[Any], shape: list[int], name: str) -> npt.NDArray[Any]:
