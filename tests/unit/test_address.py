@@ -108,6 +108,14 @@ def test_urls_of_other_forms_are_refused(url: Any) -> None:
         parse_url(url, ssl=False)
 
 
+def test_a_url_with_a_query_is_refused_with_the_place_of_queries() -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"'http://h/metrics\?…': a query goes .* query_params="
+    ) as caught:
+        parse_url("http://h/metrics?token=sesame", ssl=False)
+    assert "sesame" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", ["host:0", "host:65536", "http://host:99999/t", "[::1]:70000"])
 def test_an_invalid_port_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest, match="expected a port from 1 to 65535"):

@@ -467,6 +467,18 @@ NGINX = (
     b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>"
     b"\r\n<hr><center>nginx/1.25.3</center>\r\n</body>\r\n</html>\r\n"
 )
+
+
+def test_an_empty_answer_is_said_to_be_empty() -> None:
+    for status, words in ((200, "got 0 bytes (is this the port of the metrics"), (204, "got 0 bytes")):
+        with pytest.raises(ProtocolError) as caught:
+            operations.get_server_metadata().decode(answer(b"", status))
+        assert words in str(caught.value)
+        assert ("metrics" in words) == ("metrics" in str(caught.value))
+    with pytest.raises(ProtocolError, match=r"expected JSON, got 0 bytes$"):
+        InferResult.from_response_body(b"")
+
+
 EMPTY = "client received an empty response from the server."
 
 
@@ -603,6 +615,12 @@ def test_query_string(given: dict[Any, Any], text: str) -> None:
 @pytest.mark.parametrize("given", [{"a": "x\r\ny"}, {"a\n": "x"}, {"a": ["b", "c\0"]}, {"a": "\r"}])
 def test_a_query_with_line_ends_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=r"query parameter .* CR, LF or NUL"):
+        query_string(given)
+
+
+@pytest.mark.parametrize("given", [{"a": "x\ud800"}, {"a\udfff": 1}, {"a": ["b", "\udc80"]}])
+def test_a_query_with_a_lone_surrogate_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"query parameter .*text without lone surrogates.* got '?"):
         query_string(given)
 
 

@@ -270,6 +270,7 @@ def test_rows_are_counted_and_max_batch_limits_a_call() -> None:
         (PLAIN, {"V": X, "T": X}, 2, "input 'T' has no first axis of any length to split along"),
         (PLAIN, {"V": np.float32(1)[...]}, 2, "input 'V' has no first axis"),
         (BATCHES, {"X": X, "W": X[:1]}, 2, "expected the same number of rows in every input"),
+        (BATCHES, {}, None, "there is no batch to split without an input"),
     ],
 )
 def test_inputs_that_cannot_be_split_are_refused(

@@ -707,6 +707,16 @@ def test_a_result_takes_bytes_in_any_form_and_text_of_json(body: Any) -> None:
         assert copy.deepcopy(pickle.loads(pickle.dumps(result))).as_numpy("y").tolist() == ["ü"]
 
 
+@pytest.mark.parametrize("coding", ["", "identity", "Identity, identity", " , "])
+def test_text_that_is_not_coded_may_say_so(coding: str) -> None:
+    given = Given(PLAIN, Content_Encoding=coding)
+    for result in (
+        InferResult(given, False),
+        InferResult.from_response_body(PLAIN, content_encoding=coding),
+    ):
+        assert result.as_numpy("y").tolist() == ["ü"]
+
+
 def test_headers_of_other_objects_may_be_bytes_and_numbers() -> None:
     for size in (len(HEAD), np.int64(len(HEAD)), str(len(HEAD)), str(len(HEAD)).encode()):
         given = Given(gzip.compress(BODY), Content_Encoding=b"gzip", **{SIZE: size})

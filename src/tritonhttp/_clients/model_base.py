@@ -362,7 +362,7 @@ class ModelBase:
     ) -> tuple[Signature, Arrays, Classes]:
         classes = integer(options.classes) if options.classes else 0
         if classes is None or classes < 0:
-            raise InvalidRequest(f"classes must be a whole number, got {options.classes!r}")
+            raise InvalidRequest(f"classes must be a whole number, 0 or more; got {options.classes!r}")
         if isinstance(given, Sole):
             given = {signature.sole_input(given.value): given.value}
         for name in signature.clashing(Options._fields):

@@ -129,7 +129,7 @@ def octets(body: Any, source: str, head: ResponseHead) -> Buffer:
     if isinstance(body, (bytes, bytearray)):
         return body
     if isinstance(body, str):
-        if head.json_size is None and not (head.encoding or "").strip():
+        if head.json_size is None and not compression.is_coded(head.encoding or ""):
             return body.encode("utf-8", "surrogatepass")
         raise ProtocolError(
             f"{source}: expected bytes, got str: a body with"

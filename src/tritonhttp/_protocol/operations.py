@@ -418,10 +418,14 @@ def query_string(parameters: Mapping[str, Any]) -> str:
     for name, value in mapping(parameters, "query_params").items():
         for item in value if isinstance(value, (list, tuple)) else (value,):
             key, text = plain_text(name), "None" if item is None else plain_text(item)
-            if key is None or text is None:
+            if key is None:
                 raise InvalidRequest(
-                    f"query parameter {came(name)} must be text or a number, or a list of such,"
-                    f" got {type(item).__name__}"
+                    f"the name of a query parameter must be text without lone surrogates, got {came(name)}"
+                )
+            if text is None:
+                raise InvalidRequest(
+                    f"query parameter {came(name)} must be text without lone surrogates or a number, or a list of"
+                    f" such, got {type(item).__name__}"
                 )
             pair = f"{key}={text}"
             if not _UNQUOTED.fullmatch(pair):
@@ -486,8 +490,9 @@ def _json(response: Response, kind: type[T], name: str) -> T:
     check(response)
     raw = bytes(plain_body(response))
     if not raw.strip() or raw.lstrip()[:2] == b"# ":  # as Triton answers there, and as Prometheus reads
+        advice = f" ({METRICS_PORT})" if hints.advises() and response.status_code == 200 else ""
         raise ProtocolError(
-            f"the server's response: expected JSON, got {_start(raw)} ({METRICS_PORT})", debug_details=raw
+            f"the server's response: expected JSON, got {_start(raw)}{advice}", debug_details=raw
         )
     answer = jsonio.loads(raw, "the server's response")
     message = inference.error_message(answer)

@@ -332,6 +332,8 @@ class Signature:
             raise self._refusal(f"expected max_batch as a whole number above 0, got {max_batch!r}")
         if self.max_batch_size and limit > self.max_batch_size:
             raise self._refusal(f"expected max_batch of at most {self.max_batch_size}, got {limit}")
+        if not arrays:
+            raise self._refusal("there is no batch to split without an input")
         fixed = [info.name for info in self.inputs if info.name in arrays and info.shape[:1] != (-1,)]
         fixed += [name for name, array in arrays.items() if array.ndim == 0]
         if fixed:

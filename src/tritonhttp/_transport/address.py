@@ -166,6 +166,8 @@ def _advice(url: Any) -> str:
         return f", {_article(type(url).__name__)}: a URL is a str, such as 'localhost:8000'"
     if "," in url:
         return ": several servers go as a list of URLs"
+    if "?" in url:
+        return ": a query goes with each call, as query_params={…}"
     return ""
 
 

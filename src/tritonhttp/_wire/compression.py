@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InvalidRequest, ProtocolError
 from .requests import Buffer, coalesce
 
-__all__ = ["ALGORITHMS", "MAX_DECOMPRESSED", "Decompressor", "compress", "decompress", "slices"]
+__all__ = ["ALGORITHMS", "MAX_DECOMPRESSED", "Decompressor", "compress", "decompress", "is_coded", "slices"]
 
 
 #: Name of the coding -> zlib's wbits for writing it.
@@ -89,6 +89,15 @@ def slices(body: Buffer, encoding: str, limit: int | None = None) -> Iterator[Bu
     decompressor.end()
 
 
+def _names(encoding: str) -> list[str]:
+    return [name for token in encoding.split(",") if (name := token.strip().lower()) not in _NONE]
+
+
+def is_coded(encoding: str) -> bool:
+    """Return whether a Content-Encoding value names a coding that changes the body."""
+    return bool(_names(encoding))
+
+
 class Decompressor:
     """Decompresses a body that arrives in pieces.
 
@@ -108,7 +117,7 @@ class Decompressor:
     """
 
     def __init__(self, encoding: str, limit: int | None = None, step: int = 1 << 20) -> None:
-        names = [name for token in encoding.split(",") if (name := token.strip().lower()) not in _NONE]
+        names = _names(encoding)
         if not set(names) <= set(_CODINGS):
             raise ProtocolError(f"Content-Encoding {encoding!r}: expected gzip, deflate or identity")
         if len(names) > _MAX_CODINGS:

@@ -117,7 +117,7 @@ def loads(data: bytes | bytearray | memoryview, what: str) -> Any:
             ) from error
         except (ValueError, RecursionError):
             start = raw[:80].decode("utf-8", "replace")
+            came = f" that begin with {start!r} ({refusal})" if raw else ""
             raise ProtocolError(
-                f"{what}: expected JSON, got {len(raw)} bytes that begin with {start!r} ({refusal})",
-                debug_details=raw,
+                f"{what}: expected JSON, got {len(raw)} bytes{came}", debug_details=raw
             ) from refusal

@@ -57,7 +57,7 @@ def header_line(name: str, value: object) -> str:
     if text is None or _FORBIDDEN.search(text):
         # The message omits the value, which may be a credential.
         raise InvalidRequest(
-            f"the value of header {name!r} must be text without CR, LF or NUL, or a number,"
+            f"the value of header {name!r} must be text without CR, LF, NUL or lone surrogates, or a number,"
             f" got {type(value).__name__}"
         )
     return f"{name}: {text}\r\n"
