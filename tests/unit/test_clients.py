@@ -501,7 +501,11 @@ def test_a_response_of_the_asyncio_client_has_the_methods_of_aiohttps() -> None:
         answer = Answer.of(response)
         assert (answer.status, answer.ok, answer.reason) == (404, False, "Not Found")
         assert (answer.content_type, answer.charset, answer.content_length) == ("text/plain", "latin-1", 1)
-        assert (answer.method, answer.url) == ("GET", "http://a:1/v2")
+        assert (answer.method, answer.url, answer.host) == ("GET", "http://a:1/v2", "a")
+        assert (answer.get_encoding(), answer.closed, answer.history) == ("latin-1", True, ())
+        assert (answer.version, answer.headers["CONTENT-length"]) == ("HTTP/1.1", "1")
+        assert list(answer) == [b"\xe9"]
+        assert list(answer) == []
         assert await answer.read() == await answer.read() == b"\xe9"
         assert (await answer.text(), await answer.text("cp437")) == ("é", "Θ")
         assert await answer.json(loads=str) == "é"
@@ -512,6 +516,7 @@ def test_a_response_of_the_asyncio_client_has_the_methods_of_aiohttps() -> None:
         async with Answer.of(Response(ResponseHead(200, {}), b"")) as empty:
             empty.raise_for_status()
             assert (empty.content_type, empty.charset) == ("application/octet-stream", None)
+            assert empty.get_encoding() == "utf-8"
             assert await empty.json() is None
 
     asyncio.run(body())

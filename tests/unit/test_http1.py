@@ -764,4 +764,11 @@ def test_a_response_has_the_methods_that_programs_know_from_geventhttpclient() -
     response.release()
     with Response(head, bytes(5000)) as another:
         assert list(map(len, another)) == [4096, 904]
+        with pytest.raises(StopIteration):
+            next(another)
+    response.asked = "GET", "http://h", "/v2"
+    assert (response.method, response.version, response.get_http_version()) == ("GET", "HTTP/1.1", "HTTP/1.1")
+    assert (response.should_keep_alive(), response.should_close()) == (True, False)
+    assert response.headers_complete
+    assert response.message_complete
     assert Response(ResponseHead(204, {}, content_length=0), b"").content_length is None

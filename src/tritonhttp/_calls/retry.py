@@ -30,9 +30,9 @@ def classify(result: int | BaseException) -> int | Failure | None:
     Returns
     -------
     int, "connect", "lost", "timeout" or None
-        "connect": no byte of the request was sent; if a proxy asked for credentials, 401 or 407. "lost": the connection
-        broke during the request. "timeout": the connection made no progress for as long as one step may take.
-        None: another try would not help.
+        "connect": no byte of the request was sent; if a proxy asked for credentials, 401 or 407. "lost": the
+        connection broke during the request. "timeout": the connection made no progress for as long as one step
+        may take. None: another try would not help.
     """
     if isinstance(result, int):
         return result

@@ -142,9 +142,40 @@ class Response:
     def __getitem__(self, name: str) -> str:
         return self.head.headers[name.lower()]
 
+    #: The response is there as a whole.
+    message_begun = headers_complete = message_complete = True
+
+    @property
+    def method(self) -> str:
+        """The method of the answered request."""
+        return self.asked[0]
+
+    @property
+    def version(self) -> str:
+        """The version of HTTP, such as ``"HTTP/1.1"``."""
+        return self.head.raw[:8].decode("latin-1")
+
+    def get_http_version(self) -> str:
+        """Return the version of HTTP."""
+        return self.version
+
+    def should_keep_alive(self) -> bool:
+        """Return whether the server keeps the connection open."""
+        return self.head.keep_alive
+
+    def should_close(self) -> bool:
+        """Return whether the server closes the connection."""
+        return not self.head.keep_alive
+
     def __iter__(self) -> Iterator[bytes]:
         """Iterate over the body in pieces of 4 KiB."""
-        return iter(lambda: bytes(self.read(1 << 12)), b"")
+        return self
+
+    def __next__(self) -> bytes:
+        piece = Response.read(self, 1 << 12)
+        if not piece:
+            raise StopIteration
+        return piece
 
     def readline(self, sep: bytes = b"\r\n") -> bytes:
         """Return the body's next line, its end included; nothing if no line ends."""

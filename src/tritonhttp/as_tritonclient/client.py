@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 from .._basics.redaction import masked
 from .._clients.blocking import client
 from .._wire.http1 import Response
 
-__all__ = ["InferenceServerClient"]
+__all__ = ["InferenceServerClient", "lines_of"]
+
+
+def lines_of(response: Response) -> list[tuple[str, str]]:
+    """Return each header line's name, as it was received, and value."""
+    text = re.sub(r"\r\n[ \t]+", " ", response.head.raw.decode("latin-1"))
+    pairs = (line.partition(":") for line in text.split("\r\n")[1:-2])
+    return [(name, value.strip(" \t")) for name, _, value in pairs]
 
 
 class HTTPSocketPoolResponse(Response):
@@ -22,8 +31,7 @@ class HTTPSocketPoolResponse(Response):
 
     def items(self) -> list[tuple[str, str]]:
         """Return each header line's name, as it was received, and value."""
-        lines = self.head.raw.decode("latin-1").split("\r\n")[1:-2]
-        return [(name, value.strip(" \t")) for name, _, value in (line.partition(":") for line in lines)]
+        return lines_of(self)
 
     headers = property(items)  # pyright: ignore[reportIncompatibleMethodOverride]
 

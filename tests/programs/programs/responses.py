@@ -19,6 +19,8 @@ for path in ("echo", "locked", "nowhere"):
         "Content-Length" in dict(response.headers),
     )
     print(response.readline(), response.read(5), len(response.read()))
+    print(response.method, response.version, response.get_http_version(), response.should_keep_alive())
+    print(response.should_close(), response.message_complete, response.headers_complete)
     response.release()
 with httpclient.InferenceServerClient(PEER + "/echo") as client:
     seen = client.get_server_metadata(headers={"A": ["one", "two"], "B": 1})
@@ -37,6 +39,10 @@ async def main():
         )
         async with await client._get("v2", None, None) as again:
             print(again.reason, again.headers["CONTENT-length"] == str(again.content_length))
+        print([name for name in response.headers if name in ("Content-Length", "Content-Type")])
+        print(response.headers.getall("CONTENT-length") == [response.headers.getone("content-LENGTH")])
+        print(response.headers.getall("X-No", []), "x-no" in response.headers, response.get_encoding())
+        print("'Content-Length': " in repr(response), response.host, response.history)
         for check in (aioclient._get_error, aioclient._raise_if_error):
             try:
                 print(await check(response))

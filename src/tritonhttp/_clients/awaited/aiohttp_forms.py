@@ -5,6 +5,7 @@ Nothing here imports aiohttp; its errors count where the program has imported it
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Generator
 from email.message import Message
@@ -54,7 +55,8 @@ class Answer(Response):
 
     @classmethod
     def of(cls, response: Response) -> Answer:
-        head = ResponseHead(response.status_code, _Headers(response.headers), response.reason)
+        head = copy.copy(response.head)
+        head.headers = _Headers(head.headers)
         answer = cls(head, response.body, response.limit)
         answer.attempts, answer.asked = response.attempts, response.asked
         return answer
@@ -82,12 +84,18 @@ class Answer(Response):
         return message
 
     @property
-    def method(self) -> str:
-        return self.asked[0]
-
-    @property
     def url(self) -> str:
         return "".join(self.asked[1:3])
+
+    @property
+    def host(self) -> str | None:
+        return urlsplit(self.url).hostname
+
+    #: It has been received as a whole, and not by way of other URLs.
+    closed, history = True, ()
+
+    def get_encoding(self) -> str:
+        return self.charset or "utf-8"
 
     def raise_for_status(self) -> None:
         if not self.ok:
@@ -100,7 +108,7 @@ class Answer(Response):
         return _Read(super().read(length))
 
     async def text(self, encoding: str | None = None, errors: str = "strict") -> str:
-        return bytes(self.body).decode(encoding or self.charset or "utf-8", errors)
+        return bytes(self.body).decode(encoding or self.get_encoding(), errors)
 
     async def json(self, *, loads: Callable[[str], Any] | None = None, **options: Any) -> Any:
         if loads is not None:
