@@ -92,12 +92,12 @@ def _call_factory(factory: Callable[..., ssl.SSLContext], ca_certs: str | None) 
     return _as_context(factory(**arguments), "what ssl_context_factory returns")
 
 
-def _as_context(given: Any, what: str) -> ssl.SSLContext:
+def _as_context(given: Any, what: str, others: str = "") -> ssl.SSLContext:
     """Return a context that a caller gave; raise InvalidRequest for anything else."""
     import ssl
 
     if not isinstance(given, ssl.SSLContext):
-        raise InvalidRequest(f"{what} must be an ssl.SSLContext, got {given!r}")
+        raise InvalidRequest(f"{what} must be an ssl.SSLContext{others}, got {given!r}")
     return given
 
 
@@ -116,7 +116,9 @@ def aiohttp_context(given: Any) -> ssl.SSLContext | None:
     fingerprint = getattr(sys.modules.get("aiohttp"), "Fingerprint", None)
     if fingerprint is not None and isinstance(given, fingerprint):
         return _pinned(given.fingerprint)
-    return _as_context(given, "ssl_context")
+    return _as_context(
+        given, "ssl_context", ", True, False (verifies nothing), None or an aiohttp.Fingerprint"
+    )
 
 
 def _unverified() -> ssl.SSLContext:
