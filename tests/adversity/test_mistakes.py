@@ -80,11 +80,25 @@ def test_a_url_without_a_port_says_so(open_client: Any, url: str, said: bool) ->
         (("localhost", 8000), "an int: a URL is a str"),
         (None, "a NoneType: a URL is a str"),
         ("localhost:1,localhost:2", "a list of URLs"),
+        ("localhost:1;localhost:2", "a list of URLs"),
+        (b"localhost:8000", "a bytes: a URL is a str"),
+        ("http:/localhost:8000", "a scheme ends with ://"),
+        ("HTTPS:localhost:8000", "a scheme ends with ://"),
+        (":8000", "the host is missing"),
+        ("http://:8000/v2", "the host is missing"),
+        ("::1:8000", r"an IPv6 address goes into brackets, '\[::1\]:8000'"),
+        ("fe80::1", "an IPv6 address goes into brackets"),
+        ("http://me:secret@localhost:8000", "credentials go to a plugin"),
     ],
 )
 def test_what_is_no_url_says_what_is(open_client: Any, url: Any, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         open_client(url)
+
+
+@pytest.mark.parametrize("url", ["http:8000", "http:", "https", "http:8000/base", "httpd:/a"])
+def test_a_host_may_be_named_like_a_scheme(open_client: Any, url: str) -> None:
+    open_client(url)
 
 
 @pytest.mark.parametrize("option", OPTIONS)

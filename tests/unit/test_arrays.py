@@ -106,13 +106,16 @@ def test_values_become_arrays(value: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (None, "element 0 is a NoneType: None"),
-        ({"a": 1}, "element 0 is a dict"),
+        (None, "got a NoneType: None"),
+        ({"a": 1}, "got a dict"),
         ([1, None], "row 1 is missing, and the protocol has no missing values"),
         ([[1], [2, 3]], "row 0 has [1], row 1 has [2]"),
         (Series(np.array(["a", float("nan")], object)), "row 1 is missing (nan)"),
         (Series(np.array([1, None], object)), "row 1 is missing"),
-        (object(), "element 0 is a object"),
+        (object(), "got an object"),
+        (iter([1]), "list(…) makes a list of it"),
+        ({1, 2}, "list(…) makes a list of it"),
+        ([{"a": [1]}], "inputs by name are one mapping"),
         (Tensor(FLOATS, (2, 0)), "got one on device 0 of kind 2: copy it to the host first"),
         (
             SimpleNamespace(__array__=lambda *_, **__: 1 / 0),

@@ -14,7 +14,7 @@ import tritonhttp
 import tritonhttp.aio
 from tritonhttp import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonhttp._calls.safety import may_run_twice
-from tritonhttp._clients.model_base import CallOptions
+from tritonhttp._clients.given import CallOptions
 from tritonhttp._protocol.inference import UNSENT, Inference, body_of
 from tritonhttp.as_tritonclient.infer_input import InferInput as ReferenceInput
 

@@ -33,7 +33,7 @@ from tritonhttp._calls.turns import Turn, Turns
 from tritonhttp._clients import model_base
 from tritonhttp._clients.blocking.drive import drive
 from tritonhttp._clients.blocking.model import Model, Outputs
-from tritonhttp._clients.model_base import Options
+from tritonhttp._clients.given import Options
 from tritonhttp._protocol.inference import Inference
 from tritonhttp._protocol.operations import Operation
 from tritonhttp._transport.blocking_pool import BlockingPool

@@ -188,7 +188,7 @@ def test_the_port_of_the_metrics_is_no_server() -> None:
     """It answers every GET with 200 and nothing."""
     found, _ = checked({**WELL, METADATA: (200, b"")})
     assert (found.live, found.ready, found.latency) == (False, False, 1.0)
-    assert "is this the port of the metrics, 8002?" in found.reason
+    assert "is this the port of the metrics, 8002 on Triton?" in found.reason
 
 
 def test_a_server_may_hide_its_metadata() -> None:

@@ -6,7 +6,22 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
+from .hints import ask
+
 __all__ = ["lazily"]
+
+_PACKAGE = __name__.partition(".")[0]
+#: Where names are that people look for at the top.
+_INSTEAD = {
+    **dict.fromkeys(
+        ("AsyncClient", "AsyncInferenceServerClient", "AsyncioInferenceServerClient"),
+        "tritonhttp.aio.InferenceServerClient",
+    ),
+    **dict.fromkeys(("Client", "InferenceClient", "TritonClient"), "tritonhttp.InferenceServerClient"),
+    "http": "tritonhttp itself, import tritonhttp as httpclient",
+    **dict.fromkeys(("BasicAuth", "BearerAuth", "ApiKeyAuth"), "in tritonhttp.auth"),
+    "TritonServer": "in tritonhttp.testing",
+}
 
 
 def lazily(
@@ -31,6 +46,10 @@ def lazily(
             return getattr(import_module(homes[name], package), name)
         if name in known:
             return import_module(f".{name}", package)
-        raise AttributeError(f"module {package!r} has no attribute {name!r}", name=name)
+        words = f"module {package!r} has no attribute {name!r}"
+        if not name.startswith("_"):
+            where = _INSTEAD.get(name) if package == _PACKAGE else None
+            words += f": it is {where}" if where else ask(name, (*names, *known))
+        raise AttributeError(words, name=name)
 
     return get, lambda: sorted({*names, *known})

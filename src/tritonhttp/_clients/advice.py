@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
 from .._basics.hints import ask, nearest
+from .._protocol.attributes import no_attribute
 from .._protocol.signature import Signature
 from ..errors import InvalidCall
 
@@ -100,24 +101,58 @@ class Instead:
         raise InvalidCall(self._words)
 
 
-#: Methods that models of other libraries have.
-_CALLS = frozenset(("execute", "forward", "infer", "predict", "run"))
+#: What to write in place of attributes that people try, of each class.
+_CALL = "call the model itself with its inputs, such as model(NAME=array)"
+_OF_MODEL = {
+    **dict.fromkeys(("execute", "forward", "infer", "predict", "run"), _CALL),
+    **dict.fromkeys(
+        ("inputs", "outputs", "metadata"), "model.signature has its inputs and outputs, once it is read"
+    ),
+    "config": "use client.get_model_config(model.name)",
+    "generate": "use client.generate(model.name, {…})",
+    **dict.fromkeys(("stream", "generate_stream"), "use client.generate_stream(model.name, {…})"),
+    "batch": "use model.batched(…)",
+    **dict.fromkeys(("load", "unload"), "use client.load_model(model.name), client.unload_model(model.name)"),
+    **dict.fromkeys(("ready", "is_ready"), "use client.is_model_ready(model.name)"),
+}
+_OF_CLIENT = {
+    **dict.fromkeys(
+        ("execute", "forward", "predict", "run"),
+        "use client.model(name)(NAME=array), or client.infer(name, inputs)",
+    ),
+    **dict.fromkeys(
+        ("async_stream_infer", "start_stream", "stop_stream", "stream_infer"),
+        "gRPC has streams of inferences; over HTTP generate_stream(…) has streams of answers, and"
+        " client.model(name).sequence() has sequences",
+    ),
+    **dict.fromkeys(("get_models", "list_models"), "use client.models()"),
+    **dict.fromkeys(("health", "ping", "status"), "use client.check()"),
+    "is_live": "use client.is_server_live()",
+    "is_ready": "use client.is_server_ready()",
+    "metadata": "use client.get_server_metadata(), client.get_model_metadata(name)",
+    "config": "use client.get_model_config(name)",
+}
+_OF_OUTPUTS = {
+    name: f"use outputs[name], or outputs.result.{name}(name)"
+    for name in ("as_numpy", "as_torch", "as_dlpack")
+}
+
+
+def no_attribute_of_client(client: Any, name: str) -> NoReturn:
+    """Refuse an attribute that a client does not have."""
+    no_attribute(client, name, _OF_CLIENT)
 
 
 def no_attribute_of_model(model: Any, name: str) -> NoReturn:
     """Refuse an attribute that a model does not have."""
-    if name in _CALLS:
-        raise InvalidCall(
-            f"a model has no {name}(): call the model itself with its inputs, such as model(NAME=array)"
-        )
-    raise AttributeError(f"{type(model).__name__!r} object has no attribute {name!r}")
+    no_attribute(model, name, _OF_MODEL)
 
 
 def no_attribute_of_outputs(outputs: Any, name: str) -> NoReturn:
     """Refuse an attribute that a model's outputs do not have."""
     if not name.startswith("_") and name != "result" and name in outputs:
         raise InvalidCall(f"outputs have no attribute {name!r}: write outputs[{name!r}]")
-    raise AttributeError(f"{type(outputs).__name__!r} object has no attribute {name!r}")
+    no_attribute(outputs, name, _OF_OUTPUTS)
 
 
 _UNKNOWN_MODEL = re.compile(r"(?:unknown model: |requested model )'(.+?)' (?:is not found|is not available)")

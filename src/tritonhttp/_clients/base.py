@@ -24,7 +24,7 @@ from .._wire.http1 import Response
 from .._wire.requests import Buffer
 from ..errors import InvalidRequest, ProtocolError, ServerError
 from ..plugins import InferenceServerClientPlugin
-from .advice import meant
+from .advice import meant, no_attribute_of_client
 from .fleet import Fleet
 from .overrides import Overrides
 
@@ -163,6 +163,9 @@ class ClientBase(Fleet, Overrides):
         from .._regions.auto import Sharing
 
         return Sharing(*self._sharing_limits)
+
+    if not TYPE_CHECKING:
+        __getattr__ = no_attribute_of_client
 
     def __repr__(self) -> str:
         kind = type(self)
@@ -326,7 +329,7 @@ def _made_again(
 
 def one_or_more(url: str | Sequence[str], ssl: bool) -> tuple[str, ...]:
     """Return the URLs as they were given, one for each server."""
-    urls = (url,) if isinstance(url, str) or not isinstance(url, Sequence) else tuple(url)
+    urls = (url,) if isinstance(url, (str, bytes)) or not isinstance(url, Sequence) else tuple(url)
     if not urls:
         raise InvalidRequest("expected the URL of a server, or several; got none")
     servers: dict[tuple[object, ...], str] = {}

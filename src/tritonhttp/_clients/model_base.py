@@ -11,15 +11,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from .._basics.hints import ask
 from .._basics.log import logger
 from .._basics.quantities import integer
 from .._basics.table import Table
@@ -29,7 +27,7 @@ from .._protocol.inference import Inference, fits
 from .._protocol.operations import Operation
 from .._protocol.result import InferResult
 from .._protocol.signature import Arrays, Joined, Signature, requested, rows_of, split, tensors
-from .._transport.policy import UNSET, Deadline, Moment
+from .._transport.policy import UNSET, Moment
 from ..errors import (
     ConnectError,
     DeadlineExceeded,
@@ -40,21 +38,17 @@ from ..errors import (
 )
 from .advice import no_attribute_of_model, no_attribute_of_outputs
 from .base import CLOSING
+from .given import DEFAULTS, KEYWORDS, Options, Sole, inputs_of
 
 __all__ = [
-    "CallOptions",
     "Flow",
     "Known",
     "ModelBase",
-    "Options",
     "Outputs",
     "Reading",
     "SequenceBase",
-    "SequenceOptions",
     "Several",
     "Step",
-    "inputs_of",
-    "iterator",
 ]
 
 T = TypeVar("T")
@@ -63,65 +57,6 @@ T = TypeVar("T")
 Place = tuple[int | str, bool, bool]
 #: How many classes to request of each output, by its name; 0: its numbers.
 Classes = dict[str, int]
-
-
-class CallOptions(TypedDict, total=False):
-    """The options of a call, for functions that pass them on.
-
-    `outputs` are the names of the outputs to return; None returns all. `classes` is the number of classes to
-    return in place of an output's numbers, best first, as BYTES ``"score:index:label"``: of the named outputs, or
-    of all that are integers, FP32 or FP64 and have elements (the others come whole). `cast` converts arrays
-    of another dtype if values change only by rounding to a float. The others are those of the client's `infer`.
-    """
-
-    outputs: Items[str] | None
-    classes: int
-    cast: bool
-    request_id: str
-    priority: int
-    timeout: int | None
-    headers: Mapping[str, Any] | None
-    query_params: Mapping[str, Any] | None
-    request_compression_algorithm: str | None
-    response_compression_algorithm: str | None
-    parameters: Mapping[str, Any] | None
-    idempotent: bool | None
-    deadline: Deadline
-
-
-class SequenceOptions(CallOptions, total=False):
-    """The options of a call in a sequence, with `end` for the last call."""
-
-    end: bool
-
-
-class Options(NamedTuple):
-    """The options of a call, in the order of the methods' parameters."""
-
-    outputs: Items[str] | None = None
-    classes: int = 0
-    cast: bool = False
-    request_id: str = ""
-    priority: int = 0
-    timeout: int | None = None
-    headers: Mapping[str, Any] | None = None
-    query_params: Mapping[str, Any] | None = None
-    request_compression_algorithm: str | None = None
-    response_compression_algorithm: str | None = None
-    parameters: Mapping[str, Any] | None = None
-    idempotent: bool | None = None
-    deadline: Deadline = UNSET
-
-
-_DEFAULTS = Options()
-#: The names of what calls of all kinds take beside inputs.
-_KEYWORDS = (*Options._fields, "end", "max_batch", "progress")
-
-
-class Sole(NamedTuple):
-    """A value for the only input of a model, whose name the caller did not give."""
-
-    value: Any
 
 
 #: Statuses with which a server without binary tensors refuses them, before the model runs.
@@ -366,12 +301,12 @@ class ModelBase:
         if isinstance(given, Sole):
             given = {signature.sole_input(given.value): given.value}
         for name in signature.clashing(Options._fields):
-            if name not in given and getattr(options, name) is not getattr(_DEFAULTS, name):
+            if name not in given and getattr(options, name) is not getattr(DEFAULTS, name):
                 raise InvalidRequest(
                     f"model {self.name!r}: input {name!r} has the name of an option; give the inputs as a"
                     f" mapping, {{{name!r}: …}}"
                 )
-        arrays = signature.arrays(given, bool(options.cast), parts, _KEYWORDS)
+        arrays = signature.arrays(given, bool(options.cast), parts, KEYWORDS)
         return signature, arrays, signature.classes(options.outputs, classes, arrays)
 
     def _inference(
@@ -508,34 +443,6 @@ class ModelBase:
         if wanted and isinstance(error, InferenceServerException):
             return error
         raise error
-
-
-def iterator(items: Iterable[T]) -> Iterator[T]:
-    """Return an iterator, or refuse a value that is not iterable."""
-    try:
-        return iter(items)
-    except TypeError:
-        raise InvalidRequest(
-            f"expected an iterable of mappings of input names to arrays, or of arrays; got {type(items).__name__}"
-        ) from None
-
-
-def inputs_of(inputs: Any, named: Mapping[str, Any]) -> Mapping[str, Any] | Sole:
-    """Return what a call gave as inputs: a mapping, keywords, or a value for a model's only input.
-
-    Raises
-    ------
-    InvalidRequest
-        If there are inputs both by position and as keywords.
-    """
-    if inputs is None:
-        return named
-    if named:
-        raise InvalidRequest(
-            f"{', '.join(map(repr, named))}: no such option, and there are inputs by position too"
-            f"{ask(next(iter(named)), _KEYWORDS)}; options are {', '.join(Options._fields)}"
-        )
-    return inputs if isinstance(inputs, Mapping) else Sole(inputs)
 
 
 class SequenceBase:

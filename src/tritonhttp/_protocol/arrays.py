@@ -7,6 +7,7 @@ DLPack. An object array holds only strings or byte strings.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -128,9 +129,24 @@ def _of_text_or_numbers(array: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
             f"{what}: expected the array itself, got an InferInput, which client.infer(…) takes"
         )
     index, item = next((index, item) for index, item in enumerate(items) if not isinstance(item, _TEXT))
+    shown = " ".join(f"{item!r:.80}".split())
+    if array.ndim == 0:
+        advice = "; list(…) makes a list of it" if hasattr(item, "__iter__") else ""
+        raise InvalidRequest(
+            f"{what}: expected numbers, or str and bytes, got {_article(_name(item))}: {shown}{advice}"
+        )
+    advice = ""
+    if isinstance(item, (np.ndarray, list, tuple)):
+        advice = "; of a frame whose cells are vectors give one column, frame['name']"
+    elif isinstance(item, Mapping):
+        advice = "; inputs by name are one mapping, model({'name': array}), with all their rows"
     raise InvalidRequest(
-        f"{what}: expected numbers, or str and bytes; element {index} is a {_name(item)}: {item!r:.80}"
+        f"{what}: expected numbers, or str and bytes; element {index} is {_article(_name(item))}: {shown}{advice}"
     )
+
+
+def _article(word: str) -> str:
+    return f"{'an' if word[:1] in 'aeiouAEIOU' else 'a'} {word}"
 
 
 def _name(value: Any) -> str:

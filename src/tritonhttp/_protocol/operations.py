@@ -20,7 +20,7 @@ from .._wire.prometheus import Metrics
 from .._wire.requests import Buffer, plain_text
 from ..errors import InvalidRequest, ProtocolError
 from .bodies import plain_body
-from .refusals import METRICS_PORT, check, server_error, twice_v2
+from .refusals import METRICS_PORT, check, of_metrics, server_error, twice_v2
 
 if TYPE_CHECKING:
     from .. import types
@@ -483,6 +483,8 @@ def _post(
 def _is_ok(response: Response) -> bool:
     if response.status_code == 404 and (advice := twice_v2(response)):
         hints.warn(f"not ready: {advice}")
+    elif of_metrics(response):
+        hints.warn(f"this answer says nothing of a server: {METRICS_PORT}")
     return response.status_code == 200
 
 

@@ -26,6 +26,7 @@ from ..errors import (
 )
 from . import operations
 from .operations import Endpoint, Operation
+from .refusals import METRICS_PORT, of_metrics
 from .refusals import check as check_status
 
 __all__ = ["INDEX", "Health", "ModelList", "ModelStatus", "check", "index", "unreachable", "until_ready"]
@@ -193,11 +194,7 @@ def unreachable(
 ) -> Health:
     """Return the health of a server that could not be asked more."""
     status = None if model is None else ModelStatus(model, version)
-    reason = _obstacle(error)
-    if isinstance(error, ProtocolError) and latency is not None:
-        # The port of Triton's metrics answers every GET with 200 and nothing.
-        reason += " (is this the port of the metrics, 8002? HTTP is usually 8000)"
-    return Health(live, False, "", latency, reason, status)
+    return Health(live, False, "", latency, _obstacle(error), status)
 
 
 def until_ready(
@@ -248,6 +245,8 @@ def _is_ready(response: Response) -> bool:
     """Return whether it is, or raise an error that says more than "not ready" does."""
     if response.status_code in (403, 404):
         check_status(response)
+    if of_metrics(response):
+        raise ProtocolError(f"nothing that a server says ({METRICS_PORT})")
     return response.status_code == 200
 
 

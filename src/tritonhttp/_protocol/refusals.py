@@ -12,9 +12,19 @@ from .._wire.http1 import Response
 from ..errors import ProtocolError, ServerError
 from .bodies import plain_body, status_of, taken
 
-__all__ = ["METRICS_PORT", "check", "own_words", "placed", "server_error", "shares_nothing", "twice_v2"]
+__all__ = [
+    "METRICS_PORT",
+    "check",
+    "of_metrics",
+    "own_words",
+    "placed",
+    "server_error",
+    "shares_nothing",
+    "twice_v2",
+]
 
 METRICS_PORT = "is this the port of the metrics, 8002 on Triton? Its HTTP port is usually 8000"
+_OF_METRICS = {"content-type": "text/plain; charset=utf-8", "content-length": "0"}
 _STREAM = "use generate_stream, which takes any number of answers"
 #: Advice for messages of Triton's, by a pattern whose groups it may repeat.
 _ADVICE = [
@@ -104,6 +114,15 @@ def check(response: Response) -> None:
     elif not explained and response.status_code in _UNEXPLAINED:
         message = f"{message} ({_UNEXPLAINED[response.status_code]}{_routed(response)})"
     raise server_error(message, response, text)
+
+
+def of_metrics(response: Response) -> bool:
+    """Return whether a success without a body is that of Triton's port for metrics, which has it for every path.
+
+    Its HTTP port names no charset in it, and servers and gateways in front of one add a date.
+    """
+    found = response.headers if isinstance(response, Response) else {}  # not one of a replaced `_get`
+    return response.status_code == 200 and found == _OF_METRICS
 
 
 def twice_v2(response: Response) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from .._basics.log import verbose_logger
-from .._wire import inference, jsonio
+from .._wire import dtypes, inference, jsonio
 from .._wire.http1 import Response, ResponseHead
 from .._wire.requests import Buffer
-from ..errors import InvalidRequest, ProtocolError
+from ..errors import InvalidCall, InvalidRequest, ProtocolError
 from .arrays import as_dlpack, as_torch, decoded
+from .attributes import no_attribute
 from .bodies import octets, plain_body, taken
 from .tensors import TensorInfo
 
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["InferResult"]
 
 
+#: What to write in place of attributes that people try.
+_INSTEAD = {
+    "json": "result.get_response() is the JSON, result[name] an array",
+    **dict.fromkeys(("array", "data", "numpy", "to_numpy"), "use result[name] or result.as_numpy(name)"),
+    **dict.fromkeys(("body", "content", "text"), "result.get_response() is the JSON, result[name] an array"),
+}
 #: Without a look-up for each result.
 _new = object.__new__
 
@@ -157,7 +164,12 @@ class InferResult:
                 return None
             arrays[name] = array
         if dtype is not None:
-            target = np.dtype(dtype)
+            try:
+                target = np.dtype(dtype)
+            except TypeError as error:
+                known = dtypes.triton_to_np_dtype(str(dtype)) if dtype in dtypes.NAMES else None
+                advice = "" if known is None else f"; did you mean {np.dtype(known).name!r}?"
+                raise InvalidRequest(f"dtype must be one of numpy's, got {dtype!r:.80}{advice}") from error
             if array.dtype.kind == "O" and target.kind in "UT":
                 array = decoded(array, f"output {name!r}")
             try:
@@ -315,6 +327,15 @@ class InferResult:
         self.__dict__.update(state, _arrays={})
         self._layout, self._json = inference.decode_response(self._body, self._head_size)
         self._place(self._placed)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Refuse an attribute that a result does not have."""
+            layout = self.__dict__.get("_layout")
+            if layout is not None and name in layout.outputs:
+                raise InvalidCall(f"a result has no attribute {name!r}: write result[{name!r}]")
+            no_attribute(self, name, _INSTEAD)
 
     def __repr__(self) -> str:
         outputs = self.get_response().get("outputs") or ()

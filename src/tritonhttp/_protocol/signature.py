@@ -98,7 +98,7 @@ class Signature:
         given: Mapping[str, Any],
         casts: bool = False,
         parts: bool = False,
-        options: Collection[str] = (),
+        options: Mapping[str, str] | None = None,
     ) -> Arrays:
         """Return a call's inputs as arrays of the model's datatypes and shapes.
 
@@ -110,8 +110,9 @@ class Signature:
             Whether to convert arrays of another dtype if values change only by rounding.
         parts : bool
             Whether to accept more rows than one call may have.
-        options : collection of str
-            The names of the call's options: an unknown input may be a misspelled one.
+        options : mapping of str to str
+            The names of the call's options, and others that callers take for one, with what to write: an unknown
+            input may be a misspelled one.
 
         Raises
         ------
@@ -129,7 +130,9 @@ class Signature:
                 complete = False
         if not complete:
             wrong = [
-                f"it has no input {name!r}{self._meant(name, options)}" for name in given if name not in known
+                f"it has no input {name!r}{self._meant(name, options or {})}"
+                for name in given
+                if name not in known
             ]
             wrong += [
                 f"input {info.name!r} is {'None, and not optional' if info.name in given else 'missing'}"
@@ -174,26 +177,29 @@ class Signature:
             else:
                 if not may_be_cast(have, info.datatype) and array.dtype.kind == "f":
                     cast(array, info.datatype, what)  # which says what is wrong
-                advice = (
-                    "; cast=True converts where the values fit" if may_be_cast(have, info.datatype) else ""
-                )
+                advice = _of_text(value, info.datatype) if have == "BYTES" else ""
+                if may_be_cast(have, info.datatype):
+                    advice = "; cast=True converts where the values fit"
                 raise InvalidRequest(f"{what}: expected {info.datatype}, got {have or array.dtype}{advice}")
         if array.ndim == 0 and info.shape and all(length in (-1, 1) for length in info.shape):
             array = array.reshape((1,) * len(info.shape))
         if not _fits(array.shape, info.shape):
             first = ", the first of them for the batch" if self.max_batch_size else ""
+            advice = (
+                "; [None] after a value makes a batch of it" if _fits((1, *array.shape), info.shape) else ""
+            )
             raise InvalidRequest(
                 f"{what}: expected {info.datatype} of shape {list(info.shape)} (-1: any length{first}),"
-                f" got shape {list(array.shape)}"
+                f" got shape {list(array.shape)}{advice}"
             )
         return array
 
-    def _meant(self, name: str, options: Collection[str]) -> str:
+    def _meant(self, name: str, options: Mapping[str, str]) -> str:
         """Return which input or option was meant by an unknown name, if one is like it."""
         found = nearest(name, (*options, *self._known))
         if found is None:
             return ""
-        return f" (did you mean {'' if found in self._known else 'the option '}{found!r}?)"
+        return f" (did you mean {repr(found) if found in self._known else options[found]}?)"
 
     def _refusal(self, words: str) -> InvalidRequest:
         return InvalidRequest(f"model {self.name!r}: {words}")
@@ -210,8 +216,14 @@ class Signature:
         if outputs is None:
             return known
         if isinstance(outputs, str) or not all(isinstance(name, str) for name in outputs):
-            advice = f"; did you mean [{outputs!r}]?" if isinstance(outputs, str) else ""
-            raise InvalidRequest(f"outputs must be a list of names, got {outputs!r:.200}{advice}")
+            given = outputs
+            advice = ""
+            if isinstance(outputs, (str, InferRequestedOutput)):
+                outputs = [outputs]
+            if all(isinstance(each, (str, InferRequestedOutput)) for each in outputs):
+                names = [each if isinstance(each, str) else each.name() for each in outputs]
+                advice = f"; did you mean {names!r:.200}?"
+            raise InvalidRequest(f"outputs must be a list of names, got {given!r:.200}{advice}")
         for name in outputs:
             if known and name not in known:
                 raise InvalidRequest(
@@ -415,6 +427,14 @@ def tensors(arrays: Arrays, binary: bool, copy: bool = False) -> list[InferInput
         datatype = dtypes.BY_DTYPE.get(array.dtype) or datatype_of(array, f"input {name!r}")
         inputs.append(InferInput(name, array.shape, datatype).set_data_from_numpy(array, binary, copy=copy))
     return inputs
+
+
+def _of_text(value: Any, datatype: str) -> str:
+    """Return the end of the message about text or bytes where numbers are expected."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        dtype = np.dtype(dtypes.triton_to_np_dtype(datatype)).name
+        return f" (a {type(value).__name__}); np.frombuffer(value, '{dtype}') reads an array's bytes"
+    return " (a str); a file's content has to be read first" if isinstance(value, str) else ""
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:

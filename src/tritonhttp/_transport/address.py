@@ -30,6 +30,8 @@ _URL = re.compile(
     r"(?::(?P<port>[0-9]*))?"
     r"(?P<path>/+|/(?!/)[^\s?#\0-\x1f\x7f]*)?"
 )
+#: A scheme without its slashes, http:/localhost, which reads as the name of a host.
+_SCHEME_ALONE = re.compile(r"https?:(?!//|\d)", re.IGNORECASE)
 #: Characters that URLs do not have in a host.
 _NO_HOST = re.compile(r"[\0-\x20\x7f\"#%/:<>?@\[\\\]^`{|}]")
 #: What IDNA takes for a dot, and the characters that it once lost: IDNA2008 has kept them.
@@ -129,7 +131,7 @@ def parse_url(url: str, ssl: bool) -> Address:
     if stripped[:7].lower() == "unix://":
         return _unix_address(stripped[7:], ssl)
     match = _URL.fullmatch(stripped)
-    if match is None:
+    if match is None or (match["path"] and _SCHEME_ALONE.match(stripped)):
         shown = without_credentials(url)
         raise InvalidRequest(f"expected a URL of the form host:port/base-path, got {shown!r}{_advice(url)}")
     scheme = (match["scheme"] or ("https" if ssl else "http")).lower()
@@ -164,8 +166,18 @@ def _advice(url: Any) -> str:
     """Return the end of the message about something that is no URL, for usual mistakes."""
     if not isinstance(url, str):
         return f", {_article(type(url).__name__)}: a URL is a str, such as 'localhost:8000'"
-    if "," in url:
+    if "," in url or ";" in url:
         return ": several servers go as a list of URLs"
+    if re.match(r"(?:https?://)?[^/?#]*@", url):
+        return (
+            ": credentials go to a plugin, client.register_plugin(tritonhttp.auth.BasicAuth(user, password))"
+        )
+    if _SCHEME_ALONE.match(url.strip()):
+        return ": a scheme ends with ://"
+    if re.fullmatch(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", url.strip()):
+        return ": an IPv6 address goes into brackets, '[::1]:8000'"
+    if url.strip()[:1] == ":" or re.match(r"https?://:", url):
+        return ": the host is missing, such as in 'localhost:8000'"
     if "?" in url:
         return ": a query goes with each call, as query_params={…}"
     return ""

@@ -15,7 +15,7 @@ import pyarrow as pa
 from .._basics.log import logger
 from .._calls.retry import Retry
 from .._clients.blocking.client import InferenceServerClient
-from .._clients.model_base import CallOptions
+from .._clients.given import CallOptions
 from .._transport.policy import positive
 from ..errors import InvalidRequest, ServerError
 from . import _sinks

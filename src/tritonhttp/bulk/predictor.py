@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from .._calls.retry import Retry
 from .._clients.blocking.client import InferenceServerClient
-from .._clients.model_base import CallOptions
+from .._clients.given import CallOptions
 from .._protocol.signature import Joined, Signature, rows_of
 from .._transport.policy import positive
 from ..errors import InvalidRequest

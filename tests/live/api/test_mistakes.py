@@ -161,7 +161,90 @@ ADVISED = {
         lambda c: c.model("digits")(IMAGE=PIXELS, deadlin=5),
         "mean the option 'deadline'?",
     ),
-    "a misspelled option after a value": (lambda c: c.model("digits")(PIXELS, deadlin=5), "mean 'deadline'?"),
+    "a misspelled option after a value": (
+        lambda c: c.model("digits")(PIXELS, deadlin=5),
+        "mean the option 'deadline'?",
+    ),
+    "the reference's name of an option": (
+        lambda c: c.model("digits")(PIXELS, class_count=3),
+        "mean the option 'classes'?",
+    ),
+    "the reference's parameter for inputs": (
+        lambda c: c.model("digits")(inputs={"IMAGE": PIXELS}),
+        "model({'name': array})",
+    ),
+    "a version in a call": (
+        lambda c: c.model("digits")(IMAGE=PIXELS, model_version="1"),
+        "client.model(name, version)",
+    ),
+    "two inputs by position": (
+        lambda c: c.model("add_sub")(PIXELS, PIXELS),
+        "got 2 inputs by position",
+        "model(name=array, …)",
+    ),
+    "two inputs of batched by position": (
+        lambda c: c.model("add_sub").batched(PIXELS, PIXELS),
+        "got 2 inputs by position",
+    ),
+    "one item without its batch": (
+        lambda c: c.model("digits")(PIXELS[0]),
+        "got shape [64]; [None] after a value makes a batch of it",
+    ),
+    "a file's name": (
+        lambda c: c.model("digits")("seven.png"),
+        "got BYTES (a str); a file's content has to be read first",
+    ),
+    "the bytes of an array": (
+        lambda c: c.model("digits")(PIXELS.tobytes()),
+        "(a bytes); np.frombuffer(value, 'float32')",
+    ),
+    "a generator for an array": (
+        lambda c: c.model("digits")(each for each in PIXELS),
+        "got a generator",
+        "list(…) makes a list of it",
+    ),
+    "rows as dicts": (
+        lambda c: c.model("digits")([{"IMAGE": PIXELS[0]}]),
+        "inputs by name are one mapping",
+    ),
+    "requested outputs for names": (
+        lambda c: c.model("digits")(PIXELS, outputs=[InferRequestedOutput("SCORES")]),
+        "did you mean ['SCORES']?",
+    ),
+    "one mapping for a map": (
+        lambda c: list(c.model("digits").map({"IMAGE": PIXELS})),
+        "for one inference call the model; batched() splits",
+    ),
+    "inputs of a map as keywords": (
+        lambda c: list(c.model("digits").map(IMAGE=[PIXELS])),
+        "map has no option 'IMAGE'",
+        "batched() splits one array",
+    ),
+    "an option of a map that does not exist": (
+        lambda c: list(c.model("digits").map([PIXELS], dealine=3)),
+        "mean the option 'deadline'?",
+    ),
+    "a datatype as dtype": (
+        lambda c: c.infer("digits", [IMAGE]).as_numpy("SCORES", dtype="FP32"),
+        "one of numpy's, got 'FP32'; did you mean 'float32'?",
+    ),
+    "another library's method of a client": (lambda c: c.predict("digits", PIXELS), "use client.model(name)"),
+    "a method of the client for gRPC": (lambda c: c.start_stream(), "over HTTP generate_stream(…)"),
+    "a method that has another name": (lambda c: c.list_models(), "use client.models()"),
+    "a property of other models": (lambda c: c.model("digits").inputs, "model.signature has its inputs"),
+    "the configuration of a model": (lambda c: c.model("digits").config, "use client.get_model_config("),
+    "a method of results for outputs": (
+        lambda c: c.model("digits")(PIXELS).as_numpy("SCORES"),
+        "use outputs[name]",
+    ),
+    "an output as an attribute of a result": (
+        lambda c: c.infer("digits", [IMAGE]).SCORES,
+        "write result['SCORES']",
+    ),
+    "another library's method of a result": (
+        lambda c: c.infer("digits", [IMAGE]).json(),
+        "result.get_response() is the JSON",
+    ),
     "output for outputs": (
         lambda c: c.model("digits")(IMAGE=PIXELS, output=["SCORES"]),
         "the option 'outputs'?",
@@ -212,6 +295,23 @@ def test_a_message_names_the_way_out(client, mistake):
     with pytest.raises(InferenceServerException) as caught:
         make(client)
     assert [each for each in words if each not in str(caught.value)] == [], str(caught.value)
+
+
+#: Attributes that do not exist, and the name that the message must ask for.
+MISSPELLED = {
+    "a client's method": (lambda c: c.get_server_metdata, "'get_server_metadata'?"),
+    "a client's method in another case": (lambda c: c.isServerReady, "'is_server_ready'?"),
+    "a model's property": (lambda c: c.model("digits").signatur, "'signature'?"),
+    "a method of a result": (lambda c: c.infer("digits", [IMAGE]).as_nump, "'as_numpy'?"),
+    "a method of outputs": (lambda c: c.model("digits")(PIXELS).clases, "'classes'?"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISSPELLED)
+def test_a_misspelled_attribute_is_asked_for(client, mistake):
+    get, words = MISSPELLED[mistake]
+    with pytest.raises(AttributeError, match=re.escape(f"did you mean {words}")):
+        get(client)
 
 
 def test_names_that_the_client_knows_are_compared_without_a_request(watched, gateway):
@@ -265,6 +365,19 @@ def test_the_port_of_the_metrics_says_so(open_client, triton_server):
     ):
         with pytest.raises(InferenceServerException, match=r"port of the metrics, 8002 on Triton.*8000"):
             call()
+    for probe in (client.is_server_live, client.is_server_ready, lambda: client.is_model_ready("digits")):
+        with pytest.warns(UserWarning, match="port of the metrics, 8002 on Triton"):
+            assert probe()  # as the reference answers
+    with pytest.raises(DeadlineExceeded, match="port of the metrics, 8002 on Triton"):
+        client.wait_until_ready(0.01)
+
+
+def test_the_port_for_http_is_not_taken_for_that_of_the_metrics(client, recwarn):
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("digits")
+    client.wait_until_ready(20, "digits")
+    assert [each for each in recwarn if "metrics" in str(each.message)] == []
 
 
 def test_with_several_servers_every_error_names_the_one_that_answered(open_client, triton_server):

@@ -82,7 +82,7 @@ def test_the_port_of_the_metrics_is_no_server(open_client, triton_server):
     found = client.check("digits")
     assert not found
     assert not found.live
-    assert "is this the port of the metrics, 8002?" in found.reason
+    assert "is this the port of the metrics, 8002 on Triton?" in found.reason
 
 
 def test_a_gateway_without_the_server_behind_it(make_gateway, open_client):

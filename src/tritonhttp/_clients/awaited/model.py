@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sized
 from collections.abc import Sequence as Names
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 import numpy.typing as npt
 
@@ -13,18 +13,8 @@ from ..._calls.turns import Turn
 from ..._protocol.operations import Operation
 from ..._transport.policy import UNSET, Deadline, call_limit
 from ...errors import InferenceServerException, InvalidRequest
-from ..model_base import (
-    CallOptions,
-    Flow,
-    ModelBase,
-    Options,
-    Outputs,
-    Reading,
-    SequenceBase,
-    SequenceOptions,
-    Step,
-    inputs_of,
-)
+from ..given import CallOptions, Options, SequenceOptions, inputs_of, refuse_named
+from ..model_base import Flow, ModelBase, Outputs, Reading, SequenceBase, Step
 from ..progress import Progress, reporting
 from .drive import drive
 from .parallel import Ends, Running, carry_out, is_done, iterated, result, settle, start
@@ -71,7 +61,7 @@ class Model(ModelBase):
         self,
         inputs: Any = None,
         /,
-        *,
+        *others: NoReturn,
         outputs: Names[str] | None = None,
         classes: int = 0,
         cast: bool = False,
@@ -136,13 +126,13 @@ class Model(ModelBase):
             idempotent,
             deadline,
         )
-        return await self._drive(self._call(inputs_of(inputs, named), options), options)
+        return await self._drive(self._call(inputs_of(inputs, named, others), options), options)
 
     async def batched(
         self,
         inputs: Any = None,
         /,
-        *,
+        *others: NoReturn,
         max_batch: int | None = None,
         progress: Progress = False,
         outputs: Names[str] | None = None,
@@ -211,7 +201,7 @@ class Model(ModelBase):
             deadline,
         )
         with reporting(progress, self.name, "row") as report:
-            flow = self._batched(inputs_of(inputs, named), max_batch, options, report)
+            flow = self._batched(inputs_of(inputs, named, others), max_batch, options, report)
             return await self._drive(flow, options)
 
     @overload
@@ -244,7 +234,7 @@ class Model(ModelBase):
 
     def map(
         self,
-        items: Iterable[Any] | AsyncIterable[Any],
+        items: Any = None,
         /,
         *,
         in_flight: int | Literal["auto"] | None = None,
@@ -265,6 +255,7 @@ class Model(ModelBase):
         parameters: Mapping[str, Any] | None = None,
         idempotent: bool | None = None,
         deadline: Deadline = UNSET,
+        **named: Any,
     ) -> AsyncGenerator[Outputs | InferenceServerException, None]:
         """Run the model on each item of an iterable, and yield the outputs in the items' order::
 
@@ -331,6 +322,7 @@ class Model(ModelBase):
             idempotent,
             deadline,
         )
+        refuse_named(named)
         call_limit(deadline, None)  # refused at once, and not item by item
         limit = in_flight_or(self._client._workers, in_flight)
         if not isinstance(ordered, bool):
@@ -487,7 +479,7 @@ class Sequence(SequenceBase):
         self,
         inputs: Any = None,
         /,
-        *,
+        *others: NoReturn,
         end: bool = False,
         outputs: Names[str] | None = None,
         classes: int = 0,
@@ -534,5 +526,5 @@ class Sequence(SequenceBase):
             idempotent,
             deadline,
         )
-        flow = self._call(inputs_of(inputs, named), options, bool(end))
+        flow = self._call(inputs_of(inputs, named, others), options, bool(end))
         return await self._model._drive(flow, options)

@@ -12,7 +12,8 @@ from ..._calls.flow import Throttle, is_overload
 from ..._protocol.inference import Inference
 from ..._protocol.result import InferResult
 from ..._transport.policy import Moment
-from ..model_base import Several, iterator
+from ..given import iterator
+from ..model_base import Several
 
 __all__ = ["Ends", "Running", "carry_out", "is_done", "iterated", "result", "settle", "start"]
 

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeAlias
 from ..._basics.log import logger
 from ..._basics.quantities import real
 from ..._protocol import operations
+from ..._protocol.attributes import no_attribute
 from ..._protocol.result import InferResult
 from ..._transport.failures import cancelled
 from ...errors import InferenceServerException, InvalidRequest, ResultNotReady
@@ -206,7 +207,8 @@ class InferAsyncRequest(Future[InferResult]):
     def __getattr__(self, name: str) -> Any:
         """Return an attribute that Future's constructor would have made; most handles are never asked for it."""
         if name not in ("_state", "_result", "_exception", "_condition", "_waiters"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            later = f"get_result() waits for the result, which has it: get_result().{name}"
+            no_attribute(self, name, {name: later} if hasattr(InferResult, name) else {})
         pending = self._own("concurrent.futures")
         if name == "_state":
             if self.done():

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from collections.abc import Sequence as Names
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 import numpy.typing as npt
 
@@ -14,18 +14,8 @@ from ..._calls.turns import Turn
 from ..._protocol.operations import Operation
 from ..._transport.policy import UNSET, Deadline, call_limit
 from ...errors import InferenceServerException, InvalidRequest
-from ..model_base import (
-    CallOptions,
-    Flow,
-    ModelBase,
-    Options,
-    Outputs,
-    Reading,
-    SequenceBase,
-    SequenceOptions,
-    Step,
-    inputs_of,
-)
+from ..given import CallOptions, Options, SequenceOptions, inputs_of, refuse_named
+from ..model_base import Flow, ModelBase, Outputs, Reading, SequenceBase, Step
 from ..progress import Progress, reporting
 from .drive import drive
 from .parallel import Ends, Running, carry_out, is_done, iterated, result, settle, start
@@ -72,7 +62,7 @@ class Model(ModelBase):
         self,
         inputs: Any = None,
         /,
-        *,
+        *others: NoReturn,
         outputs: Names[str] | None = None,
         classes: int = 0,
         cast: bool = False,
@@ -137,13 +127,13 @@ class Model(ModelBase):
             idempotent,
             deadline,
         )
-        return self._drive(self._call(inputs_of(inputs, named), options), options)
+        return self._drive(self._call(inputs_of(inputs, named, others), options), options)
 
     def batched(
         self,
         inputs: Any = None,
         /,
-        *,
+        *others: NoReturn,
         max_batch: int | None = None,
         progress: Progress = False,
         outputs: Names[str] | None = None,
@@ -212,7 +202,7 @@ class Model(ModelBase):
             deadline,
         )
         with reporting(progress, self.name, "row") as report:
-            flow = self._batched(inputs_of(inputs, named), max_batch, options, report)
+            flow = self._batched(inputs_of(inputs, named, others), max_batch, options, report)
             return self._drive(flow, options)
 
     @overload
@@ -245,7 +235,7 @@ class Model(ModelBase):
 
     def map(
         self,
-        items: Iterable[Any],
+        items: Any = None,
         /,
         *,
         in_flight: int | Literal["auto"] | None = None,
@@ -266,6 +256,7 @@ class Model(ModelBase):
         parameters: Mapping[str, Any] | None = None,
         idempotent: bool | None = None,
         deadline: Deadline = UNSET,
+        **named: Any,
     ) -> Generator[Outputs | InferenceServerException, None, None]:
         """Run the model on each item of an iterable, and yield the outputs in the items' order::
 
@@ -332,6 +323,7 @@ class Model(ModelBase):
             idempotent,
             deadline,
         )
+        refuse_named(named)
         call_limit(deadline, None)  # refused at once, and not item by item
         limit = in_flight_or(self._client._workers, in_flight)
         if not isinstance(ordered, bool):
@@ -488,7 +480,7 @@ class Sequence(SequenceBase):
         self,
         inputs: Any = None,
         /,
-        *,
+        *others: NoReturn,
         end: bool = False,
         outputs: Names[str] | None = None,
         classes: int = 0,
@@ -535,5 +527,5 @@ class Sequence(SequenceBase):
             idempotent,
             deadline,
         )
-        flow = self._call(inputs_of(inputs, named), options, bool(end))
+        flow = self._call(inputs_of(inputs, named, others), options, bool(end))
         return self._model._drive(flow, options)

@@ -14,8 +14,8 @@ from ..._calls.flow import Throttle, is_overload
 from ..._protocol.inference import Inference
 from ..._protocol.result import InferResult
 from ..._transport.policy import Moment
+from ..given import iterator as iterated
 from ..model_base import Several
-from ..model_base import iterator as iterated
 from .async_request import InferAsyncRequest as Running
 
 __all__ = ["Ends", "Running", "carry_out", "is_done", "iterated", "result", "settle", "start"]
