@@ -33,7 +33,7 @@ WORDS = (
     (r"\bawait ", ""),
     (r"\b__a(?=enter__|exit__|iter__|next__)", "__"),
     (r"\bStopAsync(?=Iteration\b)", "Stop"),
-    (r"\basynccontextmanager\b", "contextmanager"),
+    (r"\bAbstractAsync(?=ContextManager\b)", "Abstract"),
     (r"\bAwaitable\[(\w+)\]", r"\1"),
     (r" \| AsyncIterable\[Any\]", ""),
     (r"\bAsync(Generator)\[(.+), None\]", r"\1[\2, None, None]"),

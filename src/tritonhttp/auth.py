@@ -56,7 +56,7 @@ class BearerAuth(InferenceServerClientPlugin):
 
     def __init__(self, token: str | Callable[[], str] | Callable[[], Awaitable[str]]) -> None:
         if isinstance(token, str):
-            _check(token, "the token of BearerAuth")
+            _checked_token(token)
         elif not callable(token):
             raise InvalidRequest(
                 f"the token of BearerAuth must be a str or callable, got {type(token).__name__}"
@@ -87,7 +87,15 @@ class _PendingToken:
 
 
 def _set_bearer(request: Request, token: str) -> None:
-    request.headers["authorization"] = f"Bearer {_check(token, 'the token of BearerAuth')}"
+    request.headers["authorization"] = f"Bearer {_checked_token(token)}"
+
+
+def _checked_token(token: Any) -> str:
+    """Refuse a token that is not valid in a header, or comes with the scheme that is put before it."""
+    found = _check(token, "the token of BearerAuth")
+    if found[:7].lower() == "bearer ":
+        raise InvalidRequest("the token of BearerAuth must be the token alone, without 'Bearer ' before it")
+    return found
 
 
 class _Key(str):

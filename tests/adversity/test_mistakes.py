@@ -17,6 +17,7 @@ import tritonhttp.aio
 from tritonhttp import ConnectRefused, InvalidCall, InvalidRequest, ProtocolError
 from tritonhttp._protocol import inference
 
+from ..framing import answer
 from .conftest import infer
 from .servers import Answers, Server
 
@@ -147,6 +148,7 @@ PARTS: dict[str, Callable[[Any], Any]] = {
     "client": lambda client: client,
     "sequence": lambda client: client.model("m").sequence(),
     "stream": lambda client: client.generate_stream("m", {}),
+    "region": lambda client: client.shared_memory(64),
 }
 
 
@@ -181,6 +183,27 @@ def test_async_with_on_the_blocking_client_says_with(part: str) -> None:
             _run(enter(found))
         assert not hasattr(found, "__aenter__")
         assert not isinstance(found, AbstractAsyncContextManager)
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_a_region_comes_with_its_block(kind: str) -> None:
+    client = CLIENTS[kind]("localhost:8000")
+    block: Any = client.shared_memory(64)
+    with pytest.raises(InvalidCall, match=r"the region comes with its block: `with client\.shared_memory"):
+        _ = block.write
+    with pytest.raises(AttributeError, match=r"no attribute 'another'$"):
+        _ = block.another
+    _run(_closed(client))
+
+
+def test_a_block_makes_one_region(serve: Any) -> None:
+    answers = [Answers(answer(b"{}")), Answers(answer(b"[]")), Answers(answer(b"{}"))]
+    with tritonhttp.InferenceServerClient(serve(*answers).url) as client:
+        block = client.shared_memory(64)
+        with block:
+            pass
+        with pytest.raises(InvalidCall, match="this block has a region"), block:
+            pass
 
 
 def test_a_timeout_in_seconds_is_warned_of_once(serve: Any, open_client: Any, monkeypatch: Any) -> None:

@@ -20,6 +20,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
+import tritonhttp
 from tritonhttp import InvalidRequest, bulk
 from tritonhttp.errors import BulkError
 
@@ -47,8 +48,6 @@ def score(triton_server: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def expected(triton_server: Any) -> Any:
-    import tritonhttp
-
     values = np.stack(table()["pixels"].to_pylist()).astype(np.float32)
     with tritonhttp.InferenceServerClient(triton_server.url) as client:
         return client.model("digits").batched(IMAGE=values)["SCORES"]
@@ -340,6 +339,42 @@ def test_a_run_that_is_killed_goes_on_and_makes_the_identical_table(
     assert [json.loads(line)["row"] for line in errors.read_text().splitlines()] == [10, 31_234]
     again = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert again.stdout.split()[3] == "0", "a complete run is not done again"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_batch": 4}, "no option 'max_batch'; did you mean 'batch_size'"),
+        ({"concurency": 4}, "no option 'concurency'; did you mean 'in_flight'"),
+        ({"overwrit": True}, "did you mean 'overwrite'"),
+        ({"retri": None}, "did you mean 'retry'"),
+        ({"inputs": ["IMAGE"]}, r"inputs must be a mapping .* \{'IMAGE': 'column'\}; got \['IMAGE'\]"),
+        ({"outputs": "SCORES"}, r"outputs must be a mapping .* \{'SCORES': 'column'\}; got 'SCORES'"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_refused(
+    tmp_path: Path, score: Any, options: Any, words: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        score([{"IMAGE": [0.0] * 64}], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_as_an_object_is_refused_with_its_name(tmp_path: Path, triton_server: Any) -> None:
+    with (
+        tritonhttp.InferenceServerClient(triton_server.url) as client,
+        pytest.raises(InvalidRequest, match="the name of a model, 'digits', and client= its client"),
+    ):
+        bulk.run([], tmp_path / "out", model=client.model("digits"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "arrows", "npy", "npz", "csv", "jsonl", "png"])
+@pytest.mark.parametrize("content", [b"?", b""], ids=["other", "empty"])
+def test_a_file_of_another_format_is_named(tmp_path: Path, score: Any, ending: str, content: bytes) -> None:
+    source = tmp_path / f"in.{ending}"
+    source.write_bytes(content)
+    with pytest.raises(InvalidRequest, match=rf"in\.{ending}|no column 'pixels'"):
+        score(source, tmp_path / "out")
 
 
 def test_a_changed_source_model_or_option_is_refused(tmp_path: Path, score: Any, triton_server: Any) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import tritonhttp
+from tritonhttp import InvalidRequest
 from tritonhttp.testing import TritonFailed, TritonServer, packaged_models
 from tritonhttp.testing import server as server_module
 
@@ -249,9 +250,27 @@ def test_bad_flag_shows_the_log(start_server):
         start_server(models=FEW, args=["--no-such-flag"])
 
 
-def test_missing_repository_shows_the_log(start_server, tmp_path):
-    with pytest.raises(TritonFailed, match=r"ended while starting: .*nowhere; its log"):
-        start_server(tmp_path / "nowhere", models=FEW)
+@pytest.mark.parametrize("name", ["nowhere", "file"])
+def test_a_missing_repository_is_named_in_one_line(start_server, tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        TritonFailed, match=rf"^there is no folder of models '.*{name}'; models=\[…\] names models.*$"
+    ):
+        start_server(tmp_path / name, models=FEW)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"models": "digits"}, r"models must be a list, got 'digits'; did you mean \['digits'\]?"),
+        ({"args": "--log-verbose=1"}, "args must be a list"),
+        ({"http_port": "8000"}, "http_port must be a whole number, 0 for a free port; got '8000'"),
+        ({"metrics_port": None}, "metrics_port must be a whole number"),
+    ],
+)
+def test_options_of_another_type_are_refused(options, words):
+    with pytest.raises(InvalidRequest, match=words):
+        TritonServer(**options)
 
 
 def test_a_start_past_its_deadline_is_given_up(start_server, tmp_path):

@@ -52,6 +52,13 @@ def sent(server: Server, name: str) -> list[str]:
     return [value for key, _, value in pairs if key.lower() == name]
 
 
+@pytest.mark.parametrize("token", ["Bearer abc", "bearer abc", lambda: "Bearer abc"])
+def test_a_token_with_its_scheme_is_refused(token: Any) -> None:
+    with pytest.raises(InvalidRequest, match="the token alone, without 'Bearer ' before it"):
+        ask(BearerAuth(token))
+    assert ask(BearerAuth("BearerOfNews"))["authorization"] == "Bearer BearerOfNews"
+
+
 def ask(plugin: Any, headers: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return a request's headers as the plugin leaves them."""
     request = Request(headers)

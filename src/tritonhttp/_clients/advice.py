@@ -143,6 +143,16 @@ def no_attribute_of_client(client: Any, name: str) -> NoReturn:
     no_attribute(client, name, _OF_CLIENT)
 
 
+def no_attribute_of_block(block: Any, name: str) -> NoReturn:
+    """Refuse an attribute of a region that its block has not begun yet."""
+    from .._regions.region import Region
+
+    begin = (
+        "the region comes with its block: `with client.shared_memory(…) as region`, on asyncio `async with`"
+    )
+    no_attribute(block, name, {name: begin} if hasattr(Region, name) else {})
+
+
 def no_attribute_of_model(model: Any, name: str) -> NoReturn:
     """Refuse an attribute that a model does not have."""
     no_attribute(model, name, _OF_MODEL)

@@ -205,8 +205,12 @@ class Fleet:
         InferenceServerException
             If there is one already.
         """
-        if not callable(plugin):
-            raise InvalidRequest(f"a plugin must be callable with a Request, got {plugin!r}")
+        if not callable(plugin) or isinstance(plugin, type):
+            advice = f": make an object of it, {plugin.__name__}(…)" if isinstance(plugin, type) else ""
+            raise InvalidRequest(
+                "a plugin must be callable with a Request, as those of tritonhttp.auth are; got"
+                f" {plugin!r}{advice}"
+            )
         if self._plugin is not None:
             raise_error(
                 "A plugin is already registered. Please unregister the previous plugin first before"

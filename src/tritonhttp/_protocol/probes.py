@@ -78,6 +78,12 @@ class ModelStatus:
 class ModelList(list[ModelStatus]):
     """The models of a server, by name and version: a list, with a table as its text and in notebooks."""
 
+    def __contains__(self, found: object) -> bool:
+        """Return whether a status, or a model of that name, is in the list."""
+        if isinstance(found, str):
+            return any(each.name == found for each in self)
+        return super().__contains__(found)
+
     _HEADS = ("name", "version", "state", "reason")
 
     def _rows(self) -> list[tuple[str, str, str, str]]:

@@ -54,6 +54,20 @@ _ADVICE = [
             "failed to poll from model repository",
             "the repository has no such folder, or its configuration is not valid: the server's log says which",
         ),
+        (
+            "^requested model '.*' is not available",
+            "client.models() lists the models; those that are not loaded client.load_model(…) loads",
+        ),
+        (
+            "^Unable to find (?:system|cuda)? ?shared memory region: '",
+            "regions are found by the name that register_system_shared_memory(name, key, byte_size) gave them on"
+            " this server: client.get_system_shared_memory_status() lists them",
+        ),
+        (
+            "^Unable to open shared memory region: '",
+            "that is no key in /dev/shm of the server's machine or container; register_system_shared_memory takes"
+            " the region's name first, then its key",
+        ),
         ("Request timeout expired", "timeout= is in microseconds, deadline= in seconds"),
         (
             "^Client shared memory is disabled",

@@ -158,6 +158,8 @@ class Region:
             raise helpers.SharedMemoryException(f"byte_size is {byte_size!r}, expected an int") from None
         places, offset = self._places, aligned(self._end)
         while True:
+            if not self.byte_size:
+                raise helpers.SharedMemoryException("the region has ended with its block")
             if byte_size < 0 or offset + byte_size > self.byte_size:
                 raise helpers.SharedMemoryException(
                     f"{byte_size} bytes do not fit: {max(self.byte_size - offset, 0)} of the region's"

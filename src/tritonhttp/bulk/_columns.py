@@ -127,6 +127,11 @@ class Columns:
             )
         if given is None:
             given = {name: name for name in known}
+        if not isinstance(given, Mapping):
+            raise InvalidRequest(
+                f"{kind}s must be a mapping of the model's names to columns, such as"
+                f" {{{next(iter(known))!r}: 'column'}}; got {given!r:.80}"
+            )
         for name in given:
             if name not in known:
                 raise self._refusal(f"it has no {kind} {name!r}; there are {[*known]}{ask(name, known)}")

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +38,7 @@ def reader_of(place: Place, infos: Sequence[Any]) -> Source:
     Raises
     ------
     InvalidRequest
-        For a name without a known format, or several formats in a folder.
+        For a name without a known format, several formats in a folder, and a file that does not have its format.
     """
     kinds = {Place(place.system, info.path, "").suffix for info in infos}
     formats = {KINDS.get(suffix) for suffix in kinds}
@@ -46,7 +47,16 @@ def reader_of(place: Place, infos: Sequence[Any]) -> Source:
             f"{place.name}: expected files of one format, {', '.join(KINDS)}; got"
             f" {', '.join(sorted(kinds)) or 'none'}"
         )
-    (kind,) = formats
+    (kind,) = map(str, formats)
+    try:
+        return _of_format(kind, place, infos)
+    except InvalidRequest:
+        raise
+    except (pa.ArrowException, ValueError, EOFError, BadZipFile) as error:
+        raise InvalidRequest(f"{place.name}: no usable {kind} file: {error}") from error
+
+
+def _of_format(kind: str, place: Place, infos: Sequence[Any]) -> Source:
     if kind == "parquet":
         import pyarrow.dataset as datasets
 
@@ -61,7 +71,7 @@ def reader_of(place: Place, infos: Sequence[Any]) -> Source:
     fragments = []
     for info in infos:
         file = Place(place.system, info.path, info.path)
-        found, count, read = _OPENERS[str(kind)](file)
+        found, count, read = _OPENERS[kind](file)
         if schema is None:
             schema = found
         elif found != schema:

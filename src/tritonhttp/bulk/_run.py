@@ -7,17 +7,20 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature as signature_of
 from time import monotonic
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from .._basics.hints import nearest
 from .._basics.log import logger
 from .._calls.retry import Retry
 from .._clients.blocking.client import InferenceServerClient
 from .._clients.given import CallOptions
+from .._clients.model_base import ModelBase
 from .._transport.policy import positive
-from ..errors import InvalidRequest, ServerError
+from ..errors import InvalidCall, InvalidRequest, ServerError
 from . import _sinks
 from ._checkpoint import Manifest, described
 from ._columns import Columns
@@ -171,6 +174,16 @@ def run(
         raise InvalidRequest("resume and overwrite exclude each other: go on, or begin anew")
     if in_flight != "auto":
         positive(in_flight, "in_flight")
+    if not isinstance(model, str):
+        advice = f", {model.name!r}, and client= its client" if isinstance(model, ModelBase) else ""
+        raise InvalidRequest(f"model must be the name of a model{advice}; got {model!r:.80}")
+    unknown = next((name for name in client_options if name not in _CLIENT_OPTIONS), None)
+    if unknown is not None:
+        near = nearest(unknown, (*_OPTIONS, *_CLIENT_OPTIONS, *_MEANT)) or ""
+        meant = f"; did you mean {_MEANT.get(near, near)!r}?" if near else ""
+        raise InvalidCall(
+            f"run has no option {unknown!r}{meant}; it has {', '.join(_OPTIONS)}, and those of the client"
+        )
     begun = monotonic()
     rows, target = source_of(source), Sink(sink)
     if resume is None:
@@ -287,6 +300,15 @@ def _carried_out(
         output=sink.place.name,
         errors=sink.errors.name if plan.on_error == "record" and tally.failed else "",
     )
+
+
+#: What `run` takes by name, and what it hands to the client that it makes.
+_OPTIONS = tuple(name for name in run.__kwdefaults__ or ())
+_CLIENT_OPTIONS = tuple(
+    name for name in signature_of(InferenceServerClient).parameters if name not in ("url", "concurrency")
+)
+#: What callers take for options of `run`.
+_MEANT = {"columns": "inputs", "concurrency": "in_flight", "max_batch": "batch_size"}
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO
 
+from ..errors import InvalidRequest
 from .provision import install
 
 __all__ = ["TritonFailed", "TritonServer", "packaged_models"]
@@ -110,6 +111,12 @@ class TritonServer:
         # Auto-completion starts each model's process once more. The packaged configurations are complete: all
         # models are ready in 2.5 s without it, in 11 s with it.
         complete = ["--disable-auto-complete-config"] if model_repository is None else []
+        for name, given in (("models", models), ("args", args)):
+            if isinstance(given, str):
+                raise InvalidRequest(f"{name} must be a list, got {given!r}; did you mean [{given!r}]?")
+        for name, port in (("http_port", http_port), ("metrics_port", metrics_port)):
+            if not isinstance(port, int):
+                raise InvalidRequest(f"{name} must be a whole number, 0 for a free port; got {port!r:.80}")
         self._flags = [*complete, *args]
         self._models = ["*"] if models is None else list(models)
         self._startup_timeout = startup_timeout
@@ -171,6 +178,11 @@ class TritonServer:
         """Start the server and return when it is ready; a later start uses the same ports."""
         if self._supervisor is not None:
             raise RuntimeError("the server is started already")
+        if not self._repository.is_dir():
+            raise TritonFailed(
+                f"there is no folder of models {str(self._repository)!r}; models=[…] names models, in the folder"
+                " model_repository or in the one that comes with the package"
+            )
         choose_ports = self._ports is None
         if choose_ports:
             self._address = _resolved(self._host)

@@ -14,6 +14,7 @@ from tritonhttp import (
     Retry,
     ServerError,
 )
+from tritonhttp.auth import BearerAuth
 from tritonhttp.errors import TLSError
 
 from ...clients import tensor, wait_until
@@ -63,6 +64,14 @@ REFUSED = {
     "a negative class_count": (
         lambda c: InferRequestedOutput("SCORES", class_count=-1),
         "class_count must be a whole number, 0 or more; got -1",
+    ),
+    "a plugin's class": (
+        lambda c: c.register_plugin(BearerAuth),
+        r"got <class .*BearerAuth'>: make an object of it, BearerAuth\(…\)",
+    ),
+    "the name of a method for all servers": (
+        lambda c: c.on_each("is_server_live"),
+        "on_each takes a function of one server's client, such as .*; got 'is_server_live'",
     ),
     "a region in place of a place in it": (
         lambda c: InferRequestedOutput("SCORES").set_shared_memory_region("region"),
@@ -156,6 +165,18 @@ ADVISED = {
         lambda c: c.model("digits")(image=PIXELS),
         "no input 'image'",
         "mean 'IMAGE'?",
+    ),
+    "a region that is not registered": (
+        lambda c: c.infer("digits", [InferInput("IMAGE", [1, 64], "FP32").set_shared_memory("none", 256)]),
+        "register_system_shared_memory(name, key, byte_size)",
+    ),
+    "a region's name for its key": (
+        lambda c: c.register_system_shared_memory("/key", "name", 256),
+        "takes the region's name first, then its key",
+    ),
+    "statistics of an unknown model": (
+        lambda c: c.get_inference_statistics("no_model"),
+        "client.models() lists the models",
     ),
     "a misspelled option": (
         lambda c: c.model("digits")(IMAGE=PIXELS, deadlin=5),

@@ -153,6 +153,14 @@ def test_models_are_listed(client):
     )
 
 
+def test_a_list_of_models_knows_their_names(client):
+    models = client.models()
+    assert "digits" in models
+    assert models[0] in models
+    assert "digit" not in models
+    assert None not in models
+
+
 def test_a_name_that_the_repository_does_not_have_is_an_error_at_once(client):
     began = time.monotonic()
     with pytest.raises(tritonhttp.ServerError, match="no model 'digit'; did you mean 'digits'") as caught:

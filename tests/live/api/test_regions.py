@@ -63,7 +63,7 @@ def test_several_tensors_in_and_out_of_one_region(client, triton_server):
     assert region.byte_size == 0
     with pytest.raises(SharedMemoryException, match="destroyed"):
         region.view("INT32", [1])
-    with pytest.raises(SharedMemoryException, match="do not fit"):
+    with pytest.raises(SharedMemoryException, match="the region has ended with its block"):
         region.write(a)
 
 

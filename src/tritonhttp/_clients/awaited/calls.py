@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,14 +30,25 @@ from ..._transport.pool import Place
 from ..._transport.trace import Trace
 from ..._wire.http1 import Response, StreamedResponse
 from ..._wire.requests import Buffer
-from ...errors import DeadlineExceeded, InferenceServerException, ProtocolError, ServerError, TransportError
+from ...errors import (
+    DeadlineExceeded,
+    InferenceServerException,
+    InvalidCall,
+    InvalidRequest,
+    ProtocolError,
+    ServerError,
+    TransportError,
+)
 from ...plugins import Request
+from ..advice import no_attribute_of_block
 from ..base import PROBING, ClientBase
 from ..overrides import DEBUG, undecoded
 from .drive import drive
-from .side import as_answer, finish_plugin, mark, pause, plain, rest
+from .side import as_answer, finish_plugin, guarded, mark, pause, plain, rest
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import numpy.typing as npt
     from typing_extensions import Self
 
@@ -95,6 +106,11 @@ class Calls(ClientBase):
         dict
             What came of it, by the server's URL. What fails ends it, and later servers are not reached.
         """
+        if not callable(action):
+            raise InvalidRequest(
+                f"on_each takes a function of one server's client, such as lambda one: one.load_model('m');"
+                f" got {action!r:.80}"
+            )
         return {url: await action(self.server(url)) for url in self.servers}
 
     # -- health and metadata --
@@ -569,8 +585,7 @@ class Calls(ClientBase):
         """Make the server forget a CUDA shared memory region, or all of them where no name is given."""
         await self._run(operations.unregister_shared_memory("cuda", name), headers, query_params, deadline)
 
-    @asynccontextmanager
-    async def shared_memory(
+    def shared_memory(
         self,
         byte_size: int | None = None,
         *,
@@ -578,7 +593,7 @@ class Calls(ClientBase):
         headers: Headers = None,
         query_params: QueryParams = None,
         deadline: Deadline = UNSET,
-    ) -> AsyncIterator[Region]:
+    ) -> AbstractAsyncContextManager[Region]:
         """Make a shared memory region, known to the server for the length of an ``async with`` block.
 
         Whatever ends the block, the server forgets the region and its memory is given back; arrays over it stay
@@ -606,15 +621,17 @@ class Calls(ClientBase):
             When the server does not take it, for example because it runs on another machine, or because it is
             Triton 2.68 or later without ``--allow-client-shm=true``.
         """
-        from ..._regions.region import Region
 
-        call_limit(deadline, None)  # a spent one makes no region
-        region = Region(byte_size, key)
-        try:
-            await self._drive(region._open(), headers, query_params, self._until(deadline))
-            yield region
-        finally:
-            await self._drive(region._close(), headers, query_params, self._until(deadline))
+        async def run(flow: Generator[Operation[Any], Any, None]) -> None:
+            await self._drive(flow, headers, query_params, self._until(deadline))
+
+        def make() -> Region:
+            from ..._regions.region import Region
+
+            call_limit(deadline, None)  # a spent one makes no region
+            return Region(byte_size, key)
+
+        return RegionBlock(make, run)
 
     # -- inference --
 
@@ -1239,3 +1256,37 @@ class Calls(ClientBase):
         finally:
             if self._dispatch is not None:
                 self._dispatch.probed(url, asyncio.get_running_loop().time(), ready)
+
+
+@guarded
+class RegionBlock:
+    """A shared memory region for the length of a block."""
+
+    _region: Region | None = None
+
+    def __init__(
+        self,
+        make: Callable[[], Region],
+        run: Callable[[Generator[Operation[Any], Any, None]], Awaitable[None]],
+    ) -> None:
+        self._make, self._run = make, run
+
+    async def __aenter__(self) -> Region:
+        if self._region is not None:
+            raise InvalidCall("this block has a region: make another one with client.shared_memory(…)")
+        self._region = region = self._make()
+        try:
+            await self._run(region._open())
+            return region
+        except BaseException:
+            await self._run(region._close())
+            raise
+
+    async def __aexit__(
+        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._region is not None
+        await self._run(self._region._close())
+
+    if not TYPE_CHECKING:
+        __getattr__ = no_attribute_of_block

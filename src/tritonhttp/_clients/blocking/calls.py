@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,14 +31,25 @@ from ..._transport.pool import Place
 from ..._transport.trace import Trace
 from ..._wire.http1 import Response, StreamedResponse
 from ..._wire.requests import Buffer
-from ...errors import DeadlineExceeded, InferenceServerException, ProtocolError, ServerError, TransportError
+from ...errors import (
+    DeadlineExceeded,
+    InferenceServerException,
+    InvalidCall,
+    InvalidRequest,
+    ProtocolError,
+    ServerError,
+    TransportError,
+)
 from ...plugins import Request
+from ..advice import no_attribute_of_block
 from ..base import PROBING, ClientBase
 from ..overrides import DEBUG, undecoded
 from .drive import drive
-from .side import as_answer, finish_plugin, mark, pause, plain, rest
+from .side import as_answer, finish_plugin, guarded, mark, pause, plain, rest
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import numpy.typing as npt
     from typing_extensions import Self
 
@@ -96,6 +107,11 @@ class Calls(ClientBase):
         dict
             What came of it, by the server's URL. What fails ends it, and later servers are not reached.
         """
+        if not callable(action):
+            raise InvalidRequest(
+                f"on_each takes a function of one server's client, such as lambda one: one.load_model('m');"
+                f" got {action!r:.80}"
+            )
         return {url: action(self.server(url)) for url in self.servers}
 
     # -- health and metadata --
@@ -570,7 +586,6 @@ class Calls(ClientBase):
         """Make the server forget a CUDA shared memory region, or all of them where no name is given."""
         self._run(operations.unregister_shared_memory("cuda", name), headers, query_params, deadline)
 
-    @contextmanager
     def shared_memory(
         self,
         byte_size: int | None = None,
@@ -579,7 +594,7 @@ class Calls(ClientBase):
         headers: Headers = None,
         query_params: QueryParams = None,
         deadline: Deadline = UNSET,
-    ) -> Iterator[Region]:
+    ) -> AbstractContextManager[Region]:
         """Make a shared memory region, known to the server for the length of a ``with`` block.
 
         Whatever ends the block, the server forgets the region and its memory is given back; arrays over it stay
@@ -607,15 +622,17 @@ class Calls(ClientBase):
             When the server does not take it, for example because it runs on another machine, or because it is
             Triton 2.68 or later without ``--allow-client-shm=true``.
         """
-        from ..._regions.region import Region
 
-        call_limit(deadline, None)  # a spent one makes no region
-        region = Region(byte_size, key)
-        try:
-            self._drive(region._open(), headers, query_params, self._until(deadline))
-            yield region
-        finally:
-            self._drive(region._close(), headers, query_params, self._until(deadline))
+        def run(flow: Generator[Operation[Any], Any, None]) -> None:
+            self._drive(flow, headers, query_params, self._until(deadline))
+
+        def make() -> Region:
+            from ..._regions.region import Region
+
+            call_limit(deadline, None)  # a spent one makes no region
+            return Region(byte_size, key)
+
+        return RegionBlock(make, run)
 
     # -- inference --
 
@@ -1232,3 +1249,37 @@ class Calls(ClientBase):
         finally:
             if self._dispatch is not None:
                 self._dispatch.probed(url, time.monotonic(), ready)
+
+
+@guarded
+class RegionBlock:
+    """A shared memory region for the length of a block."""
+
+    _region: Region | None = None
+
+    def __init__(
+        self,
+        make: Callable[[], Region],
+        run: Callable[[Generator[Operation[Any], Any, None]], None],
+    ) -> None:
+        self._make, self._run = make, run
+
+    def __enter__(self) -> Region:
+        if self._region is not None:
+            raise InvalidCall("this block has a region: make another one with client.shared_memory(…)")
+        self._region = region = self._make()
+        try:
+            self._run(region._open())
+            return region
+        except BaseException:
+            self._run(region._close())
+            raise
+
+    def __exit__(
+        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._region is not None
+        self._run(self._region._close())
+
+    if not TYPE_CHECKING:
+        __getattr__ = no_attribute_of_block
