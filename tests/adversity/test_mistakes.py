@@ -51,7 +51,7 @@ def test_the_port_of_grpc_says_so(serve: Any, open_client: Any, start: bytes) ->
     server: Server = serve(Answers(start))
     client = open_client(server.url)
     with pytest.raises(
-        ProtocolError, match=r"HTTP/2: is this the gRPC port, 8001 on Triton\? HTTP is usually on 8000"
+        ProtocolError, match=r"got HTTP/2: is this the gRPC port, 8001 on Triton\? HTTP is usually on 8000"
     ):
         client.get_server_metadata()
 

@@ -165,14 +165,16 @@ def no_attribute_of_outputs(outputs: Any, name: str) -> NoReturn:
     no_attribute(outputs, name, _OF_OUTPUTS)
 
 
-_UNKNOWN_MODEL = re.compile(r"(?:unknown model: |requested model )'(.+?)' (?:is not found|is not available)")
+_UNKNOWN_MODEL = re.compile(
+    r"(?:unknown model: |requested model )'(.+?)' (?:is not found|is not available)|unknown model : ([^ ]+)"
+)
 _UNKNOWN_TENSOR = re.compile("unexpected inference (input|output) '(.*?)' for model '(.*?)'")
 
 
 def meant(message: str, models: Iterable[str], signatures: Iterable[Signature]) -> str:
     """Return the nearest of the known names for one that the server does not know, as the end of its message."""
     if found := _UNKNOWN_MODEL.search(message):
-        return ask(found[1], [name for name in models if name != found[1]])
+        return ask(found[found.lastindex or 1], [name for name in models if name not in found.groups()])
     if found := _UNKNOWN_TENSOR.search(message):
         kind, name, model = found.groups()
         for signature in signatures:

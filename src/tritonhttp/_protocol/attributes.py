@@ -19,6 +19,5 @@ def no_attribute(found: object, name: str, instead: Mapping[str, str]) -> NoRetu
     words = f"{kind.__name__!r} object has no attribute {name!r}"
     if name.startswith("_") or not advises():
         raise AttributeError(words)
-    if name in instead:
-        raise InvalidCall(f"{words}: {instead[name]}")
-    raise AttributeError(f"{words}{ask(name, [each for each in dir(kind) if each[0] != '_'])}")
+    known = [each for each in dir(kind) if each[0] != "_"]
+    raise InvalidCall(f"{words}: {instead[name]}" if name in instead else f"{words}{ask(name, known)}")

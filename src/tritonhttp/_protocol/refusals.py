@@ -38,7 +38,7 @@ _ADVICE = [
             " if that failed, client.get_model_repository_index() has the reason",
         ),
         (
-            "^Request for unknown model: '(?!.*' version )",
+            "^Request for unknown model ?: '?(?!.*(?:' version |has no available versions))",
             "client.get_model_repository_index() lists the models; those that are not loaded client.load_model(…)"
             " loads",
         ),

@@ -347,12 +347,12 @@ _heads: dict[bytes, ResponseHead] = {}
 
 
 def _no_http(start: bytes) -> ProtocolError:
-    advice = ""
+    came = f"bytes that begin with {start!r}"
     if start.startswith(b"\x15\x03"):  # a TLS alert: the server expects TLS
-        advice = " (the server speaks TLS: https://)"
+        came += " (the server speaks TLS: https://)"
     elif start[3:4] in _FIRST_FRAMES and start[4:9].strip(b"\0\1") == b"":
-        advice = " (that is HTTP/2: is this the gRPC port, 8001 on Triton? HTTP is usually on 8000)"
-    return ProtocolError(f"expected an HTTP/1.1 response, got bytes that begin with {start!r}{advice}")
+        came = "HTTP/2: is this the gRPC port, 8001 on Triton? HTTP is usually on 8000"
+    return ProtocolError(f"expected an HTTP/1.1 response, got {came}")
 
 
 def _regular(head: bytes) -> bytes:

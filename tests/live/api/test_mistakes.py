@@ -341,6 +341,7 @@ def test_names_that_the_client_knows_are_compared_without_a_request(watched, gat
     for call, words in (
         (lambda: watched.infer("Digit", [IMAGE]), "did you mean 'digits'?"),
         (lambda: watched.infer("add_sum", [IMAGE]), "did you mean 'add_sub'?"),
+        (lambda: watched.get_trace_settings("ad_sub"), "did you mean 'add_sub'?"),
         (lambda: watched.infer("digits", [tensor("image", PIXELS)]), "did you mean 'IMAGE'?"),
         (
             lambda: watched.infer("digits", [IMAGE], outputs=[InferRequestedOutput("SCORE")]),
@@ -357,10 +358,14 @@ def test_a_model_that_is_not_loaded_says_how_to_load_it(client):
     client.unload_model("identity_uint16")
     try:
         wait_until(lambda: not client.is_model_ready("identity_uint16"))
-        with pytest.raises(
-            ServerError, match=r"no available versions \(it is not loaded: .*load_model.*wait_until_ready"
-        ):
+        with pytest.raises(ServerError, match=r"no available versions \(it is not loaded: ") as caught:
             client.infer("identity_uint16", [IMAGE])
+        words = str(caught.value).partition("it is not loaded: ")[2]
+        assert "load_model" in words
+        assert "wait_until_ready" in words
+        assert words.count("get_model_repository_index") == 1  # one advice
+        with pytest.raises(ServerError, match=r"unknown model : .*\(client\.get_model_repository_index\(\)"):
+            client.get_trace_settings("identity_uint16")
     finally:
         client.load_model("identity_uint16")
 
