@@ -29,6 +29,9 @@ TENSORS = pa.ExtensionArray.from_storage(
         (pd.Series(ROWS), ROWS),
         (pd.Series(ROWS, dtype=pd.ArrowDtype(pa.list_(pa.int64()))), ROWS),
         (pd.Series(NESTED), NESTED),
+        (pd.Series([pd.Series(row) for row in ROWS]), ROWS),
+        (pd.Series([pa.array(row) for row in ROWS]), ROWS),
+        (np.ma.masked_array([1, 2], [False, False]), [1, 2]),
         (pd.Series([1, 2], dtype="Int64"), [1, 2]),
         (pd.Series([1.5, None]), [1.5, np.nan]),
         (pd.Series([["a", "b"], ["c", "d"]]), [["a", "b"], ["c", "d"]]),
@@ -114,6 +117,9 @@ def test_lists_of_arrow_are_not_copied(rows: Any) -> None:
         (pl.DataFrame({"a": [1, None]}), 1),
         (np.array([[1, 2], [3, None]], dtype=object), 1),
         ([["a"], [None]], 1),
+        (np.ma.masked_array([1, 2, 3], [False, True, True]), 1),
+        (np.ma.masked_array([[1, 2], [3, 4]], [[False, False], [False, True]]), 1),
+        (np.ma.masked_array(7, True), 0),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -126,6 +132,21 @@ def test_missing_values_are_named_with_their_row(column: Any, row: int) -> None:
 def test_vectors_of_different_lengths_are_named_with_the_first_row(made: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^it: .*row 0 has \[2\], row 2 has \[1\]; pad"):
         as_array(made([[1, 2], [3, 4], [5], [6]]), "it")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (pd.DataFrame({"a": [1.5], "b": ["x"]}), "both numbers and text, such as 1.5 and 'x'"),
+        (pl.DataFrame({"a": [1.5], "b": ["x"]}), "both numbers and text, such as 1.5 and 'x'"),
+        ([1 << 80], f"{1 << 80} does not fit into 64 bits"),
+        (pd.DataFrame({"a": [np.ones(2)]}), "give one column, frame['name']"),
+    ],
+)
+def test_values_that_are_no_one_tensor_say_why(value: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        as_array(value, "it")
+    assert words in str(caught.value)
 
 
 def test_vectors_among_other_values_are_refused() -> None:

@@ -105,6 +105,22 @@ def test_an_empty_list_is_of_every_datatype() -> None:
 
 
 @pytest.mark.parametrize(
+    "column",
+    [[], np.zeros(0), np.zeros(0, object), np.zeros((0, 0)), np.zeros((0, 2), object)],
+    ids=["list", "numbers", "objects", "vectors of unknown length", "objects of its shape"],
+)
+def test_a_column_without_rows_is_of_every_type_and_shape(column: Any) -> None:
+    found = BATCHES.arrays({"X": column})["X"]
+    assert (found.shape, found.dtype) == ((0, 2), np.float32)
+
+
+@pytest.mark.parametrize("column", [np.zeros((0, 3), np.float32), np.zeros((0, 2))])
+def test_a_tensor_without_rows_is_checked(column: Any) -> None:
+    with pytest.raises(InvalidRequest, match="expected FP32"):
+        BATCHES.arrays({"X": column})
+
+
+@pytest.mark.parametrize(
     "texts", [["a", b"b"], np.array([b"a", b"b"]), np.array(["a", "b"]), np.array(["a", b"b"], object)]
 )
 def test_text_of_every_kind_is_taken(texts: Any) -> None:

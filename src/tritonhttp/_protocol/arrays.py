@@ -49,6 +49,8 @@ def as_array(value: Any, what: str, expected: str | None = None) -> npt.NDArray[
     """
     if isinstance(value, np.ndarray):
         array: npt.NDArray[Any] = value
+        if type(value) is not np.ndarray:
+            columns.check_unmasked(value, what)
     elif isinstance(value, (str, bytes)):
         array = np.array(value, dtype=object)
     elif hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
@@ -134,6 +136,13 @@ def _of_text_or_numbers(array: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
         advice = "; list(…) makes a list of it" if hasattr(item, "__iter__") else ""
         raise InvalidRequest(
             f"{what}: expected numbers, or str and bytes, got {_article(_name(item))}: {shown}{advice}"
+        )
+    text = next((each for each in items if isinstance(each, _TEXT)), None)
+    if isinstance(item, (bool, int, float)):
+        raise InvalidRequest(
+            f"{what}: {item!r:.80} does not fit into 64 bits"
+            if text is None
+            else f"{what}: one tensor cannot hold both numbers and text, such as {item!r:.80} and {text!r:.80}"
         )
     advice = ""
     if isinstance(item, (np.ndarray, list, tuple)):

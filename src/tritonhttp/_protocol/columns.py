@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..errors import InvalidRequest
 
-__all__ = ["check_complete", "is_missing", "refuse_missing", "stack", "vectors"]
+__all__ = ["check_complete", "check_unmasked", "is_missing", "refuse_missing", "stack", "vectors"]
 
 Array = npt.NDArray[Any]
 
@@ -74,6 +74,22 @@ def check_complete(column: Any, what: str, per_row: int = 1) -> None:
     missing: Array = np.asarray(flags)
     if missing.ndim == 1 and missing.any():
         raise refuse_missing(what, int(missing.argmax()) // per_row)
+
+
+def check_unmasked(array: Array, what: str) -> None:
+    """Refuse an array of ``numpy.ma`` with masked elements, whose data mean nothing.
+
+    Raises
+    ------
+    InvalidRequest
+        It names the first row with one.
+    """
+    mask: Any = getattr(array, "mask", None)
+    if mask is not None and np.any(mask):
+        flags = np.broadcast_to(mask, array.shape)
+        raise refuse_missing(
+            what, int(flags.reshape(len(flags), -1).any(axis=1).argmax()) if flags.ndim else 0
+        )
 
 
 def vectors(column: Any, what: str, per_row: int = 1) -> Array | None:
@@ -141,13 +157,13 @@ def stack(array: Array, what: str, convert: Callable[[Any, str], Array]) -> Arra
         For missing rows, and for rows of different shapes; it names the first.
     """
     rows = array.tolist()
-    if not any(isinstance(row, (np.ndarray, list, tuple)) for row in rows):
+    if not any(map(_is_vector, rows)):
         return None
     found: list[Array] = []
     for number, row in enumerate(rows):
         if is_missing(row):
             raise refuse_missing(what, number, row)
-        if not isinstance(row, (np.ndarray, list, tuple)):
+        if not _is_vector(row):
             raise InvalidRequest(f"{what}: row 0 and others are vectors, row {number} is {row!r:.80}")
         try:
             made = convert(row, f"{what}: row {number}")
@@ -159,6 +175,13 @@ def stack(array: Array, what: str, convert: Callable[[Any, str], Array]) -> Arra
             raise _ragged(what, list(found[0].shape), number, list(made.shape))
         found.append(made)
     return np.stack(found)
+
+
+def _is_vector(row: object) -> bool:
+    """Return whether a cell of a column holds several values: an array of any library, a list or a tuple."""
+    if isinstance(row, (np.ndarray, list, tuple)):
+        return True
+    return hasattr(row, "__array__") and hasattr(row, "__len__") and not isinstance(row, (str, bytes))
 
 
 def _ragged(what: str, first: list[int], row: int, shape: list[int]) -> InvalidRequest:

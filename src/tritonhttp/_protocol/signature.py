@@ -167,6 +167,12 @@ class Signature:
             return fit
         what = f"model {self.name!r}: input {info.name!r}"
         array = as_array(value, what, info.datatype)
+        if array.shape[:1] == (0,) and info.shape[:1] == (-1,):
+            # A column without rows does not know the type and the shape of a row.
+            shape = 0, *(max(0, length) for length in info.shape[1:])
+            unknown = not any(array.shape[1:]) and array.shape[1:] != info.shape[1:]
+            if unknown or (array.dtype.kind == "O" and _fits(array.shape, info.shape)):
+                array = np.empty(shape, dtypes.triton_to_np_dtype(info.datatype))
         have = dtypes.np_to_triton_dtype(array.dtype)
         if have != info.datatype:
             typed, numbers = is_typed(value), "BYTES" not in (have, info.datatype)

@@ -133,6 +133,20 @@ def test_outputs_without_classes_come_whole(client):
     assert found["SORTED"].tolist() == [b"5.000000:1"]
 
 
+def test_a_frame_that_a_filter_left_empty_gives_empty_outputs(client):
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    frame = {"IMAGE": [[0.0] * 64, [1.0] * 64], "id": [1, 2]}
+    columns = [
+        pandas.DataFrame(frame).query("id > 2")["IMAGE"],
+        polars.DataFrame(frame).filter(polars.col("id") > 2)["IMAGE"],
+    ]
+    for column in columns:
+        for found in (client.model("digits")(column), client.model("digits").batched(IMAGE=column)):
+            assert [(name, found[name].shape, found[name].dtype) for name in found] == [
+                ("SCORES", (0, 10), np.float32)
+            ]
+
+
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_large_batches_are_split_and_joined_in_order(make_client, concurrency):
     client = make_client(concurrency=concurrency)
