@@ -327,8 +327,9 @@ class Model(ModelBase):
         limit = in_flight_or(self._client._workers, in_flight)
         if not isinstance(ordered, bool):
             raise InvalidRequest(f"ordered must be True or False, got {ordered!r:.80}")
+        each = iterated(items)
         total = len(items) if isinstance(items, Sized) else None
-        return self._map(iterated(items), limit, ordered, copy, return_exceptions, progress, total, options)
+        return self._map(each, limit, ordered, copy, return_exceptions, progress, total, options)
 
     def sequence(self, id: int | str | None = None) -> Sequence:
         """Return a sequence of inferences on a model that keeps state between them.
