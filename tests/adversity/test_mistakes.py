@@ -217,3 +217,39 @@ def test_a_timeout_in_seconds_is_warned_of_once(serve: Any, open_client: Any, mo
     assert "timeout=5 is in microseconds" in str(only.message)
     assert "deadline=5" in str(only.message)
     assert "/src/tritonhttp/" not in only.filename
+
+
+MODULES = {
+    "Client": "it is tritonhttp.InferenceServerClient",
+    "AsyncInferenceServerClient": "it is tritonhttp.aio.InferenceServerClient",
+    "BearerAuth": "it is in tritonhttp.auth",
+    "InferenceServerClinet": "did you mean 'InferenceServerClient'?",
+    "infer_input": "has no attribute 'infer_input'",
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_name_that_the_package_does_not_have(name: str) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(tritonhttp, name)
+    assert MODULES[name] in str(caught.value)
+    with pytest.raises(AttributeError, match=r"has no attribute '__nothing__'$"):
+        _ = tritonhttp.__nothing__
+
+
+def test_a_handle_in_place_of_its_result_says_how_to_get_that() -> None:
+    handle: Any = tritonhttp.InferAsyncRequest(object())
+    with pytest.raises(InvalidCall, match=r"get_result\(\)\.as_numpy"):
+        _ = handle.as_numpy
+    with pytest.raises(InvalidCall, match="did you mean 'get_result'"):
+        _ = handle.get_reslt
+
+
+def test_an_error_in_a_property_of_a_subclass_stays_as_it_is() -> None:
+    class Own(tritonhttp.InferenceServerClient):
+        @property
+        def mine(self) -> Any:
+            return self._not_there
+
+    with Own("localhost:8000") as client, pytest.raises(AttributeError, match="'_not_there'"):
+        _ = client.mine
