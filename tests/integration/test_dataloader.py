@@ -18,7 +18,7 @@ def run(python: str, *arguments: str) -> str:
         cwd=EXAMPLES,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,  # spawned workers import torch again, which takes a minute on a busy machine
         env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
     )
     assert (done.returncode, done.stderr) == (0, "")
