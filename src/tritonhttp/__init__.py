@@ -49,7 +49,7 @@ else:
         *_names._SHARED,
         *_HOMES,
     ]
-    _MODULES = "aio auth errors events model plugins regions stream testing types utils"
+    _MODULES = "aio auth errors events metrics model plugins regions stream testing types utils"
     __getattr__, __dir__ = _lazily(__name__, __all__, _HOMES, _MODULES.split())
 
 

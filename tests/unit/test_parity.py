@@ -177,7 +177,7 @@ def test_all_names_exist_and_are_named_once(module: str) -> None:
 
 #: Public modules.
 MODULES: dict[str, str] = {
-    "tritonhttp": "aio auth errors events model plugins regions stream testing types utils",
+    "tritonhttp": "aio auth errors events metrics model plugins regions stream testing types utils",
     "tritonhttp.aio": "auth model stream",
     "tritonhttp.testing": "pytest_plugin",
 }

@@ -21,6 +21,8 @@ _INSTEAD = {
     "http": "tritonhttp itself, import tritonhttp as httpclient",
     **dict.fromkeys(("BasicAuth", "BearerAuth", "ApiKeyAuth"), "in tritonhttp.auth"),
     "TritonServer": "in tritonhttp.testing",
+    # Each needs an extra, so that looking for it must not import it.
+    **{name: f"a module of its own: import tritonhttp.{name}" for name in ("bulk", "cli", "otel")},
 }
 
 
