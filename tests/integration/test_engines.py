@@ -27,7 +27,7 @@ def run(python: str, *arguments: Any, cwd: Path) -> str:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # Ray and Spark start a dozen processes, which takes minutes on a busy machine
         env={
             **os.environ,
             "PYTHONPATH": str(Path(tritonhttp.__file__).parents[1]),
