@@ -71,7 +71,7 @@ class Signature:
                 tuple(map(str, metadata.get("versions") or ())),
                 str(metadata.get("platform") or ""),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ProtocolError(
                 f"expected metadata of a model, got {metadata!r:.500} and {config!r:.500}"
             ) from error

@@ -244,14 +244,14 @@ class _Layer:
     def _begin(self, data: memoryview) -> int:
         """Begin a member, or read what is between members; return how many bytes that took."""
         if self._ended:
+            if skipped := min(self._checksum, len(data)):
+                self._checksum -= skipped
+                return skipped
             rest = data.tobytes().lstrip(b"\0")
             if not rest or len(rest) < len(data):
                 return len(data) - len(rest)
             if self.coding == "deflate":
-                if len(rest) > self._checksum:
-                    raise self._invalid(f"{len(rest)} bytes or more follow its end")
-                self._checksum -= len(rest)
-                return len(rest)
+                raise self._invalid(f"{len(rest)} bytes or more follow its end")
         if self.coding != "deflate":
             self._stream = _zlib().decompressobj(_EITHER_HEADER)
             return 0
@@ -263,7 +263,10 @@ class _Layer:
         zlib = start[0] & 15 == 8 and (start[0] << 8 | start[1]) % 31 == 0
         self._checksum = 0 if zlib else 4
         self._stream = _zlib().decompressobj(ALGORITHMS["deflate"] if zlib else _NO_HEADER)
-        self._stream.decompress(self._start)  # one byte gives no output
+        try:
+            self._stream.decompress(self._start)  # one byte gives no output
+        except _zlib().error as error:
+            raise self._invalid(error) from error
         return 0
 
     def _invalid(self, reason: object) -> ProtocolError:

@@ -152,9 +152,9 @@ class Layout:
                 raise ProtocolError(f"output {name!r}: expected parameters to be an object")
             length = parameters.get("binary_data_size")
             if length is not None:
-                if type(length) is not int or length < 0:
+                if type(length) is not int or not 0 <= length <= sys.maxsize:
                     raise ProtocolError(
-                        f"output {name!r}: expected binary_data_size as a size, got {length!r}"
+                        f"output {name!r}: expected binary_data_size as a size, got {length!r:.200}"
                     )
                 self.spans.setdefault(name, (position, length))
                 position += length
@@ -378,6 +378,8 @@ def _describe(output: Mapping[str, Any]) -> tuple[Any, list[int], int]:
         if type(dim) is not int or dim < 0:
             raise ProtocolError(f"output {name!r}: expected a shape of whole numbers, got {shape!r:.200}")
         count *= dim
+    if count > sys.maxsize:  # no message could show thousands of digits
+        raise _no_such_shape(name, dims, "it has too many elements")
     scalar = dtypes.triton_to_np_dtype(datatype) if isinstance(datatype, str) else None
     if scalar is None:
         raise ProtocolError(f"output {name!r}: unknown datatype {datatype!r}")
@@ -413,8 +415,8 @@ def _is_faithful(array: npt.NDArray[Any], data: list[Any]) -> bool:
     kind = array.dtype.kind
     if kind == "O":
         return {str}.issuperset(map(type, array.flat))
-    if kind in "fV":  # V is BF16; some servers write null for NaN
-        return np.array(data).dtype.kind in "biufOU"
+    if kind in "fV":  # V is BF16. numpy takes numbers, and their texts; some servers write null for NaN
+        return True
     return bool(array.tolist() == (_as_numbers(data) if kind in "iu" else data))
 
 
@@ -434,7 +436,7 @@ def _reshape(array: npt.NDArray[Any], shape: list[int], name: str) -> npt.NDArra
         raise _no_such_shape(name, shape, error) from error
 
 
-def _no_such_shape(name: str, shape: Sequence[int], error: Exception) -> ProtocolError:
+def _no_such_shape(name: str, shape: Sequence[int], error: Exception | str) -> ProtocolError:
     """Return the error for too many dimensions, or a 0 beside dimensions whose product overflows."""
     return ProtocolError(f"output {name!r}: no array has the shape {shape!s:.200}: {error}")
 

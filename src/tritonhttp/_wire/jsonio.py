@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from ..errors import InvalidRequest, ProtocolError
 __all__ = ["dump_array", "dumps", "loads", "plain"]
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+#: The most levels of JSON from the server. Deeper ones end Python's stack wherever they are shown or copied.
+_MAX_DEPTH = 256
+#: Bytes to look at together.
+_STEP = 1 << 16
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 
 
@@ -101,14 +106,14 @@ def loads(data: bytes | bytearray | memoryview, what: str) -> Any:
     Raises
     ------
     ProtocolError
-        For anything else; the message names `what` and shows the first bytes.
+        For anything else, and for more than 256 levels; the message names `what` and shows the first bytes.
     """
     try:
-        return orjson.loads(data)
+        found = orjson.loads(data)
     except orjson.JSONDecodeError as refusal:
         raw = bytes(data)
         try:
-            return json.loads(raw.decode("utf-8"))
+            found = json.loads(raw.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise ProtocolError(
                 "Failed to encode using UTF-8. Please use binary_data=True, if you want to pass a byte array."
@@ -121,3 +126,23 @@ def loads(data: bytes | bytearray | memoryview, what: str) -> Any:
             raise ProtocolError(
                 f"{what}: expected JSON, got {len(raw)} bytes{came}", debug_details=raw
             ) from refusal
+    if len(data) > 2 * _MAX_DEPTH and _openings(data) > _MAX_DEPTH and _is_deep(found):
+        raise ProtocolError(f"{what}: expected JSON of at most {_MAX_DEPTH} levels, got more")
+    return found
+
+
+def _openings(data: bytes | bytearray | memoryview) -> int:
+    """Return how many levels the JSON has at most. Numbers of a tensor have few, so that it is quick for them."""
+    view = memoryview(data)
+    pieces = (bytes(view[start : start + _STEP]) for start in range(0, len(view), _STEP))
+    return sum(piece.count(b"[") + piece.count(b"{") for piece in pieces)
+
+
+def _is_deep(found: Any) -> bool:
+    level = [found] if type(found) in (dict, list) else []
+    for _ in range(_MAX_DEPTH):
+        parts = (each.values() if type(each) is dict else each for each in level)
+        level = [part for part in chain.from_iterable(parts) if type(part) in (dict, list)]
+        if not level:
+            return False
+    return True

@@ -1,7 +1,6 @@
-"""Compare a transport with and without the extension over peers that answer at random, for as long as asked.
+"""Calls through a transport with and without the extension, over peers that answer at random: they must agree.
 
-Run ``python -m tests.fuzz.fuzz_repeater --seconds 600 --seed 1``; best with the extension built with
-``-fsanitize=address,undefined``. Ends with status 1 at the first difference and shows how to see it again.
+An input is the seed of random numbers that decide about the calls and the answers.
 """
 
 from __future__ import annotations
@@ -10,14 +9,12 @@ import contextlib
 import random
 import socket
 import struct
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tritonhttp._repetition.answer import Answer
-from tritonhttp._repetition.repeater import REPEATS
 from tritonhttp._transport.address import Address
 from tritonhttp._transport.blocking import BlockingTransport
 from tritonhttp._transport.policy import Connections, Timeouts
@@ -27,10 +24,11 @@ from tritonhttp.errors import ConnectionLost, InferenceServerException
 
 from ..adversity.servers import Peer, Server
 from ..framing import inference_answer
-from .mutations import fuzzed, mutated
+from .outcomes import Fault, mutated
 
 #: How long a call waits for a peer that has fallen silent, in seconds.
 _SHORT = 0.02
+_TOKENS = (*(b"%d" % number for number in (0, 1, 9, 42, 99)), b"\r\n", b": ", b"HTTP/1.1 200 OK\r\n")
 
 
 class _Off:
@@ -50,9 +48,7 @@ def _course(seed: str, data: bytes) -> tuple[list[bytes], float, str]:
     if end == "silence":
         answer = answer[: generator.randrange(len(answer))]
     elif end != "stay" and generator.random() < 0.8:
-        answer = mutated(
-            generator, answer, generator.randrange(1, 4), lambda: b"%d" % generator.randrange(100)
-        )
+        answer = mutated(generator, answer, generator.randrange(1, 4), _TOKENS)
     cuts = sorted(generator.randrange(len(answer) + 1) for _ in range(generator.choice((0, 0, 0, 1, 3))))
     pieces = [answer[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(answer)], strict=True)]
     return pieces, generator.choice((0.0, 0.0, 0.001)), end
@@ -138,15 +134,14 @@ def _run(seed: str, extension: bool) -> tuple[list[Any], int, bool]:
     return outcomes, transport.repeater.calls, threads == 1
 
 
-def _check(seed: str) -> int:
-    """Compare the two; return how many calls the extension took."""
-    (first, taken, alone), (second, _, _) = _run(seed, True), _run(seed, False)
-    for number, pair in enumerate(zip(first, second, strict=True)):
-        # With others, a call may be sent over a connection just before its peer closes it.
-        same = pair[0] == pair[1] or (not alone and ConnectionLost.__name__ in pair)
-        assert same, f"call {number}, {_course(seed, struct.pack('<Q', number))}: {pair}"
-    return taken
-
-
-if __name__ == "__main__":
-    sys.exit(fuzzed(__doc__, _check, REPEATS))
+def repetition(data: bytes) -> None:
+    """Compare the outcomes of calls with and without the extension."""
+    seed = data.hex()
+    try:
+        (first, _, alone), (second, _, _) = _run(seed, True), _run(seed, False)
+        for number, pair in enumerate(zip(first, second, strict=True)):
+            # With others, a call may be sent over a connection just before its peer closes it.
+            same = pair[0] == pair[1] or (not alone and ConnectionLost.__name__ in pair)
+            assert same, f"call {number}, {_course(seed, struct.pack('<Q', number))}: {pair}"
+    except AssertionError as error:
+        raise Fault(str(error)) from error
