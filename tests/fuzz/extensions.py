@@ -1,0 +1,276 @@
+"""Calls of every function of the C extensions, those that fail included; and a program that repeats them a million times.
+
+``python -m tests.fuzz.extensions [--calls 1000000]`` fails if memory grows, or, on a debug build of CPython, if the count
+of all references does.
+"""
+
+# ruff: noqa: T201  a program
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import resource
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tritonhttp import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonhttp._protocol.inference import Inference
+from tritonhttp._repetition import template
+from tritonhttp._repetition.repeater import Place, Repeater, Track
+from tritonhttp._transport.pool import Pool
+from tritonhttp._wire import bytes_tensor
+from tritonhttp._wire.requests import COALESCE
+
+__all__ = ["cases"]
+
+_REQUEST, _START, _DATA = b"request", b"HEAD{json}", b"12345678"
+_ANSWER = _START + _DATA
+_NETWORK = 10.0
+#: A peer in a process of its own: what is done to allocations here is not done there.
+_PEER = (
+    "import socket, sys; sock = socket.socket(fileno=int(sys.argv[1]))\n"
+    "while sock.recv(7, socket.MSG_WAITALL): sock.sendall(%r)" % _ANSWER
+)
+Call = Callable[[], Any]
+
+
+class _Line(Track):
+    """A connection whose peer answers every request with the same bytes."""
+
+    __slots__ = ("room",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(_NETWORK), 0))
+        self.room = bytearray(256)
+        self.attach(sock.fileno(), self.room)
+        self.armed = _NETWORK
+
+
+def _refused(function: Callable[..., Any], *arguments: Any) -> Call:
+    """Return a call whose error is its outcome."""
+
+    def call() -> Any:
+        try:
+            return function(*arguments)
+        except MemoryError:
+            raise
+        except (BufferError, OverflowError, TypeError, ValueError, OSError, RuntimeError, KeyError) as error:
+            return type(error)
+
+    return call
+
+
+def _convert(item: Any, index: int) -> Any:
+    if item is None:
+        raise KeyError(index)
+    return item if isinstance(item, (str, list)) else b"converted"
+
+
+def _frames() -> Iterator[tuple[str, Call]]:
+    c = bytes_tensor._speedups
+    mixed = [b"bytes", "text", "t\xe4xt", "\u20ac\U0001f600", object(), bytearray(b"x"), b""]
+    frames = c.encode(list(mixed), _convert)
+    array = np.empty(len(mixed), object)
+    words = np.array([b"a", b"bc\0", b"def", b"\0"], "S3").view(np.uint8)
+    yield "encode", lambda: c.encode(list(mixed), _convert)
+    yield "encode, an item is refused", _refused(lambda: c.encode([b"a", None], _convert))
+    yield "encode, a lone surrogate", _refused(lambda: c.encode(["\ud800"], _convert))
+    yield "encode, converted to no bytes", _refused(lambda: c.encode([["list"]], _convert))
+    yield "encode, no list", _refused(lambda: c.encode((), _convert))
+    yield "encode_fixed", lambda: c.encode_fixed(words, 3)
+    yield "encode_fixed, no whole number", _refused(c.encode_fixed, words, 5)
+    yield "encode_fixed, width 0", _refused(c.encode_fixed, words, 0)
+    yield "encode_fixed, no buffer", _refused(c.encode_fixed, "text", 3)
+    yield "scan", lambda: c.scan(frames)
+    yield "scan, no buffer", _refused(c.scan, None)
+    yield "fill", lambda: (c.fill(frames, array), array.tolist())
+    yield "fill, no buffer", _refused(c.fill, None, array)
+    yield "fill, no array", _refused(c.fill, frames, b"read-only")
+    yield "fill, an array of numbers", _refused(c.fill, frames, np.empty(7))
+    yield "fill, one argument", _refused(c.fill, frames)
+
+
+def _searches(client: InferenceServerClient) -> Iterator[tuple[str, Call]]:
+    inputs = [InferInput.from_numpy(name, np.arange(3, dtype=np.float32)) for name in ("a", "b")]
+    inputs.append(InferInput.from_numpy("s", np.array(["text"], object)))
+    placed = InferInput("r", [4], "INT8").set_shared_memory("region", 4)
+    for what, given, outputs, spoil in (
+        ("without outputs", inputs, None, {}),
+        ("with outputs", [*inputs, placed], [InferRequestedOutput("o")], {}),
+        ("another type", [*inputs, object()], None, {}),
+        ("tuples", tuple(inputs), (), {}),
+        ("no size", [inputs[0]], None, {"size": None}),
+        ("no json", [inputs[1]], None, {"json": None}),
+        ("another size", [inputs[2]], None, {"size": 99}),
+        ("too large", [*inputs, inputs[0]], None, {"size": 1 << 40}),
+    ):
+        inference = Inference("model", given, "1", outputs)
+        if type(given) is list and object not in map(type, given):
+            made = client._encoder.encode(inference, None, None).template
+            for name, value in spoil.items():
+                setattr(made, name, value)
+        table = client._encoder.templates
+        rest: tuple[Any, ...] = (COALESCE, template.LARGEST, b"?q", b"A: b\r\n", b'"id":"1",', None)
+
+        def found(arguments: tuple[Any, ...] = (table, inference, InferInput, InferRequestedOutput)) -> Any:
+            seen = template.find(*arguments)
+            return None if seen is None else (seen[0].target, len(seen[1]))
+
+        def composed(
+            arguments: tuple[Any, ...] = (table, inference, InferInput, InferRequestedOutput, *rest),
+        ) -> Any:
+            seen = template.compose(*arguments)
+            return None if seen is None else seen[1]
+
+        yield f"find, {what}", found
+        yield f"compose, {what}", composed
+    yield "find, one argument", _refused(template.find, {})
+    yield "compose, one argument", _refused(template.compose, {})
+    yield "compose, no number", _refused(template.compose, {}, None, None, None, "1", None, b"", b"", b"", b"")
+
+
+def _exchanges(sock: socket.socket) -> Iterator[tuple[str, Call]]:
+    pool: Pool[Any] = Pool(8)
+    line = _Line(sock)
+    pool.idle.append(line)
+    repeater: Any = Repeater(pool, _NETWORK, 30.0)
+    ends = socket.socketpair()
+    tracks = [_Line(end) for end in ends]
+    room = bytearray(16)
+
+    def repeat(start: bytes = _START, size: int = len(_ANSWER), until: Any = None) -> Any:
+        place: Any = Place()
+        try:
+            return repeater.repeat(place, _REQUEST, start, 4, size, until)
+        finally:
+            if place.connection is not None:  # as the transport does that resumes it
+                line.ahead, line.came = 0, -1
+                pool.give_back(place, reusable=True)
+
+    def receive() -> Any:
+        ends[1].send(b"hello")
+        return tracks[0].receive(room, time.monotonic() + 10), bytes(room[:5])
+
+    def attach(fd: int) -> Track:
+        track: Any = Track()
+        track.attach(fd, room)
+        track.detach()
+        return track
+
+    def unfit(**attributes: Any) -> Any:
+        before = {name: getattr(line, name) for name in attributes}
+        try:
+            for name, value in attributes.items():
+                setattr(line, name, value)
+            return repeat()
+        finally:
+            for name, value in before.items():
+                setattr(line, name, value)
+
+    yield "repeat", repeat
+    yield "repeat, another answer", lambda: repeat(b"ELSE{json}")
+    yield "repeat, another size", lambda: repeat(b"HEAD", 99)
+    yield "repeat, until then", lambda: repeat(until=time.monotonic() + 5)
+    yield "repeat, too late", lambda: repeat(until=time.monotonic() - 1)
+    yield "repeat, armed otherwise", lambda: unfit(armed=3.0)
+    yield "repeat, expired", lambda: unfit(expires=0.0)
+    yield "repeat, no arguments", _refused(repeater.repeat)
+    yield "repeat, no numbers", _refused(lambda: repeater.repeat(Place(), b"", b"", "1", 2, None))
+    yield "repeat, sizes of no answer", _refused(lambda: repeater.repeat(Place(), b"", b"", 3, 2, None))
+    yield "repeat, no time", _refused(lambda: repeater.repeat(Place(), b"", b"", 0, 2, "now"))
+    yield "receive", receive
+    yield "receive, nothing", _refused(lambda: tracks[0].receive(room, 0.0))
+    yield "receive, detached", _refused(lambda: attach(ends[0].fileno()).receive(room, 0.0))
+    yield "receive, one argument", _refused(tracks[0].receive, room)
+    yield "receive, no buffer", _refused(tracks[0].receive, b"", 0.0)
+    yield "attach", lambda: type(attach(ends[0].fileno()))
+    yield "attach, twice", _refused(line.attach, 0, room)
+    yield "attach, no memory", _refused(lambda: Track().attach(0, b""))
+    yield "Track, an argument", _refused(Track, 1)
+    yield "Place", lambda: type(Place())
+    yield "Place, an argument", _refused(Place, 1)
+    yield "Repeater", lambda: type(Repeater(pool, 1.0, 2.0))
+    yield "Repeater, no arguments", _refused(Repeater)
+    yield "Repeater, by name", _refused(lambda: Repeater(pool, network=1.0, max_idle=1.0))
+    for end in ends:
+        end.close()
+
+
+@contextlib.contextmanager
+def cases() -> Iterator[Iterator[tuple[str, Call]]]:
+    """Give the calls by what they do. Each returns the same whenever it is made."""
+    sock, peer = socket.socketpair()
+    with sock, peer, InferenceServerClient("127.0.0.1:1") as client:
+        fd = peer.fileno()
+        with subprocess.Popen([sys.executable, "-c", _PEER, str(fd)], pass_fds=[fd]) as process:
+
+            def all_of_them() -> Iterator[tuple[str, Call]]:
+                yield from _frames()
+                yield from _searches(client)
+                yield from _exchanges(sock)
+
+            peer.close()
+            try:
+                yield all_of_them()
+            finally:
+                sock.close()
+                process.wait(30)
+
+
+def _rss() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=1_000_000, help="of each function")
+    options = parser.parse_args()
+    references = getattr(sys, "gettotalrefcount", None)
+    print("references are counted" if references else "no debug build: memory is measured alone")
+    grown = total = 0
+    with cases() as all_of_them:
+        for name, call in all_of_them:
+            for _ in range(200):
+                call()
+            gc.collect()
+            memory, began, count = _rss(), time.monotonic(), options.calls
+            drifts = []
+            for _ in range(3 if references else 0):
+                # numpy's wheel is no debug build, and does not count its own references.
+                drifts.append(_drift(references, call, 1000))
+            for _ in range(count):
+                call()
+            gc.collect()
+            more = _rss() - memory
+            total += count
+            drift = f", references {drifts}" if drifts else ""
+            leaks = more > max(2 << 20, count * 4) or any(drifts[1:])
+            print(f"{name}: {count:,} calls in {time.monotonic() - began:.0f} s, memory {more / 1024:+,.0f} KiB{drift}"
+                  + " LEAKS" * leaks)  # fmt: skip
+            grown += leaks
+    print(f"{total:,} calls, {grown} leaks")
+    return bool(grown)
+
+
+def _drift(references: Callable[[], int], call: Call, count: int) -> int:
+    gc.collect()
+    before = references()
+    for _ in range(count):
+        call()
+    gc.collect()
+    return references() - before
+
+
+if __name__ == "__main__":
+    sys.exit(main())
