@@ -470,15 +470,19 @@ take(Repeater *self, Place *place, double until)
     Py_ssize_t last = PyList_GET_SIZE(books.idle) - 1, ahead = last < 0 ? -1 : position(self, &books, place);
     int waited = ahead >= 0 && PyObject_Size(books.line) > 0;
     if (ahead >= 0 && PyObject_TypeCheck(PyList_GET_ITEM(books.idle, last), track_type)) {
-        track = (Track *)PyList_GET_ITEM(books.idle, last);
-        if (!is_fit(track, self->network, until) || PySet_Add(books.holders, (PyObject *)place) < 0) {
-            track = NULL;
+        track = (Track *)Py_NewRef(PyList_GET_ITEM(books.idle, last));
+        /* If memory is missing for one of these, nothing is lost, nor in two places: the connection is taken last. */
+        if (!is_fit(track, self->network, until) || (waited && PySequence_DelItem(books.line, ahead) < 0) ||
+            PySet_Add(books.holders, (PyObject *)place) < 0) {
+            Py_CLEAR(track);
+        } else if (PyList_SetSlice(books.idle, last, last + 1, NULL) < 0) {
+            PyObject *type, *error, *traceback;
+            PyErr_Fetch(&type, &error, &traceback);
+            PySet_Discard(books.holders, (PyObject *)place);
+            PyErr_Restore(type, error, traceback);
+            Py_CLEAR(track);
         } else {
-            Py_XSETREF(place->connection, Py_NewRef((PyObject *)track)); /* drops None at most */
-            if (PyList_SetSlice(books.idle, last, last + 1, NULL) < 0 ||
-                (waited && PySequence_DelItem(books.line, ahead) < 0)) {
-                track = NULL; /* the place has it, and gives it back */
-            }
+            Py_XSETREF(place->connection, (PyObject *)track); /* drops None at most */
         }
     }
     close_books(&books);
@@ -497,9 +501,10 @@ put_back(Repeater *self, Place *place, Track *track, double now)
         PyObject *oldest = PyList_GET_SIZE(books.idle) ? PyList_GET_ITEM(books.idle, 0) : (PyObject *)track;
         if (closed == Py_False && PyObject_Size(books.line) == 0 && PyList_GET_SIZE(books.idle) + PySet_GET_SIZE(books.holders) <= most &&
             PyObject_TypeCheck(oldest, track_type) && now < ((Track *)oldest)->expires &&
-            PySet_Discard(books.holders, (PyObject *)place) == 1) {
+            PySet_Contains(books.holders, (PyObject *)place) == 1) {
             done = PyList_Append(books.idle, (PyObject *)track) == 0;
             if (done) {
+                PySet_Discard(books.holders, (PyObject *)place);
                 Py_CLEAR(place->connection); /* the list has it too */
             }
         }
