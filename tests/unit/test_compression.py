@@ -193,6 +193,8 @@ DAMAGED = {
     "zlib and garbage": (zlib.compress(TEXT) + b"x", "deflate", "not valid deflate: 1 bytes"),
     "zlib twice": (zlib.compress(TEXT) * 2, "deflate", "not valid deflate"),
     "raw and more than a checksum": (raw_deflate(TEXT) + b"12345", "deflate", "not valid deflate"),
+    "raw, zeros, and more than a checksum": (raw_deflate(TEXT) + b"1\0" * 4, "deflate", "not valid deflate"),
+    "garbage for raw": (b"\x07\x8b\x07\x8b" * 9, "deflate", "not valid deflate"),
     "a byte of deflate": (b"\x78", "deflate", "the deflate body of 1 bytes is truncated"),
     "nothing": (b"", "gzip", "the gzip body of 0 bytes is truncated"),
     "the inner coding is cut": (gzip.compress(zlib.compress(TEXT)[:-1]), "deflate, gzip", "deflate body of"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -772,3 +773,16 @@ def test_a_response_has_the_methods_that_programs_know_from_geventhttpclient() -
     assert response.headers_complete
     assert response.message_complete
     assert Response(ResponseHead(204, {}, content_length=0), b"").content_length is None
+
+
+def test_a_head_byte_by_byte_takes_linear_time() -> None:
+    def seconds(size: int) -> float:
+        reader = ResponseReader()
+        began = time.thread_time()
+        for octet in b"HTTP/1.1 200 OK\r\nX: " + b"\n " * (size // 2):
+            reader.get_buffer()[0] = octet
+            assert not reader.received(1)
+        return time.thread_time() - began
+
+    # Quadratic time would be 8 times as much for each byte.
+    assert min(seconds(60_000) for _ in range(2)) < 24 * max(seconds(7500), 0.005)

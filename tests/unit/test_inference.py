@@ -9,6 +9,7 @@ import json
 import math
 import pickle
 import struct
+import tracemalloc
 import weakref
 from typing import Any
 
@@ -516,6 +517,12 @@ def test_a_malformed_head_is_refused(head: bytes, explicit: bool) -> None:
             decode_response(head, len(head) if explicit else None)
 
 
+def test_sizes_whose_sum_has_more_digits_than_python_shows_are_refused() -> None:
+    many = b",".join(b'{"name":"%d","parameters":{"binary_data_size":%s}}' % (n, b"9" * 4300) for n in range(20))
+    with pytest.raises(ProtocolError, match="binary_data_size as a size"):
+        decode_response(b'{"outputs":[%b],"x":NaN}' % many, None)
+
+
 @pytest.mark.parametrize("length", [-1, 10**6, 10**30])
 def test_a_head_longer_than_the_body_is_refused(length: int) -> None:
     with pytest.raises(ProtocolError, match="Inference-Header-Content-Length"):
@@ -556,10 +563,11 @@ def test_a_malformed_shape_is_refused_with_the_outputs_name(shape: Any, binary: 
         tensor(body, head)
 
 
-@pytest.mark.parametrize("shape", [[1] * 65, [2**62, 2**62, 0], [2**31, 2**31, 2**31, 0]], ids=len)
+@pytest.mark.parametrize("shape", [[1] * 65, [2**62, 2**62, 0], [2**31, 2**31, 2**31, 0], [10**18] * 300], ids=len)
 @pytest.mark.parametrize("datatype", ["INT32", "BYTES"])
 @pytest.mark.parametrize("binary", [True, False])
 def test_a_shape_that_no_array_has_is_refused(shape: list[int], binary: bool, datatype: str) -> None:
+    """The number of elements may have more digits than Python shows (4,300)."""
     data = b"" if 0 in shape else bytes(4)
     if binary:
         body, head = response(output(datatype, shape, len(data)), tail=data)
@@ -667,6 +675,20 @@ def test_nested_strings_that_are_no_numbers_are_refused(data: Any) -> None:
     body, _ = response(output("UINT8", [np.array(data).size], data=data))
     with pytest.raises(ProtocolError, match="its data are not UINT8"):
         tensor(body, None)
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64", "BF16", "INT32", "BOOL", "BYTES"])
+def test_a_long_text_among_short_ones_takes_no_memory_for_each(datatype: str) -> None:
+    """An array of texts has as much room for each as for the longest."""
+    data = ["0" * 4000, *["1"] * 4000]
+    body, head = response(output(datatype, [len(data)], data=data))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ProtocolError):
+            tensor(body, head)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_bf16_as_json_is_rounded_as_other_floats_are() -> None:

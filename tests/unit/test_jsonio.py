@@ -189,6 +189,21 @@ def test_what_is_no_json_is_refused_with_its_beginning(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize(("start", "end"), [(b"[", b"]"), (b'{"a":', b"}"), (b'[1,{"[":', b"},NaN]")])
+def test_json_has_at_most_256_levels(kind: Any, start: bytes, end: bytes) -> None:
+    """Deeper ones could be read, but not shown in a message, copied or pickled."""
+    levels = 256 // (end.count(b"]") + end.count(b"}"))
+    assert repr(loads(kind(start * levels + b"1" + end * levels), "x"))
+    with pytest.raises(ProtocolError, match="at most 256 levels"):
+        loads(kind(start * levels + b"[1]" + end * levels), "x")
+
+
+def test_json_of_many_values_is_not_deep() -> None:
+    wide = b"[" + b",".join([b'{"a": [[1]]}'] * 1000) + b', "' + b"[" * 300 + b'"]'
+    assert len(loads(wide, "x")) == 1001
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_raw_bytes_in_a_string_give_the_references_advice(kind: Any) -> None:
     data = b'{"outputs": ["\xff\xfe"]}'
     with pytest.raises(ProtocolError, match="Please use binary_data=True") as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,12 @@ def test_a_server_may_say_nothing_of_tensors(missing: Any) -> None:
 def test_malformed_metadata_is_refused(metadata: Any) -> None:
     with pytest.raises(ProtocolError, match="expected metadata of a model"):
         Signature.read(metadata, {})
+
+
+@pytest.mark.parametrize("limit", [math.inf, math.nan, "x", [1]])
+def test_a_malformed_configuration_is_refused(limit: Any) -> None:
+    with pytest.raises(ProtocolError, match="expected metadata of a model"):
+        Signature.read({"name": "m"}, {"max_batch_size": limit})
 
 
 def test_arrays_stay_as_they_are() -> None:

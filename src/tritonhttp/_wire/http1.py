@@ -543,7 +543,7 @@ class ResponseReader:
         while True:
             end = self._scratch.find(b"\r\n\r\n", searched, self._filled)
             if end < 0:
-                return self._incomplete_head()
+                return self._incomplete_head(searched)
             end += 4
             raw = bytes(self.view[:end])
             head = parse_head(raw)
@@ -591,9 +591,9 @@ class ResponseReader:
         self._got = have
         return False
 
-    def _incomplete_head(self) -> bool:
+    def _incomplete_head(self, searched: int) -> bool:
         start = bytes(self.view[: min(self._filled, 40)])
-        if not start.startswith(_START[: len(start)]) or self._scratch.find(b"\n\n", 0, self._filled) >= 0:
+        if not start.startswith(_START[: len(start)]) or self._scratch.find(b"\n\n", searched, self._filled) >= 0:
             raise _no_http(start)
         if self._filled == MAX_HEAD:
             raise ProtocolError(f"the response's head is longer than {MAX_HEAD} bytes")
