@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # host:port of a running Open Inference Protocol server. Empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test triton lint generate types unit adversity signals interrupts live live-api live-others cli programs integration interop gpu matrix fuzz bench docs docs-serve docs-l10n docs-check screenshots clean
+.PHONY: help demo test triton lint generate types unit adversity signals interrupts live live-api live-others cli programs integration interop gpu matrix fuzz sanitize bench docs docs-serve docs-l10n docs-check screenshots clean
 help:
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -60,7 +60,7 @@ types: $(VENV)/.developed ## mypy --strict and pyright
 # _repeater compare both in one run.)
 unit: IN_PYTHON = $(patsubst %,tests/unit/test_%.py,base clients inference transport)
 unit: $(VENV)/.developed ## the tests that need no server
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit tests/fuzz
 	TRITONHTTP_IMPL=python $(BIN)/pytest $(IN_PYTHON)
 
 SIGNALS = $(addprefix tests/adversity/test_,signals.py order.py interrupts.py interrupted_starts.py)
@@ -134,9 +134,51 @@ matrix: ## unit and adversity tests on every installed Python from 3.10 to 3.13,
 	  $$environment/bin/pytest -q tests/unit tests/adversity || exit 1; \
 	done
 
-fuzz: $(VENV)/.developed ## long runs with random input, not part of the tests
-	$(BIN)/python -m tests.fuzz.fuzz_bytes_tensor
-	$(BIN)/python -m tests.fuzz.fuzz_repeater
+# Coverage-guided where atheris has a wheel (not yet for every Python); at random elsewhere.
+SECONDS ?= 600
+FUZZ = .venv-fuzz
+$(FUZZ)/.installed: tests/fuzz/requirements.txt $(BUILT_FROM)
+	$(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/pip install --quiet --requirement tests/fuzz/requirements.txt --editable .
+	$(FUZZ)/bin/pip install --quiet --only-binary :all: atheris || echo 'no atheris for this Python: without coverage'
+	@touch $@
+
+fuzz: $(FUZZ)/.installed ## random input for SECONDS=600, split over the TARGETS=; not part of the tests
+	$(FUZZ)/bin/python -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
+
+# The C extensions built with the sanitizers of gcc, and for a debug build of CPython, which counts references: Debian's
+# packages, unpacked into a folder. Their tests, and fuzzing for SECONDS=600, run with each.
+SANITIZED = build/sanitized/lib
+DEBUG = .venv-debug
+DEBUG_PYTHON = PYTHONPATH=build/debug/lib:$(DEBUG)/site $$(echo $(DEBUG)/root/usr/bin/python3.*d)
+IN_C = $(patsubst %,tests/unit/test_%.py,bytes_tensor template repeater) tests/adversity/test_repeating.py tests/fuzz
+FUZZED_IN_C = bytes elements requests repetition
+
+$(SANITIZED)/.built: $(BUILT_FROM) | $(VENV)/.developed
+	CFLAGS='-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined' \
+	  $(BIN)/python setup.py --quiet build --build-base build/sanitized --build-lib $(SANITIZED)
+	@touch $@
+
+$(DEBUG)/.installed: tests/fuzz/requirements.txt | $(VENV)/.developed
+	tests/fuzz/debug_python.sh $(DEBUG) $(BIN)/python
+	@touch $@
+
+build/debug/lib/.built: $(BUILT_FROM) $(DEBUG)/.installed
+	include=$$(echo $(CURDIR)/$(DEBUG)/root/usr/include/python3.*d); \
+	  CFLAGS="-O0 -g -I$$include -I$(CURDIR)/$(DEBUG)/root/usr/include" \
+	  $(DEBUG_PYTHON) setup.py --quiet build --build-base build/debug --build-lib build/debug/lib
+	@touch $@
+
+sanitize: $(SANITIZED)/.built build/debug/lib/.built ## the C extensions under sanitizers and on a debug build of CPython (Debian)
+	for each in "pytest -q -p no:cacheprovider $(IN_C)" "tests.fuzz --plain --seconds $(SECONDS) $(FUZZED_IN_C)" \
+	  "tests.fuzz.extensions --calls 20000"; do \
+	  env LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" TRITONHTTP_IMPL=c \
+	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+	    PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) $(BIN)/python -m $$each || exit 1; \
+	done
+	$(DEBUG_PYTHON) -m pytest -q -p no:cacheprovider -W ignore::ResourceWarning tests/fuzz/test_extensions.py $(IN_C:tests/fuzz=)
+	$(DEBUG_PYTHON) -m tests.fuzz.extensions --calls 100000
+	$(BIN)/python -m tests.fuzz.extensions --calls 1000000
 
 bench: ## compare tritonhttp with its peers and a bare socket (ONLY=small: one case); writes benchmarks/RESULTS.md
 	$(PYTHON) benchmarks/run.py $(if $(ONLY),--only $(ONLY))

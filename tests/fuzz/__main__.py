@@ -30,7 +30,7 @@ from .targets import READERS, TARGETS, target
 #: Seconds after which a hang ends the program.
 _HANG = 60
 #: How many executions there are for one whose memory is measured, which takes long.
-_RARELY = 64
+_RARELY = 256
 _LARGEST = 4096
 
 
