@@ -48,7 +48,7 @@ def answered(encoder: Encoder, inputs: list[InferInput], memory: Any = bytes, co
 MEMORY = st.sampled_from([bytes, bytearray, lambda data: memoryview(bytearray(data))])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.lists(arrays(), min_size=1, max_size=6), MEMORY, st.sampled_from(["", "gzip", "deflate"]), st.booleans())
 def test_as_binary(encoder: Encoder, sent: list[np.ndarray], memory: Any, coding: str, copy: bool) -> None:
     inputs = [tensor(f"I{number}", array, copy=copy) for number, array in enumerate(sent)]
@@ -68,7 +68,7 @@ def test_many_alike(encoder: Encoder, data: st.DataObject) -> None:
         same(result.as_numpy(f"I{number}"), np.asarray(array))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(arrays().filter(lambda array: array.dtype.name != "bfloat16" and array.dtype.kind != "O"))
 def test_as_json(encoder: Encoder, sent: np.ndarray) -> None:
     """JSON has one NaN; all else comes back as it was."""
