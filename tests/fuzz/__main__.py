@@ -1,8 +1,8 @@
 """Fuzz targets: ``python -m tests.fuzz [--seconds 600] [--executions N] [--plain] [--keep] [TARGET ...]``.
 
-Where atheris is installed libFuzzer looks for inputs that reach new code; elsewhere, and with ``--plain``, the inputs of the
-corpus are mutated at random. The time is split over the targets. The status is 1 if there was a fault: the input is shown as
-a line for the corpus.
+Where atheris is installed libFuzzer looks for inputs that reach new code; elsewhere, and with ``--plain``, the
+inputs of the corpus are mutated at random. The time is split over the targets. The status is 1 if there was a
+fault: the input is shown as a line for the corpus.
 """
 
 # ruff: noqa: T201  a program
@@ -52,7 +52,9 @@ def plain(name: str, seconds: float, most: int, seed: int) -> tuple[int, bytes |
     done = 0
     while done < most and time.monotonic() < end:
         generator = random.Random(f"{name} {seed} {done}")
-        data = mutated(generator, generator.choice(seeds), generator.randrange(1, 6), corpus.TOKENS)[:_LARGEST]
+        data = mutated(generator, generator.choice(seeds), generator.randrange(1, 6), corpus.TOKENS)[
+            :_LARGEST
+        ]
         if done % 1024 == 0:
             faulthandler.dump_traceback_later(_HANG, exit=True)
         try:
@@ -65,6 +67,10 @@ def plain(name: str, seconds: float, most: int, seed: int) -> tuple[int, bytes |
     return done, None
 
 
+def _escaped(octet: int) -> str:
+    return f"\\x{octet:02x}"
+
+
 def guided(name: str, seconds: float, most: int, seed: int, keep: bool) -> tuple[int, list[bytes]]:
     """Let libFuzzer look for inputs; return the number of executions, and those of faults."""
     with tempfile.TemporaryDirectory() as folder:
@@ -73,20 +79,29 @@ def guided(name: str, seconds: float, most: int, seed: int, keep: bool) -> tuple
         for number, data in enumerate(corpus.inputs(name)):
             (Path(folder) / "corpus" / str(number)).write_bytes(data)
         words = Path(folder) / "words"
-        words.write_text(
-            "".join('"%s"\n' % "".join(f"\\x{byte:02x}" for byte in token) for token in corpus.TOKENS)
-        )
-        command = [sys.executable, "-m", "tests.fuzz.guided", name, f"-seed={seed % 2**32 or 1}", f"-dict={words}"]
+        words.write_text("".join(f'"{"".join(map(_escaped, token))}"\n' for token in corpus.TOKENS))
+        command = [
+            sys.executable,
+            "-m",
+            "tests.fuzz.guided",
+            name,
+            f"-seed={seed % 2**32 or 1}",
+            f"-dict={words}",
+        ]
         command += [f"-max_len={_LARGEST}", f"-timeout={_HANG}", "-rss_limit_mb=2048", "-close_fd_mask=0"]
         command += [f"-artifact_prefix={folder}/found/", "-print_final_stats=1"]
         limits = [f"-max_total_time={max(1, int(seconds))}", *([f"-runs={most}"] if most < 2**62 else [])]
-        done = subprocess.run([*command, *limits, f"{folder}/corpus"], stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [*command, *limits, f"{folder}/corpus"], stderr=subprocess.PIPE, text=True, check=False
+        )
         found = [path.read_bytes() for path in (Path(folder) / "found").iterdir()]
         if found or done.returncode:
             print(done.stdout, done.stderr[-5000:])
         if keep:
             subprocess.run(
-                [*command, "-merge=1", f"{folder}/merged", f"{folder}/corpus"], capture_output=True, check=False
+                [*command, "-merge=1", f"{folder}/merged", f"{folder}/corpus"],
+                capture_output=True,
+                check=False,
             )
             corpus.add(name, [path.read_bytes() for path in (Path(folder) / "merged").iterdir()])
         count = re.search(r"stat::number_of_executed_units: *([0-9]+)", done.stderr)
@@ -96,7 +111,9 @@ def guided(name: str, seconds: float, most: int, seed: int, keep: bool) -> tuple
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"one or more of {', '.join(TARGETS)}")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--executions", type=int, default=2**62, help="the most for each target")
@@ -117,8 +134,13 @@ def main() -> int:
             done, fault = plain(name, share, options.executions, options.seed)
             found = [] if fault is None else [fault]
         seconds = time.monotonic() - began
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN if is_guided else resource.RUSAGE_SELF).ru_maxrss >> 10
-        print(f"{name}: {done:,} executions in {seconds:.0f} s, {done / seconds:,.0f} a second, {peak} MiB at most")
+        peak = (
+            resource.getrusage(resource.RUSAGE_CHILDREN if is_guided else resource.RUSAGE_SELF).ru_maxrss
+            >> 10
+        )
+        print(
+            f"{name}: {done:,} executions in {seconds:.0f} s, {done / seconds:,.0f} a second, {peak} MiB at most"
+        )
         for data in found:
             print(f"FAULT of {name}:\n{data!r}")
         faults += len(found)

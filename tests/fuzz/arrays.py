@@ -42,7 +42,9 @@ def arrays(draw: Any, datatype: str | None = None, least: int = 0, most: int = _
         flat = np.frombuffer(octets, dtype).copy()
     array = flat.reshape(shape)
     layout = draw(
-        st.sampled_from(["C", "F", "every second", "backwards", "swapped", "read-only", "unaligned", "repeated"])
+        st.sampled_from(
+            ["C", "F", "every second", "backwards", "swapped", "read-only", "unaligned", "repeated"]
+        )
     )
     if layout == "F":
         array = np.asfortranarray(array)

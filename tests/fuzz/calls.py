@@ -41,7 +41,7 @@ class _Server:
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = "127.0.0.1:%d" % self._listener.getsockname()[1]
+        self.url = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._course: tuple[list[bytes], str] | None = None
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -138,7 +138,9 @@ def calls(data: bytes) -> None:
     server = _server()
     body = source.rest()
     if control & 8:
-        body = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks(body[:9] or b"0", body[9:] or b"0")
+        body = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks(
+            body[:9] or b"0", body[9:] or b"0"
+        )
     end = ("stay", "close", "close", "reset")[control & 3]
     cuts = sorted({source.byte() % (len(body) + 1) for _ in range(control >> 4 & 3)})
     server.answer([body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)], end)

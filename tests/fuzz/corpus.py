@@ -1,4 +1,4 @@
-"""The corpus: for each target a file of inputs, as Python writes bytes, one a line; lines of # say what one has found."""
+"""The corpus: for each target a file of inputs, one a line, as Python writes bytes. A line of # says what the next found."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ _FOLDER = Path(__file__).parent / "corpus"
 
 #: What mutations write into inputs.
 TOKENS: tuple[bytes, ...] = (
-    b"\r\n", b"\n\n", b"\r\n\r\n", b"\r\n ", b": ", b"HTTP/1.1 ", b"HTTP/1.0 200\r\n", b"100 Continue\r\n\r\n", b"204", b"304",
-    b"Content-Length: ", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n", b"Content-Encoding: gzip\r\n",
-    b"Inference-Header-Content-Length: ", b"0\r\n\r\n", b"ffffffffffffffff\r\n", b"5;a=b\r\n", b"18446744073709551616",
-    b"data: ", b"data:", b"event: error\n", b"\xef\xbb\xbf", b"\r", b"\x1f\x8b\x08", b"\x78\x9c", b"\0\0\0\0", b"\xff\xff\xff\xff",
-    b'{"outputs":[', b'"name":"O",', b'"datatype":"FP32",', b'"BYTES"', b'"BOOL"', b'"INT64"', b'"BF16"', b'"FP16"',
-    b'"shape":[', b'"data":[', b'"parameters":{', b'"binary_data_size":', b'"error":', b'"model_name":"m",', b"NaN", b"-Infinity",
-    b"1e999", b"null", b"true", b"[[", b"]]", b"{}", b"\\ud800", b"-1", b"0", b"9223372036854775808", b"xn--", b"%25", b"[::1]",
-    b"http://", b"unix://", b"@", b"\xc3\x9f", b"\xf0\x9f\x98\x80", b"\xed\xa0\x80",
+    b"\r\n", b"\n\n", b"\r\n\r\n", b"\r\n ", b": ", b"HTTP/1.1 ", b"HTTP/1.0 200\r\n",
+    b"100 Continue\r\n\r\n", b"204", b"304", b"Content-Length: ", b"Transfer-Encoding: chunked\r\n",
+    b"Connection: close\r\n", b"Content-Encoding: gzip\r\n", b"Inference-Header-Content-Length: ",
+    b"0\r\n\r\n", b"ffffffffffffffff\r\n", b"5;a=b\r\n", b"18446744073709551616", b"data: ", b"data:",
+    b"event: error\n", b"\xef\xbb\xbf", b"\r", b"\x1f\x8b\x08", b"x\x9c", b"\x00\x00\x00\x00",
+    b"\xff\xff\xff\xff", b'{"outputs":[', b'"name":"O",', b'"datatype":"FP32",', b'"BYTES"', b'"BOOL"',
+    b'"INT64"', b'"BF16"', b'"FP16"', b'"shape":[', b'"data":[', b'"parameters":{', b'"binary_data_size":',
+    b'"error":', b'"model_name":"m",', b"NaN", b"-Infinity", b"1e999", b"null", b"true", b"[[", b"]]",
+    b"{}", b"\\ud800", b"-1", b"0", b"9223372036854775808", b"xn--", b"%25", b"[::1]", b"http://",
+    b"unix://", b"@", b"\xc3\x9f", b"\xf0\x9f\x98\x80", b"\xed\xa0\x80",
 )  # fmt: skip
 
 

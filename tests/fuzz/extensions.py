@@ -1,7 +1,7 @@
-"""Calls of every function of the C extensions, those that fail included; and a program that repeats them a million times.
+"""Calls of every function of the C extensions, those that fail included; and a program that repeats them.
 
-``python -m tests.fuzz.extensions [--calls 1000000]`` fails if memory grows, or, on a debug build of CPython, if the count
-of all references does.
+``python -m tests.fuzz.extensions [--calls 1000000]`` fails if memory grows, or, on a debug build of CPython, if the
+count of all references does.
 """
 
 # ruff: noqa: T201  a program
@@ -39,7 +39,7 @@ _NETWORK = 10.0
 #: A peer in a process of its own: what is done to allocations here is not done there.
 _PEER = (
     "import socket, sys\nwith socket.socket(fileno=int(sys.argv[1])) as sock:\n"
-    " while sock.recv(7, socket.MSG_WAITALL): sock.sendall(%r)" % _ANSWER
+    f" while sock.recv(7, socket.MSG_WAITALL): sock.sendall({_ANSWER!r})"
 )
 Call = Callable[[], Any]
 #: A name, a call, and where it may leave something to be settled behind it, what does that.
@@ -73,7 +73,8 @@ def _refused(function: Callable[..., Any], *arguments: Any) -> Call:
     return call
 
 
-#: Makes bytes of an element, as `_as_bytes` does; in C, since CPython 3.11 loses the error of a frame without memory.
+#: Makes bytes of an element, as `_as_bytes` does; in C, because CPython 3.11 loses the error of a frame without
+#: memory.
 _convert = operator.getitem
 _CONVERTED = (b"converted",) * 9
 
@@ -138,7 +139,10 @@ def _searches(client: InferenceServerClient) -> Iterator[Case]:
         yield f"compose, {what}", composed
     yield "find, one argument", _refused(template.find, {})
     yield "compose, one argument", _refused(template.compose, {})
-    yield "compose, no number", _refused(template.compose, {}, None, None, None, "1", None, b"", b"", b"", b"")
+    yield (
+        "compose, no number",
+        _refused(template.compose, {}, None, None, None, "1", None, b"", b"", b"", b""),
+    )
 
 
 def _exchanges(sock: socket.socket) -> Iterator[Case]:
@@ -160,11 +164,12 @@ def _exchanges(sock: socket.socket) -> Iterator[Case]:
         """Give the connection back, as the transport does that resumes an exchange; it must be in one place."""
         place = places[0]
         if place is not None and place.connection is not None:
-            assert pool.holders == {place} and line not in pool.idle
+            assert pool.holders == {place}
+            assert line not in pool.idle
             line.ahead, line.came = 0, -1
             assert pool.give_back(place, reusable=True) is None
             places[0] = None
-        assert not pool.holders and pool.idle == [line], (pool.holders, pool.idle)
+        assert (pool.holders, pool.idle) == (set(), [line])
 
     def receive() -> Any:
         ends[1].send(b"hello")
@@ -249,7 +254,8 @@ def _rss() -> int:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-#: References that numpy takes in a call: its wheel is no debug build, and does not count them, but Python counts their end.
+#: References that numpy takes in a call: its wheel is no debug build, and does not count them, but Python counts
+#: their end.
 _UNCOUNTED = {
     "fill": 1,
     "fill, an array of numbers": 1,
@@ -259,7 +265,9 @@ _UNCOUNTED = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--calls", type=int, default=1_000_000, help="of each kind")
     options = parser.parse_args()
     count: int = options.calls
@@ -272,7 +280,11 @@ def main() -> int:
         for name, call, settle in all_of_them:
             _grown(counted, call, settle, 200)
             memory, began = _memory(), time.monotonic()
-            drift = _grown(counted, call, settle, count) - own + _UNCOUNTED.get(name, 0) * bool(references) * count
+            drift = (
+                _grown(counted, call, settle, count)
+                - own
+                + _UNCOUNTED.get(name, 0) * bool(references) * count
+            )
             more = _memory() - memory
             shown = f", references {drift:+}" if references else ""
             leaked = bool(drift) or more > (2 << 20) + count

@@ -15,8 +15,8 @@ __all__ = ["PER_BYTE", "SECONDS", "Fault", "Source", "be_strict", "checked", "me
 
 #: Limit on one execution, in seconds of its thread's CPU time; of a wait in seconds of the clock.
 SECONDS = 2.0
-#: Limit on what Python and numpy allocate at the same time in one execution: `_FIXED` bytes, and so many for each byte
-#: of input. orjson makes an object of up to 72 bytes of a byte of JSON, and a target reads its input up to three times.
+#: Limit on what Python and numpy have allocated at any time in one execution: `_FIXED` bytes, and so many for each
+#: byte of input. orjson makes up to 72 bytes of a byte of JSON, and a target reads its input up to three times.
 PER_BYTE = 256
 _FIXED = 1 << 20
 
@@ -67,7 +67,7 @@ def checked(run: Callable[[bytes], None], data: bytes) -> None:
 
 
 def measured(run: Callable[[bytes], None], data: bytes) -> int:
-    """Run a target on an input; return the peak of its memory in bytes, or raise :class:`Fault` beyond the limit."""
+    """Run a target on an input; return its peak of memory in bytes, or raise :class:`Fault` beyond the limit."""
     tracemalloc.start()
     try:
         run(data)
@@ -80,7 +80,7 @@ def measured(run: Callable[[bytes], None], data: bytes) -> int:
 
 
 def mutated(generator: random.Random, data: bytes, times: int, tokens: tuple[bytes, ...]) -> bytes:
-    """Return the data with so many changes: cut off, bytes put in, taken out, repeated or changed, tokens written."""
+    """Return the data with so many changes: cut off, bytes put in, removed, repeated or changed, tokens written."""
     changed = bytearray(data)
     for _ in range(times):
         position = generator.randrange(len(changed) + 1)

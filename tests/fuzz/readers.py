@@ -1,4 +1,4 @@
-"""The readers as targets: functions of bytes without a network. What they raise, but for the error tree, is a fault.
+"""The readers as targets: functions of bytes without a network. What they raise beyond the error tree is a fault.
 
 The first bytes of an input decide how it is read: in which pieces, with which limits, as which answer.
 """
@@ -90,9 +90,9 @@ def _read(reader: ResponseReader, pieces: Iterable[bytes], eof: bool, stream: bo
         raise Fault("a stream whose body is not open")
     head = response.head
     body = b"".join(taken) if reader.open else bytes(response.body)
-    if head.content_length is not None and not reader.open and len(body) != head.content_length:
-        if not reader._tunnel:
-            raise Fault("another size than the head says")
+    size = None if reader.open or reader._tunnel else head.content_length
+    if size is not None and len(body) != size:
+        raise Fault("another size than the head says")
     return head.status, head.reason, sorted(head.headers.items()), body
 
 
@@ -125,8 +125,12 @@ def _response(data: bytes, start: bytes = b"") -> None:
 
 
 def _chunks(data: bytes) -> None:
-    _response(data[:2] + data[3:], _OK + (b"", b"Content-Type: text/event-stream\r\n")[data[2:3] > b"\x7f"]
-              + b"Transfer-Encoding: chunked\r\n\r\n")
+    _response(
+        data[:2] + data[3:],
+        _OK
+        + (b"", b"Content-Type: text/event-stream\r\n")[data[2:3] > b"\x7f"]
+        + b"Transfer-Encoding: chunked\r\n\r\n",
+    )
 
 
 # -- streams and codings -----------------------------------------------------------------------------
@@ -164,14 +168,16 @@ def _sse(data: bytes) -> None:
     source = Source(data)
     control, cut = source.byte(), source.byte()
     data = source.rest()
-    # Where an event ends for its size depends on the pieces, so that only whole streams are compared below the limit.
+    # Which event exceeds a small limit depends on the pieces.
     limit = 1 << 20 if control & 1 else 50
     whole = _events([data], limit)
     if control & 1:
         _same(_events(_cut(data, cut or 1), limit), whole, "events in pieces != whole")
     else:
         _events(_cut(data, cut or 1), limit)
-    kind = ("text/event-stream", "application/json", "TEXT/EVENT-STREAM ; charset=utf-8", "")[control >> 1 & 3]
+    kind = ("text/event-stream", "application/json", "TEXT/EVENT-STREAM ; charset=utf-8", "")[
+        control >> 1 & 3
+    ]
     interpret = as_result if control & 8 else as_dict
     first = _answers([data], kind, "", interpret)
     if kind:  # without a type the first piece decides
@@ -196,7 +202,9 @@ def _undone(pieces: Iterable[bytes], coding: str, limit: int) -> Any:
 def _compression(data: bytes) -> None:
     source = Source(data)
     control, cut = source.byte(), source.byte()
-    coding = ("gzip", "deflate", "gzip, deflate", "x-gzip,identity", "deflate,deflate,gzip", "br")[(control & 7) % 6]
+    coding = ("gzip", "deflate", "gzip, deflate", "x-gzip,identity", "deflate,deflate,gzip", "br")[
+        (control & 7) % 6
+    ]
     limit = 1000 if control & 64 else 1 << 16
     data = source.rest()
     if control & 128:  # good data, then damaged
@@ -221,7 +229,7 @@ def _of_result(result: InferResult) -> Any:
     """Use all that a result offers; return its JSON and arrays."""
     repr(result), str(result.outputs), result.keys(), dict.fromkeys(result)
     found = {}
-    for name in result.keys():
+    for name in result:
         for use in (result.as_numpy, result.classes, result.get_output, result.__getitem__):
             try:
                 value = outcome(use, name)

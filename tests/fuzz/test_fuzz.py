@@ -16,6 +16,12 @@ from .targets import READERS, TARGETS, target
 pytestmark = pytest.mark.filterwarnings("ignore:not ready. ")
 
 
+def replayed(name: str) -> None:
+    run = target(name)
+    for data in corpus.inputs(name):
+        run(data)
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_the_corpus_keeps_within_the_limits(name: str) -> None:
     run = target(name)
@@ -25,9 +31,7 @@ def test_the_corpus_keeps_within_the_limits(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(TARGETS) - set(READERS) - {"requests"}))
 def test_the_corpus_of_the_others(name: str) -> None:
-    run = target(name)
-    for data in corpus.inputs(name):
-        run(data)
+    replayed(name)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -60,9 +64,9 @@ def test_a_fault_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(bytes_tensor, "_decode_items", lambda data, count: [b"wrong"])
     with pytest.raises(AssertionError, match="C != Python"):
-        for data in corpus.inputs("bytes"):
-            target("bytes")(data)
-    monkeypatch.setattr(sse.EventReader, "_after_cr", property(lambda self: False, lambda self, value: None), raising=False)
+        replayed("bytes")
+    monkeypatch.setattr(
+        sse.EventReader, "_after_cr", property(lambda self: False, lambda self, value: None), raising=False
+    )
     with pytest.raises(AssertionError, match="in pieces != whole"):
-        for data in corpus.inputs("sse"):
-            target("sse")(data)
+        replayed("sse")

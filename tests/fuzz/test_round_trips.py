@@ -27,12 +27,18 @@ def encoder() -> Iterator[Encoder]:
         yield client._encoder
 
 
-def answered(encoder: Encoder, inputs: list[InferInput], memory: Any = bytes, coding: str = "") -> InferResult:
+def answered(
+    encoder: Encoder, inputs: list[InferInput], memory: Any = bytes, coding: str = ""
+) -> InferResult:
     """Return the result of a server that gives each input back as it came."""
     request = b"".join(map(bytes, encoder.encode(Inference("m", inputs), None, None).buffers))
     head, _, body = request.partition(b"\r\n\r\n")
     size = next(
-        (int(line[33:]) for line in head.split(b"\r\n") if line.startswith(b"Inference-Header-Content-Length: ")),
+        (
+            int(line[33:])
+            for line in head.split(b"\r\n")
+            if line.startswith(b"Inference-Header-Content-Length: ")
+        ),
         len(body),
     )
     asked = orjson.loads(body[:size])
@@ -49,7 +55,12 @@ MEMORY = st.sampled_from([bytes, bytearray, lambda data: memoryview(bytearray(da
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.lists(arrays(), min_size=1, max_size=6), MEMORY, st.sampled_from(["", "gzip", "deflate"]), st.booleans())
+@given(
+    st.lists(arrays(), min_size=1, max_size=6),
+    MEMORY,
+    st.sampled_from(["", "gzip", "deflate"]),
+    st.booleans(),
+)
 def test_as_binary(encoder: Encoder, sent: list[np.ndarray], memory: Any, coding: str, copy: bool) -> None:
     inputs = [tensor(f"I{number}", array, copy=copy) for number, array in enumerate(sent)]
     for _ in range(2):  # the second time from what is remembered

@@ -518,7 +518,9 @@ def test_a_malformed_head_is_refused(head: bytes, explicit: bool) -> None:
 
 
 def test_sizes_whose_sum_has_more_digits_than_python_shows_are_refused() -> None:
-    many = b",".join(b'{"name":"%d","parameters":{"binary_data_size":%s}}' % (n, b"9" * 4300) for n in range(20))
+    many = b",".join(
+        b'{"name":"%d","parameters":{"binary_data_size":%s}}' % (n, b"9" * 4300) for n in range(20)
+    )
     with pytest.raises(ProtocolError, match="binary_data_size as a size"):
         decode_response(b'{"outputs":[%b],"x":NaN}' % many, None)
 
@@ -563,7 +565,9 @@ def test_a_malformed_shape_is_refused_with_the_outputs_name(shape: Any, binary: 
         tensor(body, head)
 
 
-@pytest.mark.parametrize("shape", [[1] * 65, [2**62, 2**62, 0], [2**31, 2**31, 2**31, 0], [10**18] * 300], ids=len)
+@pytest.mark.parametrize(
+    "shape", [[1] * 65, [2**62, 2**62, 0], [2**31, 2**31, 2**31, 0], [10**18] * 300], ids=len
+)
 @pytest.mark.parametrize("datatype", ["INT32", "BYTES"])
 @pytest.mark.parametrize("binary", [True, False])
 def test_a_shape_that_no_array_has_is_refused(shape: list[int], binary: bool, datatype: str) -> None:

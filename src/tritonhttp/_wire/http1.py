@@ -593,7 +593,10 @@ class ResponseReader:
 
     def _incomplete_head(self, searched: int) -> bool:
         start = bytes(self.view[: min(self._filled, 40)])
-        if not start.startswith(_START[: len(start)]) or self._scratch.find(b"\n\n", searched, self._filled) >= 0:
+        if (
+            not start.startswith(_START[: len(start)])
+            or self._scratch.find(b"\n\n", searched, self._filled) >= 0
+        ):
             raise _no_http(start)
         if self._filled == MAX_HEAD:
             raise ProtocolError(f"the response's head is longer than {MAX_HEAD} bytes")
