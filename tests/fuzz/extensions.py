@@ -1,6 +1,6 @@
 """Calls of every function of the C extensions, those that fail included; and a program that repeats them.
 
-``python -m tests.fuzz.extensions [--calls 1000000]`` fails if memory grows, or, on a debug build of CPython, if the
+``python -m tests.fuzz.extensions [--calls 1000000]`` fails if memory grows, or, on a debug build, if the
 count of all references does.
 """
 

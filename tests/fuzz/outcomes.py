@@ -46,7 +46,7 @@ class Source:
 def be_strict() -> None:
     """Make faults of warnings, but for the library's own advice."""
     warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", "not ready: ")
+    warnings.filterwarnings("ignore", "not ready: |timeout=")
 
 
 def outcome(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -67,7 +67,7 @@ def checked(run: Callable[[bytes], None], data: bytes) -> None:
 
 
 def measured(run: Callable[[bytes], None], data: bytes) -> int:
-    """Run a target on an input; return its peak of memory in bytes, or raise :class:`Fault` beyond the limit."""
+    """Run a target on an input; return its peak of memory, or raise :class:`Fault` beyond the limit."""
     tracemalloc.start()
     try:
         run(data)

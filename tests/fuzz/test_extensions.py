@@ -1,4 +1,4 @@
-"""Every allocation of the C extensions fails once: a MemoryError, or a call that is left to Python; then all is fine."""
+"""Every allocation of the C extensions fails once: a MemoryError, or a call left to Python; then all is fine."""
 
 from __future__ import annotations
 
