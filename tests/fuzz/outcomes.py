@@ -67,7 +67,7 @@ def checked(run: Callable[[bytes], None], data: bytes) -> None:
 
 
 def measured(run: Callable[[bytes], None], data: bytes) -> int:
-    """Run a target on an input; return its peak of memory, or raise :class:`Fault` beyond the limit."""
+    """Run a target on an input; return the peak of memory, or raise :class:`Fault` beyond the limit."""
     tracemalloc.start()
     try:
         run(data)
