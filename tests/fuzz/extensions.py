@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -67,7 +68,7 @@ def _refused(function: Callable[..., Any], *arguments: Any) -> Call:
             return function(*arguments)
         except MemoryError:
             raise
-        except (BufferError, OverflowError, TypeError, ValueError, OSError, RuntimeError, KeyError) as error:
+        except (BufferError, OverflowError, TypeError, ValueError, OSError, RuntimeError, LookupError, AttributeError) as error:
             return type(error)
 
     return call
@@ -77,6 +78,21 @@ def _refused(function: Callable[..., Any], *arguments: Any) -> Call:
 #: memory.
 _convert = operator.getitem
 _CONVERTED = (b"converted",) * 9
+
+
+def _encode_meddled(c: Any, meddle: Callable[[list[Any]], object]) -> Any:
+    """Encode a list that changes while its items are converted."""
+    items = [b"first", object()]
+
+    def convert(item: Any, index: int) -> bytes:
+        meddle(items)
+        return b"converted"
+
+    return c.encode(items, convert)
+
+
+def _replace_first(items: list[Any]) -> None:
+    items[0] = b"longer than the first"
 
 
 def _frames() -> Iterator[Case]:
@@ -89,6 +105,8 @@ def _frames() -> Iterator[Case]:
     yield "encode, an item is refused", _refused(lambda: c.encode([b"a", None], _convert))
     yield "encode, a lone surrogate", _refused(lambda: c.encode(["\ud800"], _convert))
     yield "encode, converted to no bytes", _refused(lambda: c.encode([["text"]], _convert))
+    yield "encode, converting empties the list", _refused(lambda: _encode_meddled(c, list.clear))
+    yield "encode, converting replaces an item", _refused(lambda: _encode_meddled(c, _replace_first))
     yield "encode, no list", _refused(lambda: c.encode((), _convert))
     yield "encode_fixed", lambda: c.encode_fixed(words, 3)
     yield "encode_fixed, no whole number", _refused(c.encode_fixed, words, 5)
@@ -115,6 +133,8 @@ def _searches(client: InferenceServerClient) -> Iterator[Case]:
         ("no size", [inputs[0]], None, {"size": None}),
         ("no json", [inputs[1]], None, {"json": None}),
         ("another size", [inputs[2]], None, {"size": 99}),
+        ("many outputs", inputs[:1], [InferRequestedOutput(f"o{number}") for number in range(24)], {}),
+        ("no buffer", [InferInput.from_numpy("n", np.arange(3))], None, {}),
         ("too large", [*inputs, inputs[0]], None, {"size": 1 << 40}),
     ):
         inference = Inference("model", given, "1", outputs)
@@ -122,6 +142,8 @@ def _searches(client: InferenceServerClient) -> Iterator[Case]:
             made = client._encoder.encode(inference, None, None).template
             for name, value in spoil.items():
                 setattr(made, name, value)
+        if what == "no buffer":
+            given[0]._binary = object()
         table = client._encoder.templates
         rest: tuple[Any, ...] = (COALESCE, template.LARGEST, b"?q", b"A: b\r\n", b'"id":"1",', None)
 
@@ -155,10 +177,42 @@ def _exchanges(sock: socket.socket) -> Iterator[Case]:
     room = bytearray(16)
 
     places: list[Any] = [None]
+    others = [Track() for _ in range(8)]
 
-    def repeat(start: bytes = _START, size: int = len(_ANSWER), until: Any = None) -> Any:
-        places[0] = place = Place()
-        return repeater.repeat(place, _REQUEST, start, 4, size, until)
+    def repeat(
+        start: bytes = _START, size: int = len(_ANSWER), until: Any = None, place: Any = None, by: Any = repeater
+    ) -> Any:
+        places[0] = place = place or Place()
+        return by.repeat(place, _REQUEST, start, 4, size, until)
+
+    def in_line(ahead: int) -> Any:
+        pool.line.extend([Place() for _ in range(ahead)])
+        place: Any = Place()
+        pool.line.append(place)
+        return repeat(place=place)
+
+    def with_connection() -> Any:
+        place: Any = Place()
+        pool.holders.add(place)
+        place.connection = pool.idle.pop()
+        return repeat(place=place)
+
+    def cancelled() -> Any:
+        place: Any = Place()
+        place.cancelled = True
+        return repeat(place=place)
+
+    def of(idle: Any) -> Any:
+        pool.idle = idle
+        return repeat()
+
+    def crowd() -> None:
+        """Have more idle connections, in a list that is made smaller when one is taken."""
+        settle()
+        pool.idle = []
+        for each in (*others[:7], line, others[7]):
+            pool.idle.append(each)
+        pool.idle.pop()
 
     def settle() -> None:
         """Give the connection back, as the transport does that resumes an exchange; it must be in one place."""
@@ -168,8 +222,15 @@ def _exchanges(sock: socket.socket) -> Iterator[Case]:
             assert line not in pool.idle
             line.ahead, line.came = 0, -1
             assert pool.give_back(place, reusable=True) is None
-            places[0] = None
-        assert (pool.holders, pool.idle) == (set(), [line])
+        places[0] = None
+        assert not pool.holders
+        assert pool.idle.count(line) == 1
+        pool.line.clear()
+        pool.idle = [line]
+
+    def settle_tuple() -> None:
+        pool.idle = [line]
+        settle()
 
     def receive() -> Any:
         ends[1].send(b"hello")
@@ -202,6 +263,17 @@ def _exchanges(sock: socket.socket) -> Iterator[Case]:
     yield "repeat, too late", lambda: repeat(until=time.monotonic() - 1), settle
     yield "repeat, armed otherwise", lambda: unfit(armed=3.0), settle
     yield "repeat, expired", lambda: unfit(expires=0.0), settle
+    yield "repeat, first in line", lambda: in_line(0), settle
+    yield "repeat, third in line", lambda: in_line(2), settle
+    yield "repeat, behind all room", lambda: in_line(9), settle
+    yield "repeat, with a connection", with_connection, settle
+    yield "repeat, cancelled", cancelled, settle
+    yield "repeat, idle is a tuple", lambda: of((line,)), settle_tuple
+    yield "repeat, a connection of another kind", lambda: of([line, object()]), settle_tuple
+    yield "repeat, of a pool without books", _refused(lambda: repeat(by=Repeater(None, 1.0, 1.0))), settle
+    crowd()
+    yield "repeat, of many", repeat, crowd
+    settle()
     yield "repeat, no arguments", _refused(repeater.repeat)
     yield "repeat, no numbers", _refused(lambda: repeater.repeat(Place(), b"", b"", "1", 2, None))
     yield "repeat, sizes of no answer", _refused(lambda: repeater.repeat(Place(), b"", b"", 3, 2, None))
@@ -216,6 +288,7 @@ def _exchanges(sock: socket.socket) -> Iterator[Case]:
     yield "attach, no memory", _refused(lambda: Track().attach(0, b""))
     yield "Track, an argument", _refused(Track, 1)
     yield "Place", lambda: type(Place())
+    yield "Place, referred to", lambda: weakref.ref(Place())() is None
     yield "Place, an argument", _refused(Place, 1)
     yield "Repeater", lambda: type(Repeater(pool, 1.0, 2.0))
     yield "Repeater, no arguments", _refused(Repeater)
