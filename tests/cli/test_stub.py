@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import importlib.util
 import json
@@ -220,6 +221,31 @@ def test_odd_names(tmp_path: Path) -> None:
     assert module.Model1OddModel(Client())(**given, a_b_=7, timeout=5) == {"ok": 1}
     names = {"class": 1, "a b": 2, "timeout": 3, "self": 4, "1": 5, "__private": 6, "\\": 8, "ünï": 9}
     assert asked == [(ODD.name,), ({**names, "np": 10, "given": 11, "new": 12, "a-b": 7}, {"timeout": 5})]
+
+
+ENDING = """FP32\"\"\"\n        raise SystemExit\n        '''\n\"\"\"\nraise SystemExit\n\"\"\" \\"""
+
+
+@pytest.mark.parametrize("place", ["model", "version", "input", "output", "datatype", "output datatype"])
+def test_nothing_that_a_server_says_becomes_code(tmp_path: Path, place: str) -> None:
+    """A stub has the statements of any other, whatever is in the server's text."""
+
+    def stub(evil: str) -> str:
+        def at(name: str, text: str) -> str:
+            return evil if name == place else text
+
+        inputs = (TensorInfo(at("input", "A"), at("datatype", "FP32"), (1,), True),)
+        outputs = (TensorInfo(at("output", "O"), at("output datatype", "FP32"), (1,)),)
+        return source(Signature(at("model", "m"), inputs, outputs), at("version", "1"))
+
+    path = tmp_path / "stub.py"
+    path.write_text(stub(ENDING), "utf-8")
+    assert load(path)  # ENDING would end the program
+    statements = [
+        [type(node).__name__ for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)]
+        for text in (stub(ENDING), stub("x y"))
+    ]
+    assert statements[0] == statements[1]
 
 
 def test_check(run: Run, tmp_path: Path) -> None:

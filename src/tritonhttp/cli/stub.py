@@ -314,9 +314,9 @@ def _input_type(info: TensorInfo) -> str:
 
 
 def _in_docstring(info: TensorInfo) -> str:
-    """Describe a tensor in a docstring; a name cannot end it."""
-    name = info.name.encode("unicode_escape").decode("ascii").replace("\\", "\\\\").replace('"', '\\"')
-    return f"{name}: {info.datatype} of shape {list(info.shape)}{', optional' if info.optional else ''}"
+    """Describe a tensor in a docstring. Nothing of it can end that: all of it is the server's text."""
+    text = f"{info.name}: {info.datatype} of shape {list(info.shape)}{', optional' if info.optional else ''}"
+    return text.encode("unicode_escape").decode("ascii").replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _parameter_names(inputs: Iterable[TensorInfo]) -> dict[str, str]:
