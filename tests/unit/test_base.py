@@ -168,6 +168,9 @@ def test_callers_dicts_are_never_changed(server: Any, client_of: Opener) -> None
         {5: "a"},
         {"Content-Length": "5"},
         {"content-length": 0},
+        {"Host": ["a", "b"]},
+        {"host": []},
+        {"Content-Type": ("a/b", "c/d")},
     ],
 )
 def test_headers_that_cannot_be_sent_are_refused(server: Any, client_of: Opener, headers: Any) -> None:

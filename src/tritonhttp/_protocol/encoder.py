@@ -61,6 +61,9 @@ class Message(NamedTuple):
 #: What :meth:`Template.opening` takes of a call's own: query, header lines, id, parameters.
 _Own: TypeAlias = "tuple[bytes, bytes, bytes, bytes | None]"
 
+#: Headers that a request has once.
+_ONCE = frozenset(("host", "content-type"))
+
 #: What `infer` has by default; another empty text is no other object in CPython, and costs little elsewhere.
 _NO_ID = ""
 #: NamedTuple's own __new__ is a function of Python's.
@@ -263,6 +266,8 @@ class Encoder:
             lowered = name.lower()
             if lowered == "transfer-encoding":
                 raise refuse_framing()
+            if lowered in _ONCE and line.count("\n") != 1:  # servers and gateways could each take another one
+                raise InvalidRequest(f"header {name}: expected one value, got {len(value)}")
             if lowered != "content-length":
                 lines[lowered] = line
             elif str(value) != str(length):
