@@ -7,7 +7,9 @@ import traceback
 
 import pytest
 
-from tritonhttp import InferenceServerException, Retry
+from tritonhttp import InferenceServerException, Retry, ServerError
+from tritonhttp._basics.log import logger
+from tritonhttp.auth import BearerAuth
 from tritonhttp.events import Call
 
 from .servers import HEALTHY, Sends, answer
@@ -84,6 +86,47 @@ def test_the_server_gets_them(serve, open_client, call):
         in server.requests[0]
     )
     assert b"X-Functions-Key: sesame" in server.requests[0]
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
+def test_a_redirect_takes_no_credentials_to_another_host(serve, open_client, call, status):
+    other = serve()
+    location = f"Location: http://{other.url}/v2\r\n"
+    client = open_client(serve(Sends(answer(b"", status, headers=location))).url)
+    client.register_plugin(BearerAuth("sesame"))
+    with pytest.raises(ServerError, match="redirect to .* not followed"):
+        call(client, headers=HEADERS)
+    assert other.connections == 0
+
+
+def test_a_cookie_of_a_server_is_not_kept(serve, open_client, call):
+    body = b'{"name":"healthy","model_name":"healthy","outputs":[]}'
+    server = serve(Sends(answer(body, headers="Set-Cookie: a=b\r\n"), "go on"))
+    client = open_client(server.url)
+    for _ in range(2):
+        assert call(client) == HEALTHY
+    assert len(server.requests) == 2
+    assert b"ookie" not in b"".join(server.requests)
+
+
+HOSTILE = [
+    b'{"error": "no\\nWARNING:root:all is well\\u001b[2J\\u2028"}',
+    b"<html>no\rWARNING\x1b[2J</html>",
+]
+
+
+@pytest.mark.parametrize("body", HOSTILE)
+def test_words_of_a_server_forge_no_line_of_the_log(serve, open_client, body, capsys, caplog):
+    caplog.set_level(logging.DEBUG)
+    client = open_client(serve(Sends(answer(body, "500 No\x1b[2J"))).url, verbose=True)
+    with pytest.raises(InferenceServerException) as caught:
+        client.get_server_metadata()
+    logger.warning("the server said: %s", caught.value)
+    assert len(caplog.records) > 1
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 2
+    assert all(line.isprintable() for line in out.splitlines())
 
 
 def test_a_proxys_password_is_in_no_representation(open_client):

@@ -1,6 +1,7 @@
 """The library logs to the logger "tritonhttp", and with `verbose=True` to stdout.
 
-The log shows the sizes of bodies, not their contents, and hides credentials (see `redaction`).
+The log shows the sizes of bodies, not their contents, and hides credentials (see `redaction`). A message is one line:
+a server whose words are logged cannot forge another one, or change the terminal.
 """
 
 from __future__ import annotations
@@ -9,10 +10,21 @@ import logging
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from .redaction import printable
+
 __all__ = ["logger", "verbose_logger"]
+
+
+def _one_line(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    if not text.isprintable():
+        record.msg, record.args = printable(text), None
+    return True
+
 
 logger = logging.getLogger("tritonhttp")
 logger.addHandler(logging.NullHandler())
+logger.addFilter(_one_line)
 
 
 if TYPE_CHECKING:
@@ -36,4 +48,5 @@ def verbose_logger() -> logging.Logger:
     """Return a logger that prints each message on stdout, independent of the program's logging."""
     verbose = logging.Logger("tritonhttp.verbose", logging.DEBUG)
     verbose.addHandler(_Stdout())
+    verbose.addFilter(_one_line)
     return verbose

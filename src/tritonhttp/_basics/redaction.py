@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["is_secret", "masked", "without_credentials", "without_secrets"]
+__all__ = ["is_secret", "masked", "printable", "without_credentials", "without_secrets"]
 
 HIDDEN = "***"
 
@@ -118,3 +118,11 @@ def _decoded(name: str) -> str:
 def without_credentials(url: object) -> str:
     """Return what was given as a URL, for a message that refuses it: without user, password and query."""
     return re.sub(r"(?si)^([a-z]+://)?.*@", rf"\1{HIDDEN}@", re.sub(r"(?s)\?.*", "?…", str(url)))
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return text without control characters, which could change the terminal; they are shown as escapes."""
+    return "".join(
+        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode("ascii")
+        for each in text
+    )

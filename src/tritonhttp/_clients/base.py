@@ -259,10 +259,9 @@ class ClientBase(Fleet, Overrides):
         """Log a request for `verbose`."""
         target = f"{self._origin}{message.target}" if self._shows_origin else message.target
         given, size = self._encoder.call_headers(operation, headers)
-        shown = f"\n<{size} bytes>" if size else ""
-        self._log.debug(
-            "%s %s, headers %s%s", operation.method, without_secrets(target), masked(given.items()), shown
-        )
+        self._log.debug("%s %s, headers %s", operation.method, without_secrets(target), masked(given.items()))
+        if size:
+            self._log.debug("<%d bytes>", size)
 
     def _note(self, operation: Operation[Any], response: Response) -> None:
         """Log a response for `verbose`, and in the reference's words what it means."""

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .._basics.redaction import printable
+
 __all__ = [
     "as_json",
     "data",
@@ -27,14 +29,6 @@ __all__ = [
 
 #: A cell, or a cell and its style.
 Cell = str | tuple[str, str]
-
-
-def printable(text: str, keep: str = "") -> str:
-    """Return text without control characters, which could change the terminal; they are shown as escapes."""
-    return "".join(
-        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode("ascii")
-        for each in text
-    )
 
 
 def one_line(text: str) -> str:
