@@ -18,6 +18,7 @@ class _Handler(Handler):
         """Return the request's body; None if the request was refused."""
         self.owner.seen.append(self.requestline)
         self.owner.hosts.append(self.headers.get("Host"))
+        self.owner.headers.append(list(self.headers))
         body = self.read()
         if self.owner.expected in (None, self.headers.get("Proxy-Authorization")):
             return body
@@ -55,13 +56,15 @@ class _Handler(Handler):
 
 
 class Proxy(HandlerServer):
-    """Runs while its block does. `seen` are the request lines, `hosts` the Host headers that came with them."""
+    """Runs while its block does. `seen` are the request lines, `headers` the names of the headers that came with
+    them, and `hosts` their Host."""
 
     handler = _Handler
 
     def __init__(self, credentials: str = "") -> None:
         self.seen: list[str] = []
         self.hosts: list[str | None] = []
+        self.headers: list[list[str]] = []
         self.expected = f"Basic {base64.b64encode(credentials.encode()).decode()}" if credentials else None
 
 

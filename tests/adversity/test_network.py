@@ -27,6 +27,7 @@ from tritonhttp._transport import route
 from tritonhttp._transport.pool import Place
 from tritonhttp._transport.trace import Trace
 from tritonhttp._wire.requests import encode_head
+from tritonhttp.auth import BearerAuth
 from tritonhttp.errors import ConnectError, ConnectRefused, ConnectTimeout, TLSError
 
 from ..clients import tensor, wait_until
@@ -316,6 +317,17 @@ def test_a_proxy_gets_user_and_password_and_the_server_does_not(
     for _ in range(2):
         assert call(client) == HEALTHY
     assert all(b"Proxy-" not in head for head in server.requests)
+
+
+def test_a_proxy_that_opens_a_tunnel_gets_no_headers_of_calls(
+    serve, proxy, open_client, call, server_context, secure
+):
+    server = serve(context=server_context)
+    client = open_client(server.url, proxy=proxy.url, **secure)
+    client.register_plugin(BearerAuth("sesame"))
+    assert call(client, headers={"X-Api-Key": "sesame"}) == HEALTHY
+    assert proxy.headers == [["Host"]]
+    assert b"Bearer sesame" in server.requests[0]
 
 
 def test_a_proxy_that_forwards_refuses_with_its_own_answer(serve, guarded, open_client, call, caplog):

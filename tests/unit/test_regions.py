@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -51,7 +52,9 @@ class Holder:
 def test_a_name_is_unguessable_and_belongs_to_its_holder():
     holder = Holder()
     mine, other = names.claim(holder), names.claim(holder)
-    assert mine != other
+    drawn = {name.rpartition("-")[2] for name in (mine, other)}
+    assert len(drawn) == 2
+    assert all(re.fullmatch("[0-9a-f]{16}", each) for each in drawn), "64 bits of the system's randomness"
     assert len(mine) < 200
     assert mine.startswith(names.PREFIX)
     assert not names.is_left_behind(mine)

@@ -99,6 +99,21 @@ def test_a_region_lives_from_create_to_destroy(create: Create, key: str) -> None
     assert handle.byte_size == 0
 
 
+@pytest.mark.parametrize("without", [False, True])
+def test_only_its_user_may_open_a_region(
+    create: Create, key: str, without: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if without:
+        monkeypatch.setattr(memory, "_posixshmem", None)
+    before = os.umask(0)
+    try:
+        create()
+    finally:
+        os.umask(before)
+    status = (SHM / key.lstrip("/")).stat()
+    assert (status.st_mode & 0o777, status.st_uid) == (0o600, os.geteuid())
+
+
 def test_attributes_of_the_references_handle(create: Create, key: str) -> None:
     handle = create(8)
     assert (handle._triton_shm_name, handle._shm_key) == ("region", key)
