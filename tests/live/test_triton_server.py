@@ -199,6 +199,26 @@ def test_a_killed_owner_takes_its_server_along_though_a_forked_child_lives(owner
         os.kill(child, signal.SIGKILL)
 
 
+def test_no_command_line_shows_the_environment(monkeypatch, start_server):
+    """Every user of the machine may read the arguments of a process, and only its user its environment."""
+    monkeypatch.setenv("SECRET_OF_THE_TESTS", "sesame")
+    server = start_server(models=["add_sub"])
+    assert server._supervisor is not None
+    assert add(server.url) == [0, 2, 4]
+    lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (server._supervisor.pid, server._pid)]
+    assert all(lines)
+    assert not any(b"sesame" in line or b"SECRET" in line for line in lines)
+
+
+def test_a_server_listens_on_this_machine_only(triton_server):
+    host, _, port = triton_server.url.rpartition(":")
+    if host != "127.0.0.1":
+        pytest.skip("another server")
+    # On Linux, a server that listens on all addresses answers at this one too.
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", int(port)), timeout=5)
+
+
 def test_a_repository_of_ones_own_is_served(start_server, tmp_path):
     folder = tmp_path / "models" / "mine" / "1"
     folder.mkdir(parents=True)

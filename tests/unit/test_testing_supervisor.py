@@ -44,11 +44,14 @@ class Supervised:
         }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", _supervisor.__file__, json.dumps(order)],
+                [sys.executable, "-I", "-S", _supervisor.__file__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{json.dumps(order)}\n".encode())
+        self.process.stdin.flush()
         self.shared = Path("/dev/shm") / f"{self.prefix}region"
         self.shared.touch()
 
@@ -142,6 +145,14 @@ def test_a_dead_owner_ends_the_server_though_the_pipe_is_open(tmp_path, supervis
     supervised = supervise(owner=os.getppid())
     supervised.process.wait(10)
     assert not supervised.shared.exists()
+
+
+def test_an_owner_that_ends_before_it_has_given_its_order_leaves_nothing():
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", _supervisor.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    out, _ = process.communicate(b'{"argv": ["true"]', timeout=10)
+    assert (process.returncode, out) == (1, b"")
 
 
 def test_only_files_with_the_prefix_are_removed(tmp_path):

@@ -1,6 +1,6 @@
 """Run one server and end it with its owner; executed as a script, with the standard library only.
 
-This process's standard input is a pipe, whose write end the owner holds. ``stop`` in the pipe shuts the server
+This process's standard input is a pipe, whose write end the owner holds. Its first line is the order. ``stop`` in the pipe shuts the server
 down in order; the pipe's end, or the owner's death, kills it. Either way this process exits only when every
 descendant of the server is gone, and its files in ``/dev/shm`` and ``/tmp`` are deleted.
 """
@@ -158,5 +158,16 @@ def _wake_on_child() -> int:
     return receiver
 
 
+def _order() -> bytes:
+    """Return the owner's order. It is no argument, because all users could read the environment in it."""
+    order = b""
+    while not order.endswith(b"\n"):
+        piece = os.read(0, 1 << 16)
+        if not piece:
+            raise SystemExit(1)  # the owner has ended
+        order += piece
+    return order
+
+
 if __name__ == "__main__":
-    _supervise(**json.loads(sys.argv[1]))
+    _supervise(**json.loads(_order()))

@@ -277,14 +277,18 @@ class TritonServer:
         self._log_file = tempfile.TemporaryFile()  # noqa: SIM115 - kill() closes it
         self._last_log = ""
         self._supervisor = subprocess.Popen(
-            [sys.executable, "-I", "-S", _SUPERVISOR, json.dumps(order)],
+            [sys.executable, "-I", "-S", _SUPERVISOR],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log_file,
             # A keyboard interrupt is for the owner, which then stops the server.
             start_new_session=True,
         )
+        assert self._supervisor.stdin is not None
         assert self._supervisor.stdout is not None
+        with suppress(BrokenPipeError):  # it has ended, which the wait for the server tells
+            self._supervisor.stdin.write(f"{json.dumps(order)}\n".encode())
+            self._supervisor.stdin.flush()
         self._pid = int(self._supervisor.stdout.readline() or 0)
 
     def _wait_until_ready(self) -> None:
