@@ -516,6 +516,15 @@ def test_parameters_survive_being_copied(way: str, duplicate: Callable[[Any], An
     assert duplicate(output).parameters() == GIVEN
 
 
+@pytest.mark.parametrize(
+    "name", ["binary_data", "binary_data_size", "classification", "shared_memory_region", "shared_memory_offset"]
+)
+def test_a_parameter_that_is_an_argument_in_disguise_is_refused(name: str) -> None:
+    for each in (filled("binary"), filled("json"), InferRequestedOutput("y")):
+        with pytest.raises(InvalidRequest, match="is reserved"):
+            each.set_parameters({name: 1})
+
+
 def test_the_callers_parameters_are_not_kept() -> None:
     given = dict(GIVEN)
     tensor = filled("binary").set_parameters(given)

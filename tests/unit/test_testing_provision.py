@@ -165,6 +165,14 @@ def test_the_trouble_of_the_running_python_is_told(monkeypatch, tmp_path, python
     assert str(python.path) in reason(excused=True)
 
 
+def test_pip_installs_nothing_without_its_hash(tmp_path, python):
+    python.write(pip=f'echo "$@" > {tmp_path}/arguments\n{WHEEL.format(version=python.version)}')
+    provision.install(str(python.path))
+    words = (tmp_path / "arguments").read_text().split()
+    assert {"--require-hashes", "--no-deps", "--only-binary=:all:"} <= set(words)
+    assert words[-2:] == ["-r", str(provision._REQUIREMENTS)]
+
+
 def test_a_failure_of_pip_is_quoted(tmp_path, python):
     python.write(pip="echo Collecting; echo 'ERROR: No matching distribution' >&2; echo; exit 1")
     assert "pip failed: ERROR: No matching distribution; or" in reason(str(python.path), excused=False)
