@@ -94,7 +94,7 @@ def test_a_redirect_takes_no_credentials_to_another_host(serve, open_client, cal
     location = f"Location: http://{other.url}/v2\r\n"
     client = open_client(serve(Sends(answer(b"", status, headers=location))).url)
     client.register_plugin(BearerAuth("sesame"))
-    with pytest.raises(ServerError, match="redirect to .* not followed"):
+    with pytest.raises(ServerError, match=r"redirect to .* not followed"):
         call(client, headers=HEADERS)
     assert other.connections == 0
 

@@ -30,7 +30,7 @@ MODULES_FORBIDDEN = {"dill", "cloudpickle", "marshal", "shelve", "yaml", "code",
 #: Module -> what it may use all the same, and why.
 ALLOWED = {
     "as_tritonclient/__main__.py": {"compile", "exec", "runpy"},  # it runs the caller's own program
-    "_transport/tls.py": {"CERT_NONE"},  # ssl_context=False and aiohttp's fingerprint: the caller's own choice
+    "_transport/tls.py": {"CERT_NONE"},  # ssl_context=False and a fingerprint: the caller's choice
 }
 
 

@@ -517,7 +517,8 @@ def test_parameters_survive_being_copied(way: str, duplicate: Callable[[Any], An
 
 
 @pytest.mark.parametrize(
-    "name", ["binary_data", "binary_data_size", "classification", "shared_memory_region", "shared_memory_offset"]
+    "name",
+    ["binary_data", "binary_data_size", "classification", "shared_memory_region", "shared_memory_offset"],
 )
 def test_a_parameter_that_is_an_argument_in_disguise_is_refused(name: str) -> None:
     for each in (filled("binary"), filled("json"), InferRequestedOutput("y")):

@@ -1,7 +1,7 @@
 """The library logs to the logger "tritonhttp", and with `verbose=True` to stdout.
 
-The log shows the sizes of bodies, not their contents, and hides credentials (see `redaction`). A message is one line:
-a server whose words are logged cannot forge another one, or change the terminal.
+The log shows the sizes of bodies, not their contents, and hides credentials (see `redaction`). A message is one
+line: a server whose words are logged cannot forge another one, or change the terminal.
 """
 
 from __future__ import annotations

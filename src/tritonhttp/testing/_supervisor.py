@@ -1,8 +1,8 @@
 """Run one server and end it with its owner; executed as a script, with the standard library only.
 
-This process's standard input is a pipe, whose write end the owner holds. Its first line is the order. ``stop`` in the pipe shuts the server
-down in order; the pipe's end, or the owner's death, kills it. Either way this process exits only when every
-descendant of the server is gone, and its files in ``/dev/shm`` and ``/tmp`` are deleted.
+This process's standard input is a pipe, whose write end the owner holds. Its first line is the order. ``stop`` in
+the pipe shuts the server down in order; the pipe's end, or the owner's death, kills it. Either way this process
+exits only when every descendant of the server is gone, and its files in ``/dev/shm`` and ``/tmp`` are deleted.
 """
 
 from __future__ import annotations
