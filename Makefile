@@ -7,7 +7,7 @@ BIN = $(VENV)/$(SCRIPTS)
 # host:port of a running Open Inference Protocol server. Empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test triton lint generate types unit adversity signals interrupts live live-api live-others cli programs integration interop gpu matrix package wheels audit fuzz sanitize bench docs docs-serve docs-l10n docs-check screenshots clean
+.PHONY: help demo test triton lint generate types unit adversity signals interrupts live live-api live-others cli programs integration interop gpu matrix package wheels audit fuzz soak sanitize bench docs docs-serve docs-l10n docs-check screenshots clean
 help:
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -181,6 +181,9 @@ sanitize: $(SANITIZED)/.built build/debug/lib/.built ## the C extensions under s
 	$(DEBUG_PYTHON) -m pytest -q -p no:cacheprovider -W ignore::ResourceWarning tests/fuzz/test_extensions.py $(IN_C:tests/fuzz=)
 	$(DEBUG_PYTHON) -m tests.fuzz.extensions --calls 100000
 	$(BIN)/python -m tests.fuzz.extensions --calls 1000000
+
+soak: $(VENV)/.developed ## calls for SECONDS=1800 on Tritons that are cut off, killed and restarted, not part of the tests
+	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),60)
 
 bench: ## compare tritonhttp with its peers and a bare socket (ONLY=small: one case); writes benchmarks/RESULTS.md
 	$(PYTHON) benchmarks/run.py $(if $(ONLY),--only $(ONLY))

@@ -187,7 +187,7 @@ def soak(
         broken = [*chaos.problems]
         for kind in ("threads", "tasks"):
             broken += _broken(kind, report[kind])
-        report["runs"], doubled, missing = _effects(
+        report["runs"], doubled, missing = effects(
             journal, [folder / f"{kind}.npz" for kind in ("threads", "tasks")]
         )
         report["doubled"], report["missing"] = len(doubled), len(missing)
@@ -235,7 +235,7 @@ def _broken(kind: str, told: dict[str, Any]) -> list[str]:
     return broken
 
 
-def _effects(journal: Path, files: list[Path]) -> tuple[int, list[tuple[int, int]], list[int]]:
+def effects(journal: Path, files: list[Path]) -> tuple[int, list[tuple[int, int]], list[int]]:
     """Return how many inferences ran, those that ran too often, and those that were answered and never ran."""
     ran, times = np.unique(np.fromfile(journal, "<i8"), return_counts=True)
     doubled: list[tuple[int, int]] = []
