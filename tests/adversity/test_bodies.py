@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tritonhttp import DeadlineExceeded, ProtocolError, ServerError
+from tritonhttp import DeadlineExceeded, ProtocolError, Retry, ServerError
 from tritonhttp._wire import compression
 
 from ..clients import tensor
@@ -73,6 +73,15 @@ def test_a_body_that_expands_for_long_ends_with_its_call(serve, open_client, cal
     assert error.url.startswith(f"http://{server.url}/v2")
     expands.data = answer(HEALTHY)
     assert client.get_server_metadata() == HEALTHY
+
+
+def test_a_body_that_expands_for_long_tells_of_its_tries(serve, open_client):
+    busy = Sends(answer(b"{}", "503 Busy", "Connection: close\r\n"))
+    server = serve(busy, Sends(folded(EMPTY), "go on"))
+    client = open_client(server.url, retry=Retry(attempts=2, backoff=0))
+    with pytest.raises(DeadlineExceeded, match="decompressing") as caught:
+        infer(client, deadline=2, idempotent=True)
+    assert caught.value.attempts == 2
 
 
 def decompressing(call):

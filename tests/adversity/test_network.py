@@ -1076,6 +1076,50 @@ def test_a_result_tells_of_what_was_sent_again_unseen(serve, open_client, watche
     assert client.infer("healthy", [tensor("INPUT0", SMALL)], idempotent=True).attempts == 1
 
 
+#: Answers that cannot be used, and how those of streams begin.
+UNUSABLE = {
+    "no JSON": answer(b"no JSON"),
+    "more JSON than there is": answer(b"{}", headers="Inference-Header-Content-Length: 9\r\n"),
+    "no gzip": answer(b"no gzip", headers="Content-Encoding: gzip\r\n"),
+    "an error": answer(b'{"error":"refused"}', "400 Bad Request"),
+    "an error in a success": answer(b'{"error":"refused"}'),
+}
+_STREAMED = "Content-Type: text/event-stream\r\n"
+CUT = {
+    "cut": answer(b'data: {"OUT": 1}\n\n', headers=_STREAMED, length=100),
+    "no event": answer(b"data: no JSON\n\n", headers=_STREAMED),
+    "an error": answer(b'data: {"error":"refused"}\n\n', headers=_STREAMED),
+}
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("retry", [None, Retry(attempts=2, backoff=0)], ids=["none", "2"])
+@pytest.mark.parametrize("then", UNUSABLE)
+def test_an_answer_that_cannot_be_used_tells_of_what_was_sent_again(serve, open_client, watched, retry, then):
+    client = open_client(
+        serve(dies_under_the_second, Sends(UNUSABLE[then])).url,
+        retry=retry,
+        on_request=(lambda call: None) if watched else None,
+    )
+    infer(client)
+    with pytest.raises((ProtocolError, ServerError)) as caught:
+        client.infer("healthy", [tensor("INPUT0", SMALL)], idempotent=True)
+    assert caught.value.attempts == 2
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("then", CUT)
+def test_a_broken_stream_tells_of_what_was_sent_again(serve, open_client, watched, then):
+    client = open_client(
+        serve(dies_under_the_second, Sends(CUT[then])).url,
+        on_request=(lambda call: None) if watched else None,
+    )
+    infer(client)
+    with pytest.raises((ConnectionLost, ProtocolError, ServerError)) as caught:
+        list(client.generate_stream("healthy", {}, idempotent=True))
+    assert caught.value.attempts == 2
+
+
 # -- forks
 
 

@@ -165,6 +165,7 @@ def soak(
                 "warm_up": warm_up,
                 "seconds": seconds,
                 "tags": str(folder / f"{kind}.npz"),
+                "diary": str(folder / f"{kind}.txt"),
             }
             command = [sys.executable, "-m", "tests.soak.caller", json.dumps(given)]
             callers.append(
@@ -191,7 +192,8 @@ def soak(
             journal, [folder / f"{kind}.npz" for kind in ("threads", "tasks")]
         )
         report["doubled"], report["missing"] = len(doubled), len(missing)
-        broken += [f"ran too often: tag {tag}, {times} times" for tag, times in doubled[:20]]
+        diary = [folder / f"{kind}.txt" for kind in ("threads", "tasks")]
+        broken += [f"ran {times} times: {_line(diary, tag)}" for tag, times in doubled[:20]]
         broken += [f"was answered and did not run: tag {tag}" for tag in missing[:20]]
     left = [name for name in os.listdir("/dev/shm") if any(f"-{each.pid}-" in name for each in callers)]
     broken += [f"left in /dev/shm: {name}" for name in left if name.startswith("tritonhttp-region-")]
@@ -213,6 +215,16 @@ def _told(process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
     if not line.startswith("{"):
         return {"hangs": f"status {process.returncode}: {complaints[-20000:]}"}
     return {**json.loads(line), "stderr": complaints[-20000:]}
+
+
+def _line(files: list[Path], tag: int) -> str:
+    """Return what a diary says of an inference."""
+    for file in files:
+        with contextlib.suppress(OSError), open(file) as lines:
+            for line in lines:
+                if line.startswith(f"{tag} "):
+                    return line.strip()
+    return f"tag {tag}"
 
 
 def _broken(kind: str, told: dict[str, Any]) -> list[str]:

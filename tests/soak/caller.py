@@ -17,13 +17,14 @@ import json
 import logging
 import os
 import random
+import signal
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -45,8 +46,10 @@ KINDS = {"infer": 74, "started": 10, "cancelled": 5, "stream": 4, "sequence": 3,
 class Ledger:
     """What was asked and what came of it. Each worker has its own, so that none waits for another."""
 
-    def __init__(self) -> None:
+    def __init__(self, diary: TextIO) -> None:
         self.counts: Counter[str] = Counter()
+        #: A line for each inference, and the client that it uses now.
+        self.diary, self.client = diary, ""
         self.errors: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.foreign: list[str] = []
@@ -72,9 +75,11 @@ class Ledger:
         if problem:
             self.wrong.append(f"{self.what}: {problem}")
 
-    def ran(self, call: Inference, most: int, answered: bool) -> None:
-        """Note how often a call may have run."""
+    def ran(self, call: Inference, most: int, outcome: object = None) -> None:
+        """Note how often a call may have run, and what became of it: None if it was answered."""
+        answered = outcome is None
         self.tags.append(call.tag)
+        self.diary.write(f"{call.tag} at most {most}: {call}, {self.client} -> {outcome!r}\n")
         self.most.append(min(most, 127) if call.idempotent else 1)
         self.least.append(answered)
 
@@ -99,13 +104,13 @@ class Ledger:
 
     def inferred(self, call: Inference, result: Any) -> None:
         """Note an answer."""
-        self.ran(call, result.attempts, True)
+        self.ran(call, result.attempts)
         self.tried(result.attempts)
         self.answered(call.problem(result))
 
     def not_inferred(self, call: Inference, error: BaseException) -> None:
         """Note an inference that failed."""
-        self.ran(call, getattr(error, "attempts", 0) or ATTEMPTS, False)
+        self.ran(call, getattr(error, "attempts", 0) or ATTEMPTS, error)
         self.failed(error)
 
 
@@ -157,6 +162,7 @@ class Slot:
     def __init__(self, client: Any, options: dict[str, Any]) -> None:
         self.client, self.options = client, options
         self.users = 0
+        self.name = str({name: value for name, value in options.items() if not name.startswith("on_re")})
         #: Whether it was closed while calls were under way.
         self.closed_early = False
         self.several = not isinstance(options["url"], str)
@@ -255,9 +261,9 @@ def rest_after(error: BaseException) -> float:
 class Threads:
     """Threads on blocking clients."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, given: dict[str, Any], diary: TextIO) -> None:
         self.given = given
-        self.ledgers = [Ledger() for _ in range(given["callers"])]
+        self.ledgers = [Ledger(diary) for _ in range(given["callers"])]
         self.planners = planners(given)
         self.budget = Budget(given["in_flight"])
         self.clients = Clients(self._make, given["direct"], given["injected"], given["seed"])
@@ -326,7 +332,7 @@ class Threads:
                 time.sleep(pause)
 
     def _call(self, kind: str, slot: Slot, planner: Planner, ledger: Ledger) -> float:
-        client = slot.client
+        client, ledger.client = slot.client, slot.name
         if kind in ("started", "cancelled"):
             return self._start(kind, client, planner, ledger)
         call = planner.inference()
@@ -417,9 +423,9 @@ def sequence_problem(result: Any, total: int) -> str:
 class Tasks:
     """Tasks on asyncio clients, on one loop."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, given: dict[str, Any], diary: TextIO) -> None:
         self.given = given
-        self.ledgers = [Ledger() for _ in range(given["callers"])]
+        self.ledgers = [Ledger(diary) for _ in range(given["callers"])]
         self.planners = planners(given)
         self.clients = Clients(self._make, given["direct"], given["injected"], given["seed"])
         self.complaints: list[str] = []
@@ -481,7 +487,7 @@ class Tasks:
             await asyncio.sleep(pause)
 
     async def _call(self, kind: str, slot: Slot, planner: Planner, ledger: Ledger) -> float:
-        client = slot.client
+        client, ledger.client = slot.client, slot.name
         call = planner.inference()
         async with self.budget.take(call.size):
             try:
@@ -568,10 +574,19 @@ def at_rest(seconds: float, expected: dict[str, int] | None = None) -> dict[str,
 
 def main() -> None:
     given = json.loads(sys.argv[1])
-    faulthandler.register(10)  # SIGUSR1
+    with open(given["diary"], "w") as diary:
+        missing = call(given, diary)
+        diary.flush()
+        if missing:  # threads that hang would keep the process
+            os._exit(0)
+
+
+def call(given: dict[str, Any], diary: TextIO) -> list[str]:
+    """Call, and print the report; return the calls that did not end."""
+    faulthandler.register(signal.SIGUSR1)
     logging.getLogger("tritonhttp").setLevel(logging.CRITICAL)
     prepare(given["largest"])
-    callers: Any = (Threads if given["kind"] == "threads" else Tasks)(given)
+    callers: Any = (Threads if given["kind"] == "threads" else Tasks)(given, diary)
     callers.run(given["warm_up"])
     callers.close()
     before = at_rest(1.0)
@@ -579,7 +594,7 @@ def main() -> None:
     callers.run(given["seconds"])
     callers.close()
     after = at_rest(10.0, before)
-    missing = lost_at_the_end = [ledger.what for ledger in callers.ledgers if ledger.begun]
+    missing = [ledger.what for ledger in callers.ledgers if ledger.begun]
     if missing:
         faulthandler.dump_traceback(all_threads=True)
     counts: Counter[str] = Counter()
@@ -605,13 +620,13 @@ def main() -> None:
         "wrong": list(itertools.chain(*(ledger.wrong for ledger in callers.ledgers))),
         "foreign": list(itertools.chain(*(ledger.foreign for ledger in callers.ledgers))),
         "complaints": getattr(callers, "complaints", []),
-        "lost": lost_at_the_end,
+        "lost": missing,
         "unpaired hooks": hooked["begun"] - hooked["ended"],
         "before": before,
         "after": after,
     }
     print(json.dumps(report), flush=True)  # noqa: T201
-    os._exit(0) if missing else None  # threads that hang would keep the process
+    return missing
 
 
 if __name__ == "__main__":

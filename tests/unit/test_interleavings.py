@@ -238,14 +238,16 @@ GAMES: dict[str, tuple[int, dict[str, str]]] = {
     "cancelled, reserved": (1, {"a": "", "b": "reserved", "c": "", "cancel b": ""}),
     "cancelled while it is sent": (1, {"a": "", "b": "", "cancel a": ""}),
     "cancelled, two places": (2, {"a": "", "b": "", "c": "", "cancel c": ""}),
-    "closed": (1, {"a": "", "b": "", "c": "", "close": ""}),
-    "closed, two places": (2, {"a": "reserved", "b": "", "c": "lost again", "close": ""}),
+    "closed": (1, {"a": "", "b": "", "close": ""}),
+    "closed, reserved": (2, {"a": "reserved", "b": "", "close": ""}),
+    "closed, tried again": (1, {"a": "lost again", "b": "", "close": ""}),
     "closed and cancelled": (1, {"a": "", "b": "", "cancel b": "", "close": ""}),
-    "the extension": (1, {"a": "C", "b": "C", "c": "C"}),
-    "the extension, two places": (2, {"a": "C", "b": "C", "c": ""}),
-    "the extension, lost": (1, {"a": "C lost again", "b": "C", "c": ""}),
-    "the extension, closed": (2, {"a": "C", "b": "C", "c": "C lost", "close": ""}),
-    "the extension, cancelled": (1, {"a": "C", "b": "C", "c": "", "cancel a": ""}),
+    "the extension": (1, {"a": "C", "b": "C"}),
+    "the extension, beside another": (1, {"a": "C", "b": "", "c": "reserved"}),
+    "the extension, two places": (2, {"a": "C", "b": "C", "c": "reserved"}),
+    "the extension, lost": (1, {"a": "C lost again", "b": "C"}),
+    "the extension, closed": (2, {"a": "C", "b": "C lost", "close": ""}),
+    "the extension, cancelled": (1, {"a": "C", "b": "", "cancel a": ""}),
 }
 
 

@@ -22,7 +22,7 @@ from .._transport.address import parse_url
 from .._transport.policy import Connections, positive
 from .._wire.http1 import Response
 from .._wire.requests import Buffer
-from ..errors import InvalidRequest, ProtocolError, ServerError
+from ..errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerError
 from ..plugins import InferenceServerClientPlugin
 from .advice import meant, no_attribute_of_client
 from .fleet import Fleet
@@ -132,9 +132,10 @@ class ClientBase(Fleet, Overrides):
         names = (each.get("name") for each in index if isinstance(each, dict))
         self._names = frozenset(name for name in names if isinstance(name, str))
 
-    def _complete(self, error: ProtocolError | ServerError, response: Response) -> None:
-        """Add to an answer's error what only the client knows: the nearest names, and which server it was."""
-        if not hints.advises():
+    def _complete(self, error: ProtocolError | ServerError | DeadlineExceeded, response: Response) -> None:
+        """Add to an answer's error what is known here: tries, nearest names, which server it was."""
+        error.attempts = getattr(response, "attempts", 1)
+        if not hints.advises() or isinstance(error, DeadlineExceeded):
             return
         if not isinstance(error, ServerError):
             method, origin, target, *_ = getattr(response, "asked", ("", "", ""))

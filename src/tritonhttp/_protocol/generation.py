@@ -353,6 +353,8 @@ class StreamBase:
             self._reader = AnswerReader(0.0)
         if error is not None:
             self._end = self._end or "failed"
+            if self.attempts > 1 and isinstance(error, InferenceServerException):
+                error.attempts = self.attempts  # the response took them, before it broke
         elif not self._reader.ended:
             self._end = "closed"
         self._reader.close()

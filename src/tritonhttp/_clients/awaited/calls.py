@@ -1053,11 +1053,11 @@ class Calls(ClientBase):
         except TransportError as error:
             mark(error)
             raise
-        if isinstance(response, Response) and response.head.encoding is not None:
-            response = await self._unpacked(response, until)
         try:
+            if isinstance(response, Response) and response.head.encoding is not None:
+                response = await self._unpacked(response, until)
             return operation.decode(response)
-        except (ProtocolError, ServerError) as error:
+        except (ProtocolError, ServerError, DeadlineExceeded) as error:
             self._complete(error, response)
             raise
 

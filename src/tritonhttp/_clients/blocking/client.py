@@ -24,7 +24,7 @@ from ..._transport.failures import closed, turn_timeout, wait_timeout
 from ..._transport.policy import UNSET, Deadline, Moment, Timeouts, positive, seconds
 from ..._transport.pool import Place, cancel, release
 from ..._transport.tls import tls_context
-from ...errors import InferenceServerException, ProtocolError, ServerError
+from ...errors import DeadlineExceeded, InferenceServerException, ProtocolError, ServerError
 from ..advice import checked
 from ..base import (
     CLOSING,
@@ -355,11 +355,11 @@ class InferenceServerClient(Calls):
     ) -> InferResult:
         """Carry out an inference that is written already."""
         response = self._send(inference, None, None, until, place, message=message)
-        if response.head.encoding is not None:
-            response = self._unpacked(response, until)
         try:
+            if response.head.encoding is not None:
+                response = self._unpacked(response, until)
             return inference.decode(response)
-        except (ProtocolError, ServerError) as error:
+        except (ProtocolError, ServerError, DeadlineExceeded) as error:
             self._complete(error, response)
             raise
 
