@@ -376,6 +376,37 @@ def test_an_ordinary_exception_anywhere_in_a_call_reaches_the_caller(
     sweep(getattr(blocking, name)(), partial(Interruption, kind=OrdinaryInterrupt), watch)
 
 
+def in_a_thread(function: Any, *arguments: Any) -> Any:
+    """Call a function on a thread of its own, and return or raise what comes of it."""
+    outcome: list[Any] = []
+
+    def work() -> None:
+        try:
+            outcome.append((function(*arguments), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=work, daemon=True)  # where it hangs, the test ends all the same
+    thread.start()
+    thread.join()
+    found, error = outcome.pop()
+    try:
+        if error is not None:
+            raise error
+        return found
+    finally:
+        error = None  # its traceback has this frame
+
+
+@pytest.mark.parametrize("name", ["plain", "varied", "retried", "in_line", "stream_read"])
+def test_what_ends_a_thread_anywhere_in_a_call_leaves_nothing_behind(
+    name: str, blocking: Blocking, watch: Watch
+) -> None:
+    way = getattr(blocking, name)()
+    way.run = in_a_thread
+    sweep(way, partial(Interruption, kind=SystemExit), watch, least=10)
+
+
 def test_an_interrupt_in_a_tls_handshake_leaves_nothing_behind(echo: Echo, watch: Watch) -> None:
     with Server((echo,), identity()) as server:
         way = Way(
@@ -586,6 +617,22 @@ def test_an_interrupt_anywhere_in_a_task_leaves_nothing_behind(
     name: str, ruler: str, on_a_loop: Asyncio, watch: Watch
 ) -> None:
     sweep(getattr(on_a_loop, name)(), partial(Interruption, ruler=ruler), watch, least=4)
+
+
+@pytest.mark.parametrize("name", ["plain", "retried", "in_line", "shared", "stream_read"])
+def test_what_stops_the_loop_anywhere_in_a_task_leaves_nothing_behind(
+    name: str, on_a_loop: Asyncio, watch: Watch
+) -> None:
+    """A KeyboardInterrupt, as a SystemExit, comes out of the running loop at once, not only of the task."""
+
+    def run(function: Any, *arguments: Any) -> Any:
+        # No `wait_for`, which would raise it once more, out of the next run of the loop.
+        found = function(*arguments)
+        return on_a_loop.loop.run_until_complete(found) if asyncio.iscoroutine(found) else found
+
+    way = getattr(on_a_loop, name)()
+    way.run = run
+    sweep(way, partial(Interruption, kind=KeyboardInterrupt), watch, least=4)
 
 
 @pytest.mark.parametrize("how", ["cancel", "late", "close"])

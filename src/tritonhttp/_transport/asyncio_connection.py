@@ -194,8 +194,8 @@ class Connection(asyncio.BufferedProtocol):
         self._trace = trace
         answer: asyncio.Future[Response] = self.loop.create_future()
         self._answer = answer
-        self._watch(deadline)
         try:
+            self._watch(deadline)
             for buffer in buffers:
                 for piece in (buffer,) if len(buffer) <= _SLICE else _slices(buffer):
                     if self._paused and not answer.done():
@@ -219,7 +219,7 @@ class Connection(asyncio.BufferedProtocol):
             if trace is not None:
                 trace.mark("receive")
             return response
-        except asyncio.CancelledError:
+        except BaseException:
             if answer.done() and not answer.cancelled():
                 answer.exception()  # or asyncio would log that it was never retrieved
             raise
@@ -239,9 +239,9 @@ class Connection(asyncio.BufferedProtocol):
             if self._broken is not None:
                 raise self._broken
             answer = self._answer = self.loop.create_future()
-            self._watch(deadline)
-            self._transport.resume_reading()
             try:
+                self._watch(deadline)
+                self._transport.resume_reading()
                 await answer
             finally:
                 self._answer = None
