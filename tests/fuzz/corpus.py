@@ -1,4 +1,4 @@
-"""The corpus: a file of inputs for each target, one a line, as Python writes bytes. A line of # says what it found."""
+"""The corpus: a file of inputs for each target, one a line, as Python writes bytes; # begins what it found."""
 
 from __future__ import annotations
 

@@ -68,7 +68,16 @@ def _refused(function: Callable[..., Any], *arguments: Any) -> Call:
             return function(*arguments)
         except MemoryError:
             raise
-        except (BufferError, OverflowError, TypeError, ValueError, OSError, RuntimeError, LookupError, AttributeError) as error:
+        except (
+            BufferError,
+            OverflowError,
+            TypeError,
+            ValueError,
+            OSError,
+            RuntimeError,
+            LookupError,
+            AttributeError,
+        ) as error:
             return type(error)
 
     return call
@@ -180,7 +189,11 @@ def _exchanges(sock: socket.socket) -> Iterator[Case]:
     others = [Track() for _ in range(8)]
 
     def repeat(
-        start: bytes = _START, size: int = len(_ANSWER), until: Any = None, place: Any = None, by: Any = repeater
+        start: bytes = _START,
+        size: int = len(_ANSWER),
+        until: Any = None,
+        place: Any = None,
+        by: Any = repeater,
     ) -> Any:
         places[0] = place = place or Place()
         return by.repeat(place, _REQUEST, start, 4, size, until)

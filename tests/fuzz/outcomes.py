@@ -80,7 +80,7 @@ def measured(run: Callable[[bytes], None], data: bytes) -> int:
 
 
 def mutated(generator: random.Random, data: bytes, times: int, tokens: tuple[bytes, ...]) -> bytes:
-    """Return the data with so many changes: cut off, bytes put in, removed, repeated or changed, tokens written."""
+    """Return the data with so many changes: cut, bytes put in, removed, repeated or changed, tokens set."""
     changed = bytearray(data)
     for _ in range(times):
         position = generator.randrange(len(changed) + 1)
