@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonhttp import InvalidRequest, Retry, errors
-from tritonhttp._calls.retry import classify, parse_retry_after
+from tritonhttp._calls.retry import classify, is_barred, parse_retry_after
 from tritonhttp._transport.policy import (
     UNSET,
     Connections,
@@ -178,6 +178,19 @@ def test_a_request_that_never_reached_the_server_is_always_sent_again(error: Exc
     assert Retry().applies(error, repeatable=False)
     assert Retry().applies(error, repeatable=True)
     assert not Retry(on=("lost", 503)).applies(error, repeatable=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "barred"),
+    [(401, 401, False), (407, 407, False), (403, "connect", True), (405, "connect", True)]
+    + [(429, "connect", False), (503, "connect", False), (None, "connect", False)],
+)
+def test_a_proxy_that_refuses_a_tunnel(status: int | None, outcome: object, barred: bool) -> None:
+    error = errors.ConnectError("no tunnel")
+    error.proxy_status = status
+    assert (classify(error), is_barred(error)) == (outcome, barred)
+    assert Retry().applies(error, repeatable=True) == (outcome == "connect")
+    assert not is_barred(403)
 
 
 def test_a_request_that_may_have_run_is_sent_again_only_if_repeatable() -> None:

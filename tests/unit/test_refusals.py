@@ -130,3 +130,8 @@ def test_only_the_server_itself_says_that_it_shares_nothing(status: int, body: A
 def test_advice_is_not_taken_for_the_servers_words() -> None:
     words = "Decompressed data size exceeds it. Use --http-max-input-size"
     assert own_words(refusal(400, {"error": words})) == words
+
+
+@pytest.mark.parametrize("body", [b"", HTML % b"407 Proxy Authentication Required"])
+def test_a_proxys_407_says_where_its_password_goes(body: bytes) -> None:
+    assert "proxy='user:password@host:port')" in str(refusal(407, body))

@@ -100,8 +100,8 @@ _ADVICE = [
 _UNEXPLAINED = {
     404: "the server has no such path: is the URL's base path right, is the model's version a number, does this"
     " server have the extension",
-    407: "a proxy wants a user and a password: proxy='http://user:password@host:port'",
     405: f"does the server have the extension? {METRICS_PORT}",
+    407: "a proxy wants a user and a password: proxy='user:password@host:port'",
     413: "the server, or a gateway in front of it, limits the size of bodies: send fewer rows, or raise the limit"
     " (nginx: client_max_body_size)",
 }
