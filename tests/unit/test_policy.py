@@ -182,8 +182,15 @@ def test_a_request_that_never_reached_the_server_is_always_sent_again(error: Exc
 
 @pytest.mark.parametrize(
     ("status", "outcome", "barred"),
-    [(401, 401, False), (407, 407, False), (403, "connect", True), (405, "connect", True)]
-    + [(429, "connect", False), (503, "connect", False), (None, "connect", False)],
+    [
+        (401, 401, False),
+        (407, 407, False),
+        (403, "connect", True),
+        (405, "connect", True),
+        (429, "connect", False),
+        (503, "connect", False),
+        (None, "connect", False),
+    ],
 )
 def test_a_proxy_that_refuses_a_tunnel(status: int | None, outcome: object, barred: bool) -> None:
     error = errors.ConnectError("no tunnel")
