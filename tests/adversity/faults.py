@@ -706,11 +706,16 @@ TABLE: dict[str, list[Fault]] = {
             "HTTP/2",
             {
                 "the preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-                "settings": b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\0\0\0\0\0\0\0\0",
                 "a status line": b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\n{}",
             },
             NOT_HTTP,
             "got bytes that begin with",
+        ),
+        broken(
+            "the port of gRPC",
+            {"settings": b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\0\0\0\0\0\0\0\0"},
+            NOT_HTTP,
+            "got HTTP/2: is this the gRPC port",
         ),
         broken(
             "HTML without an HTTP head",
