@@ -137,7 +137,6 @@ matrix: ## unit and adversity tests on every installed Python from 3.10 to 3.14,
 	done
 
 # Coverage-guided where atheris has a wheel (not yet for every Python); at random elsewhere.
-SECONDS ?= 600
 FUZZ = .venv-fuzz
 $(FUZZ)/.installed: tests/fuzz/requirements.txt $(BUILT_FROM)
 	$(PYTHON) -m venv $(FUZZ)
@@ -146,7 +145,7 @@ $(FUZZ)/.installed: tests/fuzz/requirements.txt $(BUILT_FROM)
 	@touch $@
 
 fuzz: $(FUZZ)/.installed ## random input for SECONDS=600, split over the TARGETS=; not part of the tests
-	$(FUZZ)/bin/python -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
+	$(FUZZ)/bin/python -m tests.fuzz --seconds $(or $(SECONDS),600) $(TARGETS)
 
 # The C extensions built with the sanitizers of gcc, and for a debug build of CPython, which counts references: Debian's
 # packages, unpacked into a folder. Their tests, and fuzzing for SECONDS=600, run with each.
@@ -172,14 +171,14 @@ build/debug/lib/.built: $(BUILT_FROM) $(DEBUG)/.installed
 	@touch $@
 
 sanitize: $(SANITIZED)/.built build/debug/lib/.built ## the C extensions under sanitizers and on a debug build of CPython (Debian)
-	for each in "pytest -q -p no:cacheprovider $(IN_C)" "tests.fuzz --plain --seconds $(SECONDS) $(FUZZED_IN_C)" \
-	  "tests.fuzz.extensions --calls 20000"; do \
+	for each in "pytest -q -p no:cacheprovider $(IN_C)" "tests.fuzz --plain --seconds $(or $(SECONDS),600) $(FUZZED_IN_C)" \
+	  "tests.fuzz.extensions --calls 2000"; do \
 	  env LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" TRITONHTTP_IMPL=c \
 	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	    PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) $(BIN)/python -m $$each || exit 1; \
 	done
 	$(DEBUG_PYTHON) -m pytest -q -p no:cacheprovider -W ignore::ResourceWarning tests/fuzz/test_extensions.py $(IN_C:tests/fuzz=)
-	$(DEBUG_PYTHON) -m tests.fuzz.extensions --calls 100000
+	$(DEBUG_PYTHON) -m tests.fuzz.extensions --calls 20000
 	$(BIN)/python -m tests.fuzz.extensions --calls 1000000
 
 soak: $(VENV)/.developed ## calls for SECONDS=1800 on Tritons that are cut off, killed and restarted, not part of the tests
