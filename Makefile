@@ -7,7 +7,7 @@ BIN = $(VENV)/$(SCRIPTS)
 # host:port of a running Open Inference Protocol server. Empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test triton lint generate types unit adversity signals interrupts live live-api live-others cli programs integration interop gpu matrix package wheels audit fuzz soak sanitize bench docs docs-serve docs-l10n docs-check screenshots clean
+.PHONY: help demo test triton lint generate types unit adversity signals interrupts live live-api live-others cli programs integration interop frontend gpu matrix package wheels audit fuzz soak sanitize bench docs docs-serve docs-l10n docs-check screenshots clean
 help:
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -114,14 +114,23 @@ gpu: $(VENV)/.developed $(TRITONCLIENT)/.installed ## the tests on a GPU of this
 
 # MLServer and KServe each have their own environment. The pinned versions support Python 3.11 and 3.12.
 INTEROP_PYTHON ?= $(PYTHON)
-INTEROP = .venv-mlserver/.installed .venv-kserve/.installed
+INTEROP = .venv-mlserver/.installed .venv-kserve/.installed .venv-omle/.installed
 $(INTEROP): .venv-%/.installed: tests/interop/requirements/%.txt
 	$(INTEROP_PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip install --quiet --requirement $<
 	@touch $@
 
-interop: $(VENV)/.developed $(INTEROP) ## the tests against MLServer and KServe (INTEROP_PYTHON=python3.12); not part of the tests above
-	MLSERVER_PYTHON=.venv-mlserver/bin/python KSERVE_PYTHON=.venv-kserve/bin/python $(BIN)/pytest tests/interop
+interop: $(VENV)/.developed $(INTEROP) ## the tests against MLServer, KServe and omle-server (INTEROP_PYTHON=python3.12); not part of the tests above
+	MLSERVER_PYTHON=.venv-mlserver/bin/python KSERVE_PYTHON=.venv-kserve/bin/python OMLE_PYTHON=.venv-omle/bin/python \
+	  $(BIN)/pytest tests/interop
+
+# The newest frontend, in a process of Python. It lacks what its options name; see docs/servers.md.
+FRONTEND_URL ?=
+FRONTEND_LACKS = not trace and not tracing and not shared and not region and not transparent and not decoupled and not stream
+frontend: $(VENV)/.developed ## the tests on Triton against tritonfrontend (FRONTEND_URL=host:port); not part of the tests above
+	@test -n "$(FRONTEND_URL)" || { echo "start one: python3.12 tests/interop/serving/serve_frontend.py MODELS PORT"; exit 2; }
+	TRITON_URL=$(FRONTEND_URL) $(BIN)/pytest tests/live/api -k "$(FRONTEND_LACKS)"
+	FRONTEND_URL=$(FRONTEND_URL) $(BIN)/pytest tests/interop/test_table.py -k frontend
 
 # Each interpreter with the newest numpy, and with numpy 1.26 if it has wheels for it.
 MATRIX = 3.10 3.11 3.12 3.13 3.14 3.10-1.26 3.11-1.26 3.12-1.26

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .servers import KINDS, Server, started
+from .servers import KINDS, MEASURED, Server, started
 
 
 def interpreter(name: str) -> str:
@@ -28,6 +28,11 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     name = request.param
     if name == "triton":
         yield Server(KINDS[name], request.getfixturevalue("triton_server").url)
+        return
+    if name == "frontend":
+        if not (url := os.environ.get("FRONTEND_URL")):
+            pytest.skip("needs FRONTEND_URL, a server of tritonfrontend: run `make frontend`")
+        yield Server(MEASURED[name], url)
         return
     with started(name, interpreter(name), tmp_path_factory.mktemp(name)) as running:
         yield running

@@ -25,6 +25,8 @@ def _attempt(call: Callable[[], Any]) -> str:
         return "no" if call() is False else "yes"
     except ServerError as error:
         return f"no ({error.status()})"
+    except tritonhttp.DeadlineExceeded:
+        return "no answer"
 
 
 def _echo(client: Any, datatype: str, values: Any, *, sent: bool, got: bool) -> Any:
@@ -45,8 +47,9 @@ def _datatypes(client: Any, values: dict[str, Any], *, sent: bool, got: bool) ->
     missing = []
     for datatype, given in values.items():
         result = _echo(client, datatype, given, sent=sent, got=got)
-        right = result is not None and _texts(result.as_numpy("OUTPUT0")) == _texts(given)
-        as_asked = result is not None and ("data" not in result.get_output("OUTPUT0")) is got
+        array = None if result is None else result.as_numpy("OUTPUT0")
+        right = array is not None and _texts(array) == _texts(given)
+        as_asked = array is not None and ("data" not in result.get_output("OUTPUT0")) is got
         if not (right and as_asked):
             missing.append(datatype)
     if len(missing) == len(values):
@@ -125,7 +128,7 @@ def loading(client: Any) -> str:
 
 def settings(client: Any) -> str:
     """trace and log settings"""
-    return _attempt(lambda: (client.get_trace_settings(), client.get_log_settings()))
+    return _attempt(lambda: (client.get_trace_settings(deadline=10), client.get_log_settings()))
 
 
 def shared_memory(client: Any) -> str:
@@ -240,7 +243,7 @@ def error_status(case: str) -> Probe:
         try:
             client.infer(model, inputs)
         except ServerError as error:
-            return str(error.status())
+            return "-" if "fail" in model and error.status() == "404" else str(error.status())
         return "none"
 
     return probe

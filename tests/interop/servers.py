@@ -1,6 +1,6 @@
 """The servers that the suite talks to: what is known of each beforehand, and how one is started and ended.
 
-MLServer and KServe run under interpreters of environments of their own. A server ends when its standard input
+All but Triton run under interpreters of environments of their own. A server ends when its standard input
 does, so none outlives whoever started it, however that ended.
 """
 
@@ -30,6 +30,8 @@ class Kind:
     json: frozenset[str]
     #: The shape in which three numbers come back.
     three: tuple[int, ...] = (3,)
+    #: The models that it has.
+    models: tuple[str, ...] = ()
 
 
 _ALL = frozenset(VALUES)
@@ -39,6 +41,11 @@ KINDS = {
     "kserve": Kind(name="kserve", binary=_ALL - {"BF16"}, json=_ALL - {"FP16", "BF16"}),
 }
 MODELS = ("add_sub", "fail", *(f"identity_{name.lower()}" for name in VALUES if name != "BF16"))
+#: Those that are only measured, for the table.
+MEASURED = {
+    "frontend": Kind(name="frontend", binary=_ALL, json=_ALL),
+    "omle": Kind(name="omle", binary=frozenset(), json=_ALL, models=tuple(set(MODELS) - {"fail"})),
+}
 
 _SERVING = Path(__file__).parent / "serving"
 _STARTUP = 120.0  # seconds; these servers import for 3 to 10
@@ -55,7 +62,7 @@ class Server:
 
 @contextmanager
 def started(name: str, python: str, folder: Path) -> Iterator[Server]:
-    """Start MLServer or KServe on a free loopback port, under that interpreter; `folder` is empty, and for it."""
+    """Start a server on a free loopback port, under that interpreter; `folder` is empty, and for it."""
     for remaining in reversed(range(_TRIES)):
         place = folder / str(remaining)
         place.mkdir()
@@ -77,8 +84,9 @@ def started(name: str, python: str, folder: Path) -> Iterator[Server]:
             )
         try:
             url = f"127.0.0.1:{ports[0]}"
-            if _wait_until_ready(process, url):
-                yield Server(KINDS[name], url)
+            kind = {**KINDS, **MEASURED}[name]
+            if _wait_until_ready(process, url, kind.models or MODELS):
+                yield Server(kind, url)
                 return
             text = (folder / "log").read_text("utf-8", "replace")
             if "address already in use" not in text or not remaining:
@@ -93,13 +101,13 @@ def started(name: str, python: str, folder: Path) -> Iterator[Server]:
                 process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> bool:
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, models: tuple[str, ...]) -> bool:
     """Return whether all models became ready; MLServer says that it is before it has loaded any."""
     end = time.monotonic() + _STARTUP
     with tritonhttp.InferenceServerClient(url) as client:
         while process.poll() is None and time.monotonic() < end:
             try:
-                if all(map(client.is_model_ready, MODELS)):
+                if all(map(client.is_model_ready, models)):
                     return True
             except tritonhttp.InferenceServerException:
                 pass

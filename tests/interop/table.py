@@ -9,7 +9,13 @@ from pathlib import Path
 PAGE = Path(__file__).parents[2] / "docs" / "servers.md"
 _TABLE = re.compile(r"(?<=<!-- measured -->\n).*?(?=<!-- end -->)", re.DOTALL)
 #: The columns, by the name that a server gives itself.
-TITLES = {"triton": "Triton", "mlserver": "MLServer", "kserve": "KServe"}
+TITLES = {
+    "triton": "Triton",
+    "frontend": "tritonfrontend 2.73, core",
+    "mlserver": "MLServer",
+    "kserve": "KServe",
+    "omle": "omle-server",
+}
 
 #: Server -> its version under "", and the cell of each row under the row's title.
 Columns = dict[str, Mapping[str, str]]
@@ -23,9 +29,10 @@ def read() -> Columns:
     if not lines:
         return {}
     columns: Columns = {}
-    for number, name in enumerate(TITLES):
+    for number, head in enumerate(lines[0]):
+        name = next(name for name, title in TITLES.items() if head.startswith(f"{title} "))
         cells = {line[0]: line[number + 1] for line in lines[2:]}
-        columns[name] = {"": lines[0][number].removeprefix(TITLES[name]).strip(), **cells}
+        columns[name] = {"": head.removeprefix(TITLES[name]).strip(), **cells}
     return columns
 
 
