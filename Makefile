@@ -7,7 +7,7 @@ BIN = $(VENV)/$(SCRIPTS)
 # host:port of a running Open Inference Protocol server. Empty: start one here.
 TRITON_URL ?=
 
-.PHONY: help demo test triton lint generate types unit adversity signals interrupts live live-api live-others cli programs integration interop frontend gpu matrix package wheels audit fuzz soak sanitize bench docs docs-serve docs-l10n docs-check screenshots clean
+.PHONY: help demo test triton lint generate types unit adversity signals interrupts live live-api live-others cli programs integration interop frontend gpu matrix package wheels audit coverage mutation fuzz soak sanitize bench docs docs-serve docs-l10n docs-check screenshots clean
 help:
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -60,7 +60,7 @@ types: $(VENV)/.developed ## mypy --strict and pyright
 
 # The tests of the modules that use the C extensions run a second time, without them. (test_bytes_tensor.py, _template and
 # _repeater compare both in one run.)
-unit: IN_PYTHON = $(patsubst %,tests/unit/test_%.py,base clients inference transport)
+unit coverage: IN_PYTHON = $(patsubst %,tests/unit/test_%.py,base clients inference transport)
 unit: $(VENV)/.developed ## the tests that need no server
 	$(BIN)/pytest tests/unit tests/fuzz
 	TRITONHTTP_IMPL=python $(BIN)/pytest $(IN_PYTHON)
@@ -144,6 +144,26 @@ matrix: ## unit and adversity tests on every installed Python from 3.10 to 3.14,
 	    "numpy$${numpy:+~=$${numpy#-}.0}" && \
 	  $$environment/bin/pytest -q tests/unit tests/adversity || exit 1; \
 	done
+
+# All suites that make test runs, and in Python what extensions do. Half an hour on a machine with nothing else to do.
+COVER = $(BIN)/python -m coverage run -m pytest
+coverage: $(VENV)/.developed $(TRITONCLIENT)/.installed ## lines and branches that the tests run, of all suites together
+	rm -f .coverage .coverage.*
+	$(COVER) tests/unit tests/fuzz
+	TRITONHTTP_IMPL=python $(COVER) $(IN_PYTHON)
+	TRITONHTTP_IMPL=python $(COVER) tests/adversity/test_faults.py -k 'blocking and not behind_equal'
+	TRITON_URL=$(TRITON_URL) $(COVER) tests/adversity
+	TRITON_URL=$(TRITON_URL) $(COVER) tests/live
+	TRITON_URL=$(TRITON_URL) $(COVER) tests/cli
+	TRITON_URL=$(TRITON_URL) TRITONCLIENT_PYTHON=$(TRITONCLIENT)/bin/python $(COVER) tests/programs
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+# EACH: mutants of each module, by chance; 0: all.
+EACH ?= 20
+MUTATION_SECONDS ?= 1800
+mutation: $(VENV)/.developed ## change the code a little, and look whether unit tests notice (EACH=0: everywhere)
+	$(BIN)/python tools/mutate.py --each $(EACH) --seconds $(MUTATION_SECONDS)
 
 # Coverage-guided where atheris has a wheel (not yet for every Python); at random elsewhere.
 FUZZ = .venv-fuzz

@@ -44,7 +44,7 @@ def run(blocked: str, program: str) -> subprocess.CompletedProcess[str]:
     """Run a program in which packages cannot be imported."""
     names = blocked.split()
     block = f"import sys\nfor each in {names!r}: sys.modules[each] = None\nimport tritonhttp as t\n"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", block + program],
         capture_output=True,

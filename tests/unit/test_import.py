@@ -36,7 +36,7 @@ def loaded_by(statement: str) -> set[str]:
     """Return the modules that a statement loads in an interpreter of its own."""
     program = f"import sys\n{statement}\nsys.stdout.write('\\n'.join(sys.modules))"
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTHON"))
+        name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTHON"))
     }
     command = [sys.executable, "-W", "error", "-c", program]
     return set(

@@ -1,7 +1,7 @@
 """Serve models by the HTTP frontend of a newer Triton, in this process: ``python serve_frontend.py MODELS PORT``.
 
 Needs Python 3.12, glibc 2.39, a C compiler, this library, and the packages of ``requirements/frontend.txt``. The
-core below the frontend is that of the wheel that the tests use; the newer binding asks for one symbol that it lacks.
+core below the frontend is that of the wheel that the tests use; the binding asks for one symbol that it lacks.
 """
 
 from __future__ import annotations
