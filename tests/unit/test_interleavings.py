@@ -52,6 +52,9 @@ class Scene:
         self.count = 0
         self._line: list[tuple[Place[Any], bool]] = []
         self._held: set[Place[Any]] = set()
+        self._kept: set[Place[Any]] = set()
+        #: Whether calls are tried again, and may come to the front.
+        self.returns = False
         self.clock = 0.0
         schedule.state, schedule.check = self.state, self.check
 
@@ -124,6 +127,10 @@ class Scene:
                 if ahead is place:
                     break
                 assert not (ready and ahead in books.line), "it was served before one that waits longer"
+        if not self.returns:
+            for place in self._kept:
+                assert place not in books.line or books.has_room(place), "another one took the room it had"
+        self._kept = {place for place in books.line if books.has_room(place)}
         self._held = set(books.holders)
         self._line = [(place, place.wake is not None) for place in books.line]
 
@@ -253,6 +260,7 @@ def perform(scene: Any, calls: dict[str, str]) -> None:
     """Play a game once."""
     for name, kind in calls.items():
         if not name.startswith(("cancel", "close")):
+            scene.returns |= "again" in kind
             scene.schedule.add(name, scene.call(name, kind))
     for name in calls:
         if name.startswith("cancel"):
@@ -690,8 +698,12 @@ def test_servers_in_every_order(
                     sent[name].append(step[0])
                     schedule.pause()
                     del under_way[name]
-                    found = OUTCOMES[outcome]()
-                    step = flow.throw(found) if isinstance(found, BaseException) else flow.send(found)
+                    found, at = OUTCOMES[outcome](), step[0]
+                    try:
+                        step = flow.throw(found) if isinstance(found, BaseException) else flow.send(found)
+                    finally:
+                        failed = outcome in ("lost", "refused", "busy") and "probe" not in calls
+                        assert not (failed and balancer.in_rotation(at)), f"{at} failed, and is not set aside"
                 ended[name] = "sent too often"
             except StopIteration as end:
                 response: Response = end.value
