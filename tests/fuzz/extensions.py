@@ -169,11 +169,14 @@ def _searches(client: InferenceServerClient) -> Iterator[Case]:
 
         yield f"find, {what}", found
         yield f"compose, {what}", composed
+    nothing: tuple[Any, ...] = ({}, object(), InferInput, InferRequestedOutput)
+    yield "find, no inference", lambda: template.find(*nothing)
+    yield "compose, no inference", lambda: template.compose(*nothing, 1, 1, b"", b"", b"", None)
     yield "find, one argument", _refused(template.find, {})
     yield "compose, one argument", _refused(template.compose, {})
     yield (
         "compose, no number",
-        _refused(template.compose, {}, None, None, None, "1", None, b"", b"", b"", b""),
+        _refused(template.compose, {}, None, None, None, "1", "1", b"", b"", b"", b""),
     )
 
 
@@ -290,7 +293,7 @@ def _exchanges(sock: socket.socket) -> Iterator[Case]:
     yield "repeat, of many", repeat, crowd
     settle()
     yield "repeat, no arguments", _refused(repeater.repeat)
-    yield "repeat, no numbers", _refused(lambda: repeater.repeat(Place(), b"", b"", "1", 2, None))
+    yield "repeat, no numbers", _refused(lambda: repeater.repeat(Place(), b"", b"", "1", "2", None))
     yield "repeat, sizes of no answer", _refused(lambda: repeater.repeat(Place(), b"", b"", 3, 2, None))
     yield "repeat, no time", _refused(lambda: repeater.repeat(Place(), b"", b"", 0, 2, "now"))
     yield "receive", receive, drain

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from . import corpus
@@ -50,7 +50,7 @@ def test_executions_beyond_the_corpus(name: str) -> None:
 def test_any_bytes(name: str) -> None:
     run = target(name)
 
-    @settings(deadline=None, max_examples=100, database=None)
+    @settings(deadline=None, max_examples=100, database=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.binary(max_size=200))
     def any_bytes(data: bytes) -> None:
         run(data)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tritonhttp import InferenceServerClient, InferInput, InferResult
@@ -54,7 +54,7 @@ def answered(
 MEMORY = st.sampled_from([bytes, bytearray, lambda data: memoryview(bytearray(data))])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(arrays(), min_size=1, max_size=6),
     MEMORY,
@@ -69,7 +69,7 @@ def test_as_binary(encoder: Encoder, sent: list[np.ndarray], memory: Any, coding
             same(result.as_numpy(f"I{number}"), array)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_many_alike(encoder: Encoder, data: st.DataObject) -> None:
     first = data.draw(arrays())
@@ -79,7 +79,7 @@ def test_many_alike(encoder: Encoder, data: st.DataObject) -> None:
         same(result.as_numpy(f"I{number}"), np.asarray(array))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(arrays().filter(lambda array: array.dtype.name != "bfloat16" and array.dtype.kind != "O"))
 def test_as_json(encoder: Encoder, sent: np.ndarray) -> None:
     """JSON has one NaN; all else comes back as it was."""
@@ -91,7 +91,7 @@ def test_as_json(encoder: Encoder, sent: np.ndarray) -> None:
     assert got.dtype == sent.dtype.newbyteorder("=")
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(arrays("BYTES"), st.data())
 def test_texts_as_json(encoder: Encoder, shape_of: np.ndarray, data: st.DataObject) -> None:
     sent = np.empty(shape_of.shape, object)

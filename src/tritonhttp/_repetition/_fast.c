@@ -497,9 +497,9 @@ put_back(Repeater *self, Place *place, Track *track, double now)
     Books books;
     if (!place->cancelled && open_books(self, &books, ready_name)) { /* who is in the line, but not ready, takes it later */
         PyObject *closed = PyObject_GetAttr(self->pool, closed_name);
-        Py_ssize_t most = limit_of(self);
+        Py_ssize_t most = closed == NULL ? -1 : limit_of(self);
         PyObject *oldest = PyList_GET_SIZE(books.idle) ? PyList_GET_ITEM(books.idle, 0) : (PyObject *)track;
-        if (closed == Py_False && PyObject_Size(books.line) == 0 && PyList_GET_SIZE(books.idle) + PySet_GET_SIZE(books.holders) <= most &&
+        if (closed == Py_False && most >= 0 && PyObject_Size(books.line) == 0 && PyList_GET_SIZE(books.idle) + PySet_GET_SIZE(books.holders) <= most &&
             PyObject_TypeCheck(oldest, track_type) && now < ((Track *)oldest)->expires &&
             PySet_Contains(books.holders, (PyObject *)place) == 1) {
             done = PyList_Append(books.idle, (PyObject *)track) == 0;
@@ -530,7 +530,7 @@ repeater_repeat(Repeater *self, PyObject *const *args, Py_ssize_t count)
     }
     Place *place = (Place *)args[0];
     PyObject *request = args[1], *answer = args[2];
-    Py_ssize_t head = PyLong_AsSsize_t(args[3]), size = PyLong_AsSsize_t(args[4]), known = PyBytes_GET_SIZE(answer);
+    Py_ssize_t head = PyLong_AsSsize_t(args[3]), size = head < 0 ? -1 : PyLong_AsSsize_t(args[4]), known = PyBytes_GET_SIZE(answer);
     if (head < 0 || head > known || known > size) {
         if (!PyErr_Occurred()) {
             PyErr_SetString(PyExc_ValueError, "repeat() takes sizes of one answer");
@@ -644,10 +644,10 @@ populate(PyObject *module)
     if (fast_requests_init() < 0) {
         return -1;
     }
-    PyObject *track = PyType_FromModuleAndSpec(module, &track_spec, NULL);
-    PyObject *place = PyType_FromModuleAndSpec(module, &place_spec, NULL);
-    PyObject *repeater = PyType_FromModuleAndSpec(module, &repeater_spec, NULL);
-    int failed = track == NULL || place == NULL || repeater == NULL ||
+    PyObject *track = NULL, *place = NULL, *repeater = NULL;
+    int failed = (track = PyType_FromModuleAndSpec(module, &track_spec, NULL)) == NULL ||
+                 (place = PyType_FromModuleAndSpec(module, &place_spec, NULL)) == NULL ||
+                 (repeater = PyType_FromModuleAndSpec(module, &repeater_spec, NULL)) == NULL ||
                  PyModule_AddType(module, (PyTypeObject *)track) < 0 || PyModule_AddType(module, (PyTypeObject *)place) < 0 ||
                  PyModule_AddType(module, (PyTypeObject *)repeater) < 0;
     Py_XDECREF(repeater);

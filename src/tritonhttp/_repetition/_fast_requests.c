@@ -52,10 +52,11 @@ collect(PyObject *tensors, PyObject *type, PyObject *form, Py_ssize_t *at, PyObj
 static PyObject *
 look_up(PyObject *table, PyObject *inference, PyObject *input, PyObject *output, PyObject *data)
 {
-    PyObject *inputs = PyObject_GetAttr(inference, inputs_name), *outputs = PyObject_GetAttr(inference, outputs_name);
-    PyObject *name = PyObject_GetAttr(inference, model_name), *version = PyObject_GetAttr(inference, version_name);
-    PyObject *form = NULL, *key = NULL, *template = NULL;
-    if (inputs == NULL || outputs == NULL || name == NULL || version == NULL || !PyList_CheckExact(inputs) ||
+    PyObject *inputs = NULL, *outputs = NULL, *name = NULL, *version = NULL, *form = NULL, *key = NULL, *template = NULL;
+    if ((inputs = PyObject_GetAttr(inference, inputs_name)) == NULL ||
+        (outputs = PyObject_GetAttr(inference, outputs_name)) == NULL ||
+        (name = PyObject_GetAttr(inference, model_name)) == NULL ||
+        (version = PyObject_GetAttr(inference, version_name)) == NULL || !PyList_CheckExact(inputs) ||
         (outputs != Py_None && !PyList_CheckExact(outputs))) {
         goto done;
     }
@@ -172,13 +173,13 @@ fill(PyObject *template, PyObject *data, Py_ssize_t most, Py_ssize_t limit, PyOb
 {
     enum { START, QUERY, LINES, GIVEN, ID, JSON, END, PIECES };
     Piece pieces[PIECES];
-    PyObject *start = PyObject_GetAttr(template, start_name), *lines = PyObject_GetAttr(template, lines_name);
-    PyObject *json = PyObject_GetAttr(template, json_name), *size = PyObject_GetAttr(template, size_name);
-    PyObject *binary = PyObject_GetAttr(template, binary_name), *request = NULL;
-    PyObject *end = own[3] == Py_None ? PyObject_GetAttr(template, parameters_name) : Py_NewRef(own[3]);
-    if (!piece_of(start, &pieces[START]) || !piece_of(own[0], &pieces[QUERY]) || !piece_of(lines, &pieces[LINES]) ||
-        !piece_of(own[1], &pieces[GIVEN]) || !piece_of(own[2], &pieces[ID]) || !piece_of(json, &pieces[JSON]) ||
-        !piece_of(end, &pieces[END]) || size == NULL || binary == NULL) {
+    PyObject *start = NULL, *lines = NULL, *json = NULL, *size = NULL, *binary = NULL, *end = NULL, *request = NULL;
+    if (!piece_of(start = PyObject_GetAttr(template, start_name), &pieces[START]) ||
+        !piece_of(lines = PyObject_GetAttr(template, lines_name), &pieces[LINES]) ||
+        !piece_of(json = PyObject_GetAttr(template, json_name), &pieces[JSON]) ||
+        !piece_of(end = own[3] == Py_None ? PyObject_GetAttr(template, parameters_name) : Py_NewRef(own[3]), &pieces[END]) ||
+        !piece_of(own[0], &pieces[QUERY]) || !piece_of(own[1], &pieces[GIVEN]) || !piece_of(own[2], &pieces[ID]) ||
+        (size = PyObject_GetAttr(template, size_name)) == NULL || (binary = PyObject_GetAttr(template, binary_name)) == NULL) {
         goto done;
     }
     Py_ssize_t tensors = PyLong_AsSsize_t(size), whole = 0;
@@ -234,8 +235,9 @@ fast_compose(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t coun
         PyErr_SetString(PyExc_TypeError, "compose() takes a dict and nine arguments more");
         return NULL;
     }
-    Py_ssize_t most = PyLong_AsSsize_t(args[4]), limit = PyLong_AsSsize_t(args[5]);
-    if ((most == -1 || limit == -1) && PyErr_Occurred()) {
+    Py_ssize_t most, limit;
+    if (((most = PyLong_AsSsize_t(args[4])) == -1 && PyErr_Occurred()) ||
+        ((limit = PyLong_AsSsize_t(args[5])) == -1 && PyErr_Occurred())) {
         return NULL;
     }
     PyObject *data = PyList_New(0), *request = NULL, *found = NULL;

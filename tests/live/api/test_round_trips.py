@@ -20,7 +20,7 @@ class TritonPythonModel:
         return [pb_utils.InferenceResponse(list(map(self.same, each.inputs()))) for each in requests]
 
     def same(self, tensor):
-        name = tensor.name().replace("IN", "OUT")
+        name = tensor.name().replace("IN", "OUT", 1)
         if "BYTES" in name:
             return pb_utils.Tensor(name, tensor.as_numpy())
         return pb_utils.Tensor.from_dlpack(name, tensor)
