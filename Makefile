@@ -201,7 +201,7 @@ build/debug/lib/.built: $(BUILT_FROM) $(DEBUG)/.installed
 
 sanitize: $(SANITIZED)/.built build/debug/lib/.built ## the C extensions under sanitizers and on a debug build of CPython (Debian)
 	for each in "pytest -q -p no:cacheprovider $(IN_C)" "tests.fuzz --plain --seconds $(or $(SECONDS),600) $(FUZZED_IN_C)" \
-	  "tests.fuzz.extensions --calls 2000"; do \
+	  "tests.fuzz.extensions --references --calls 2000"; do \
 	  env LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" TRITONHTTP_IMPL=c \
 	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	    PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) $(BIN)/python -m $$each || exit 1; \
