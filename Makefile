@@ -126,10 +126,13 @@ interop: $(VENV)/.developed $(INTEROP) ## the tests against MLServer, KServe and
 
 # The newest frontend, in a process of Python. It lacks what its options name; see docs/servers.md.
 FRONTEND_URL ?=
-FRONTEND_LACKS = not trace and not tracing and not shared and not region and not transparent and not decoupled and not stream
+FRONTEND_TESTS = $(patsubst %,tests/live/api/test_%.py,every_option infer_options infer_tensors model models network plugins \
+  probes replies requests restricted results server tls)
+FRONTEND_LACKS = not trace and not shared and not region and not decoupled and not stream and not generate \
+  and not a_map and not replies_are
 frontend: $(VENV)/.developed ## the tests on Triton against tritonfrontend (FRONTEND_URL=host:port); not part of the tests above
 	@test -n "$(FRONTEND_URL)" || { echo "start one: python3.12 tests/interop/serving/serve_frontend.py MODELS PORT"; exit 2; }
-	TRITON_URL=$(FRONTEND_URL) $(BIN)/pytest tests/live/api -k "$(FRONTEND_LACKS)"
+	TRITON_URL=$(FRONTEND_URL) $(BIN)/pytest $(FRONTEND_TESTS) -k "$(FRONTEND_LACKS)"
 	FRONTEND_URL=$(FRONTEND_URL) $(BIN)/pytest tests/interop/test_table.py -k frontend
 
 # Each interpreter with the newest numpy, and with numpy 1.26 if it has wheels for it.

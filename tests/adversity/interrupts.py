@@ -35,6 +35,7 @@ import asyncio
 import contextlib
 import dis
 import gc
+import inspect
 import operator
 import os
 import random
@@ -508,7 +509,7 @@ def _waiting_place(coroutine: Any) -> str:
 
 
 def _traced(tracer: Tracer, call: Callable[[Any, Any], Any], client: Any, prepared: Any) -> Any:
-    if not asyncio.iscoroutinefunction(call):
+    if not inspect.iscoroutinefunction(call):
 
         def alone() -> Iterator[Any]:
             yield call(client, prepared)
