@@ -280,10 +280,11 @@ def summed(reports: list[dict[str, Any]]) -> str:
         return found
 
     def most(what: str) -> str:
-        return ", ".join(
-            f"{kind}: {max(report[kind]['after'][what] - report[kind]['before'][what] for report in reports):+,}"
+        found = {
+            kind: [report[kind]["after"][what] - report[kind]["before"][what] for report in reports]
             for kind in ("threads", "tasks")
-        )
+        }
+        return ", ".join(f"{kind}: {max(each):+,}" for kind, each in found.items())
 
     faults: Counter[str] = Counter()
     errors: Counter[str] = Counter()
