@@ -148,6 +148,29 @@ matrix: ## unit and adversity tests on every installed Python from 3.10 to 3.14,
 	  $$environment/bin/pytest -q tests/unit tests/adversity || exit 1; \
 	done
 
+# What packages are made and checked with, in an environment of its own.
+TOOLS = .venv-tools
+$(TOOLS)/.installed:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/$(SCRIPTS)/pip install --quiet build twine pip-audit cibuildwheel
+	@touch $@
+
+package: $(TOOLS)/.installed ## build sdist and wheel, and install each in a bare environment
+	rm -rf build dist
+	$(TOOLS)/$(SCRIPTS)/python -m build
+	$(TOOLS)/$(SCRIPTS)/twine check --strict dist/*
+	$(PYTHON) tools/check_package.py dist/*
+
+wheels: $(TOOLS)/.installed ## build the wheels of this system for all Pythons (Linux: needs Docker)
+	rm -rf dist
+	$(TOOLS)/$(SCRIPTS)/python -m cibuildwheel --output-dir dist
+	$(TOOLS)/$(SCRIPTS)/twine check --strict dist/*
+
+# --strict: a package that the database does not know fails it, as does a database that cannot be reached.
+audit: $(VENV)/.developed $(TOOLS)/.installed ## ask a database of known weaknesses about all that is installed
+	$(BIN)/pip freeze --quiet --exclude-editable > $(TOOLS)/installed.txt
+	$(TOOLS)/$(SCRIPTS)/pip-audit --strict --disable-pip --no-deps --requirement $(TOOLS)/installed.txt
+
 # All suites that make test runs, and in Python what extensions do. Half an hour on a machine with nothing else to do.
 COVER = $(BIN)/python -m coverage run -m pytest
 coverage: $(VENV)/.developed $(TRITONCLIENT)/.installed ## lines and branches that the tests run, of all suites together

@@ -36,7 +36,7 @@ USES = [
     Use("otel", "opentelemetry", "import tritonhttp.otel"),
     Use("cuda", "cuda.bindings cuda", "import tritonhttp.utils.cuda_shared_memory as c\n"
         "c.create_shared_memory_region('r', 64, 0)", "CudaSharedMemoryException"),
-    Use("cli", "typer", "from tritonhttp.cli.main import main\nsys.exit(main())", ""),
+    Use("cli", "typer", "from tritonhttp.cli.main import main\nsys.exit(main(['models']))", ""),
 ]  # fmt: skip
 
 

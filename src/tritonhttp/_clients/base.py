@@ -266,7 +266,9 @@ class ClientBase(Fleet, Overrides):
 
     def _note(self, operation: Operation[Any], response: Response) -> None:
         """Log a response for `verbose`, and in the reference's words what it means."""
-        self._log.debug("%r", self._as_answer(response))
+        for line in repr(self._as_answer(response)).split("\n"):  # the reference's on asyncio has two
+            if line:
+                self._log.debug("%s", line)
         if operation.done and 200 <= response.status_code < 300:
             self._log.debug("%s", operation.done)
 
