@@ -49,9 +49,9 @@ def plain(name: str, seconds: float, most: int, seed: int) -> tuple[int, bytes |
     seeds = corpus.inputs(name) or [b""]
     be_strict()
     end = time.monotonic() + seconds
+    generator = random.Random(f"{name} {seed}")
     done = 0
     while done < most and time.monotonic() < end:
-        generator = random.Random(f"{name} {seed} {done}")
         data = mutated(generator, generator.choice(seeds), generator.randrange(1, 6), corpus.TOKENS)[
             :_LARGEST
         ]
