@@ -9,7 +9,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tritonhttp._wire.dtypes import BY_NAME, NAMES, as_little_endian, np_to_triton_dtype, triton_to_np_dtype
+from tritonhttp._wire.dtypes import (
+    BY_NAME,
+    NAMES,
+    as_little_endian,
+    meant,
+    np_to_triton_dtype,
+    triton_to_np_dtype,
+)
 
 TABLE = [
     ("BOOL", bool, 1),
@@ -144,3 +151,25 @@ def test_an_array_in_the_wires_layout_is_not_copied(dtype: Any) -> None:
     array = np.zeros((3, 4), dtype)
     assert as_little_endian(array) is array
     assert as_little_endian(array.view()).base is array
+
+
+@pytest.mark.parametrize(
+    ("given", "datatype"),
+    [
+        (np.float32, "FP32"),
+        (np.dtype(">i4"), "INT32"),
+        (object, "BYTES"),
+        ("float32", "FP32"),
+        ("TYPE_FP32", "FP32"),
+        ("fp32", "FP32"),
+        (" <FP32>", "FP32"),
+        ("STRING", "BYTES"),
+        ("double", "FP64"),
+        ("FP33", "FP32"),
+        ("zzz", None),
+        (None, None),
+        (3, None),
+    ],
+)
+def test_what_a_caller_meant(given: Any, datatype: str | None) -> None:
+    assert meant(given) == datatype

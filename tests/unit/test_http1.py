@@ -386,6 +386,15 @@ def test_what_is_no_response_is_refused(data: bytes, sizes: list[int] | None) ->
     assert read(data, sizes, eof=False).error == "ProtocolError"
 
 
+def test_interim_responses_are_counted() -> None:
+    """Each is small and would otherwise restart the limits of the head, without end."""
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    whole = OK + b"Content-Length: 2\r\n\r\nhi"
+    assert read(interim * 100 + whole, None, eof=False).status == 200
+    assert read(interim * 101 + whole, None, eof=False).error == "ProtocolError"
+    assert read(interim * 101, [len(interim)], eof=False).error == "ProtocolError"
+
+
 def test_a_refusal_shows_how_the_answer_begins() -> None:
     reader = ResponseReader()
     reader.get_buffer()[:8] = b"SSH-2.0-"

@@ -90,6 +90,12 @@ def test_a_lone_surrogate_is_refused(value: Any) -> None:
         sent(value)
 
 
+@pytest.mark.parametrize("value", ["\ud800", ["a", "\udfff"], {"key": {"deep": "\ud800"}}, np.str_("\ud800")])
+def test_a_lone_surrogate_is_refused_where_it_stands(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"the place.* is not valid text"):
+        plain(value, "the place")
+
+
 def test_a_callers_containers_are_not_changed() -> None:
     value = {"a": [1, math.nan], "b": (2,)}
     sent(value)

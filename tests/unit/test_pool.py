@@ -159,6 +159,31 @@ def test_a_place_that_was_served_before_joins_at_the_front() -> None:
     assert pool.holders == {calls[1].place}
 
 
+def test_a_call_is_cancelled_where_it_is() -> None:
+    """On a connection it is interrupted, in line it is woken, and before both it only knows."""
+
+    class Transport:
+        def __init__(self) -> None:
+            self.interrupted: list[Place[Any]] = []
+
+        def interrupt(self, place: Place[Any]) -> None:
+            self.interrupted.append(place)
+
+    woken: list[bool] = []
+    place: Place[Any] = Place()
+    pool.cancel(place)
+    assert place.cancelled
+    waiting: Place[Any] = Place()
+    waiting.wake = lambda: woken.append(waiting.cancelled)
+    pool.cancel(waiting)
+    assert woken == [True]
+    transport = Transport()
+    connected: Place[Any] = Place()
+    connected.transport = transport  # type: ignore[assignment]
+    pool.cancel(connected)
+    assert transport.interrupted == [connected]
+
+
 def test_a_place_that_is_not_ready_keeps_room_for_itself() -> None:
     pool: Pool[str] = Pool(2)
     first, second = taken(pool, "a", "b")

@@ -85,6 +85,16 @@ def test_an_event_without_end_is_refused(stream: bytes) -> None:
         feed()
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_an_event_may_have_as_many_bytes_as_the_limit(cut: bool) -> None:
+    reader = EventReader(64)
+    line = b"data: " + b"x" * 58  # 64 bytes
+    pieces = [line[:9], line[9:]] if cut else [line]
+    assert [event for piece in pieces for event in reader.feed(piece)] == []
+    with pytest.raises(ProtocolError, match="more than 64 bytes"):
+        list(reader.feed(b"x"))
+
+
 def test_the_limit_is_for_one_event() -> None:
     reader = EventReader(64)
     for _ in range(100):
