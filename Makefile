@@ -74,7 +74,7 @@ signals: $(VENV)/.developed ## the tests of order, and of calls interrupted by s
 	$(BIN)/pytest $(SIGNALS)
 
 interrupts: $(VENV)/.developed ## an exception at every instruction of a call; make test runs a sample
-	EVERY_PLACE=1 $(BIN)/pytest tests/adversity/test_interrupts.py tests/unit/test_regions.py tests/unit/test_dispatch.py
+	EVERY_PLACE=1 $(BIN)/pytest tests/adversity/test_interrupts.py $(patsubst %,tests/unit/test_%.py,regions dispatch interleavings)
 
 live: $(VENV)/.developed ## the tests against a real Triton (TRITON_URL=host:port: on yours)
 	TRITON_URL=$(TRITON_URL) $(BIN)/pytest tests/live
