@@ -39,7 +39,7 @@ function tell() {{
   const loaded = frame.contentWindow.performance.getEntriesByType("resource").map(each => each.name)
   document.title = "told " + encodeURIComponent(JSON.stringify({{
     needs: root.scrollWidth, has: root.clientWidth, broken: images, loaded, language: root.lang,
-    heading: inner.querySelector("h1")?.textContent, text: inner.querySelector("article, main")?.innerText,
+    heading: inner.querySelector("h1, h2")?.textContent, text: inner.querySelector("article, main")?.innerText,
     found: inner.querySelectorAll("ul.search li").length, labelled: inner.querySelectorAll("dt.sig").length }}))
 }}
 frame.onload = () => setTimeout(tell, 3000)
