@@ -1017,7 +1017,7 @@ TABLE: dict[str, list[Fault]] = {
             {
                 "fewer": binary_answer([{**OUTPUT, "shape": [1]}]),
                 "more": binary_answer([{**OUTPUT, "shape": [3]}]),
-                "beyond memory": binary_answer([{**OUTPUT, "shape": [2**62, 2**62]}]),
+                "beyond memory": binary_answer([{**OUTPUT, "shape": [2**31, 2**30]}]),
                 "another datatype": binary_answer([{**OUTPUT, "datatype": "INT64"}]),
             },
             "output 'O'",
