@@ -30,10 +30,10 @@ $(VENV)/.developed: $(BUILT_FROM) | $(BIN)/python
 demo: $(VENV)/.installed ## classify handwritten digits on a real Triton (TRITON_URL=host:port: on yours)
 	@$(BIN)/python -m tritonhttp.cli.demo $(TRITON_URL)
 
-# Three parts run beside each other, the longest first, since the tests against servers that misbehave mostly wait. The
+# Four parts run beside each other, the longest first, since the tests against servers that misbehave mostly wait. The
 # tests against a real Triton are three parts, each with a server of its own. The environments are made beside each
 # other, too.
-BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=3 --output-sync=target)
+BESIDE = $(if $(filter output-sync,$(.FEATURES)),--jobs=4 --output-sync=target)
 # If there is a compiler, require the C extensions. Without them their tests would be skipped silently.
 test: export TRITONHTTP_IMPL ?= $(shell command -v cc >/dev/null && echo c)
 # numpy's library for linear algebra would start threads in each of the many processes.

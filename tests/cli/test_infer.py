@@ -460,7 +460,7 @@ def test_a_dry_run_sends_no_inference(run: Run) -> None:
         (("identity_int32", "-i", "INPUT0=[[1],[2,3]]"), 2, ["row 0 has [1], row 1 has [2]"]),
         (("identity_int32", "-i", 'INPUT0={"a": 1}'), 2, ["expected a number, text or a list"]),
         (("identity_int32", "-i", "INPUT0=null"), 2, ["expected a number, text or a list"]),
-        (("identity_bytes", "-i", 'INPUT0=["a", 1]'), 2, ["element 1 is a int"]),
+        (("identity_bytes", "-i", 'INPUT0=["a", 1]'), 2, ["one tensor cannot hold both numbers and text"]),
         (("identity_int32", "-i", "INPUT0=@/no/such/file"), 2, ["/no/such/file: No such file"]),
         (("identity_int32", "-i", "INPUT0=@/"), 2, ["/: Is a directory"]),
         (("identity_int32", "-i", "INPUT0=@"), 2, ["file's name after @"]),

@@ -418,11 +418,15 @@ def test_ctrl_c_ends_clean_and_says_how_to_go_on(tmp_path: Path, score: Any) -> 
         if done >= 64:
             raise KeyboardInterrupt
 
-    pq.write_table(table(20_000), tmp_path / "in.parquet")
+    def slow(batch: Any) -> Any:
+        time.sleep(0.05)  # progress is told ten times a second
+        return batch
+
+    pq.write_table(table(20_000), tmp_path / "in.parquet", row_group_size=500)
     with pytest.raises(KeyboardInterrupt, match=r"rows committed to .*; resume=True goes on"):
-        score(tmp_path / "in.parquet", tmp_path / "out", checkpoint=64, progress=interrupted)
+        score(tmp_path / "in.parquet", tmp_path / "out", checkpoint=64, progress=interrupted, preprocess=slow)
     assert not list((tmp_path / "out").glob(".*")), "no temporary file is left"
-    report = score(tmp_path / "in.parquet", tmp_path / "out")
+    report = score(tmp_path / "in.parquet", tmp_path / "out", preprocess=slow)
     assert report.rows == 20_000
     assert pq.read_table(tmp_path / "out")["id"].to_pylist() == list(range(20_000))
 
