@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ...clients import tensor
+from ...clients import tensor, wait_until
 from ...fuzz.arrays import DATATYPES, arrays, same
 
 MODEL = b"""
@@ -53,6 +53,7 @@ def model(client):
     client.load_model(NAME, config=json.dumps(config), files={"file:1/model.py": MODEL})
     yield NAME
     client.unload_model(NAME)
+    wait_until(client.is_server_ready, 60)  # not while a model is being unloaded
 
 
 def test_any_tensors_through_the_server(client, model):
