@@ -10,6 +10,7 @@ from ...clients import tensor, wait_until
 
 def test_a_running_server_is_live_and_ready(client):
     assert client.is_server_live() is True
+    wait_until(client.is_server_ready, 60)  # an earlier test's model may still be unloading
     assert client.is_server_ready() is True
 
 
