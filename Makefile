@@ -206,7 +206,7 @@ fuzz: $(FUZZ)/.installed ## random input for SECONDS=600, split over the TARGETS
 # packages, unpacked into a folder. Their tests, and fuzzing for SECONDS=600, run with each.
 SANITIZED = build/sanitized/lib
 DEBUG = .venv-debug
-DEBUG_PYTHON = PYTHONPATH=build/debug/lib:$(DEBUG)/site $$(echo $(DEBUG)/root/usr/bin/python3.*d)
+DEBUG_PYTHON = PYTHONPATH=build/debug/lib:$(DEBUG)/site $$(echo $(DEBUG)/unpacked/usr/bin/python3.*d)
 IN_C = $(patsubst %,tests/unit/test_%.py,bytes_tensor template repeater) tests/adversity/test_repeating.py tests/fuzz
 FUZZED_IN_C = bytes elements requests repetition
 
@@ -220,8 +220,8 @@ $(DEBUG)/.installed: tests/fuzz/requirements.txt | $(VENV)/.developed
 	@touch $@
 
 build/debug/lib/.built: $(BUILT_FROM) $(DEBUG)/.installed
-	include=$$(echo $(CURDIR)/$(DEBUG)/root/usr/include/python3.*d); \
-	  CFLAGS="-O0 -g -I$$include -I$(CURDIR)/$(DEBUG)/root/usr/include" \
+	include=$$(echo $(CURDIR)/$(DEBUG)/unpacked/usr/include/python3.*d); \
+	  CFLAGS="-O0 -g -I$$include -I$(CURDIR)/$(DEBUG)/unpacked/usr/include" \
 	  $(DEBUG_PYTHON) setup.py --quiet build --build-base build/debug --build-lib build/debug/lib
 	@touch $@
 
