@@ -84,7 +84,7 @@ def test_help_loads_little() -> None:
 
 
 def test_help_is_fast() -> None:
-    """About what the library's own import takes, with numpy's; in CPU time, since other tests run meanwhile."""
+    """Less than the library's own import, with numpy's, takes; in CPU time, since other tests run meanwhile."""
     program = (
         "import time, sys\nstart = time.process_time()\nimport tritonhttp\nbegan = time.process_time()\n"
         "from tritonhttp.cli.main import main\nmain(['--help'])\n"
@@ -97,7 +97,7 @@ def test_help_is_fast() -> None:
         )
         return float(ended.stderr)
 
-    assert min(share() for _ in range(3)) < 2
+    assert any(share() < 0.8 for _ in range(20)), "a busy machine may miss it some times, not always"
 
 
 @pytest.mark.parametrize(
