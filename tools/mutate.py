@@ -27,6 +27,7 @@ MODULES = {
     "_wire/compression.py": ["compression"],
     "_wire/dtypes.py": ["dtypes"],
     "_wire/http1.py": ["http1"],
+    "_wire/responses.py": ["http1"],
     "_wire/inference.py": ["inference"],
     "_wire/jsonio.py": ["jsonio", "inference"],
     "_wire/prometheus.py": ["prometheus"],

@@ -26,7 +26,8 @@ from tritonhttp._transport import route
 from tritonhttp._transport.address import parse_url
 from tritonhttp._wire import bytes_tensor, prometheus
 from tritonhttp._wire.compression import Decompressor
-from tritonhttp._wire.http1 import Response, ResponseHead, ResponseReader
+from tritonhttp._wire.http1 import ResponseReader
+from tritonhttp._wire.responses import Response, ResponseHead
 from tritonhttp._wire.sse import EventReader
 from tritonhttp.errors import InferenceServerException, InvalidRequest, ProtocolError
 

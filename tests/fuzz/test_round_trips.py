@@ -15,7 +15,7 @@ from tritonhttp import InferenceServerClient, InferInput, InferResult
 from tritonhttp._protocol.encoder import Encoder
 from tritonhttp._protocol.inference import Inference
 from tritonhttp._wire import compression
-from tritonhttp._wire.http1 import Response, ResponseHead
+from tritonhttp._wire.responses import Response, ResponseHead
 
 from ..clients import tensor
 from .arrays import arrays, same

@@ -32,7 +32,8 @@ from tritonhttp import (
 )
 from tritonhttp._clients.awaited.aiohttp_forms import Answer
 from tritonhttp._protocol.probes import until_ready
-from tritonhttp._wire.http1 import Response, ResponseHead, parse_head
+from tritonhttp._wire.http1 import parse_head
+from tritonhttp._wire.responses import Response, ResponseHead
 from tritonhttp.auth import BearerAuth
 from tritonhttp.events import Call
 

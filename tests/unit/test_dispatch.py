@@ -29,7 +29,7 @@ from tritonhttp._calls.dispatch import Dispatch
 from tritonhttp._calls.safety import may_run_twice
 from tritonhttp._protocol.operations import Endpoint, Operation, is_server_ready, purpose
 from tritonhttp._transport.policy import Moment, moment
-from tritonhttp._wire.http1 import Response, ResponseHead, StreamedResponse
+from tritonhttp._wire.responses import Response, ResponseHead, StreamedResponse
 from tritonhttp.events import Call, Hooks
 
 from .conftest import interrupted_everywhere

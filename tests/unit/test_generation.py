@@ -19,7 +19,8 @@ from tritonhttp._protocol.generation import AnswerReader, StreamBase, as_result
 from tritonhttp._protocol.inference import Inference
 from tritonhttp._protocol.operations import generate, generate_stream
 from tritonhttp._wire.compression import Decompressor
-from tritonhttp._wire.http1 import Response, ResponseHead, ResponseReader
+from tritonhttp._wire.http1 import ResponseReader
+from tritonhttp._wire.responses import Response, ResponseHead
 
 EVENTS = "text/event-stream; charset=utf-8"
 

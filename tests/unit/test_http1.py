@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tritonhttp._wire.http1 import MAX_HEAD, Response, ResponseHead, ResponseReader, parse_head
+from tritonhttp._wire.http1 import MAX_HEAD, ResponseReader, parse_head
 from tritonhttp._wire.requests import (
     COALESCE,
     amended,
@@ -20,6 +20,7 @@ from tritonhttp._wire.requests import (
     header_line,
     without_expectation,
 )
+from tritonhttp._wire.responses import Response, ResponseHead
 from tritonhttp.errors import InvalidRequest, ProtocolError
 
 

@@ -22,8 +22,8 @@ from tritonhttp import InferenceServerClient, InferInput, InferRequestedOutput, 
 from tritonhttp._protocol.inference import Inference, body_of
 from tritonhttp._wire import inference
 from tritonhttp._wire.dtypes import triton_to_np_dtype
-from tritonhttp._wire.http1 import Response, ResponseHead
 from tritonhttp._wire.inference import RESERVED_PARAMETERS, decode_response, error_message
+from tritonhttp._wire.responses import Response, ResponseHead
 from tritonhttp.errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
 
 INPUT = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}

@@ -20,7 +20,7 @@ from tritonhttp._transport import asyncio_pool, blocking_pool, pool
 from tritonhttp._transport.asyncio_pool import AsyncioPool
 from tritonhttp._transport.blocking_pool import BlockingPool
 from tritonhttp._transport.pool import Place, Pool, cancel
-from tritonhttp._wire.http1 import Response
+from tritonhttp._wire.responses import Response
 from tritonhttp.errors import ConnectionLost, ConnectRefused, InferenceServerException, RequestCancelled
 from tritonhttp.events import Call as Record
 from tritonhttp.events import Hooks

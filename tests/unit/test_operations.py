@@ -26,7 +26,7 @@ from tritonhttp._protocol import operations
 from tritonhttp._protocol.encoder import Encoder
 from tritonhttp._protocol.inference import Inference, body_of
 from tritonhttp._protocol.operations import Operation, check, query_string
-from tritonhttp._wire.http1 import Response, ResponseHead
+from tritonhttp._wire.responses import Response, ResponseHead
 
 JSON = "application/json"
 

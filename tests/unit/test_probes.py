@@ -14,7 +14,7 @@ import pytest
 from tritonhttp import Health, ModelList, ModelStatus
 from tritonhttp._basics.hints import known_names
 from tritonhttp._protocol.probes import check, index, until_ready
-from tritonhttp._wire.http1 import Response, ResponseHead
+from tritonhttp._wire.responses import Response, ResponseHead
 from tritonhttp.errors import ConnectionLost, ConnectRefused, DeadlineExceeded, ProtocolError, ServerError
 
 LIVE, READY, METADATA, INDEX = "v2/health/live", "v2/health/ready", "v2", "v2/repository/index"

@@ -9,7 +9,7 @@ import pytest
 
 from tritonhttp import ServerError
 from tritonhttp._protocol.refusals import check, own_words, shares_nothing
-from tritonhttp._wire.http1 import Response, ResponseHead
+from tritonhttp._wire.responses import Response, ResponseHead
 
 SWITCHED_OFF = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
 IN_PROCESS = (

@@ -30,7 +30,7 @@ from tritonhttp._regions import auto, names, pool, region, registrations, sizes
 from tritonhttp._regions import posix_memory as memory
 from tritonhttp._regions.pool import BlockPool
 from tritonhttp._transport.policy import moment
-from tritonhttp._wire.http1 import Response, ResponseHead
+from tritonhttp._wire.responses import Response, ResponseHead
 from tritonhttp.events import Call, Hooks
 
 from ..clients import tensor

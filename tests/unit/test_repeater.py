@@ -32,8 +32,8 @@ from tritonhttp._transport.address import Address
 from tritonhttp._transport.blocking import BlockingTransport
 from tritonhttp._transport.policy import Connections, Timeouts, moment
 from tritonhttp._transport.pool import Pool
-from tritonhttp._wire.http1 import Response, ResponseHead
 from tritonhttp._wire.requests import COALESCE, encode_head
+from tritonhttp._wire.responses import Response, ResponseHead
 from tritonhttp.errors import ConnectionLost, DeadlineExceeded, InferenceServerException
 
 pytestmark = pytest.mark.skipif(not repeater.REPEATS, reason="the extension is not built")

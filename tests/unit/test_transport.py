@@ -37,8 +37,8 @@ from tritonhttp._transport.blocking import BlockingTransport
 from tritonhttp._transport.blocking_connect import Making
 from tritonhttp._transport.policy import Timeouts
 from tritonhttp._transport.pool import Place
-from tritonhttp._wire.http1 import Response
 from tritonhttp._wire.requests import COALESCE, encode_head
+from tritonhttp._wire.responses import Response
 from tritonhttp.errors import RequestCancelled, TLSError
 
 Serve = Callable[..., Any]

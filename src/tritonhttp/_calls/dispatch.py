@@ -24,7 +24,7 @@ from .._basics.redaction import without_secrets
 from .._protocol.operations import Operation
 from .._transport.failures import WAITING
 from .._transport.policy import Moment
-from .._wire.http1 import Response, StreamedResponse
+from .._wire.responses import Response, StreamedResponse
 from ..errors import ConnectionLost, DeadlineExceeded, InferenceServerException, InvalidRequest
 from ..events import Call, Hooks, Observers
 from .balance import NOT_STARTED, SERVER_LOST, Balancer, Ticket, server_failed

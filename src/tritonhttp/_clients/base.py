@@ -20,8 +20,8 @@ from .._protocol.result import InferResult
 from .._protocol.tensors import InferInput, InferRequestedOutput
 from .._transport.address import parse_url
 from .._transport.policy import Connections, positive
-from .._wire.http1 import Response
 from .._wire.requests import Buffer
+from .._wire.responses import Response
 from ..errors import DeadlineExceeded, InvalidRequest, ProtocolError, ServerError
 from ..plugins import InferenceServerClientPlugin
 from .advice import meant, no_attribute_of_client

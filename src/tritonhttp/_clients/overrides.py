@@ -15,8 +15,8 @@ from .._protocol import operations
 from .._protocol.encoder import Encoder, refuse_framing
 from .._protocol.inference import Inference
 from .._protocol.operations import Endpoint, Operation
-from .._wire.http1 import Response
 from .._wire.requests import Buffer
+from .._wire.responses import Response
 from ..plugins import InferenceServerClientPlugin, Request
 
 if TYPE_CHECKING:

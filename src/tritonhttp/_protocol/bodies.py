@@ -12,8 +12,8 @@ from typing import Any
 
 from .._basics.quantities import integer
 from .._wire import compression
-from .._wire.http1 import Response, ResponseHead
 from .._wire.requests import Buffer
+from .._wire.responses import Response, ResponseHead
 from ..errors import ProtocolError
 
 __all__ = ["Unpacked", "octets", "plain_body", "status_of", "taken"]

@@ -12,8 +12,8 @@ from .._basics.table import Table
 from .._repetition.answer import Answer, learn
 from .._repetition.template import LARGEST, Template, compose, find
 from .._version import __version__
-from .._wire.http1 import Response
 from .._wire.requests import COALESCE, Buffer, encode_head, header_line, is_token
+from .._wire.responses import Response
 from ..errors import InvalidRequest
 from . import operations
 from .inference import Inference, buffers_of, form_of, forms_json, refuse_size

@@ -15,8 +15,8 @@ from typing import Any
 from .._basics.redaction import without_secrets
 from .._wire import inference, jsonio
 from .._wire.compression import Decompressor
-from .._wire.http1 import Response, StreamedResponse
 from .._wire.requests import Buffer
+from .._wire.responses import Response, StreamedResponse
 from .._wire.sse import EventReader
 from ..errors import InferenceServerException, InvalidRequest, ProtocolError, ServerError
 from .bodies import plain_body

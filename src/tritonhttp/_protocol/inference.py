@@ -15,9 +15,9 @@ from .._basics import hints
 from .._basics.quantities import came, real
 from .._repetition.answer import Repeated
 from .._wire import compression, dtypes, jsonio
-from .._wire.http1 import Response
 from .._wire.inference import RESERVED_PARAMETERS, RESERVED_PREFIX, flag, text, whole
 from .._wire.requests import Buffer
+from .._wire.responses import Response
 from ..errors import InvalidRequest, ServerError
 from .operations import (
     BINARY,

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from .._basics import hints
 from .._basics.quantities import came, integer
 from .._wire import inference, jsonio, prometheus
-from .._wire.http1 import Response
 from .._wire.prometheus import Metrics
 from .._wire.requests import Buffer, plain_text
+from .._wire.responses import Response
 from ..errors import InvalidRequest, ProtocolError
 from .bodies import plain_body
 from .refusals import METRICS_PORT, check, of_metrics, server_error, twice_v2

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from .._basics.hints import known_names
 from .._basics.redaction import without_secrets
-from .._wire.http1 import Response
+from .._wire.responses import Response
 from ..errors import (
     ConnectError,
     ConnectionLost,

@@ -8,7 +8,7 @@ from typing import Any
 from .._basics import hints
 from .._basics.redaction import without_secrets
 from .._wire import inference, jsonio
-from .._wire.http1 import Response
+from .._wire.responses import Response
 from ..errors import ProtocolError, ServerError
 from .bodies import plain_body, status_of, taken
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from .._basics.log import verbose_logger
 from .._wire import dtypes, inference, jsonio
-from .._wire.http1 import Response, ResponseHead
 from .._wire.requests import Buffer
+from .._wire.responses import Response, ResponseHead
 from ..errors import InvalidCall, InvalidRequest, ProtocolError
 from .arrays import as_dlpack, as_torch, decoded
 from .attributes import no_attribute

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .._wire.http1 import Response, ResponseHead
 from .._wire.requests import Buffer
+from .._wire.responses import Response, ResponseHead
 
 __all__ = ["Answer", "Repeated", "learn"]
 

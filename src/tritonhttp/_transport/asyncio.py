@@ -11,8 +11,8 @@ import os
 import socket
 from collections.abc import Sequence
 
-from .._wire.http1 import Response, StreamedResponse
 from .._wire.requests import Buffer, coalesce, host_of, without_expectation
+from .._wire.responses import Response, StreamedResponse
 from ..errors import ConnectionLost, InvalidRequest, ProtocolError, TransportError
 from .address import SocketAddress
 from .asyncio_connect import connect, open_tunnel, resolve, timeout_at

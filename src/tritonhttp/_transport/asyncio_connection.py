@@ -14,8 +14,9 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import cast
 
-from .._wire.http1 import Response, ResponseReader
+from .._wire.http1 import ResponseReader
 from .._wire.requests import Buffer
+from .._wire.responses import Response
 from ..errors import ConnectionLost, DeadlineExceeded, ProtocolError
 from .failures import over
 from .route import CONTINUE_WAIT

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from .._repetition.answer import Answer, Repeated
 from .._repetition.repeater import REPEATS, Repeater
-from .._wire.http1 import Response, StreamedResponse
 from .._wire.requests import Buffer, coalesce, host_of, without_expectation
+from .._wire.responses import Response, StreamedResponse
 from ..errors import ConnectionLost, ProtocolError, TransportError
 from .address import Address, SocketAddress
 from .base import StreamBase, TransportBase

@@ -17,8 +17,9 @@ from time import monotonic
 from typing import Any
 
 from .._repetition.repeater import REPEATS, Track
-from .._wire.http1 import Response, ResponseReader
+from .._wire.http1 import ResponseReader
 from .._wire.requests import Buffer
+from .._wire.responses import Response
 from ..errors import ConnectionLost, DeadlineExceeded, InferenceServerException, TransportError
 from .blocking_connect import interrupt
 from .failures import over

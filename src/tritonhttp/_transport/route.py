@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .._basics.redaction import without_credentials
-from .._wire.http1 import Response, ResponseReader
+from .._wire.http1 import ResponseReader
 from .._wire.requests import Buffer, amended
+from .._wire.responses import Response
 from ..errors import ConnectError, ConnectTimeout, InferenceServerException, InvalidRequest
 from .address import Address, ascii_host, ip_address, parse_url
 from .failures import timed_out

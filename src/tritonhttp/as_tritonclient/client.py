@@ -6,7 +6,7 @@ import re
 
 from .._basics.redaction import masked
 from .._clients.blocking import client
-from .._wire.http1 import Response
+from .._wire.responses import Response
 
 __all__ = ["InferenceServerClient", "lines_of"]
 

@@ -11,7 +11,7 @@ import trustme
 
 import tritonhttp
 from tritonhttp import DeadlineExceeded, InvalidRequest, Retry, ServerError
-from tritonhttp._wire.http1 import Response, ResponseHead
+from tritonhttp._wire.responses import Response, ResponseHead
 
 from ...clients import tensor, wait_until
 

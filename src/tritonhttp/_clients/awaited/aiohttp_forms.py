@@ -18,7 +18,7 @@ from ... import errors
 from ..._protocol import operations
 from ..._protocol.bodies import octets, status_of
 from ..._wire import jsonio
-from ..._wire.http1 import Response, ResponseHead
+from ..._wire.responses import Response, ResponseHead
 from ...errors import ConnectError, ConnectionLost, DeadlineExceeded, NameResolutionError, TransportError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from ..._protocol.generation import AnswerReader, StreamBase, as_result
 from ..._protocol.result import InferResult
 from ..._transport.policy import IdleMoment, Moment, moment
 from ..._transport.pool import Place
-from ..._wire.http1 import Response
+from ..._wire.responses import Response
 from .side import guarded, leave, pause
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ from ..._transport.blocking_pool import BlockingPool
 from ..._transport.policy import UNSET, Deadline, Moment, call_limit, moment, seconds
 from ..._transport.pool import Place
 from ..._transport.trace import Trace
-from ..._wire.http1 import Response, StreamedResponse
 from ..._wire.requests import Buffer
+from ..._wire.responses import Response, StreamedResponse
 from ...errors import (
     DeadlineExceeded,
     InferenceServerException,

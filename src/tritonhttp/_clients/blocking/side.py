@@ -10,7 +10,7 @@ from ..._transport.blocking_pool import Bell
 from ..._transport.failures import cancelled, unpack_timeout
 from ..._transport.policy import Moment
 from ..._transport.pool import Place
-from ..._wire.http1 import Response
+from ..._wire.responses import Response
 from ...errors import InvalidRequest, TransportError
 from ..advice import Instead
 
