@@ -71,10 +71,10 @@ class Throttle:
     most : int
         The highest limit.
     start : int
-        The first limit.
+        The first limit: a run of a second or two has no time to find out that two were too few.
     """
 
-    def __init__(self, most: int, start: int = 2) -> None:
+    def __init__(self, most: int, start: int = 8) -> None:
         self._most = max(1, most)
         self.limit = min(start, self._most)
         self._round: _Round | None = None
