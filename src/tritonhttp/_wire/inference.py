@@ -126,7 +126,7 @@ class Layout:
     not be able to change it: nothing in it is given away.
     """
 
-    __slots__ = ("_placed", "_views", "outputs", "rows", "size", "spans", "version")
+    __slots__ = ("_placed", "_texts", "_views", "outputs", "rows", "size", "spans", "version")
 
     def __init__(self, answer: dict[str, Any]) -> None:
         #: The version of the model that answered.
@@ -139,6 +139,8 @@ class Layout:
         self._views: dict[str, tuple[tuple[int, ...], np.dtype[Any], int, int]] = {}
         #: The same for tensors in shared memory; their offset is 0.
         self._placed: dict[str, tuple[tuple[int, ...], np.dtype[Any], int, int]] = {}
+        #: Shape and number of elements of the BYTES outputs that were read.
+        self._texts: dict[str, tuple[list[int], int]] = {}
         #: Shape and dtype of one array with each output as a row, where the outputs are several, alike and small.
         self.rows: tuple[tuple[int, ...], np.dtype[Any]] | None = None
         position = 0
@@ -177,8 +179,11 @@ class Layout:
             if span is None:
                 return _json_tensor(output, *_describe(output))
             if output.get("datatype") == "BYTES":
+                form = self._texts.get(name)
+                if form is None:
+                    form = self._texts[name] = _describe(output)[1:]
                 begin = span[0] + (head_size or 0)
-                return _bytes_tensor(output, memoryview(body)[begin : begin + span[1]])
+                return _bytes_tensor(name, *form, memoryview(body)[begin : begin + span[1]])
             view = _view(output, span)
             if not self._views and self._are_alike(output, span[1]):
                 self.rows = (len(self.outputs), *view[0]), view[1]
@@ -260,13 +265,12 @@ def _view(
     return tuple(shape), dtype, offset, size
 
 
-def _bytes_tensor(output: Mapping[str, Any], data: memoryview) -> npt.NDArray[Any]:
-    _, shape, count = _describe(output)
+def _bytes_tensor(name: str, shape: list[int], count: int, data: memoryview) -> npt.NDArray[Any]:
     try:
         elements = bytes_tensor.decode(data, count)
     except ProtocolError as error:
-        raise ProtocolError(f"output {output['name']!r}: {error.message()}") from error
-    return _reshape(elements, shape, output["name"])
+        raise ProtocolError(f"output {name!r}: {error.message()}") from error
+    return _reshape(elements, shape, name)
 
 
 def numeric_size(output: Mapping[str, Any]) -> int:
