@@ -1,7 +1,7 @@
 """A dataset through a model, Parquet to Parquet: `tritonhttp.bulk` beside the loops that a user writes.
 
 Rows of the digits model are 64 FP32 in a list of fixed size; calls have the model's max_batch_size, 256 rows, and
-the loops have 16 under way. Each block is one run over BULK_ROWS rows (100,000; the environment variable gives
+the loops have 16 under way. Each block is one run over BULK_ROWS rows (a million; the environment variable gives
 others). The floor is the server's own limit: bodies that are encoded beforehand, over bare sockets, with nothing
 read or written; beside it stands the same with the rows read and written, which server and client share the cores
 for. `in_flight="auto"` stands beside fixed values, on this model, which is done at once, and on one
@@ -30,7 +30,7 @@ from typing import Any
 
 from harness import FLOOR, OURS, Block, Bound, Case, Site
 
-ROWS = int(os.environ.get("BULK_ROWS", "100000"))
+ROWS = int(os.environ.get("BULK_ROWS", "1000000"))
 BATCH, IN_FLIGHT = 256, 16
 LOOP, AIO = "tritonclient async_infer", "tritonclient aio"
 FILES = "bare socket, rows read and written"

@@ -164,6 +164,18 @@ def collect(
     }
 
 
+def merged(whole: Mapping[str, Any], some: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a whole run with the cases of a later one in place of its own, with the date of these."""
+    later = {case["name"]: {**case, "date": some["date"]} for case in some["cases"]}
+    skipped = {name: why for name, why in whole["skipped"].items() if name not in later}
+    return {
+        **whole,
+        "versions": {**whole["versions"], **some["versions"]},
+        "cases": [later.get(case["name"], case) for case in whole["cases"]],
+        "skipped": {**skipped, **some["skipped"]},
+    }
+
+
 # Tables
 
 
@@ -265,6 +277,7 @@ def markdown(run: Mapping[str, Any]) -> str:
     """Render RESULTS.md."""
     facts = ", ".join(f"{name} {value}" for name, value in run["versions"].items())
     where = run["machine"]
+    later = [f"{case['name']} on {case['date']}" for case in run["cases"] if "date" in case]
     return "\n".join(
         [
             "# Benchmarks",
@@ -277,6 +290,7 @@ def markdown(run: Mapping[str, Any]) -> str:
             f"{where['loop']}.  ",
             f"Versions: {facts}.",
             "",
+            *([f"Measured again by `--only … --merge`: {', '.join(later)}.", ""] if later else []),
             "Each contender of a case has its own process; they measure blocks of requests in turn. Triton is a "
             "real server with Python models. The sink is a server that answers with canned bytes, on its own "
             "core, so that the client's cost shows. tritonhttp and tritonclient run the whole public path, from "

@@ -2,8 +2,9 @@
 
 Makes the environment ``.venv-bench`` with the library and its peers, starts a real Triton and the sink,
 measures every case, and writes ``RESULTS.md`` and ``results.json`` to this folder, and ``docs/bench.svg``. A
-run of selected cases, or a quick one, only prints its tables. ``--only small`` selects every case whose name is
-``small`` or begins with ``small-``. The servers that it started end with it.
+run of selected cases, or a quick one, only prints its tables; with ``--merge`` selected cases take the place of
+those of the last whole run. ``--only small`` selects every case whose name is ``small`` or begins with
+``small-``. The servers that it started end with it.
 """
 
 from __future__ import annotations
@@ -143,6 +144,7 @@ def main() -> int:
     """Measure, print and write; return 1 if a contender failed."""
     parser = argparse.ArgumentParser(description="Measure tritonhttp against its peers.")
     parser.add_argument("--only", default="", metavar="NAME[,NAME]", help="these cases; writes nothing")
+    parser.add_argument("--merge", action="store_true", help="write them among the last whole run's")
     parser.add_argument("--quick", action="store_true", help="two blocks each; writes nothing")
     parser.add_argument("--list", action="store_true", help="name the cases")
     parser.add_argument("--triton", default="", metavar="HOST:PORT", help="a Triton with the test models")
@@ -202,7 +204,9 @@ def main() -> int:
             results.append((case, measured))
     where["loop"] = report.spread(loops)
     run = report.collect(results, skipped, time.monotonic() - start, where)
-    if options.only or options.quick:
+    if options.merge:
+        run = report.merged(json.loads((HERE / "results.json").read_text()), run)
+    if options.quick or (options.only and not options.merge):
         print(report.tables(run))
     else:
         (HERE / "RESULTS.md").write_text(report.markdown(run))

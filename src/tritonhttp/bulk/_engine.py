@@ -35,6 +35,8 @@ _LEAST_PART, _SHARE_OF_PART = 8192, 128
 _NOT_OF_ROWS = ("401", "403", "404", "407", "429", "502", "503", "504")
 #: Chunks that are read ahead, and that wait to be written.
 _AHEAD = 2
+#: The first number of calls in flight where it is found out: a few too many cost a batch run nothing.
+_START = 16
 #: The most chunks that are not written yet, and the seconds between two looks of a thread that waits for room.
 _MOST_OPEN, _LOOK = 16, 0.1
 
@@ -96,7 +98,7 @@ class Engine:
     ) -> None:
         self._plan, self._manifest, self._patience, self._tell = plan, manifest, patience, tell
         self.tally = Tally()
-        self._throttle = Throttle(plan.most) if plan.in_flight == "auto" else None
+        self._throttle = Throttle(plan.most, _START) if plan.in_flight == "auto" else None
         self._limit = plan.batch_size
         self._version: str | None = None
         self._is_over = False
