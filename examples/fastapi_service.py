@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -36,31 +36,16 @@ async def health() -> JSONResponse:
     return JSONResponse({"ready": ready}, 200 if ready else 503)
 
 
-async def unless_disconnected(request: Request, call: Coroutine[Any, Any, Any]) -> Any:
-    """Return the result of a call, or cancel it when the HTTP client disconnects.
-
-    That frees its connection for others. Triton runs to its end what it has begun; a stream it cancels.
-    """
-
-    async def disconnected() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    task, watch = asyncio.create_task(call), asyncio.create_task(disconnected())
-    try:
-        await asyncio.wait([task, watch], return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return await task
-        raise HTTPException(499)  # nobody is there to read it
-    finally:
-        task.cancel()
-        watch.cancel()
-
-
 @app.post("/infer/{model}")
 async def infer(request: Request, model: str, inputs: dict[str, Any]) -> dict[str, Any]:
-    outputs = await unless_disconnected(request, app.state.client.model(model)(inputs, deadline=60))
-    return {name: array.tolist() for name, array in outputs.items()}
+    call = asyncio.ensure_future(app.state.client.model(model)(inputs, deadline=60))
+    try:
+        while not (await asyncio.wait([call], timeout=0.5))[0]:
+            if await request.is_disconnected():
+                raise HTTPException(499)  # nobody is there to read it
+        return {name: array.tolist() for name, array in call.result().items()}
+    finally:
+        call.cancel()  # frees its connection; Triton itself runs to its end what it has begun
 
 
 @app.post("/stream/{model}")

@@ -66,6 +66,13 @@ def test_every_example_is_listed_and_run() -> None:
     assert [name for name in sorted(names) if name not in run_by_tests] == []
 
 
+def test_every_example_can_be_read_at_a_glance() -> None:
+    lines = {path.name: len(path.read_text("utf-8").splitlines()) for path in EXAMPLES.glob("*.py")}
+    del lines["digits_data.py"]  # not a program
+    assert len(lines) > 10
+    assert {name: count for name, count in lines.items() if not 20 <= count <= 60} == {}
+
+
 def test_jpeg_files_are_classified(triton_server: Any, tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image", reason="a dependency of the tests only")
     with np.load(Path(tritonhttp.__file__).parent / "testing" / "data" / "digits.npz") as data:
