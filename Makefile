@@ -106,7 +106,7 @@ $(INTEGRATION)/.installed: tests/integration/requirements.txt $(BUILT_FROM)
 	$(INTEGRATION)/bin/pip install --quiet --requirement tests/integration/requirements.txt --editable .
 	@touch $@
 
-integration: $(VENV)/.developed $(INTEGRATION)/.installed ## the examples in FastAPI, Flask and torch; not part of the tests above
+integration: $(VENV)/.developed $(INTEGRATION)/.installed ## the examples in FastAPI, Flask, Celery, torch, Ray and Spark; not part of the tests above
 	TRITON_URL=$(TRITON_URL) INTEGRATION_PYTHON=$(INTEGRATION)/bin/python $(BIN)/pytest tests/integration
 
 gpu: $(VENV)/.developed $(TRITONCLIENT)/.installed ## the tests on a GPU of this machine; not part of the tests above
