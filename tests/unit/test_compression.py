@@ -46,6 +46,15 @@ def raw_deflate(data: bytes, level: int = -1) -> bytes:
     return stream.compress(data) + stream.flush()
 
 
+def with_fields(flags: int, method: int = 8, checksum: int = 0) -> bytes:
+    """Return a gzip body of TEXT whose header has these optional fields; `checksum` falsifies its own."""
+    head = bytes([0x1F, 0x8B, method, flags]) + b"\1\2\3\4\0\3"
+    head += b"\2\0ab" * bool(flags & 4) + b"name\0" * bool(flags & 8) + b"comment\0" * bool(flags & 16)
+    if flags & 2:
+        head += (zlib.crc32(head) & 0xFFFF ^ checksum).to_bytes(2, "little")
+    return head + gzip.compress(TEXT)[10:]
+
+
 #: Form -> (body of TEXT, its Content-Encoding)
 FORMS = {
     "gzip": (gzip.compress(TEXT), "gzip"),
@@ -57,7 +66,10 @@ FORMS = {
     ),
     "gzip with an empty member": (gzip.compress(b"") + gzip.compress(TEXT) + gzip.compress(b""), "gzip"),
     "gzip with padding": (gzip.compress(TEXT) + bytes(512), "gzip"),
+    "gzip with a name": (with_fields(8), "gzip"),
+    "gzip with every field": (with_fields(31), "gzip"),
     "zlib": (zlib.compress(TEXT), "deflate"),
+    "zlib by the name of gzip": (zlib.compress(TEXT), "gzip"),
     "zlib, stored": (zlib.compress(TEXT, 0), "deflate"),
     "raw": (raw_deflate(TEXT), "deflate"),
     "raw, stored": (raw_deflate(TEXT, 0), "deflate"),
@@ -221,6 +233,60 @@ def test_damage_is_the_same_error_in_a_body_and_in_a_stream(
         read()
     if size > len(body):
         assert str(pieces.value) == str(whole.value)
+
+
+#: Headers that their formats forbid -> (body, its Content-Encoding, what the error says).
+FORBIDDEN = {
+    "reserved flags": (with_fields(0xE0), "gzip", "unknown header flags"),
+    "a reserved flag among fields": (with_fields(0x3F), "gzip", "unknown header flags"),
+    "reserved flags, later": (gzip.compress(TEXT) + with_fields(0x20), "gzip", "unknown header flags"),
+    "a wrong checksum": (with_fields(31, checksum=1), "gzip", "header crc mismatch"),
+    "another method": (with_fields(0, method=7), "gzip", "unknown compression method"),
+    "no magic": (b"\x1f\x8c" + gzip.compress(TEXT)[2:], "gzip", "incorrect header check"),
+    "a dictionary": (b"\x78\xbb\1\2\3\4" + zlib.compress(TEXT)[2:], "deflate", "a preset dictionary"),
+    "a dictionary, as gzip": (b"\x78\xbb\1\2\3\4" + zlib.compress(TEXT)[2:], "gzip", "a preset dictionary"),
+    "a large window": (b"\x88\x1c" + zlib.compress(TEXT)[2:], "deflate", "larger than 32 KiB"),
+    "another method of zlib": (b"\x79\x9b" + zlib.compress(TEXT)[2:], "gzip", "incorrect header check"),
+}
+
+
+@pytest.mark.parametrize(("body", "encoding", "says"), list(FORBIDDEN.values()), ids=list(FORBIDDEN))
+def test_a_forbidden_header_is_the_same_error_wherever_it_is_cut(
+    body: bytes, encoding: str, says: str
+) -> None:
+    with pytest.raises(ProtocolError, match=says) as whole:
+        decompress(body, encoding)
+
+    def read(pieces: list[bytes]) -> None:
+        stream = Decompressor(encoding)
+        for piece in pieces:
+            list(stream.feed(piece))
+
+    for pieces in ([bytes([octet]) for octet in body], *([body[:cut], body[cut:]] for cut in range(1, 60))):
+        with pytest.raises(ProtocolError) as error:
+            read(pieces)
+        assert str(error.value) == str(whole.value)
+
+
+@pytest.mark.parametrize("flags", range(32))
+def test_optional_fields_are_skipped_wherever_they_are_cut(flags: int) -> None:
+    body = with_fields(flags) * 2
+    for cut in range(1, 60):
+        stream = Decompressor("gzip")
+        pieces = [*stream.feed(body[:cut]), *stream.feed(body[cut:])]
+        stream.end()
+        assert b"".join(pieces) == TEXT * 2
+
+
+@pytest.mark.parametrize("cut", range(1, 4))
+def test_a_cut_in_the_magic_of_a_later_member_is_truncation(cut: int) -> None:
+    body = gzip.compress(TEXT)
+    stream = Decompressor("gzip")
+    for octet in body + body[:cut]:
+        list(stream.feed(bytes([octet])))
+    assert stream.pending
+    with pytest.raises(ProtocolError, match="truncated"):
+        stream.end()
 
 
 def test_the_head_of_zlib_may_be_missing_and_its_checksum_not() -> None:

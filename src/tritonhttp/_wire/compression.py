@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -19,7 +20,9 @@ __all__ = ["ALGORITHMS", "MAX_DECOMPRESSED", "Decompressor", "compress", "decomp
 ALGORITHMS = {"gzip": 31, "deflate": 15}
 _CODINGS = ("gzip", "x-gzip", "deflate")
 _NONE = ("", "identity")
-_EITHER_HEADER, _NO_HEADER = 47, -15
+_NO_HEADER = -15
+#: The first bytes of a gzip header without optional fields, and without anything reserved.
+_PLAIN = b"\x1f\x8b\x08\0"
 #: The most codings of one body: each takes memory and time.
 _MAX_CODINGS = 8
 #: Bytes of compressed data to read at once: at the start of a gzip member, and later.
@@ -35,8 +38,6 @@ def _zlib() -> Any:
     try:
         from isal import isal_zlib
     except ImportError:
-        import zlib
-
         return zlib
     return isal_zlib
 
@@ -178,7 +179,7 @@ class _Layer:
         self._full = False
         #: Whether a member has ended.
         self._ended = False
-        #: The first byte of deflate, until the second comes: both tell the format.
+        #: The first bytes of a member, until enough have come to tell how to read it.
         self._start = b""
         #: How many bytes of a checksum may follow: a raw stream may be a zlib stream without its head.
         self._checksum = 0
@@ -186,7 +187,7 @@ class _Layer:
     @property
     def pending(self) -> bool:
         """Whether a member is incomplete, or none has come."""
-        return self._stream is not None or not self._ended
+        return self._stream is not None or not self._ended or bool(self._start)
 
     def undo(self, pieces: Iterator[Buffer]) -> Iterator[bytes]:
         """Yield at least once for each piece, and each time `step` bytes are there or `_LONG` bytes were read."""
@@ -225,7 +226,7 @@ class _Layer:
             room = min(room, self._limit - self._size + 1)
         try:
             piece: bytes = stream.decompress(data, room)
-        except _zlib().error as error:
+        except (zlib.error, _zlib().error) as error:
             raise self._invalid(error) from error
         self._size += len(piece)
         if self._limit is not None and self._size > self._limit:
@@ -243,7 +244,7 @@ class _Layer:
 
     def _begin(self, data: memoryview) -> int:
         """Begin a member, or read what is between members; return how many bytes that took."""
-        if self._ended:
+        if self._ended and not self._start:
             if skipped := min(self._checksum, len(data)):
                 self._checksum -= skipped
                 return skipped
@@ -252,22 +253,35 @@ class _Layer:
                 return len(data) - len(rest)
             if self.coding == "deflate":
                 raise self._invalid(f"{len(rest)} bytes or more follow its end")
-        if self.coding != "deflate":
-            self._stream = _zlib().decompressobj(_EITHER_HEADER)
-            return 0
-        start = self._start + data[:2].tobytes()
-        if len(start) < 2:
+        start = self._start + data[: len(_PLAIN)].tobytes()
+        may_be_plain = self.coding != "deflate" and start != _PLAIN and _PLAIN.startswith(start)
+        if len(start) < 2 or may_be_plain:
             self._start = start
             return len(data)
-        # A zlib header's first two bytes are a multiple of 31 with the method 8 in the low half (RFC 1950).
-        zlib = start[0] & 15 == 8 and (start[0] << 8 | start[1]) % 31 == 0
-        self._checksum = 0 if zlib else 4
-        self._stream = _zlib().decompressobj(ALGORITHMS["deflate"] if zlib else _NO_HEADER)
+        self._stream = self._reader(start)
         try:
-            self._stream.decompress(self._start)  # one byte gives no output
-        except _zlib().error as error:
+            self._stream.decompress(self._start)  # part of a header gives no output
+        except (zlib.error, _zlib().error) as error:
             raise self._invalid(error) from error
+        self._start = b""
         return 0
+
+    def _reader(self, start: bytes) -> Any:
+        """Return what reads a member with these first bytes."""
+        # A zlib header's first two bytes are a multiple of 31 with the method 8 in the low half (RFC 1950).
+        if start[0] & 15 == 8 and (start[0] << 8 | start[1]) % 31 == 0:
+            # ISA-L reads these all the same, or not, depending on the pieces in which they come.
+            if start[0] >> 4 > 7:
+                raise self._invalid("its window is larger than 32 KiB")
+            if start[1] & 32:
+                raise self._invalid("it needs a preset dictionary")
+            return _zlib().decompressobj(ALGORITHMS["deflate"])
+        if self.coding == "deflate":
+            self._checksum = 4
+            return _zlib().decompressobj(_NO_HEADER)
+        # In pieces, ISA-L misreads optional fields and takes reserved ones; such headers are rare.
+        library = _zlib() if start.startswith(_PLAIN) else zlib
+        return library.decompressobj(ALGORITHMS["gzip"])
 
     def _invalid(self, reason: object) -> ProtocolError:
         return ProtocolError(f"the body is not valid {self.coding}: {reason}")
