@@ -195,7 +195,9 @@ def test_json_in_place_of_binary_data(run: Run) -> None:
 def test_compression(run: Run) -> None:
     words = ("explain", "identity_fp32", *LARGE, "--repeat", "2", "--json")
     for algorithm in ("gzip", "deflate"):
-        for _ in range(20):  # on a busy machine sending may take longer than compressing, or overlap with the server
+        for _ in range(
+            20
+        ):  # on a busy machine sending may take longer than compressing, or overlap with the server
             found = checked(run(*words, "--compression", algorithm).json)
             assert found["request_bytes"] < 1_950_000  # random numbers hardly shrink
             if "compression" in rules(found):

@@ -90,7 +90,9 @@ def test_several_tables(run: Run) -> None:
 
 def test_json_has_an_object_for_each_interval(run: Run, triton_server: Any) -> None:
     words = ("top", "--json", "--count", "3", "--interval", "0.3", "--metrics-url", triton_server.metrics_url)
-    for _ in range(20):  # no interval waits for the metrics, and on a busy machine they may come after the last one
+    for _ in range(
+        20
+    ):  # no interval waits for the metrics, and on a busy machine they may come after the last one
         with load(triton_server.url):
             ran = run(*words)
         found = [json.loads(line) for line in ran.out.splitlines()]
