@@ -6,7 +6,7 @@ import ssl
 import pytest
 import trustme
 
-from tritonhttp.errors import CertificateError, InferenceServerException
+from tritonhttp.errors import CertificateError, InferenceServerException, TLSError
 
 from .servers import HEALTHY, Sends, answer, healthy
 
@@ -127,6 +127,28 @@ def test_a_proxy_that_opens_a_tunnel_gets_the_name(
     head, behind = proxy.requests
     assert head.startswith(f"CONNECT {named}:443 HTTP/1.1\r\nHost: {named}:443\r\n".encode("ascii"))
     assert header(behind, "host") == [named]
+
+
+@pytest.mark.parametrize("kind", ["another name", "another authority"])
+def test_a_tunnel_is_no_reason_to_trust(serve, open_client, call, resolved, secure, context_for, kind):
+    """Whoever owns the proxy could answer in the server's place."""
+    if kind == "another name":
+        context, expected = context_for("other.test"), CertificateError
+    else:
+        context, expected = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), TLSError
+        trustme.CA().issue_cert("triton.test").configure_cert(context)
+
+    def tunnel(peer):
+        peer.read_head()
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        peer.encrypt(context)
+        healthy(peer)
+
+    proxy = serve(*[tunnel] * 3)
+    client = open_client("triton.test", proxy=proxy.url, **secure)
+    with pytest.raises(expected, match=r"(?i)certificate"):
+        call(client, headers={"Authorization": "sesame"})
+    assert all(head.startswith(b"CONNECT ") and b"sesame" not in head for head in proxy.requests)
 
 
 def test_a_proxys_own_name(serve, open_client, call, resolved, host):

@@ -515,6 +515,8 @@ def test_the_page_is_one_file_that_needs_no_other() -> None:
     assert "@import" not in written
     assert "&lt;m&gt; under load" in written
     assert "no &amp; never" in written
+    assert "HTTP &lt;503&gt;" in written
+    assert not re.search(r"<m>|<503>", written)
     for words in (
         "Throughput against latency",
         "Latency by percentile",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -113,6 +115,21 @@ def test_a_sink_of_no_known_format_is_refused(name: str) -> None:
 def test_what_is_no_source_is_refused(source: object) -> None:
     with pytest.raises(InvalidRequest):
         source_of(source)
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_a_file_of_pickled_objects_is_refused(ending: str, tmp_path: Path) -> None:
+    class Runs:
+        def __reduce__(self) -> Any:
+            return (tmp_path / "ran").touch, ()
+
+    array = np.empty(1, object)
+    array[0] = Runs()
+    path = tmp_path / f"in.{ending}"
+    np.save(path, array) if ending == "npy" else np.savez(path, array)
+    with pytest.raises(InvalidRequest, match=rf"in\.{ending}: no usable {ending} file"):
+        source_of(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_what_a_reading_thread_raises_comes_out() -> None:

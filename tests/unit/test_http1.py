@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -435,6 +437,20 @@ def test_the_size_of_the_head_is_limited(sizes: list[int]) -> None:
 def test_trailers_count_as_header_lines() -> None:
     data = CHUNKED + b"0\r\n" + b"A: b\r\n" * 300 + b"\r\n"
     assert read(data).error == "ProtocolError"
+
+
+@pytest.mark.parametrize("head", [OK + b"Content-Length: %d\r\n\r\n", CHUNKED + b"%x\r\n"])
+def test_an_announced_size_costs_no_memory_before_the_bytes_come(head: bytes) -> None:
+    """Without a limit either. The size of a process counts pages that were written."""
+    statistics = Path("/proc/self/statm")
+    if not statistics.exists():
+        pytest.skip("no /proc")
+    before = int(statistics.read_text().split()[1])
+    reader = ResponseReader()
+    found = read(head % (1 << 33) + b"begun", reader=reader, eof=False)
+    grown = (int(statistics.read_text().split()[1]) - before) * mmap.PAGESIZE
+    assert found.error.startswith(("incomplete", "ProtocolError"))  # that there is not so much memory
+    assert grown < 64 << 20
 
 
 @pytest.mark.parametrize("size", [10, 70_000, 400_000])

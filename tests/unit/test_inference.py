@@ -68,6 +68,32 @@ def test_a_sequence_brings_its_flags(sequence_id: Any) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "text", ['"', "\\", '\\"', "a\r\n\0b", '","id":"7', "x\u2028\u2029</script>", "\x7f"]
+)
+def test_text_of_users_stays_within_its_string(text: str) -> None:
+    """The body is another JSON document if one of them is not encoded."""
+    given = InferInput(text, [1], "BYTES")
+    given.set_data_from_numpy(np.array([text], object), binary_data=False)
+    given.set_parameters({text: text})
+    inference = Inference(
+        "m",
+        [given],
+        outputs=[InferRequestedOutput(text, binary_data=False)],
+        request_id=text,
+        sequence_id=text,
+        parameters={text: text},
+    )
+    flags = {"sequence_id": text, "sequence_start": False, "sequence_end": False}
+    sent = {"name": text, "shape": [1], "datatype": "BYTES", "parameters": {text: text}, "data": [text]}
+    assert json.loads(body_of(inference)[0][0]) == {
+        "id": text,
+        "parameters": {**flags, text: text},
+        "inputs": [sent],
+        "outputs": [{"name": text, "parameters": {"binary_data": False}}],
+    }
+
+
 @pytest.mark.parametrize("sequence_id", [0, ""])
 def test_flags_mean_nothing_without_a_sequence(sequence_id: Any) -> None:
     found = request(sequence_id=sequence_id, sequence_start=True, sequence_end=True)

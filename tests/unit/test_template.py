@@ -184,7 +184,8 @@ recipes = st.builds(
         {},
         optional={
             "request_id": mostly(
-                st.sampled_from(["", "a", "b", "ö", "longer"]), st.sampled_from([1, "\ud800"])
+                st.sampled_from(["", "a", "b", "ö", "longer", '","x":"', "\\\n"]),
+                st.sampled_from([1, "\ud800"]),
             ),
             "priority": mostly(st.sampled_from([0, 1]), st.just(-1)),
             "timeout": mostly(st.sampled_from([None, 5]), st.just("x")),
