@@ -262,7 +262,7 @@ docs-serve: docs ## the same, to be read at http://127.0.0.1:8080 until Ctrl-C (
 docs-l10n: $(DOCS)/.installed ## bring changed sentences into the Chinese catalogues, and say how much of each page is translated
 	$(SPHINX) -b gettext -d docs/_build/doctrees-gettext docs docs/_build/gettext
 	$(DOCS)/bin/sphinx-intl update -p docs/_build/gettext -d docs/locales -l zh_CN -w 0 > docs/_build/l10n.log
-	cd docs/locales/zh_CN/LC_MESSAGES && rm -f changelog.po evidence*.po results.po # these stay English
+	cd docs/locales/zh_CN/LC_MESSAGES && rm -f changelog.po evidence.po results.po # these stay English
 	$(DOCS)/bin/python tools/translated.py
 
 docs-check: docs ## the site in Chromium, its links, and the notebook; not part of the tests above

@@ -52,8 +52,7 @@ numpydoc_show_class_members = False
 numpydoc_xref_param_type = True
 
 # The two clients and their models have the same names, so a name alone may mean either.
-# Pages of evidence are listed as soon as there are any.
-suppress_warnings = ["ref.python", "toc.empty_glob"]
+suppress_warnings = ["ref.python"]
 
 # -- Languages: English, and Chinese from the catalogues in locales/
 language = "en"
