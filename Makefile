@@ -211,6 +211,7 @@ IN_C = $(patsubst %,tests/unit/test_%.py,bytes_tensor template repeater) tests/a
 FUZZED_IN_C = bytes elements requests repetition
 
 $(SANITIZED)/.built: $(BUILT_FROM) | $(VENV)/.developed
+	$(BIN)/pip install --quiet setuptools # environments of Python 3.12 and later come without it
 	CFLAGS='-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined' \
 	  $(BIN)/python setup.py --quiet build --build-base build/sanitized --build-lib $(SANITIZED)
 	@touch $@
