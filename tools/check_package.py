@@ -16,7 +16,7 @@ LEFT_OUT = {".c", ".h", ".so", ".pyd", ".pyc"}
 
 #: Runs in the environment, outside this tree: prints the files of the package.
 LOOK = """
-import asyncio, pathlib, sys
+import asyncio, importlib, pathlib, sys
 import numpy, tritonhttp, tritonhttp.aio, tritonhttp.testing, tritonhttp.as_tritonclient
 tensor = tritonhttp.InferInput("X", [2], "BYTES").set_data_from_numpy(numpy.array([b"a", b"b"], object))
 with tritonhttp.InferenceServerClient("127.0.0.1:9") as client:
@@ -26,6 +26,13 @@ async def main():
     async with tritonhttp.aio.InferenceServerClient("127.0.0.1:9") as client:
         assert not (await client.check()).ready
 asyncio.run(main())
+for name in ("bulk", "otel"):
+    try:
+        importlib.import_module("tritonhttp." + name)
+    except ImportError as error:
+        assert f"pip install 'tritonhttp[{name}]'" in str(error), error
+    else:
+        raise AssertionError(f"tritonhttp.{name} needs nothing of its extra")
 root = pathlib.Path(tritonhttp.__file__).parent
 assert root.is_relative_to(sys.prefix), root
 print(*(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()), sep="\\n")
