@@ -23,6 +23,7 @@ FORBIDDEN = {
     "pickle": {"load", "loads", "Unpickler"},
     "os": {"system", "popen", "spawnl", "spawnv", "execl", "execlp"},
     "subprocess": {"getoutput", "getstatusoutput"},
+    "asyncio": {"create_subprocess_shell"},
     "tempfile": {"mktemp"},
     "ssl": {"_create_unverified_context", "wrap_socket", "CERT_NONE", "CERT_OPTIONAL"},
 }
@@ -88,6 +89,7 @@ def test_no_module_can_run_what_a_server_or_a_file_says(path: Path) -> None:
         "import pickle\npickle.loads(b'')",
         "from pickle import loads",
         "import subprocess\nsubprocess.run('x', shell=True)",
+        "import asyncio\nasyncio.create_subprocess_shell('x')",
         "import numpy as np\nnp.load('x', allow_pickle=True)",
         "import ssl\ncontext.verify_mode = ssl.CERT_NONE",
     ],
