@@ -203,7 +203,9 @@ fuzz: $(FUZZ)/.installed ## random input for SECONDS=600, split over the TARGETS
 	$(FUZZ)/bin/python -m tests.fuzz --seconds $(or $(SECONDS),600) $(TARGETS)
 
 # The C extensions built with the sanitizers of gcc, and for a debug build of CPython, which counts references: Debian's
-# packages, unpacked into a folder. Their tests, and fuzzing for SECONDS=600, run with each.
+# packages, unpacked into a folder. Their tests, and fuzzing for SECONDS=600, run with each. The release build then makes
+# CALLS of each kind, half an hour in all, and may take no memory.
+CALLS ?= 1000000
 SANITIZED = build/sanitized/lib
 DEBUG = .venv-debug
 DEBUG_PYTHON = PYTHONPATH=build/debug/lib:$(DEBUG)/site $$(echo $(DEBUG)/unpacked/usr/bin/python3.*d)
@@ -235,7 +237,7 @@ sanitize: $(SANITIZED)/.built build/debug/lib/.built ## the C extensions under s
 	done
 	$(DEBUG_PYTHON) -m pytest -q -p no:cacheprovider -W ignore::ResourceWarning tests/fuzz/test_extensions.py $(IN_C:tests/fuzz=)
 	$(DEBUG_PYTHON) -m tests.fuzz.extensions --calls 20000
-	$(BIN)/python -m tests.fuzz.extensions --calls 1000000
+	$(BIN)/python -m tests.fuzz.extensions --calls $(CALLS)
 
 soak: $(VENV)/.developed ## calls for SECONDS=1800 on Tritons that are cut off, killed and restarted, not part of the tests
 	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),60)
