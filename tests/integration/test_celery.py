@@ -20,7 +20,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "sharing.md"
 FILES = """
 app.conf.update(
     broker_url="filesystem://",
-    broker_transport_options={{"data_folder_in": "{queue}", "data_folder_out": "{queue}", "control_folder": "{control}"}},
+    broker_transport_options={{
+        "data_folder_in": "{queue}", "data_folder_out": "{queue}", "control_folder": "{control}"
+    }},
     result_backend="file://{results}",
 )
 """

@@ -23,7 +23,11 @@ PLATFORMS = {
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("binary", [True, False])
 def test_the_endpoint_takes_our_body_and_we_read_its_answer(
-    platform: str, binary: bool, start_server: StartServer, monkeypatch: pytest.MonkeyPatch, triton_client: Any
+    platform: str,
+    binary: bool,
+    start_server: StartServer,
+    monkeypatch: pytest.MonkeyPatch,
+    triton_client: Any,
 ) -> None:
     path, kind = PLATFORMS[platform]
     with socket.create_server(("127.0.0.1", 0)) as free:

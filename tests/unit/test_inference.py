@@ -733,6 +733,33 @@ def test_bf16_as_json_is_rounded_as_other_floats_are() -> None:
             tensor(body, None)
 
 
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [
+        ("FP16", [70_000]),
+        ("FP16", [2**80]),
+        ("FP16", [["1e9"]]),
+        ("FP32", [1e39]),
+        ("FP32", ["-1e99"]),
+        ("BF16", [1e39]),
+        ("BF16", [-1e300]),
+    ],
+)
+def test_a_number_that_is_too_large_for_its_datatype_is_not_taken_as_infinite(
+    datatype: str, data: Any
+) -> None:
+    pytest.importorskip("ml_dtypes")
+    body, _ = response(output(datatype, [1], data=data))
+    with pytest.raises(ProtocolError, match=f"its data are not {datatype}"):
+        tensor(body, None)
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32"])
+def test_infinities_come_as_strings(datatype: str) -> None:
+    body, _ = response(output(datatype, [2], data=["Infinity", "-inf"]))
+    assert tensor(body, None).tolist() == [np.inf, -np.inf]
+
+
 def test_null_is_what_some_servers_write_for_nan() -> None:
     body, _ = response(output("FP32", [2], data=[None, 1]))
     assert np.isnan(tensor(body, None)).tolist() == [True, False]
