@@ -628,6 +628,14 @@ def test_a_name_that_is_no_token_is_refused(name: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "value", [object(), len, {"a": "b"}, {"a"}, np.zeros(2), "\ud800"], ids=lambda it: type(it).__name__
+)
+def test_a_value_without_a_text_of_its_own_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=f"'A' must be text .* got {type(value).__name__}"):
+        header_line("A", value)
+
+
+@pytest.mark.parametrize(
     "value", ["sesame\r\nB: c", "sesame\n", "\rsesame", "sesame\0", b"sesame\r\nb", None]
 )
 def test_a_value_that_would_end_the_line_is_refused_without_showing_it(value: Any) -> None:
