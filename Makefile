@@ -204,7 +204,7 @@ fuzz: $(FUZZ)/.installed ## random input for SECONDS=600, split over the TARGETS
 
 # The C extensions built with the sanitizers of gcc, and for a debug build of CPython, which counts references: Debian's
 # packages, unpacked into a folder. Their tests, and fuzzing for SECONDS=600, run with each. The release build then makes
-# CALLS of each kind, half an hour in all, and may take no memory.
+# CALLS of each kind, some minutes in all, and may take no memory.
 CALLS ?= 1000000
 SANITIZED = build/sanitized/lib
 DEBUG = .venv-debug
