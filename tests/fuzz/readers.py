@@ -5,6 +5,7 @@ The first bytes of an input decide how it is read: in which pieces, with which l
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from collections.abc import Callable, Iterable
@@ -214,8 +215,9 @@ def _compression(data: bytes) -> None:
     if isinstance(whole, bytes) or isinstance(pieces, bytes):
         _same(pieces, whole, f"{coding} in pieces != whole")
     if coding == "gzip" and isinstance(whole, bytes) and whole:
-        reference = zlib.decompressobj(47).decompress(data)  # gzip's head or zlib's
-        _same(whole.startswith(reference), True, "gzip != zlib's")
+        with contextlib.suppress(zlib.error):  # ISA-L lets damage pass that changes no data
+            reference = zlib.decompressobj(47).decompress(data)  # gzip's head or zlib's
+            _same(whole.startswith(reference), True, "gzip != zlib's")
     response = Response(ResponseHead(200 if control & 32 else 500, {"content-encoding": coding}), data, limit)
     unpacked = Unpacked(response)
     list(unpacked.slices())
