@@ -124,6 +124,7 @@ SCENARIOS: dict[str, tuple[bytes, int, bytes, bool]] = {
     "length, folded": (OK + b"Content-Length:\r\n 5\r\n \t\r\n\r\nhello", 200, b"hello", True),
     "close, folded": (OK + b"Connection:\r\n\tclose\r\nContent-Length: 2\r\n\r\nhi", 200, b"hi", False),
     "length in two lines": (OK + b"Content-Length: 5\r\n" * 2 + b"\r\nhello", 200, b"hello", True),
+    "no length in two lines": (OK + b"Content-Length: 0\r\n" * 2 + b"\r\n", 200, b"", True),
     "length in a list": (OK + b"Content-Length: 5 , 05,5\r\nX: y\r\n\r\nhello", 200, b"hello", True),
     "lengths in lists and cases": (
         OK + b"content-length: 5,5\r\nX: y\r\nCONTENT-LENGTH:5\r\n\r\nhello",
@@ -627,6 +628,12 @@ def test_a_name_that_is_no_token_is_refused(name: Any) -> None:
         header_line(name, "v")
 
 
+def test_a_name_with_its_value_is_refused_without_showing_the_value() -> None:
+    with pytest.raises(InvalidRequest, match="'Authorization:…' is not a token") as caught:
+        header_line("Authorization: sesame", "v")
+    assert "sesame" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "value", [object(), len, {"a": "b"}, {"a"}, np.zeros(2), "\ud800"], ids=lambda it: type(it).__name__
 )
@@ -797,6 +804,11 @@ def test_a_response_has_the_methods_that_programs_know_from_geventhttpclient() -
     assert [response.readline(), response.readline(b"\n"), response.readline()] == [b"one\r\n", b"two\n", b""]
     assert response.read() == b"three"
     response.release()
+    assert response.attempts == 1
+    assert [Response(head, b"\r\nx\r\n").readline(), Response(head, b"xy\n").readline(b"y\n")] == [
+        b"\r\n",
+        b"xy\n",
+    ]
     with Response(head, bytes(5000)) as another:
         assert list(map(len, another)) == [4096, 904]
         with pytest.raises(StopIteration):

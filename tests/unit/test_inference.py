@@ -94,6 +94,16 @@ def test_text_of_users_stays_within_its_string(text: str) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("given", "read"), [(1, True), (0, False), (np.int8(1), True), (np.bool_(True), True)]
+)
+def test_a_flag_may_be_a_number(given: Any, read: bool) -> None:
+    found = request(sequence_id=7, sequence_end=given)
+    assert found["parameters"]["sequence_end"] is read
+    with pytest.raises(InvalidRequest, match="sequence_end must be True or False, got 2"):
+        request(sequence_id=7, sequence_end=2)
+
+
 @pytest.mark.parametrize("sequence_id", [0, ""])
 def test_flags_mean_nothing_without_a_sequence(sequence_id: Any) -> None:
     found = request(sequence_id=sequence_id, sequence_start=True, sequence_end=True)

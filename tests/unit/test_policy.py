@@ -185,6 +185,9 @@ def test_a_request_that_never_reached_the_server_is_always_sent_again(error: Exc
     [
         (401, 401, False),
         (407, 407, False),
+        (400, "connect", True),
+        (408, "connect", False),
+        (425, "connect", False),
         (403, "connect", True),
         (405, "connect", True),
         (429, "connect", False),
@@ -259,6 +262,13 @@ def test_an_option_that_makes_no_sense_is_refused(options: dict[str, Any], words
     with pytest.raises(InvalidRequest) as caught:
         Retry(**options)
     assert words in str(caught.value)
+
+
+def test_the_first_and_the_last_status_of_an_error_may_be_retried() -> None:
+    assert Retry(on=(400, 599)).on == (400, 599)
+    for status in (399, 600):
+        with pytest.raises(InvalidRequest, match="statuses from 400 to 599"):
+            Retry(on=(status,))
 
 
 def test_options_of_retries_are_plain_numbers_whatever_was_given() -> None:

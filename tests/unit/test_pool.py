@@ -202,6 +202,24 @@ def test_a_place_that_is_not_ready_keeps_room_for_itself() -> None:
     assert not pool.line
 
 
+def test_a_place_whose_serving_was_interrupted_keeps_its_connection() -> None:
+    pool: Pool[str] = Pool(3)
+    first, second, third = taken(pool, "a", "b", "c")
+    (call,) = joined(pool, Call())
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    call.place.wake = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        pool.give_back(first, reusable=True)
+    assert call.place.connection == "a"
+    call.get_ready()
+    give_back(pool, second, third)
+    assert (call.woken, call.place.connection) == (1, "a")
+    assert pool.idle == ["b", "c"]
+
+
 def test_a_place_that_leaves_lets_the_next_one_have_its_room() -> None:
     pool: Pool[str] = Pool(1)
     (place,) = taken(pool, "a")

@@ -73,6 +73,12 @@ def test_every_number_is_read(text: str, value: float) -> None:
     assert repr(sample.value) == repr(value)
 
 
+def test_metrics_show_their_samples_and_not_the_whole_text() -> None:
+    shown = repr(parse("# HELP a words\na 1\n"))
+    assert "value=1.0" in shown
+    assert "words" not in shown
+
+
 @pytest.mark.parametrize("text", ["a}b", "a,b", "a=b", "", " ", "#", "\u2028", "\x0b", "ä"])
 def test_every_text_is_the_value_of_a_label(text: str) -> None:
     (sample,) = parse(f'a{{x="{text}",y="z"}} 1').samples

@@ -97,6 +97,9 @@ def test_an_event_may_have_as_many_bytes_as_the_limit(cut: bool) -> None:
 
 def test_the_limit_is_for_one_event() -> None:
     reader = EventReader(64)
+    assert list(reader.feed(b"data: x\n\n")) == [Event("x")]
+    assert list(reader.feed(b"data: " + b"x" * 58)) == []  # all 64 bytes are there again
+    assert list(reader.feed(b"\n\n")) == [Event("x" * 58)]
     for _ in range(100):
         assert list(reader.feed(b": still there\n")) == []
     for _ in range(100):

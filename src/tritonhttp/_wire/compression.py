@@ -254,8 +254,7 @@ class _Layer:
             if self.coding == "deflate":
                 raise self._invalid(f"{len(rest)} bytes or more follow its end")
         start = self._start + data[: len(_PLAIN)].tobytes()
-        may_be_plain = self.coding != "deflate" and start != _PLAIN and _PLAIN.startswith(start)
-        if len(start) < 2 or may_be_plain:
+        if len(start) < 2 or (start != _PLAIN and _PLAIN.startswith(start)):
             self._start = start
             return len(data)
         self._stream = self._reader(start)
