@@ -218,7 +218,7 @@ $(SANITIZED)/.built: $(BUILT_FROM) | $(VENV)/.developed
 	  $(BIN)/python setup.py --quiet build --build-base build/sanitized --build-lib $(SANITIZED)
 	@touch $@
 
-$(DEBUG)/.installed: tests/fuzz/requirements.txt | $(VENV)/.developed
+$(DEBUG)/.installed: tests/fuzz/requirements.txt tests/fuzz/debug_python.sh | $(VENV)/.developed
 	tests/fuzz/debug_python.sh $(DEBUG) $(BIN)/python
 	@touch $@
 

@@ -14,4 +14,4 @@ version=$(apt-cache depends python3-dbg | sed -n 's/.*Depends: \(python3\.[0-9]*
 )
 # Wheels of release builds work in it.
 "$python" -m pip --python "$folder/unpacked/usr/bin/${version}d" install --quiet --target "$folder/site" setuptools \
-    'numpy>=1.26' 'orjson>=3.9' 'httptools>=0.6' --requirement tests/fuzz/requirements.txt
+    'numpy>=1.26' 'orjson>=3.9' 'httptools>=0.6' 'trustme>=1.1' --requirement tests/fuzz/requirements.txt
