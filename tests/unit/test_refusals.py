@@ -9,7 +9,7 @@ import pytest
 
 from tritonhttp import ServerError
 from tritonhttp._protocol.refusals import check, own_words, shares_nothing
-from tritonhttp._wire.responses import Response, ResponseHead
+from tritonhttp._wire.responses import Response, ResponseHead, StreamedResponse
 
 SWITCHED_OFF = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
 IN_PROCESS = (
@@ -135,3 +135,14 @@ def test_advice_is_not_taken_for_the_servers_words() -> None:
 @pytest.mark.parametrize("body", [b"", HTML % b"407 Proxy Authentication Required"])
 def test_a_proxys_407_says_where_its_password_goes(body: bytes) -> None:
     assert "proxy='user:password@host:port')" in str(refusal(407, body))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_an_error_of_a_stream_names_the_server_if_there_are_several(several: bool) -> None:
+    response = StreamedResponse(ResponseHead(400, {}), b'{"error": "no"}')
+    response.asked = ("POST", "http://host:8000", "/v2", "host")
+    if several:
+        response.names_server = True
+    with pytest.raises(ServerError) as caught:
+        check(response)
+    assert ("the answer to POST http://host:8000/v2" in str(caught.value)) == several
