@@ -352,6 +352,7 @@ _UNCOUNTED = {
     "fill, an array of numbers": 1,
     "compose, without outputs": 2,
     "compose, with outputs": 2,
+    "compose, many outputs": 1,
 }
 
 

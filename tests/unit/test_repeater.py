@@ -1461,7 +1461,7 @@ def test_idle_connections_expire_one_after_the_other(serve: Any, connect: Any) -
                 barrier.wait(10)
             good(peer)
 
-    transport = connect(serve(handler).port, limit=3, max_idle=0.1)
+    transport = connect(serve(handler).port, limit=3, max_idle=0.5)
     with ThreadPoolExecutor(3) as executor:
         list(executor.map(lambda _: ask(transport, b"meet"), range(3)))
     assert len(transport.pool.idle) == 3
