@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -38,8 +37,14 @@ def _zlib() -> Any:
     try:
         from isal import isal_zlib
     except ImportError:
-        return zlib
+        return _standard()
     return isal_zlib
+
+
+def _standard() -> Any:
+    import zlib
+
+    return zlib
 
 
 def compress(buffers: Sequence[Buffer], algorithm: str) -> tuple[bytes, ...]:
@@ -226,7 +231,7 @@ class _Layer:
             room = min(room, self._limit - self._size + 1)
         try:
             piece: bytes = stream.decompress(data, room)
-        except (zlib.error, _zlib().error) as error:
+        except (_standard().error, _zlib().error) as error:
             raise self._invalid(error) from error
         self._size += len(piece)
         if self._limit is not None and self._size > self._limit:
@@ -260,7 +265,7 @@ class _Layer:
         self._stream = self._reader(start)
         try:
             self._stream.decompress(self._start)  # part of a header gives no output
-        except (zlib.error, _zlib().error) as error:
+        except (_standard().error, _zlib().error) as error:
             raise self._invalid(error) from error
         self._start = b""
         return 0
@@ -279,7 +284,7 @@ class _Layer:
             self._checksum = 4
             return _zlib().decompressobj(_NO_HEADER)
         # In pieces, ISA-L misreads optional fields and takes reserved ones; such headers are rare.
-        library = _zlib() if start.startswith(_PLAIN) else zlib
+        library = _zlib() if start.startswith(_PLAIN) else _standard()
         return library.decompressobj(ALGORITHMS["gzip"])
 
     def _invalid(self, reason: object) -> ProtocolError:
