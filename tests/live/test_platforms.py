@@ -33,6 +33,8 @@ def test_the_endpoint_takes_our_body_and_we_read_its_answer(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("SAGEMAKER_TRITON_DEFAULT_MODEL_NAME", "digits")
+    monkeypatch.setenv("AIP_PREDICT_ROUTE", PLATFORMS["vertex-ai"][0])
+    monkeypatch.setenv("AIP_HEALTH_ROUTE", "/health")
     start_server(
         models=["digits"],
         args=[
