@@ -254,9 +254,10 @@ $(DOCS)/.installed: docs/requirements.txt $(BUILT_FROM)
 
 SITE = docs/_build/html
 SPHINX = $(DOCS)/bin/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto
+# -a writes all pages: each lists the titles of the others.
 docs: $(DOCS)/.installed ## the documentation as a site, in docs/_build/html; in Chinese in its folder zh
-	$(SPHINX) -b html -d docs/_build/doctrees docs $(SITE)
-	$(SPHINX) -b html -d docs/_build/doctrees-zh -D language=zh_CN docs $(SITE)/zh
+	$(SPHINX) -a -b html -d docs/_build/doctrees docs $(SITE)
+	$(SPHINX) -a -b html -d docs/_build/doctrees-zh -D language=zh_CN docs $(SITE)/zh
 	@echo "the site is in $(SITE)/index.html"
 
 docs-serve: docs ## the same, to be read at http://127.0.0.1:8080 until Ctrl-C (DOCS_PORT=…)
