@@ -49,6 +49,22 @@ OTHERS = (
 )
 
 
+@pytest.mark.parametrize("place", ["page", "docstring"])
+def test_the_tree_is_drawn_as_it_is(place: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text("utf-8").split("```")[1]
+    block = page if place == "page" else str(errors.__doc__).replace("\n    ", "\n")
+    drawn = re.findall(r"^([│├└─ ]*)([A-Z]\w+)  +(.*)$", block, re.MULTILINE)
+    above: list[str] = []
+    for lines, name, told in drawn:
+        del above[len(lines) // 4 :]
+        error = getattr(errors, name)
+        assert [each.__name__ for each in error.__mro__ if each.__name__ in above] == above[::-1]
+        for other in re.findall(r"\w*(?:Error|DeadlineExceeded)\b", told.partition(":")[0]):
+            assert other in {each.__name__ for each in error.__mro__} | {"gaierror"}, name
+        above.append(name)
+    assert sorted(name for _, name, _ in drawn) == sorted(n for n in errors.__all__ if n[0].isupper())
+
+
 def strings() -> str:
     """Return all texts of the library's source, with "…" where a value is filled in."""
     found = []
