@@ -86,14 +86,14 @@ class Behind(Generic[T]):
                 self._ended.set()
 
     def put(self, item: T | object) -> None:
-        """Give the thread an item; raise what it failed with."""
-        while True:
-            if self._error is not None:
-                raise self._error
+        """Give the thread an item, unless it has ended; raise what it failed with."""
+        while not self._ended.is_set():
             try:
                 return self._queue.put(item, timeout=_LOOK)
             except Full:
                 continue
+        if self._error is not None:
+            raise self._error
 
     def end(self) -> None:
         """Wait until all is done."""

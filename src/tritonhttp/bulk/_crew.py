@@ -8,13 +8,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from time import monotonic
 from typing import Generic, TypeVar
 
 __all__ = ["Crew"]
 
 T = TypeVar("T")
 
-#: Seconds between two looks of the thread that waits, and those that calls under way get to end after an error.
+#: Seconds between two looks of the thread that waits, and those that all calls under way get to end after an error.
 _LOOK, _GRACE = 0.1, 5.0
 
 
@@ -35,7 +36,8 @@ class Crew(Generic[T]):
         self._reading = threading.Lock()
         self._changed = threading.Condition()
         self._threads: set[threading.Thread] = set()
-        self._is_over = False
+        #: Whether no more items are worked on.
+        self.is_over = False
         self._error: BaseException | None = None
 
     def run(self, tick: Callable[[], object]) -> None:
@@ -51,34 +53,33 @@ class Crew(Generic[T]):
             if self._error is not None:
                 raise self._error
         finally:
-            self._is_over = True
+            self.is_over = True
+            limit = monotonic() + _GRACE
             for thread in [*self._threads]:
-                thread.join(_GRACE)
+                thread.join(max(0.0, limit - monotonic()))
 
     def grow(self) -> None:
         """Start threads if there may be more."""
         with self._changed:
-            while not self._is_over and len(self._threads) < self._limit():
+            while not self.is_over and len(self._threads) < self._limit():
                 thread = threading.Thread(target=self._run, name="tritonhttp.bulk.call", daemon=True)
+                thread.start()  # first: Ctrl-C may come between, and only what has started can be joined
                 self._threads.add(thread)
-                thread.start()
 
     def _run(self) -> None:
         me = threading.current_thread()
         try:
-            while not self._is_over and len(self._threads) <= self._limit():
+            while not self.is_over and len(self._threads) <= self._limit():
                 with self._reading:
-                    if self._is_over:
-                        break
-                    item = next(self._items, None)
-                    if item is None:
-                        self._is_over = True
+                    item = None if self.is_over else next(self._items, None)
+                    if item is None or self.is_over:
+                        self.is_over = True
                         break
                 self._work(item)
         except BaseException as error:
             with self._changed:
                 self._error = self._error or error
-            self._is_over = True
+            self.is_over = True
         finally:
             with self._changed:
                 self._threads.discard(me)

@@ -101,7 +101,6 @@ class Engine:
         self._throttle = Throttle(plan.most, _START) if plan.in_flight == "auto" else None
         self._limit = plan.batch_size
         self._version: str | None = None
-        self._is_over = False
         #: Guards the tally, the throttle and the chunks; `_delivering` the order in which they are written.
         self._state, self._delivering = threading.Condition(), threading.Lock()
         #: Chunks that are not written yet, in the order of their rows.
@@ -132,7 +131,6 @@ class Engine:
             behind.end()
             self._tell(self.tally)
         except BaseException:
-            self._is_over = True
             behind.stop()
             for part in self._parts.values():
                 part.drop()
@@ -173,7 +171,7 @@ class Engine:
                 raise self._error(chunk, first.row, first.column, first.reason, len(chunk.failures))
             with self._state:
                 # What is done behind a slow call waits in memory until that has ended.
-                while len(self._open) >= _MOST_OPEN and not self._is_over:
+                while len(self._open) >= _MOST_OPEN and not self._crew.is_over:
                     self._state.wait(_LOOK)
                 self._open.append(chunk)
             rows, start = chunk.left, 0

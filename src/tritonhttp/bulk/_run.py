@@ -167,6 +167,8 @@ def run(
         For arguments that cannot be used.
     InferenceServerException
         If the server cannot be reached, or fails for other reasons than the rows of a call.
+    KeyboardInterrupt
+        After Ctrl-C, within some seconds, and with words on how to go on.
     """
     if on_error not in ("raise", "skip", "record"):
         raise InvalidRequest(f'on_error must be "raise", "skip" or "record", got {on_error!r:.80}')
@@ -186,6 +188,7 @@ def run(
         )
     begun = monotonic()
     rows, target = source_of(source), Sink(sink)
+    onward = _onward(resume, overwrite, rows.shows_changes)
     if resume is None:
         resume = rows.shows_changes and not overwrite
     with _client(client, url, in_flight, client_options) as (found, patience, most):
@@ -235,7 +238,7 @@ def run(
                 }
             ),
         }
-        return _carried_out(plan, state, patience, resume, overwrite, progress, begun)
+        return _carried_out(plan, state, patience, resume, overwrite, progress, begun, onward)
 
 
 def _carried_out(
@@ -246,16 +249,13 @@ def _carried_out(
     overwrite: bool,
     progress: Any,
     begun: float,
+    onward: str,
 ) -> Report:
     sink, name = plan.sink, plan.model.name
     if overwrite:
         sink.clear()
     manifest = Manifest(sink.manifest)
-    if (
-        not manifest.is_begun
-        and sink.is_used()
-        and not (resume and sink.kind == "folder" and not sink.place.files())
-    ):
+    if not manifest.is_begun and sink.is_used():
         raise InvalidRequest(
             f"{sink.place.name}: there is an output already, which no run has begun: overwrite=True replaces it"
         )
@@ -264,22 +264,13 @@ def _carried_out(
             f"{sink.place.name}: an earlier run has {'made' if manifest.is_done else 'begun'} this output:"
             " resume=True goes on with it, overwrite=True begins anew"
         )
-    sink.prepare()
-    manifest.begin(state, resume)
     try:
+        sink.prepare()
+        manifest.begin(state, resume)
         with shown(progress, name, plan.source.rows) as tell:
             engine = Engine(plan, manifest, patience, tell)
             if not manifest.is_done:
-                try:
-                    engine.run()
-                except KeyboardInterrupt:
-                    done = sum(part.rows + part.failed for part in manifest.parts)
-                    where = sink.place.name
-                    words = (
-                        f"interrupted with {done:,} rows committed to {where}; resume=True goes on from there"
-                    )
-                    logger.warning("%s: %s", name, words)
-                    raise KeyboardInterrupt(words) from None
+                engine.run()
                 sink.finish([(part.number, part.rows, part.failed) for part in manifest.parts], plan.schema)
                 manifest.end()
             else:
@@ -287,6 +278,11 @@ def _carried_out(
                 engine.tally.failed = sum(part.failed for part in manifest.parts)
                 engine.tally.resumed = engine.tally.rows + engine.tally.failed
         sink.tidy()
+    except KeyboardInterrupt:
+        done = sum(part.rows + part.failed for part in manifest.parts)
+        words = f"interrupted with {done:,} rows committed to {sink.place.name}; {onward} goes on from there"
+        logger.warning("%s: %s", name, words)
+        raise KeyboardInterrupt(words) from None
     finally:
         manifest.close()
     tally = engine.tally
@@ -300,6 +296,14 @@ def _carried_out(
         output=sink.place.name,
         errors=sink.errors.name if plan.on_error == "record" and tally.failed else "",
     )
+
+
+def _onward(resume: bool | None, overwrite: bool, shows_changes: bool) -> str:
+    """Return which call goes on with a run that was begun with these arguments."""
+    same = "the same call"
+    if resume or (resume is None and shows_changes):
+        return f"{same} without overwrite=True" if overwrite else same
+    return f"{same} with resume=True{' in place of overwrite=True' if overwrite else ''}"
 
 
 #: What `run` takes by name, and what it hands to the client that it makes.

@@ -62,9 +62,7 @@ class Sink:
 
     def is_used(self) -> bool:
         """Whether there is an output, or a part of one."""
-        if self.kind == "folder":
-            return self.manifest.exists() or bool(self.place.files())
-        return self.manifest.exists() or self.place.exists()
+        return bool(self.place.files()) if self.kind == "folder" else self.place.exists()
 
     def clear(self) -> None:
         """Remove what an earlier run has left."""

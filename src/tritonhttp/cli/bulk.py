@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from .common import INTERRUPTED, SERVER, Ended, Failure, Setup, command
+from .common import SERVER, Ended, Failure, Setup, command, said_here
 from .output import facts, show_json
 
 __all__ = ["add_to"]
@@ -64,40 +66,24 @@ def bulk(
 
     Exit codes: as of every command, and 1 too if rows failed (with --on-error skip or record).
     """
-    import logging
-
-    from ..bulk._run import PATIENCE, run
-
-    options: dict[str, Any] = {"in_flight": _in_flight(in_flight)}
-    workers = 32 if options["in_flight"] == "auto" else options["in_flight"]
-    log = logging.getLogger("tritonhttp.bulk")  # not the whole library's: of calls there are many
-    log.addHandler(logging.StreamHandler())
-    log.setLevel(logging.INFO)
-    with setup.client(concurrency=workers, retry=PATIENCE) as client:
-        try:
-            report = run(
-                source,
-                sink,
-                model=model,
-                version=version,
-                inputs=_pairs("--input", input),
-                outputs=_pairs("--output", output),
-                keep=None if keep is None else [name for name in keep.split(",") if name],
-                batch_size=batch_size,
-                ordered=not unordered,
-                on_error=on_error,  # type: ignore[arg-type]
-                resume=resume,
-                overwrite=overwrite,
-                checkpoint=checkpoint,
-                cast=cast,
-                refuse_nan=refuse_nan,
-                client=client,
-                **options,
-            )
-        except KeyboardInterrupt as error:
-            words = str(error).replace("resume=True", "the same command")
-            print(f"tritonhttp: {words or 'interrupted'}", file=sys.stderr)
-            raise Ended(INTERRUPTED) from None
+    options: dict[str, Any] = {
+        "model": model,
+        "version": version,
+        "inputs": _pairs("--input", input),
+        "outputs": _pairs("--output", output),
+        "keep": None if keep is None else [name for name in keep.split(",") if name],
+        "batch_size": batch_size,
+        "in_flight": _in_flight(in_flight),
+        "ordered": not unordered,
+        "on_error": on_error,
+        "resume": resume,
+        "overwrite": overwrite,
+        "checkpoint": checkpoint,
+        "cast": cast,
+        "refuse_nan": refuse_nan,
+    }
+    with _ended_by_signals("begins anew" if overwrite else "goes on"):
+        report = _run(setup, source, sink, options)
     if setup.json:
         show_json(asdict(report))
     else:
@@ -107,6 +93,40 @@ def bulk(
         shown["seconds"] = f"{report.seconds:.1f}"
         facts([(name, str(value)) for name, value in shown.items() if value])
     return SERVER if report.failed else 0
+
+
+def _run(setup: Setup, source: str, sink: str, options: dict[str, Any]) -> Any:
+    import logging
+
+    from ..bulk._run import PATIENCE, run
+
+    log = logging.getLogger("tritonhttp.bulk")  # not the whole library's: of calls there are many
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
+    workers = 32 if options["in_flight"] == "auto" else options["in_flight"]
+    with setup.client(concurrency=workers, retry=PATIENCE) as client:
+        return run(source, sink, client=client, **options)
+
+
+@contextmanager
+def _ended_by_signals(again: str) -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, and say in one line how to go on."""
+    came = []
+
+    def terminate(number: int, _: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        # Without words it came before the run had begun, or again while that ended.
+        words = said_here(str(error)) or f"interrupted; the same command {again}"
+        print(f"tritonhttp: {words}", file=sys.stderr)
+        raise Ended(128 + (came or [signal.SIGINT])[0]) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _in_flight(given: str) -> Any:

@@ -47,6 +47,7 @@ __all__ = [
     "Setup",
     "command",
     "exit_code",
+    "said_here",
 ]
 
 T = TypeVar("T")
@@ -309,8 +310,7 @@ def describe(error: BaseException) -> str:
     words = str(error.message() if isinstance(error, TransportError) else error)
     if isinstance(error, ServerError) and error.url:
         words = f"{error.url}: {words}"
-    for python, here in _WORDS.items():
-        words = words.replace(python, here)
+    words = said_here(words)
     if isinstance(error, (InferenceServerException, Failure)):
         advice = _advice(error)
         return f"{words}; {advice}" if advice else words
@@ -321,6 +321,13 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ImportError):  # the library's own words for an optional package
         return words
     return words if _is_ours(error) else f"{type(error).__name__}: {words} (--debug shows where)"
+
+
+def said_here(words: str) -> str:
+    """Return words of the library as the command line says them."""
+    for python, here in _WORDS.items():
+        words = words.replace(python, here)
+    return words
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -334,7 +341,8 @@ _WORDS = {
     " (use generate_stream, which takes any number of answers)": " (use tritonhttp generate)",
     "; cast=True converts where the values fit": "",
     "cast=True rounds to that": "--cast rounds to that",
-    "resume=True goes on": "--resume goes on",
+    "the same call": "the same command",
+    "resume=True": "--resume",
     "overwrite=True": "--overwrite",
     'on_error="record"': "--on-error record",
 }

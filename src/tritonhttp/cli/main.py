@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return about(given)
     try:
         from .app import run
-        from .common import CLOSED
+        from .common import CLOSED, INTERRUPTED
     except ModuleNotFoundError as error:
         if str(error.name).split(".")[0] not in _OPTIONAL:
             raise
@@ -38,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     code = run(given)
+    if code == INTERRUPTED and arguments is None:
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C, while the interpreter ends
     try:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the pipe has left, such as `head`
