@@ -129,7 +129,7 @@ class Chunk:
 
 
 def chunks(
-    source: Source, fragment: int, row: int, columns: Sequence[str] | None, most: int
+    source: Source, fragment: int, row: int, columns: Sequence[str] | None, most: int, part: int | None = None
 ) -> Iterator[Chunk]:
     """Yield the rows of a source from a place on, in chunks.
 
@@ -137,12 +137,16 @@ def chunks(
     ----------
     most : int
         Rows of one call: a chunk has a multiple of it where rows are small, so that few calls have fewer.
+    part : int, optional
+        Rows after which the caller commits: a chunk has no more calls than that takes.
     """
     pieces: list[Piece] = []
     have = 0
     for piece in source.read(fragment, row, columns):
         size = piece.batch.nbytes / max(1, len(piece.batch))
         target = rows_at_a_time(size)
+        if part is not None:
+            target = min(target, -(-part // most) * most)
         target = max(1, target // most * most or min(target, most))
         while len(piece.batch):
             some = piece.batch.slice(0, target - have)

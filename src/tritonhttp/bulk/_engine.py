@@ -105,6 +105,8 @@ class Engine:
         self._state, self._delivering = threading.Condition(), threading.Lock()
         #: Chunks that are not written yet, in the order of their rows.
         self._open: list[Chunk] = []
+        #: The chunks of short parts may have one call each.
+        self._most_open = _MOST_OPEN if plan.checkpoint is None else max(_MOST_OPEN, plan.most)
         self._parts: dict[int, Part] = {}
         self._expected: dict[int, int] = {}
         self._written: dict[int, int] = {}
@@ -145,7 +147,9 @@ class Engine:
         plan = self._plan
         number, order, rows, done = self._next, 0, 0, self.tally.resumed
         before: Chunk | None = None
-        for chunk in chunks(plan.source, fragment, row, plan.needed, plan.batch_size):
+        for chunk in chunks(
+            plan.source, fragment, row, plan.needed, plan.batch_size, plan.checkpoint
+        ):
             chunk.prepare(plan.columns, plan.preprocess)
             if before is not None:
                 yield before
@@ -171,7 +175,7 @@ class Engine:
                 raise self._error(chunk, first.row, first.column, first.reason, len(chunk.failures))
             with self._state:
                 # What is done behind a slow call waits in memory until that has ended.
-                while len(self._open) >= _MOST_OPEN and not self._crew.is_over:
+                while len(self._open) >= self._most_open and not self._crew.is_over:
                     self._state.wait(_LOOK)
                 self._open.append(chunk)
             rows, start = chunk.left, 0

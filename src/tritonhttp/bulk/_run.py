@@ -140,8 +140,8 @@ def run(
     overwrite : bool
         True: remove what is there of an earlier run. Otherwise an existing output is refused.
     checkpoint : int, optional
-        The rows after which work is committed, and so the most that is done again. None: 8192, later 1/128 of the
-        rows that are done.
+        The rows after which work is committed, and so the most that is done again; whole calls, so up to a batch
+        more. None: 8192, later 1/128 of the rows that are done.
     cast, refuse_nan : bool
         Whether numbers may be rounded to the model's datatype, and whether NaN makes a row bad.
     progress : bool or callable, optional
