@@ -58,7 +58,7 @@ class Job:
         self._environment = environment(TRITON_URL=url)
         x = np.arange(ROWS, dtype=np.float32)
         x[STUCK] = -1
-        self.expected = pa.table({"id": np.arange(ROWS), "Y": x * 2})
+        self.expected = pa.table({"id": np.arange(ROWS), "Y": (2 * x[:, None]).tolist()})
         pq.write_table(pa.table({"id": np.arange(ROWS), "X": x}), folder / "in.parquet", row_group_size=PART)
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import posixpath
 import zlib
@@ -11,6 +12,7 @@ from typing import IO, Any
 
 from pyarrow import fs as filesystems
 
+from .._basics.redaction import HIDDEN, without_credentials, without_secrets
 from ..errors import InvalidRequest
 
 __all__ = ["Lines", "Place", "place_of"]
@@ -38,8 +40,10 @@ def place_of(given: Any) -> Place:
     try:
         system, path = filesystems.FileSystem.from_uri(text)
     except Exception as error:
-        raise InvalidRequest(f"{text}: not the URI of a filesystem that pyarrow knows: {error}") from error
-    return Place(system, path.rstrip("/"), text)
+        shown = without_credentials(text)
+        why = without_secrets(str(error).replace(text, shown))
+        raise InvalidRequest(f"{shown}: not the URI of a filesystem that pyarrow knows: {why}") from None
+    return Place(system, path.rstrip("/"), without_secrets(text.partition("?")[0]).replace(f"{HIDDEN}@", ""))
 
 
 class Place:
@@ -48,7 +52,7 @@ class Place:
     Attributes
     ----------
     name : str
-        As the caller gave it, for messages.
+        As the caller gave it, for messages; of a URI without credentials and options.
     """
 
     def __init__(self, system: Any, path: str, name: str) -> None:
@@ -125,8 +129,7 @@ class Place:
             try:
                 yield stream
             except BaseException:
-                with contextlib.suppress(Exception):
-                    stream.abort()
+                _abandon(stream)
                 raise
             stream.close()
             return
@@ -153,6 +156,11 @@ class Place:
         """Write the whole file."""
         with self.written() as stream:
             stream.write(content)
+
+
+def _abandon(stream: Any) -> None:
+    """Let an object never appear: its stream completes it when it is closed, and closes when it is collected."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
 
 
 class Lines:
