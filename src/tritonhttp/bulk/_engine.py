@@ -147,9 +147,7 @@ class Engine:
         plan = self._plan
         number, order, rows, done = self._next, 0, 0, self.tally.resumed
         before: Chunk | None = None
-        for chunk in chunks(
-            plan.source, fragment, row, plan.needed, plan.batch_size, plan.checkpoint
-        ):
+        for chunk in chunks(plan.source, fragment, row, plan.needed, plan.batch_size, plan.checkpoint):
             chunk.prepare(plan.columns, plan.preprocess)
             if before is not None:
                 yield before
