@@ -1,4 +1,4 @@
-"""``tritonhttp.bulk`` with its source and sink in S3, of which moto's server is one: as on disks, also after ends."""
+"""``tritonhttp.bulk`` with its source and sink in S3, on moto's server: the tables that disks would have."""
 
 from __future__ import annotations
 

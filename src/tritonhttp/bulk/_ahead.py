@@ -89,9 +89,10 @@ class Behind(Generic[T]):
         """Give the thread an item, unless it has ended; raise what it failed with."""
         while not self._ended.is_set():
             try:
-                return self._queue.put(item, timeout=_LOOK)
+                self._queue.put(item, timeout=_LOOK)
             except Full:
                 continue
+            return
         if self._error is not None:
             raise self._error
 

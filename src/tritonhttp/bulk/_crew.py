@@ -15,7 +15,7 @@ __all__ = ["Crew"]
 
 T = TypeVar("T")
 
-#: Seconds between two looks of the thread that waits, and those that all calls under way get to end after an error.
+#: Seconds between two looks of the thread that waits, and that all calls under way have to end after an error.
 _LOOK, _GRACE = 0.1, 5.0
 
 
