@@ -423,12 +423,39 @@ def test_ctrl_c_ends_clean_and_says_how_to_go_on(tmp_path: Path, score: Any) -> 
         return batch
 
     pq.write_table(table(20_000), tmp_path / "in.parquet", row_group_size=500)
-    with pytest.raises(KeyboardInterrupt, match=r"rows committed to .*; resume=True goes on"):
+    with pytest.raises(KeyboardInterrupt, match=r"rows committed to .*; the same call goes on"):
         score(tmp_path / "in.parquet", tmp_path / "out", checkpoint=64, progress=interrupted, preprocess=slow)
     assert not list((tmp_path / "out").glob(".*")), "no temporary file is left"
     report = score(tmp_path / "in.parquet", tmp_path / "out", preprocess=slow)
     assert report.rows == 20_000
     assert pq.read_table(tmp_path / "out")["id"].to_pylist() == list(range(20_000))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "the same call with resume=True goes on from there"),
+        ({"resume": True}, "; the same call goes on from there"),
+        ({"overwrite": True}, "with resume=True in place of overwrite=True goes on from there"),
+    ],
+)
+def test_ctrl_c_says_which_call_goes_on_with_rows_in_memory(
+    tmp_path: Path, score: Any, options: Any, words: str
+) -> None:
+    def interrupted(done: int, total: int | None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=words):
+        score(table(), tmp_path / "out", progress=interrupted, **options)
+    assert score(table(), tmp_path / "out", resume=True).rows == ROWS
+
+
+@pytest.mark.parametrize("name", ["out", "out.parquet"])
+def test_a_run_that_was_killed_as_it_began_goes_on(tmp_path: Path, score: Any, name: str) -> None:
+    pq.write_table(table(), tmp_path / "in.parquet")
+    (tmp_path / "out").mkdir()
+    (tmp_path / ("out/_manifest.jsonl" if name == "out" else "out.parquet.manifest")).touch()
+    assert score(tmp_path / "in.parquet", tmp_path / name).rows == ROWS
 
 
 def test_without_order_every_row_is_there_once(tmp_path: Path, score: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from tritonhttp import InvalidRequest
 from tritonhttp.bulk._ahead import Behind, ahead
 from tritonhttp.bulk._checkpoint import Committed, Manifest, described
 from tritonhttp.bulk._chunks import chunks
+from tritonhttp.bulk._crew import Crew
 from tritonhttp.bulk._given import source_of
 from tritonhttp.bulk._places import Lines, place_of
 from tritonhttp.bulk._sinks import Sink
@@ -105,6 +108,35 @@ def test_the_sizes_of_chunks_are_multiples_of_calls() -> None:
     assert sum(found) == 20_000
 
 
+@pytest.mark.parametrize(("part", "most"), [(10, 100), (100, 100), (150, 200), (99_999, 4096)])
+def test_a_chunk_has_no_more_calls_than_a_part_takes(part: int, most: int) -> None:
+    table = pa.table({"x": range(20_000)})
+    found = [len(chunk.batch) for chunk in chunks(source_of(table), 0, 0, None, 100, part)]
+    assert all(0 < size <= most for size in found)
+    assert sum(found) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("s3://key:secret@bucket/a/b.csv?region=x&endpoint_override=127.0.0.1:1", "s3://bucket/a/b.csv"),
+        ("s3://bucket/a@b?region=x", "s3://bucket/a@b"),
+    ],
+)
+def test_a_place_is_named_without_credentials(uri: str, name: str) -> None:
+    place = place_of(uri)
+    assert (place.name, place.beside(".manifest").name) == (name, f"{name}.manifest")
+    assert (place / "x").name == f"{name}/x"
+
+
+@pytest.mark.parametrize("uri", ["what://key:secret@host/x", "s3://key:secret@bucket/a?token=secret&what=1"])
+def test_a_uri_that_cannot_be_used_is_refused_without_credentials(uri: str) -> None:
+    with pytest.raises(InvalidRequest, match="not the URI of a filesystem") as caught:
+        place_of(uri)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.png"])
 def test_a_sink_of_no_known_format_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match="expected a folder"):
@@ -141,6 +173,37 @@ def test_what_a_reading_thread_raises_comes_out() -> None:
     assert next(found) == 1
     with pytest.raises(RuntimeError, match="broken"):
         next(found)
+
+
+def test_a_writing_thread_that_was_stopped_takes_nothing_and_keeps_nobody() -> None:
+    behind: Behind[int] = Behind(lambda item: None, 1)
+    behind.stop()
+    for number in range(3):
+        behind.put(number)
+
+
+def test_calls_that_do_not_end_are_waited_for_once_and_not_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tritonhttp.bulk._crew._GRACE", 0.3)
+    opened, begun = threading.Event(), threading.Semaphore(0)
+
+    def work(item: int) -> None:
+        begun.release()
+        opened.wait(60)
+
+    def interrupted() -> None:
+        for _ in range(20):
+            begun.acquire()
+        raise KeyboardInterrupt
+
+    crew: Crew[int] = Crew(iter(range(100)), work, lambda: 20)
+    before = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        crew.run(interrupted)
+    try:
+        assert time.monotonic() - before < 20 * 0.3
+    finally:
+        opened.set()
+    assert not begun.acquire(timeout=0.2), "no thread begins another call"
 
 
 def test_what_a_writing_thread_raises_comes_out() -> None:
