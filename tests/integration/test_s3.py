@@ -135,7 +135,7 @@ def test_a_run_that_is_killed_and_interrupted_goes_on(
     with store.system.open_output_stream(f"data/{where}-in.parquet") as stream:
         pq.write_table(table(rows), stream, row_group_size=1000)
     source, target = store.uri(f"{where}-in.parquet"), store.uri(f"{where}/{sink}")
-    score(triton_server, source, tmp_path / sink)
+    score(triton_server, source, tmp_path / sink, in_flight=1, batch_size=8, checkpoint=part)
     words = ["--input", "IMAGE=pixels", "--output", "SCORES=scores", "--keep", "id", "--json"]
     words += ["--in-flight", "1", "--batch-size", "8", "--checkpoint", str(part)]
     command = [sys.executable, "-m", "tritonhttp", "bulk", source, target, "--model", "digits", *words]
