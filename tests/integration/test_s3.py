@@ -111,9 +111,12 @@ def test_each_kind_of_source(
 ) -> None:
     here, kinds = folder
     source, where = Path(kinds[kind]), f"of-{kind.replace(' ', '-')}"
-    score(triton_server, source, tmp_path / "out.arrow")
+    score(triton_server, source, tmp_path / "out.arrow", cast=True)
     report = score(
-        triton_server, store.uri(f"rows/{source.relative_to(here)}"), store.uri(f"{where}/out.arrow")
+        triton_server,
+        store.uri(f"rows/{source.relative_to(here)}"),
+        store.uri(f"{where}/out.arrow"),
+        cast=True,
     )
     assert report.output == f"s3://data/{where}/out.arrow"
     assert store.read(f"{where}/out.arrow") == (tmp_path / "out.arrow").read_bytes()
@@ -131,8 +134,7 @@ def test_each_kind_of_sink(
     here = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert store.keys(where) == here
     for name in here:
-        if not name.endswith((".manifest", "_manifest.jsonl")):
-            assert contents(store.read(f"{where}/{name}")) == contents((tmp_path / name).read_bytes())
+        assert contents(store.read(f"{where}/{name}")) == contents((tmp_path / name).read_bytes())
         assert SECRET.encode() not in store.read(f"{where}/{name}")
 
 
