@@ -221,7 +221,7 @@ def _told(process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
 def _line(files: list[Path], tag: int) -> str:
     """Return what a diary says of an inference."""
     for file in files:
-        with contextlib.suppress(OSError), open(file) as lines:
+        with contextlib.suppress(OSError), open(file, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if line.startswith(f"{tag} "):
                     return line.strip()

@@ -603,7 +603,7 @@ def at_rest(seconds: float, expected: dict[str, int] | None = None) -> dict[str,
 
 def main() -> None:
     given = json.loads(sys.argv[1])
-    with open(given["diary"], "w") as diary:
+    with open(given["diary"], "w", encoding="utf-8", errors="backslashreplace") as diary:
         missing = call(given, diary)
         diary.flush()
         if missing:  # threads that hang would keep the process
