@@ -144,7 +144,8 @@ class InferAsyncRequest(Future[InferResult]):
 
         If it was not sent yet, it is not sent at all. Otherwise its connection is closed, which a server may
         notice or not; nothing is sent again. In both cases its place is free for other calls, and whoever waits
-        for the result gets :class:`RequestCancelled` at once.
+        for the result gets :class:`RequestCancelled` at once, whose `attempts` do not tell how often the request
+        had been sent.
 
         Returns
         -------
