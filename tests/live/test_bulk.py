@@ -279,7 +279,7 @@ def test_rows_that_the_model_refuses_are_found(tmp_path: Path, triton_server: An
     assert [line["row"] for line in lines] == [7, 8, 250]
     assert all("a number below 0" in line["reason"] for line in lines)
     # Two calls fail, and either may be the first to end.
-    with pytest.raises(BulkError, match="row (0|224): the call for this row and the 31 behind it failed"):
+    with pytest.raises(BulkError, match=r"row (0|224): the call for this row and the 31 behind it failed"):
         bulk.run(source, tmp_path / "other", **options)
 
 

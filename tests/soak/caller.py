@@ -109,7 +109,8 @@ class Ledger:
         self.answered(call.problem(result))
 
     def not_inferred(self, call: Inference, error: BaseException) -> None:
-        """Note an inference that failed. The handle of one that was cancelled does not know how often it was sent."""
+        """Note an inference that failed."""
+        # The handle of one that was cancelled does not know how often it was sent.
         known = 0 if isinstance(error, tritonhttp.RequestCancelled) else getattr(error, "attempts", 0)
         self.ran(call, known or ATTEMPTS, error)
         self.failed(error)
