@@ -551,8 +551,9 @@ def test_callbacks_run_once_in_the_thread_that_ends_the_inference(serve, open_cl
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_callback_may_use_and_close_the_client_and_end_no_thread(serve, open_client):
-    server = serve(*[Answers(GOOD)] * 4)
-    client = open_client(server.url)
+    line = Line()
+    go_on = line.hold("0")
+    client = open_client(serve(line).url)
     done, others = threading.Event(), []
 
     def exits(handle):
@@ -563,7 +564,8 @@ def test_a_callback_may_use_and_close_the_client_and_end_no_thread(serve, open_c
         client.close()
         done.set()
 
-    begun(client).add_done_callback(exits)
+    begun(client, request_id="0").add_done_callback(exits)
+    go_on.set()
     finish([begun(client).get_result])
     begun(client).add_done_callback(closes)
     assert done.wait(STUCK)
