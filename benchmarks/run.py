@@ -204,11 +204,11 @@ def main() -> int:
             results.append((case, measured))
     where["loop"] = report.spread(loops)
     run = report.collect(results, skipped, time.monotonic() - start, where)
-    if options.merge:
-        run = report.merged(json.loads((HERE / "results.json").read_text()), run)
     if options.quick or (options.only and not options.merge):
         print(report.tables(run))
     else:
+        if options.merge:
+            run = report.merged(json.loads((HERE / "results.json").read_text()), run)
         (HERE / "RESULTS.md").write_text(report.markdown(run))
         (HERE / "results.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
         (ROOT / "docs").mkdir(exist_ok=True)
