@@ -196,7 +196,7 @@ def _aio(site: Site) -> Iterator[Block]:
     yield from _timed(lambda folder: asyncio.run(go(folder)))
 
 
-def _ask(site: Site, bodies: Iterator[Any], take: Callable[[Any], object]) -> None:
+def ask(site: Site, bodies: Iterator[Any], take: Callable[[Any], object]) -> None:
     """Send bodies of BATCH rows over IN_FLIGHT bare sockets; `take` gets the bytes of each answer's output."""
     import numpy as np
 
@@ -251,7 +251,7 @@ def _send(connection: socket.socket, head: bytes, body: Any) -> None:
 @contextlib.contextmanager
 def _floor(site: Site) -> Iterator[Block]:
     body = bytes(BATCH * 64 * 4)
-    yield from _timed(lambda folder: _ask(site, itertools.repeat(body, ROWS // BATCH), len))
+    yield from _timed(lambda folder: ask(site, itertools.repeat(body, ROWS // BATCH), len))
 
 
 @contextlib.contextmanager
@@ -298,7 +298,7 @@ def _floor_of_files(site: Site) -> Iterator[Block]:
         threads = [threading.Thread(target=target) for target in (reads, writes)]
         for thread in threads:
             thread.start()
-        _ask(site, bodies(), scores.append)
+        ask(site, bodies(), scores.append)
         flush()
         done.put(None)
         for thread in threads:
