@@ -20,7 +20,7 @@ answers = count(1)
 
 def die(folder: str, call: Any) -> None:
     """Kill this process in the middle of its work, if no other one was killed."""
-    if "infer" in call.url and next(answers) > 40:
+    if "infer" in call.url and next(answers) > 15:
         try:
             os.open(f"{folder}/killed", os.O_CREAT | os.O_EXCL)
         except FileExistsError:
