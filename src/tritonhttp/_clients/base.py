@@ -87,7 +87,7 @@ class ClientBase(Fleet, Overrides):
 
     #: Whether `verbose` shows whole URLs, as the reference's asyncio client does.
     _shows_origin: ClassVar[bool] = False
-    #: See `Calls`.
+    #: See `Execution`.
     _as_answer: Callable[[Response], Response]
 
     def __init__(self, configuration: dict[str, Any]) -> None:

@@ -20,7 +20,8 @@ from ..base import (
     SHARED_MEMORY_THRESHOLD,
     renew_after_fork,
 )
-from .calls import Calls, Headers, QueryParams
+from .calls import Calls
+from .execution import Headers, QueryParams
 from .side import guarded
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""How the asyncio client differs where `awaited/calls.py` serves both clients; the twin of `blocking/side.py`."""
+"""How the asyncio client differs where one text serves both clients; the twin of `blocking/side.py`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Generated from awaited/calls.py by tools/async_to_sync.py: edit that, then run `make generate`.
-"""The methods that are one text for both clients but for ``await``, written in `awaited/calls.py`.
+"""The methods that ask a server or run a model: one text for both clients, written in `awaited/calls.py`.
 
 An endpoint is one line over :mod:`tritonhttp._protocol.operations`.
 """
@@ -9,95 +9,52 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..._basics.log import logger
-from ..._basics.redaction import without_secrets
-from ..._calls.safety import may_run_twice
-from ..._calls.turns import Turn, Turns
 from ..._protocol import operations
-from ..._protocol.bodies import Unpacked
-from ..._protocol.encoder import Message
 from ..._protocol.inference import Inference, explained
-from ..._protocol.operations import Endpoint, Operation
+from ..._protocol.operations import Operation
 from ..._protocol.result import InferResult
 from ..._protocol.tensors import InferInput, InferRequestedOutput
-from ..._transport.blocking import BlockingTransport
-from ..._transport.blocking_pool import BlockingPool
-from ..._transport.policy import UNSET, Deadline, Moment, call_limit, moment, seconds
+from ..._transport.policy import UNSET, Deadline, Moment, call_limit, seconds
 from ..._transport.pool import Place
-from ..._transport.trace import Trace
 from ..._wire.requests import Buffer
 from ..._wire.responses import Response, StreamedResponse
 from ...errors import (
     DeadlineExceeded,
     InferenceServerException,
-    InvalidCall,
     InvalidRequest,
-    ProtocolError,
-    ServerError,
-    TransportError,
 )
-from ...plugins import Request
-from ..advice import no_attribute_of_block
-from ..base import PROBING, ClientBase
-from ..overrides import DEBUG, undecoded
+from ..base import PROBING
 from .drive import drive
-from .side import as_answer, finish_plugin, guarded, mark, pause, plain, rest
+from .execution import Headers, QueryParams
+from .management import Management
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import numpy.typing as npt
     from typing_extensions import Self
 
     from ... import types
-    from ..._protocol.probes import Health, ModelList
-    from ..._regions.region import Region
+    from ..._protocol.probes import Health
     from ..._wire.prometheus import Metrics
-    from ...events import Call
     from .model import Model
     from .stream import GenerateStream, InferStream
 
-__all__ = ["Calls", "Headers", "QueryParams"]
+__all__ = ["Calls"]
 
 T = TypeVar("T")
 
-Headers = Mapping[str, Any] | None
-QueryParams = Mapping[str, Any] | None
 
-
-class Calls(ClientBase):
+class Calls(Management):
     """The methods of a client; `InferenceServerClient` adds what differs between the two."""
 
-    #: How a response looks to those who call `_get` or `_post`, and in what `verbose` shows.
-    _as_answer = staticmethod(as_answer)
-    _transport: BlockingTransport
-    _turns: Turns[BlockingPool[None]]
-    #: Limits of a call that gives none of its own, in seconds.
-    _deadline: float | None
     #: For streams: from one answer to the next, and as a whole.
     _idle_timeout: float | None
     _stream_deadline: float | None
 
-    if TYPE_CHECKING:  # each client defines these
-
-        def _drive_in_turn(
-            self,
-            turn: Turn[BlockingPool[None]],
-            flow: Operation[T] | Generator[Operation[Any] | float, Any, T],
-            headers: Headers,
-            query_params: QueryParams,
-            until: Moment | None,
-        ) -> T: ...
-
-        def _look_up(self, every: float, until: Moment | None) -> None: ...
+    if TYPE_CHECKING:  # each client defines it
 
         def _look_up_now(self, until: Moment | None) -> None: ...
-
-        def _probe(self, url: str) -> None: ...
 
     def on_each(self, action: Callable[[Self], T]) -> dict[str, T]:
         """Do something with the client of each server in turn: ``on_each(lambda one: one.load_model("m"))``.
@@ -342,298 +299,6 @@ class Calls(ClientBase):
         found: Metrics = place._run(operations.metrics(path), headers, query_params, until)
         return found
 
-    # -- model repository --
-
-    def models(
-        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
-    ) -> ModelList:
-        """Return the models of the repository, each version with its state, as a list that shows as a table.
-
-        Returns
-        -------
-        list of ModelStatus
-            By name and version. Models that were never loaded are in it, with an empty version and state.
-
-        Raises
-        ------
-        ServerError
-            Also by a server without Triton's extension for repositories.
-        """
-        from ..._protocol.probes import index
-
-        return self._run(index(), headers, query_params, deadline)
-
-    def get_model_repository_index(
-        self,
-        headers: Headers = None,
-        query_params: QueryParams = None,
-        *,
-        ready: bool = False,
-        deadline: Deadline = UNSET,
-    ) -> list[types.ModelIndexEntry]:
-        """Return the models of the repository, or with `ready` the ready ones: name, version, state and reason."""
-        found = self._run(operations.get_model_repository_index(ready), headers, query_params, deadline)
-        self._note_names(found)
-        return found
-
-    def load_model(
-        self,
-        model_name: str,
-        headers: Headers = None,
-        query_params: QueryParams = None,
-        config: str | None = None,
-        files: Mapping[str, bytes] | None = None,
-        *,
-        deadline: Deadline = UNSET,
-    ) -> None:
-        """Load or reload a model.
-
-        Parameters
-        ----------
-        model_name : str
-            The model.
-        headers, query_params, deadline
-            See the class.
-        config : str, optional
-            A configuration as JSON, in place of the one in the repository.
-        files : mapping of str to bytes, optional
-            Files in place of the model's directory: paths with ``file:`` before them, for example
-            ``"file:1/model.onnx"``, and their contents. Needs `config`. Triton silently keeps a loaded model's old
-            files if the configuration is the same: change something in it, or unload the model first.
-        """
-        operation = operations.load_model(model_name, config, files)
-        try:
-            self._run(operation, headers, query_params, deadline)
-        finally:
-            self._distrust_models()
-
-    def unload_model(
-        self,
-        model_name: str,
-        headers: Headers = None,
-        query_params: QueryParams = None,
-        unload_dependents: bool = False,
-        *,
-        deadline: Deadline = UNSET,
-    ) -> None:
-        """Unload a model; with `unload_dependents` also the models that only it needed."""
-        operation = operations.unload_model(model_name, unload_dependents)
-        try:
-            self._run(operation, headers, query_params, deadline)
-        finally:
-            self._distrust_models()
-
-    # -- trace and log settings --
-
-    def get_trace_settings(
-        self,
-        model_name: str | None = None,
-        headers: Headers = None,
-        query_params: QueryParams = None,
-        *,
-        deadline: Deadline = UNSET,
-    ) -> types.TraceSettings:
-        """Return the trace settings of a model, or the global ones."""
-        return self._run(operations.get_trace_settings(model_name), headers, query_params, deadline)
-
-    def update_trace_settings(
-        self,
-        model_name: str | None = None,
-        settings: Mapping[str, Any] = {},
-        headers: Headers = None,
-        query_params: QueryParams = None,
-        *,
-        deadline: Deadline = UNSET,
-    ) -> types.TraceSettings:
-        """Change trace settings of a model, or global ones; None clears a setting. Return all of them."""
-        return self._run(
-            operations.update_trace_settings(model_name, settings), headers, query_params, deadline
-        )
-
-    def get_log_settings(
-        self, headers: Headers = None, query_params: QueryParams = None, *, deadline: Deadline = UNSET
-    ) -> types.LogSettings:
-        """Return the server's log settings."""
-        return self._run(operations.get_log_settings(), headers, query_params, deadline)
-
-    def update_log_settings(
-        self,
-        settings: Mapping[str, Any],
-        headers: Headers = None,
-        query_params: QueryParams = None,
-        *,
-        deadline: Deadline = UNSET,
-    ) -> types.LogSettings:
-        """Change log settings of the server; return all of them."""
-        return self._run(operations.update_log_settings(settings), headers, query_params, deadline)
-
-    # -- shared memory --
-
-    def get_system_shared_memory_status(
-        self,
-        region_name: str = "",
-        headers: Headers = None,
-        query_params: QueryParams = None,
-        *,
-        deadline: Deadline = UNSET,
-    ) -> list[types.SystemRegionStatus]:
-        """Return the registered system shared memory regions, or the one of that name."""
-        return self._run(
-            operations.get_shared_memory_status("system", region_name), headers, query_params, deadline
-        )
-
-    def register_system_shared_memory(
-        self,
-        name: str,
-        key: str,
-        byte_size: int,
-        offset: int = 0,
-        headers: Headers = None,
-        query_params: QueryParams = None,
-        *,
-        deadline: Deadline = UNSET,
-    ) -> None:
-        """Make a system shared memory region known to the server.
-
-        Parameters
-        ----------
-        name : str
-            The name for it in requests.
-        key : str
-            The key of the memory object that holds it.
-        byte_size : int
-            Its size in bytes.
-        offset : int
-            Where in the memory object it starts, in bytes. Triton adds any but 0 twice to the offsets of tensors,
-            so it reads and writes elsewhere: register from the start, and give the tensors offsets.
-        headers, query_params, deadline
-            See the class.
-
-        Raises
-        ------
-        ServerError
-            Also when the server shares no memory: Triton 2.68 and later need ``--allow-client-shm=true``.
-        """
-        operation = operations.register_system_shared_memory(name, key, byte_size, offset)
-        self._run(operation, headers, query_params, deadline)
-
-    def unregister_system_shared_memory(
-        self,
-        name: str = "",
-        headers: Headers = None,
-        query_params: QueryParams = None,
-        *,
-        deadline: Deadline = UNSET,
-    ) -> None:
-        """Make the server forget a system shared memory region, or all of them where no name is given."""
-        self._run(operations.unregister_shared_memory("system", name), headers, query_params, deadline)
-
-    def get_cuda_shared_memory_status(
-        self,
-        region_name: str = "",
-        headers: Headers = None,
-        query_params: QueryParams = None,
-        *,
-        deadline: Deadline = UNSET,
-    ) -> list[types.CudaRegionStatus]:
-        """Return the registered CUDA shared memory regions, or the one of that name."""
-        return self._run(
-            operations.get_shared_memory_status("cuda", region_name), headers, query_params, deadline
-        )
-
-    def register_cuda_shared_memory(
-        self,
-        name: str,
-        raw_handle: bytes,
-        device_id: int,
-        byte_size: int,
-        headers: Headers = None,
-        query_params: QueryParams = None,
-        *,
-        deadline: Deadline = UNSET,
-    ) -> None:
-        """Make a CUDA shared memory region known to the server.
-
-        Parameters
-        ----------
-        name : str
-            The name for it in requests.
-        raw_handle : bytes
-            The serialized cudaIPC handle as base64.
-        device_id : int
-            The GPU on which the handle was made.
-        byte_size : int
-            Its size in bytes.
-        headers, query_params, deadline
-            See the class.
-
-        Raises
-        ------
-        ServerError
-            Also when the server shares no memory: Triton 2.68 and later need ``--allow-client-shm=true``.
-        """
-        operation = operations.register_cuda_shared_memory(name, raw_handle, device_id, byte_size)
-        self._run(operation, headers, query_params, deadline)
-
-    def unregister_cuda_shared_memory(
-        self,
-        name: str = "",
-        headers: Headers = None,
-        query_params: QueryParams = None,
-        *,
-        deadline: Deadline = UNSET,
-    ) -> None:
-        """Make the server forget a CUDA shared memory region, or all of them where no name is given."""
-        self._run(operations.unregister_shared_memory("cuda", name), headers, query_params, deadline)
-
-    def shared_memory(
-        self,
-        byte_size: int | None = None,
-        *,
-        key: str | None = None,
-        headers: Headers = None,
-        query_params: QueryParams = None,
-        deadline: Deadline = UNSET,
-    ) -> AbstractContextManager[Region]:
-        """Make a shared memory region, known to the server for the length of a ``with`` block.
-
-        Whatever ends the block, the server forgets the region and its memory is given back; arrays over it stay
-        valid. A process that is killed leaves nothing of it behind, unless others may attach to it.
-
-        Parameters
-        ----------
-        byte_size : int, optional
-            Its size in bytes; None: attach to the one that has the key.
-        key : str, optional
-            A key for other processes to attach to it by. Without one nobody can, and the key that it needs for a
-            moment is removed as soon as the server has the region.
-        headers, query_params, deadline
-            See the class; the deadline holds for each of the two requests.
-
-        Returns
-        -------
-        context manager of Region
-
-        Raises
-        ------
-        SharedMemoryException
-            When the region cannot be made or found.
-        ServerError
-            When the server does not take it, for example because it runs on another machine, or because it is
-            Triton 2.68 or later without ``--allow-client-shm=true``.
-        """
-
-        def run(flow: Generator[Operation[Any], Any, None]) -> None:
-            self._drive(flow, headers, query_params, self._until(deadline))
-
-        def make() -> Region:
-            from ..._regions.region import Region
-
-            call_limit(deadline, None)  # a spent one makes no region
-            return Region(byte_size, key)
-
-        return RegionBlock(make, run)
-
     # -- inference --
 
     def model(self, name: str, version: str = "") -> Model:
@@ -804,16 +469,6 @@ class Calls(ClientBase):
         )
         return self._run(inference.raw(data), headers, query_params, deadline)
 
-    def _branch(
-        self, inference: Inference, headers: Headers, query_params: QueryParams, until: Moment | None
-    ) -> InferResult:
-        """Run an inference that takes more than one request, or has to wait for another one."""
-        flow = self._flow(inference)
-        if inference.sequence_id in (0, ""):
-            return self._drive(flow, headers, query_params, until)
-        turn = Turn(self._turns, (inference.model_name, inference.sequence_id))
-        return self._drive_in_turn(turn, flow, headers, query_params, until)
-
     def generate(
         self,
         model_name: str,
@@ -971,269 +626,6 @@ class Calls(ClientBase):
 
         return begin
 
-    # -- requests --
-
-    def _get(self, request_uri: str, headers: Headers, query_params: QueryParams) -> Response:
-        """Send a GET request and return its response.
-
-        Calls go through this method where a subclass or the instance has its own.
-
-        Parameters
-        ----------
-        request_uri : str
-            The path below the server's base path.
-        headers, query_params
-            See the class.
-
-        Returns
-        -------
-        Response
-            With ``status_code``, ``get(header)`` and ``read()``.
-        """
-        handed = Endpoint("GET", request_uri, undecoded)
-        operation, until, place = self._resumed(handed, self._until(UNSET))
-        return self._as_answer(self._exchange(operation, headers, query_params, until, place))
-
-    def _post(
-        self, request_uri: str, request_body: Buffer | str, headers: Headers, query_params: QueryParams
-    ) -> Response:
-        """Send a POST request and return its response; as :meth:`_get`.
-
-        Parameters
-        ----------
-        request_uri : str
-            The path below the server's base path.
-        request_body : bytes or str
-            The whole body.
-        headers, query_params
-            See the class.
-        """
-        handed = self._posted(request_uri, request_body, headers)
-        operation, until, place = self._resumed(handed, self._until(UNSET))
-        return self._as_answer(self._exchange(operation, headers, query_params, until, place))
-
-    def _run(
-        self, operation: Operation[T], headers: Headers, query_params: QueryParams, deadline: Deadline
-    ) -> T:
-        """Carry an operation out, whatever it is."""
-        until = self._until(deadline)
-        perform: Any = self._carry_out
-        try:
-            if isinstance(operation, Inference) and self._branches(operation):
-                perform = self._branch
-            outcome: T = perform(operation, headers, query_params, until)
-        except (TypeError, ValueError) as error:
-            refusal = explained(operation, error)
-            if refusal is None:
-                raise
-            raise refusal from refusal.__cause__
-        return outcome
-
-    def _carry_out(
-        self,
-        operation: Operation[T],
-        headers: Headers,
-        query_params: QueryParams,
-        until: Moment | None,
-        place: Place[Any] | None = None,
-    ) -> T:
-        """Carry an operation out: every call comes down to this, and most go straight to `_send`."""
-        try:
-            if self._is_watched():
-                replaced = self._replaced(operation, headers, query_params)
-                if replaced is not None:
-                    with self._replacing(operation, until, place):
-                        response = plain(replaced())
-                else:
-                    response = self._exchange(operation, headers, query_params, until, place)
-            elif self._dispatch is None:
-                response = self._send(operation, headers, query_params, until, place)
-            else:
-                response = self._try(operation, headers, query_params, until, place)
-        except TransportError as error:
-            mark(error)
-            raise
-        try:
-            if isinstance(response, Response) and response.head.encoding is not None:
-                response = self._unpacked(response, until)
-            return operation.decode(response)
-        except (ProtocolError, ServerError, DeadlineExceeded) as error:
-            self._complete(error, response)
-            raise
-
-    def _unpacked(self, response: Response, until: Moment | None) -> Response:
-        """Return a response that is decompressed within the call's time, unless that is done as it arrives."""
-        if isinstance(response, StreamedResponse):
-            return response
-        unpacked = Unpacked(response)
-        for _ in unpacked.slices():
-            pause(response.asked, until)
-        return unpacked
-
-    def _until(self, deadline: Deadline) -> Moment | None:
-        """Return when a call must end that begins now, unless that is known already."""
-        if deadline is UNSET:
-            limit = self._deadline
-        elif deadline is None or isinstance(deadline, Moment):
-            return deadline
-        else:
-            limit = call_limit(deadline, None)
-        return None if limit is None else moment(time.monotonic(), limit)
-
-    def _drive(
-        self,
-        flow: Operation[T] | Generator[Operation[Any] | float, Any, T],
-        headers: Headers,
-        query_params: QueryParams,
-        until: Moment | None,
-        place: Place[Any] | None = None,
-    ) -> T:
-        """Carry out an operation, or the operations of a flow, and return what they come to."""
-        if isinstance(flow, Operation):
-            return self._carry_out(flow, headers, query_params, until, place)
-        return drive(flow, lambda operation: self._carry_out(operation, headers, query_params, until, place))
-
-    def _exchange(
-        self,
-        operation: Operation[Any],
-        headers: Headers,
-        query_params: QueryParams,
-        until: Moment | None,
-        place: Place[Any] | None = None,
-    ) -> Response:
-        """Send a request that somebody watches: the plugin, a subclass, the log."""
-        request = Request(self._encoder.call_headers(operation, headers)[0])
-        outcome = self._call_plugin(request)
-        if hasattr(outcome, "__await__"):
-            finish_plugin(outcome, until)
-        self._validate_headers(request.headers)
-        if self._dispatch is None and not logger.isEnabledFor(DEBUG):
-            return self._send(operation, request.headers, query_params, until, place)
-        return self._try(operation, request.headers, query_params, until, place)
-
-    def _try(
-        self,
-        operation: Operation[Any],
-        headers: Headers,
-        query_params: QueryParams,
-        until: Moment | None,
-        place: Place[Any] | None = None,
-    ) -> Response:
-        """Send a request that may take several tries, to one of several servers, or that somebody is told of."""
-        if self._resolve_every is not None:
-            self._look_up(self._resolve_every, until)
-        dispatch = self._dispatch or self._new_dispatch()
-        first: Response | InferenceServerException | None = None
-        place = place or Place()
-        resent = 0
-        listens = dispatch.listens
-        if not (listens or dispatch.chooses):
-            try:
-                first = self._send(operation, headers, query_params, until, place, last=dispatch.sends_once)
-                if first.status_code < 400:
-                    return first
-            except InferenceServerException as error:
-                first = error
-            resent = place.resent
-        call = self._record(operation, headers, whole=listens or first is not None)
-        call.attempts = resent
-        clock = time.monotonic
-        flow = dispatch.tries(
-            operation,
-            call,
-            until,
-            clock,
-            self._probe,
-            listens,
-            first=first,
-        )
-
-        def perform(step: Any) -> Any:
-            if isinstance(step, Operation):
-                return self._carry_out(step, headers, query_params, until)
-            name, tried, last = step
-            given: Headers = call.headers
-            if tried is not operation:
-                given, call.request_bytes = self._encoder.call_headers(tried, given)
-            trace = Trace() if listens else None
-            server = (self._servers.get(name) or self.server(name)) if self._servers else self
-            try:
-                return server._send(tried, given, query_params, until, place, call, trace, last=last)
-            finally:
-                call.attempts += place.resent
-                if trace is not None:
-                    call.phases = {phase: spent * 1e3 for phase, spent in trace.phases.items()}
-
-        try:
-            return drive(flow, perform, partial(rest, place))
-        finally:
-            flow.close()  # wherever an exception comes
-
-    def _send(
-        self,
-        operation: Operation[Any],
-        headers: Headers,
-        query_params: QueryParams,
-        until: Moment | None,
-        place: Place[Any] | None = None,
-        call: Call | None = None,
-        trace: Trace | None = None,
-        *,
-        last: bool = False,
-        message: Message | None = None,
-    ) -> Response:
-        """Send a request to this client's own server, and return the response.
-
-        Parameters
-        ----------
-        call : Call, optional
-            The record that shall have the URL.
-        trace : Trace, optional
-            Records how long each phase takes.
-        last : bool
-            Whether it must not be sent again unseen.
-        message : Message, optional
-            The request, where it is written already.
-        """
-        if message is None:
-            message = self._encoder.encode(operation, headers, query_params)
-        if self._verbose:
-            self._show(operation, message, headers)
-        if call is not None:
-            call.url = without_secrets(f"{self._origin}{message.target}")
-        if place is None:
-            place = Place()
-        place.resent = 0
-        target, buffers, _, answer, id_json = message
-        repeatable = operation.idempotent is True and not last and operation.renew is None
-        transport = self._transport
-        try:
-            response = transport.exchange(
-                operation.method,
-                target,
-                buffers,
-                place,
-                repeatable and may_run_twice(operation),
-                until,
-                trace,
-                operation.streamed,
-                operation.idle,
-                answer,
-                id_json,
-            )
-        except InferenceServerException as error:
-            error.attempts += place.resent
-            raise
-        if transport.repeats and type(response) is Response:
-            message.learn(response)
-        if place.resent:
-            from ..._calls.dispatch import counted
-
-            response = counted(response, 1 + place.resent)
-        if self._verbose:
-            self._note(operation, response)
-        return response
-
     def _look_up_again(self) -> None:
         try:
             self._look_up_now(self._until(PROBING))
@@ -1249,37 +641,3 @@ class Calls(ClientBase):
         finally:
             if self._dispatch is not None:
                 self._dispatch.probed(url, time.monotonic(), ready)
-
-
-@guarded
-class RegionBlock:
-    """A shared memory region for the length of a block."""
-
-    _region: Region | None = None
-
-    def __init__(
-        self,
-        make: Callable[[], Region],
-        run: Callable[[Generator[Operation[Any], Any, None]], None],
-    ) -> None:
-        self._make, self._run = make, run
-
-    def __enter__(self) -> Region:
-        if self._region is not None:
-            raise InvalidCall("this block has a region: make another one with client.shared_memory(…)")
-        self._region = region = self._make()
-        try:
-            self._run(region._open())
-            return region
-        except BaseException:
-            self._run(region._close())
-            raise
-
-    def __exit__(
-        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._region is not None
-        self._run(self._region._close())
-
-    if not TYPE_CHECKING:
-        __getattr__ = no_attribute_of_block

@@ -32,7 +32,8 @@ from ..base import (
     SHARED_MEMORY_THRESHOLD,
     renew_after_fork,
 )
-from .calls import Calls, Headers, QueryParams
+from .calls import Calls
+from .execution import Headers, QueryParams
 from .executor import Executor
 from .side import guarded
 

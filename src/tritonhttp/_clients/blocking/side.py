@@ -1,4 +1,4 @@
-"""How the blocking client differs where `awaited/calls.py` serves both clients; the twin of `awaited/side.py`."""
+"""How the blocking client differs where one text serves both clients; the twin of `awaited/side.py`."""
 
 from __future__ import annotations
 
