@@ -171,17 +171,20 @@ audit: $(VENV)/.developed $(TOOLS)/.installed ## ask a database of known weaknes
 	$(BIN)/pip freeze --quiet --exclude-editable > $(TOOLS)/installed.txt
 	$(TOOLS)/$(SCRIPTS)/pip-audit --strict --disable-pip --no-deps --requirement $(TOOLS)/installed.txt
 
-# All suites that make test runs, and in Python what extensions do. Half an hour on a machine with nothing else to do.
+# All suites that make test runs, and in Python what extensions do. Half an hour on a machine with nothing else to do. It
+# measures, and judges nothing: a test that fails here does not end it. Tests without memory are left out, since coverage
+# itself needs some.
 COVER = $(BIN)/python -m coverage run -m pytest
+coverage: export TRITONCLIENT_PYTHON = $(TRITONCLIENT)/bin/python
 coverage: $(VENV)/.developed $(TRITONCLIENT)/.installed ## lines and branches that the tests run, of all suites together
 	rm -f .coverage .coverage.*
-	$(COVER) tests/unit tests/fuzz
-	TRITONHTTP_IMPL=python $(COVER) $(IN_PYTHON)
-	TRITONHTTP_IMPL=python $(COVER) tests/adversity/test_faults.py -k 'blocking and not behind_equal'
-	TRITON_URL=$(TRITON_URL) $(COVER) tests/adversity
-	TRITON_URL=$(TRITON_URL) $(COVER) tests/live
-	TRITON_URL=$(TRITON_URL) $(COVER) tests/cli
-	TRITON_URL=$(TRITON_URL) TRITONCLIENT_PYTHON=$(TRITONCLIENT)/bin/python $(COVER) tests/programs
+	-$(COVER) tests/unit tests/fuzz --ignore=tests/fuzz/test_extensions.py
+	-TRITONHTTP_IMPL=python $(COVER) $(IN_PYTHON)
+	-TRITONHTTP_IMPL=python $(COVER) tests/adversity/test_faults.py -k 'blocking and not behind_equal'
+	-$(COVER) tests/adversity
+	-$(COVER) tests/live
+	-$(COVER) tests/cli
+	-$(COVER) tests/programs
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
