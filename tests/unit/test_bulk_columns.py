@@ -50,7 +50,7 @@ SQUARES = [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
         (pa.array([1, 2], pa.int64()), "INT8", (), [1, 2]),
         (pa.array([1, 2], pa.int64()), "FP32", (), [1, 2]),
         (pa.array([1, 2], pa.uint8()), "BF16", (), [1, 2]),
-        (pa.array([1.5, 2], pa.float16()), "FP32", (), [1.5, 2]),
+        (pa.array(np.array([1.5, 2], np.float16)), "FP32", (), [1.5, 2]),
         (pa.array([1.5, 2], pa.float32()), "FP64", (), [1.5, 2]),
         (pa.array([True, False]), "BOOL", (), [True, False]),
         (pa.array([True, False]), "INT32", (), [1, 0]),

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
 import pytest
 
 from tritonhttp import InvalidRequest
@@ -215,3 +217,47 @@ def test_what_a_writing_thread_raises_comes_out() -> None:
     with pytest.raises(RuntimeError, match="1"):
         behind.end()
     behind.stop()
+
+
+def _written(path: Path, count: int = 200_000) -> None:
+    """Write rows as the format that the name tells, in parts, with what shows damage where the format has it."""
+    table = pa.table({"x": np.random.default_rng(0).random(count)})
+    parts = table.to_batches(count // 4)
+    if path.suffix == ".parquet":
+        pq.write_table(table, path, row_group_size=count // 4, write_page_checksum=True)
+    elif path.suffix == ".csv":
+        pc.write_csv(table, path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(f'{{"x": {x}}}\n' for x in table["x"].to_pylist()))
+    else:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        made = pa.ipc.new_file if path.suffix == ".arrow" else pa.ipc.new_stream
+        with made(path, table.schema, options=options) as writer:
+            for part in parts:
+                writer.write_batch(part)
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.arrow", "x.arrows", "x.csv", "x.jsonl"])
+def test_a_damaged_file_is_an_error_with_its_name_and_row(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    _written(path)
+    whole = sum(len(piece.batch) for piece in source_of(path).read())
+    assert whole == 200_000
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = b'\xff"' * 32
+    path.write_bytes(content)
+    with pytest.raises(BulkError, match=r"x\.\w+: cannot be read from row \d+ on: ") as caught:
+        sum(len(piece.batch) for piece in source_of(path).read())
+    assert caught.value.file == str(path)
+    assert 0 <= caught.value.row < whole
+
+
+def test_an_error_of_the_callers_own_rows_stays_as_it_is() -> None:
+    def rows() -> Any:
+        yield {"x": 1}
+        raise OSError("mine")
+
+    with pytest.raises(OSError, match=r"^mine$"):
+        for _ in source_of(rows()).read():
+            pass

@@ -12,7 +12,7 @@ from .._protocol.arrays import as_array, cast, may_be_cast
 from .._wire import dtypes
 from ..errors import InvalidRequest
 
-__all__ = ["BadValue", "check_dtype", "check_type", "column_of", "fitted", "tensor_of", "type_of"]
+__all__ = ["BadValue", "check_dtype", "check_type", "column_of", "dtype_of", "fitted", "tensor_of", "type_of"]
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -87,9 +87,15 @@ def check_type(kind: Any, datatype: str, shape: Shape, what: str, rounded: bool)
     if _is_text(leaf) or _is_binary(leaf):
         check_dtype(np.dtype(object), datatype, what, rounded, kind)
     elif pa.types.is_boolean(leaf) or pa.types.is_integer(leaf) or pa.types.is_floating(leaf):
-        check_dtype(np.dtype(leaf.to_pandas_dtype()), datatype, what, rounded, kind)
+        check_dtype(dtype_of(leaf), datatype, what, rounded, kind)
     else:
         raise InvalidRequest(f"{what}: expected {datatype}, got {kind}, which is not cast to that")
+
+
+def dtype_of(kind: Any) -> np.dtype[Any]:
+    """Return numpy's dtype of a type of numbers. Arrow's own `to_pandas_dtype` needs pandas up to pyarrow 25."""
+    found: np.dtype[Any] = pa.array([], kind).to_numpy(zero_copy_only=False).dtype
+    return found
 
 
 def check_dtype(dtype: np.dtype[Any], datatype: str, what: str, rounded: bool, came: object = None) -> None:

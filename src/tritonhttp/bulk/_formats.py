@@ -11,7 +11,8 @@ from zipfile import BadZipFile
 import numpy as np
 import pyarrow as pa
 
-from ..errors import InvalidRequest, MissingDependency
+from .._basics.redaction import without_secrets
+from ..errors import BulkError, InvalidRequest, MissingDependency
 from ._places import Place
 from ._sources import Fragment, Source, array_of, rows_at_a_time
 
@@ -79,8 +80,25 @@ def _of_format(kind: str, place: Place, infos: Sequence[Any]) -> Source:
                 f"{info.path}: expected the columns of the other files, {schema}, got {found}"
             )
         rows = None if count is None or rows is None else rows + count
-        fragments.append(Fragment(info.path, state_of(info), read))
+        fragments.append(_fragment(info.path, info, read))
     return Source(fragments, schema, rows)
+
+
+def _fragment(name: str, info: Any, read: Read) -> Fragment:
+    """Return a file's fragment. What cannot be read of it is an error that names the file and the row."""
+
+    def rows(row: int, columns: Sequence[str] | None) -> Iterator[tuple[int, Any]]:
+        try:
+            for start, batch in read(row, columns):
+                yield start, batch
+                row = start + len(batch)
+        except (pa.ArrowException, OSError) as error:
+            why = without_secrets(str(error))
+            raised = BulkError(f"{name}: cannot be read from row {row} on: {why}")
+            raised.file, raised.row = name, row
+            raise raised from error
+
+    return Fragment(name, state_of(info), rows)
 
 
 def state_of(info: Any) -> dict[str, Any]:
@@ -104,7 +122,7 @@ def parquet_dataset(dataset: Any) -> Source:
         keys = datasets.get_partition_keys(each.partition_expression)
         info = each.filesystem.get_file_info(each.path)
         read = partial(_read_parquet, each, dataset.schema, keys)
-        fragments.append(Fragment(each.path, state_of(info), read))
+        fragments.append(_fragment(each.path, info, read))
     return Source(fragments, dataset.schema, rows)
 
 
@@ -118,7 +136,9 @@ def _read_parquet(
     groups: list[int] = []
     # Without its own buffering a whole row group would be read at once.
     with fragment.filesystem.open_input_file(fragment.path) as stream:
-        file = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+        file = parquet.ParquetFile(
+            stream, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True
+        )
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
             if not groups and start + group.num_rows <= row:
@@ -210,10 +230,7 @@ def _csv(file: Place) -> tuple[Any, int | None, Read]:
     def read(row: int, columns: Sequence[str] | None) -> Iterator[tuple[int, Any]]:
         types = csv.ConvertOptions(column_types=schema)
         with opened(convert_options=types) as reader:
-            try:
-                yield from _counted(reader, columns)
-            except pa.ArrowInvalid as error:
-                raise InvalidRequest(f"{file.name}: {error}") from error
+            yield from _counted(reader, columns)
 
     return schema, None, read
 
@@ -248,10 +265,7 @@ def _jsonl(file: Place) -> tuple[Any, int | None, Read]:
 
     def read(row: int, columns: Sequence[str] | None) -> Iterator[tuple[int, Any]]:
         for start, content in blocks():
-            try:
-                table = parsed(content, schema)
-            except pa.ArrowInvalid as error:
-                raise InvalidRequest(f"{file.name}: from row {start} on: {error}") from error
+            table = parsed(content, schema)
             for batch in (table if columns is None else table.select(list(columns))).to_batches():
                 yield start, batch
                 start += len(batch)
@@ -333,7 +347,7 @@ def _images(place: Place, infos: Sequence[Any]) -> Source:
         batch = pa.record_batch(arrays, schema=schema)
         yield 0, batch if columns is None else batch.select(list(columns))
 
-    fragments = [Fragment(info.path, state_of(info), partial(read, info)) for info in infos]
+    fragments = [_fragment(info.path, info, partial(read, info)) for info in infos]
     return Source(fragments, schema, len(fragments))
 
 

@@ -16,6 +16,7 @@ import orjson
 import pyarrow as pa
 
 from ..errors import InvalidRequest
+from ._arrow import dtype_of
 from ._formats import IMAGES, KINDS
 from ._places import Place, place_of
 
@@ -329,7 +330,7 @@ def _plain(value: Any) -> Any:
 def _dtype(field: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
     kind, shape = field.type, []
     if isinstance(kind, pa.FixedShapeTensorType):
-        return np.dtype(kind.value_type.to_pandas_dtype()), tuple(kind.shape)
+        return dtype_of(kind.value_type), tuple(kind.shape)
     while hasattr(kind, "list_size"):
         shape.append(kind.list_size)
         kind = kind.value_type
@@ -338,7 +339,7 @@ def _dtype(field: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
             f"column {field.name!r}: numpy files hold numbers and vectors of one length, got {field.type}; leave"
             " it out with keep=[…] and outputs={…}, or write Parquet"
         )
-    return np.dtype(kind.to_pandas_dtype()), tuple(shape)
+    return dtype_of(kind), tuple(shape)
 
 
 def _array(column: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
