@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tritonhttp import InvalidRequest, bulk
 from tritonhttp.errors import BulkError
 
 from ..clients import wait_until
+from .api.gateway import Gateway, Seen
 
 ROWS = 700
 
@@ -281,6 +283,41 @@ def test_rows_that_the_model_refuses_are_found(tmp_path: Path, triton_server: An
     # Two calls fail, and either may be the first to end.
     with pytest.raises(BulkError, match=r"row (0|224): the call for this row and the 31 behind it failed"):
         bulk.run(source, tmp_path / "other", **options)
+
+
+def limited(most: int) -> Callable[[Seen], tuple[int, bytes] | None]:
+    """Return what a gateway does that takes requests of so many bytes."""
+    return lambda seen: (413, b"{}") if len(seen.body) > most else None
+
+
+def test_a_gateway_with_a_limit_gets_requests_below_it(
+    tmp_path: Path, triton_server: Any, expected: Any
+) -> None:
+    names: dict[str, Any] = {"inputs": {"IMAGE": "pixels"}, "outputs": {"SCORES": "scores"}, "keep": ["id"]}
+    with Gateway(triton_server.url, meddle=limited(40 * 256 + 1024)) as gateway:
+        sink = tmp_path / "out.parquet"
+        report = bulk.run(table(), sink, model="digits", url=gateway.url, progress=False, **names)
+    assert (report.rows, report.failed) == (ROWS, 0)
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found["id"].to_pylist() == [*range(ROWS)]
+    scores = np.array(found["scores"].to_pylist(), np.float32)
+    np.testing.assert_allclose(scores.reshape(-1, 10), expected, atol=1e-5)
+
+
+def test_rows_that_are_too_large_by_themselves_are_found(tmp_path: Path, triton_server: Any) -> None:
+    large = {5, 66, 690}
+    texts = [b"x" * (8192 if row in large else 8) for row in range(ROWS)]
+    source = pa.table({"id": np.arange(ROWS), "INPUT0": pa.array(texts)})
+    with Gateway(triton_server.url, meddle=limited(2048)) as gateway:
+        options: dict[str, Any] = {"model": "identity_bytes", "url": gateway.url, "keep": ["id"]}
+        sink = tmp_path / "out.parquet"
+        report = bulk.run(source, sink, on_error="record", progress=False, **options)
+        with pytest.raises(BulkError, match=r"row 5: .*413"):
+            bulk.run(source, tmp_path / "other", in_flight=1, progress=False, **options)
+    assert (report.rows, report.failed) == (ROWS - 3, 3)
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert {*range(ROWS)} - {*found["id"].to_pylist()} == large
+    assert {len(text) for text in found["OUTPUT0"].to_pylist()} == {8}
 
 
 # -- exactly once --
