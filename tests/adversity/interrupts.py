@@ -165,11 +165,12 @@ class Tracer:
     def __enter__(self) -> Tracer:
         if self._fine:
             sys._getframe().f_trace_opcodes = True  # 3.12 looks at settrace whether any frame wants them
+        self._before = sys.gettrace()
         sys.settrace(self._begins)
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
+        sys.settrace(self._before)  # coverage's, for the tests behind this one
 
     def _begins(self, frame: FrameType, event: str, arg: object) -> Any:
         code = frame.f_code
