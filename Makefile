@@ -135,7 +135,7 @@ frontend: $(VENV)/.developed ## the tests on Triton against tritonfrontend (FRON
 	TRITON_URL=$(FRONTEND_URL) $(BIN)/pytest $(FRONTEND_TESTS) -k "$(FRONTEND_LACKS)"
 	FRONTEND_URL=$(FRONTEND_URL) $(BIN)/pytest tests/interop/test_table.py -k frontend
 
-# Each interpreter with the newest numpy, and with numpy 1.26 if it has wheels for it.
+# Each interpreter with the newest numpy, and with numpy 1.26 if it has wheels for it; pyarrow 26 needs numpy 2.
 MATRIX = 3.10 3.11 3.12 3.13 3.14 3.10-1.26 3.11-1.26 3.12-1.26
 matrix: ## unit and adversity tests on every installed Python from 3.10 to 3.14, with numpy 2 and 1.26
 	@for entry in $(MATRIX); do \
@@ -144,7 +144,7 @@ matrix: ## unit and adversity tests on every installed Python from 3.10 to 3.14,
 	  echo "== python$$version numpy$${numpy:--2}"; \
 	  [ -e $$environment ] || python$$version -m venv $$environment; \
 	  $$environment/bin/pip install --quiet --editable '.[test,bulk,cli,fast-gzip]' trustme hypothesis ml_dtypes cuda-bindings opentelemetry-sdk \
-	    "numpy$${numpy:+~=$${numpy#-}.0}" && \
+	    "numpy$${numpy:+~=$${numpy#-}.0}" "pyarrow$${numpy:+<26}" && \
 	  $$environment/bin/pytest -q tests/unit tests/adversity || exit 1; \
 	done
 

@@ -138,6 +138,24 @@ def test_each_thread_gets_its_own_answers(
     settled(before)
 
 
+def test_calls_keep_their_connections_while_interrupted_ones_look_for_theirs(servers: list[Server]) -> None:
+    """As behind each call that an exception has interrupted; the extension takes and gives back meanwhile."""
+    before = open_now()
+    with tritonhttp.InferenceServerClient(servers[0].url, concurrency=3) as client:
+        until = time.monotonic() + SECONDS
+
+        def work(number: int) -> None:
+            caller = Caller(client, number)
+            while time.monotonic() < until:
+                if number:
+                    caller.infer()
+                else:
+                    client._transport._close_lost()
+
+        run_in_threads(work, range(4))
+    settled(before)
+
+
 def test_a_client_that_is_closed_among_calls_ends_them_all(servers: list[Server]) -> None:
     before = open_now()
     for _ in range(8):

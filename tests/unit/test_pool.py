@@ -803,9 +803,67 @@ def test_what_is_lost_is_found_while_the_extension_stays_away() -> None:
     seen = []
 
     def connections() -> Iterator[str]:
-        seen.append(type(pool.idle) is list)
+        seen.append(pool.frozen)
         yield from ("a", "b", "c")
 
     assert pool.lost(connections()) == ["c"]
-    assert seen == [False], "it takes and puts back only where it finds a list"
-    assert (type(pool.idle), pool.idle, pool.holders) == (list, ["b"], {place})
+    assert seen == [True]
+    assert (pool.frozen, pool.idle, pool.holders) == (False, ["b"], {place})
+
+
+def _lost_at(step: int, act: Callable[[Pool[str]], object]) -> tuple[bool, Pool[str], list[str]]:
+    """Look for lost connections, and act before an instruction of that; return whether it has so many."""
+    pool: Pool[str] = Pool(3)
+    taken(pool, "a")
+    give_back(pool, *taken(pool, "b", "c"))
+    with at_step(step, lambda: act(pool)) as done:
+        found = pool.lost({"a", "b", "c", "d"})
+    return done[0], pool, found
+
+
+def test_the_extension_may_take_a_step_at_any_instruction_of_a_look_for_what_is_lost() -> None:
+    """No lock keeps threads out that use it: no connection may come into two hands, or be closed in one."""
+
+    def take(pool: Pool[str]) -> None:
+        if not pool.frozen:
+            pool.holders.add(place := Place())
+            place.connection = pool.idle.pop()
+
+    def put_back(pool: Pool[str]) -> None:
+        if not pool.frozen:
+            (place,) = pool.holders
+            pool.holders.discard(place)
+            pool.idle.append(place.connection)
+
+    for act in (take, put_back):
+        for step in itertools.count():
+            came, pool, found = _lost_at(step, act)
+            assert found == ["d"]
+            assert sorted([*pool.idle, *(place.connection for place in pool.holders)]) == ["a", "b", "c"]
+            if not came:
+                break
+        assert step > 20
+
+
+def test_a_handler_may_use_the_pool_in_a_look_for_what_is_lost() -> None:
+    def call(pool: Pool[str]) -> None:
+        place: Place[str] = Place()
+        assert pool.take(place)
+        assert pool.lost({"a", "b", "c"}) == []
+        pool.give_back(place, reusable=True)
+
+    def hold(pool: Pool[str]) -> None:
+        assert pool.take(Place())
+
+    def end(pool: Pool[str]) -> None:
+        (place,) = pool.holders
+        pool.give_back(place, reusable=True)
+
+    for act in (call, hold, end):
+        for step in itertools.count():
+            came, pool, found = _lost_at(step, act)
+            assert (found, pool.frozen) == (["d"], False)
+            assert sorted([*pool.idle, *(place.connection for place in pool.holders)]) == ["a", "b", "c"]
+            if not came:
+                break
+        assert step > 20

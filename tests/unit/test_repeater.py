@@ -848,8 +848,8 @@ def test_what_is_not_whole_does_no_harm(bench: Bench) -> None:
     place: Any = Place()
     with pytest.raises(AttributeError):
         Repeater(None, NETWORK, 1.0).repeat(place, REQUEST, START, 4, SIZE, None)
-    for missing in ("idle", "holders", "line"):
-        pool = {"idle": [], "holders": set(), "line": ()}
+    for missing in ("idle", "holders", "line", "frozen"):
+        pool = {"idle": [], "holders": set(), "line": (), "frozen": False}
         del pool[missing]
         with pytest.raises(AttributeError, match=missing):
             Repeater(SimpleNamespace(**pool), NETWORK, 1.0).repeat(place, REQUEST, START, 4, SIZE, None)

@@ -62,7 +62,7 @@ typedef struct {
 } Repeater;
 
 /* Interned names, and the type of tracks; made once, for the life of the process. */
-static PyObject *idle_name, *holders_name, *line_name, *ready_name, *closed_name, *limit_name;
+static PyObject *idle_name, *holders_name, *line_name, *ready_name, *closed_name, *limit_name, *frozen_name;
 static PyTypeObject *track_type, *place_type;
 
 static double
@@ -405,13 +405,16 @@ close_books(Books *books)
     Py_CLEAR(books->line);
 }
 
-/* Look into the pool's books; return 0, perhaps without an error, if they are not of the types that can be changed in one
-   step. */
+/* Look into the pool's books; return 0, perhaps without an error, if they are to be left alone, or not of the types that can
+   be changed in one step. */
 static int
 open_books(Repeater *self, Books *books, PyObject *line)
 {
-    books->holders = books->line = NULL;
-    if ((books->idle = PyObject_GetAttr(self->pool, idle_name)) != NULL &&
+    PyObject *frozen = PyObject_GetAttr(self->pool, frozen_name);
+    int open = frozen == Py_False;
+    Py_XDECREF(frozen);
+    books->idle = books->holders = books->line = NULL;
+    if (open && (books->idle = PyObject_GetAttr(self->pool, idle_name)) != NULL &&
         (books->holders = PyObject_GetAttr(self->pool, holders_name)) != NULL &&
         (books->line = PyObject_GetAttr(self->pool, line)) != NULL && PyList_CheckExact(books->idle) &&
         PyAnySet_CheckExact(books->holders)) {
@@ -635,7 +638,7 @@ populate(PyObject *module)
         PyObject **name;
         const char *text;
     } names[] = {{&idle_name, "idle"}, {&holders_name, "holders"}, {&line_name, "line"}, {&ready_name, "ready"}, {&closed_name, "closed"},
-                 {&limit_name, "limit"}};
+                 {&limit_name, "limit"}, {&frozen_name, "frozen"}};
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
         if (*names[i].name == NULL && (*names[i].name = PyUnicode_InternFromString(names[i].text)) == NULL) {
             return -1;

@@ -24,10 +24,6 @@ __all__ = ["Place", "Pool", "cancel", "release"]
 C = TypeVar("C")
 
 
-class _Frozen(list[C]):
-    """Idle connections that the extension leaves alone, since it only uses lists of exactly that type."""
-
-
 class Pool(Generic[C]):
     """The books over at most `limit` connections of the type C, and over the places of calls.
 
@@ -52,12 +48,16 @@ class Pool(Generic[C]):
         The places in the line that have a `wake`.
     ended : int
         How many places were given back.
+    frozen : bool
+        Whether the C extension has to leave the books alone.
 
     Notes
     -----
-    The C extension (``_repetition/_fast.c``) uses these attributes by name: it reads `limit`, `closed` and
-    `ready`, and changes `idle`, `holders` and `line`. It does not take the lock, since each of its steps is atomic
-    under the GIL. It leaves the pool to Python unless `idle` is exactly a list and `holders` exactly a set.
+    The C extension (``_repetition/_fast.c``) uses these attributes by name: it reads `limit`, `closed`, `frozen`
+    and `ready`, and changes `idle`, `holders` and `line`. It does not take the lock, since each of its steps is
+    atomic under the GIL. So it may take a step between any two instructions here: what is read of the books in
+    one instruction must not be written back in another. It leaves the pool to Python unless `idle` is exactly a
+    list and `holders` exactly a set.
     """
 
     def __init__(self, limit: int) -> None:
@@ -68,6 +68,7 @@ class Pool(Generic[C]):
         self.line: deque[Place[C]] = deque()
         self.ready: set[Place[C]] = set()
         self.ended = 0
+        self.frozen = False
         #: The place that is being moved from the line to the holders.
         self._serving: Place[C] | None = None
 
@@ -212,12 +213,18 @@ class Pool(Generic[C]):
 
     def lost(self, connections: Iterable[C]) -> list[C]:
         """Return those of the open connections that an exception removed from the books between two steps."""
-        self.idle = _Frozen(self.idle)
-        try:
-            known = {*self.idle, *(place.connection for place in self.holders)}
-            return [connection for connection in connections if connection not in known]
-        finally:
-            self.idle = list(self.idle)
+        while True:
+            self.frozen = True
+            try:
+                # A handler that uses the pool in between moves connections either way, and may open more of them.
+                opened, known = list(connections), set(self.idle)
+                known.update([place.connection for place in list(self.holders)])
+                known.update(self.idle)
+                found = [connection for connection in opened if connection not in known]
+                if self.frozen:  # or a handler has looked for lost ones, too
+                    return found
+            finally:
+                self.frozen = False
 
     def drop_expired(self, now: float) -> C | None:
         """Remove and return the connection that was idle longest, if it has expired; the caller closes it."""
