@@ -217,7 +217,8 @@ class Pool(Generic[C]):
             self.frozen = True
             try:
                 # A handler that uses the pool in between moves connections either way, and may open more of them.
-                opened, known = list(connections), set(self.idle)
+                opened = list(connections)
+                known: set[C | None] = {*self.idle}
                 known.update([place.connection for place in list(self.holders)])
                 known.update(self.idle)
                 found = [connection for connection in opened if connection not in known]
