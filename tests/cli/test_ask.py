@@ -138,10 +138,14 @@ def test_wait_for_a_server_that_is_nowhere(run: Run) -> None:
 
 def test_stats(run: Run) -> None:
     assert run("infer", "add_sub", "--random").code == 0
+
+    def counted() -> bool:  # a moment after the answer
+        return bool(run("stats", "add_sub", "--json").json["model_stats"][0]["inference_count"])
+
+    wait_until(counted)
     header, row = run("stats", "add_sub").out.splitlines()
     assert header.split("  ")[:1] == ["model"]
     assert re.fullmatch(r"add_sub +1( +\d+){3}( +[\d.,]+){4}", row), row
-    assert run("stats", "add_sub", "--json").json["model_stats"][0]["inference_count"] > 0
     assert len(run("stats").out.splitlines()) > 20
 
 
@@ -150,9 +154,9 @@ def test_metrics(run: Run, triton_server: Any) -> None:
     assert run("infer", "digits", "--random").code == 0
     ran = run("metrics", "--metrics-url", at, "nv_inference_count")
     assert ran.out.splitlines()[0].split() == ["metric", "labels", "value"]
-    assert re.search(r"^nv_inference_count  model=digits, version=1 +[1-9]\d*$", ran.out, re.MULTILINE), (
-        ran.out
-    )
+    row = re.compile(r"^nv_inference_count  model=digits, version=1 +[1-9]\d*$", re.MULTILINE)
+    # The server counts a moment after it has answered.
+    wait_until(lambda: bool(row.search(run("metrics", "--metrics-url", at, "nv_inference_count").out)))
     samples = run("metrics", "--metrics-url", at, "model=digits", "--json").json
     assert {each["labels"]["model"] for each in samples} >= {"digits"}
     assert len(run("metrics", "--metrics-url", at).out.splitlines()) > 100
