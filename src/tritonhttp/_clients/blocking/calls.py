@@ -20,11 +20,7 @@ from ..._transport.policy import UNSET, Deadline, Moment, call_limit, seconds
 from ..._transport.pool import Place
 from ..._wire.requests import Buffer
 from ..._wire.responses import Response, StreamedResponse
-from ...errors import (
-    DeadlineExceeded,
-    InferenceServerException,
-    InvalidRequest,
-)
+from ...errors import DeadlineExceeded, InferenceServerException, InvalidRequest
 from ..base import PROBING
 from .drive import drive
 from .execution import Headers, QueryParams

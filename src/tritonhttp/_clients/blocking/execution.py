@@ -24,13 +24,7 @@ from ..._transport.pool import Place
 from ..._transport.trace import Trace
 from ..._wire.requests import Buffer
 from ..._wire.responses import Response, StreamedResponse
-from ...errors import (
-    DeadlineExceeded,
-    InferenceServerException,
-    ProtocolError,
-    ServerError,
-    TransportError,
-)
+from ...errors import DeadlineExceeded, InferenceServerException, ProtocolError, ServerError, TransportError
 from ...plugins import Request
 from ..base import ClientBase
 from ..overrides import DEBUG, undecoded

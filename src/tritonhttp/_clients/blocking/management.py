@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..._protocol import operations
 from ..._protocol.operations import Operation
 from ..._transport.policy import UNSET, Deadline, call_limit
-from ...errors import (
-    InvalidCall,
-)
+from ...errors import InvalidCall
 from ..advice import no_attribute_of_block
 from .execution import Execution, Headers, QueryParams
 from .side import guarded
