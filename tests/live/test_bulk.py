@@ -320,6 +320,36 @@ def test_rows_that_are_too_large_by_themselves_are_found(tmp_path: Path, triton_
     assert {len(text) for text in found["OUTPUT0"].to_pylist()} == {8}
 
 
+@pytest.mark.parametrize("halved", [False, True])
+def test_a_model_that_changes_in_the_middle_ends_the_run(
+    halved: bool, tmp_path: Path, triton_server: Any
+) -> None:
+    """Answers of two versions would stand in one table: also if the other answers the half of a call."""
+    calls = 0
+
+    def meddle(seen: Seen) -> tuple[int, bytes] | None:
+        nonlocal calls
+        if not seen.path.endswith("/infer"):
+            return None
+        calls += 1
+        if calls == 1:
+            return None
+        if calls == 2 and halved:
+            return 413, b"{}"
+        values = np.frombuffer(seen.body[-(64 if halved else 128) :], np.float32)
+        shape = [len(values), 1]
+        outputs = [{"name": "Y", "datatype": "FP32", "shape": shape, "data": values.tolist()}]
+        return 200, json.dumps({"model_name": "doubles", "model_version": "2", "outputs": outputs}).encode()
+
+    load(triton_server, "doubles", REFUSES, 32)
+    source = pa.table({"X": np.arange(96, dtype=np.float32)})
+    with Gateway(triton_server.url, meddle=meddle) as gateway, pytest.raises(BulkError) as raised:
+        bulk.run(source, tmp_path / "out", model="doubles", url=gateway.url, in_flight=1, progress=False)
+    assert "changed from version 1 to 2 in the middle of the run; give version=" in str(raised.value)
+    assert calls == 2 + halved
+    assert not list((tmp_path / "out").glob("*.parquet"))
+
+
 # -- exactly once --
 
 PROGRAM = """

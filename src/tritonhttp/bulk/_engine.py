@@ -189,23 +189,20 @@ class Engine:
     def _call(self, call: tuple[Chunk, slice]) -> None:
         """Carry out a call; runs on several threads."""
         chunk, rows = call
-        arrays = {name: array[rows] for name, array in chunk.arrays.items()}
         with self._state:
-            self.tally.calls += 1
             self.tally.in_flight += 1
         begun = monotonic()
         answer: Any = None
         failure: InferenceServerException | None = None
         try:
-            answer = self._plan.model(arrays, outputs=self._plan.columns.requested, **self._plan.options)
-            self._check_version(answer)
+            answer = self._ask(chunk, rows)
         except InferenceServerException as error:
             failure = error
         now = monotonic()
         with self._state:
             self.tally.in_flight -= 1
             self._tell_throttle(now, now - begun, failure)
-            if answer is not None and failure is None:
+            if failure is None:
                 chunk.answer(rows, answer)
         if failure is not None:
             self._failed(chunk, rows, failure)
@@ -213,6 +210,16 @@ class Engine:
             self._deliver()
         if self._throttle is not None:
             self._crew.grow()
+
+    def _ask(self, chunk: Chunk, rows: slice) -> Outputs:
+        """Call the model with some rows of a chunk."""
+        plan = self._plan
+        with self._state:
+            self.tally.calls += 1
+        arrays = {name: array[rows] for name, array in chunk.arrays.items()}
+        answer: Outputs = plan.model(arrays, outputs=plan.columns.requested, **plan.options)
+        self._check_version(answer)
+        return answer
 
     def _tell_throttle(self, now: float, latency: float, failure: InferenceServerException | None) -> None:
         overloaded = is_overload(failure)
@@ -251,12 +258,8 @@ class Engine:
                 with self._state:
                     chunk.fail(some.start, str(why))
             for half in reversed(_halves(some)):
-                arrays = {name: array[half] for name, array in chunk.arrays.items()}
-                self.tally.calls += 1
                 try:
-                    answer = self._plan.model(
-                        arrays, outputs=self._plan.columns.requested, **self._plan.options
-                    )
+                    answer = self._ask(chunk, half)
                 except ServerError as again:
                     if again.status() in _NOT_OF_ROWS:
                         raise
