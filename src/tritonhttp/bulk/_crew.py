@@ -66,10 +66,17 @@ class Crew(Generic[T]):
                 thread.start()  # first: Ctrl-C may come between, and only what has started can be joined
                 self._threads.add(thread)
 
+    def _stays(self, me: threading.Thread) -> bool:
+        """Whether a thread may take another item; one too many leaves, under the lock, so that not all do."""
+        with self._changed:
+            if len(self._threads) > self._limit():
+                self._threads.discard(me)
+            return me in self._threads and not self.is_over
+
     def _run(self) -> None:
         me = threading.current_thread()
         try:
-            while not self.is_over and len(self._threads) <= self._limit():
+            while self._stays(me):
                 with self._reading:
                     item = None if self.is_over else next(self._items, None)
                     if item is None or self.is_over:
