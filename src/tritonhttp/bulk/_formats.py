@@ -238,10 +238,8 @@ def _csv(file: Place) -> tuple[Any, int | None, Read]:
 def _jsonl(file: Place) -> tuple[Any, int | None, Read]:
     import pyarrow.json as lines
 
-    def parsed(content: bytes, schema: Any) -> Any:
-        options = lines.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-        if schema is None:
-            options = lines.ParseOptions()
+    def parsed(content: bytes, schema: Any, unexpected: str = "infer") -> Any:
+        options = lines.ParseOptions(explicit_schema=schema, unexpected_field_behavior=unexpected)
         block = lines.ReadOptions(block_size=max(1 << 20, len(content) + 1), use_threads=False)
         return lines.read_json(io.BytesIO(content), read_options=block, parse_options=options)
 
@@ -264,8 +262,10 @@ def _jsonl(file: Place) -> tuple[Any, int | None, Read]:
         raise InvalidRequest(f"{file.name}: no usable JSON lines: {error}") from error
 
     def read(row: int, columns: Sequence[str] | None) -> Iterator[tuple[int, Any]]:
+        # Fields that the first block does not have would be left out; that is right if the caller named others.
+        unexpected = "error" if columns is None else "ignore"
         for start, content in blocks():
-            table = parsed(content, schema)
+            table = parsed(content, schema, unexpected)
             for batch in (table if columns is None else table.select(list(columns))).to_batches():
                 yield start, batch
                 start += len(batch)

@@ -16,6 +16,9 @@ from ._sources import Fragment, Source, array_of
 
 __all__ = ["source_of"]
 
+#: Dicts that become a batch; those of the first tell the columns.
+_ROWS = 256
+
 
 def source_of(given: Any) -> Source:
     """Return the source that a caller gave.
@@ -106,7 +109,7 @@ def _batches(given: Iterable[Any]) -> Iterator[Any]:
             yield from item.to_batches()
         elif isinstance(item, Mapping):
             rows.append(item)
-            if len(rows) == 256:
+            if len(rows) == _ROWS:
                 batch = _of_rows(rows, schema)
                 schema, rows = batch.schema, []
                 yield batch
@@ -119,7 +122,15 @@ def _batches(given: Iterable[Any]) -> Iterator[Any]:
 
 
 def _of_rows(rows: list[Mapping[str, Any]], schema: Any) -> Any:
-    names = schema.names if schema is not None else list(dict.fromkeys(name for row in rows for name in row))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if schema is not None:
+        unknown = next((name for name in names if name not in schema.names), None)
+        if unknown is not None:
+            raise InvalidRequest(
+                f"column {unknown!r}: the first {_ROWS} dicts, which tell the columns, do not have it; expected"
+                f" {', '.join(schema.names)}"
+            )
+        names = schema.names
     arrays = []
     for name in names:
         values = [row.get(name) for row in rows]
