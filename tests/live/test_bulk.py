@@ -23,6 +23,8 @@ import pytest
 
 import tritonhttp
 from tritonhttp import InvalidRequest, bulk
+from tritonhttp.bulk._checkpoint import Committed, Manifest
+from tritonhttp.bulk._given import source_of
 from tritonhttp.errors import BulkError
 
 from ..clients import wait_until
@@ -525,6 +527,94 @@ def test_a_run_that_was_killed_as_it_began_goes_on(tmp_path: Path, score: Any, n
     (tmp_path / "out").mkdir()
     (tmp_path / ("out/_manifest.jsonl" if name == "out" else "out.parquet.manifest")).touch()
     assert score(tmp_path / "in.parquet", tmp_path / name).rows == ROWS
+
+
+@pytest.mark.parametrize("name", ["out", "out.parquet"])
+@pytest.mark.parametrize("at_first", [True, False])
+def test_a_run_that_is_killed_before_it_commits_a_part_leaves_nothing_of_it(
+    at_first: bool, name: str, tmp_path: Path, triton_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a model fails with may change until the run goes on: its rows are in the output or among the failed."""
+    failing = at_first
+
+    def meddle(seen: Seen) -> tuple[int, bytes] | None:
+        of_second = seen.path.endswith("/infer") and np.frombuffer(seen.body[-4:], np.float32)[0] >= 32
+        return (400, b'{"error":"not now"}') if failing and of_second else None
+
+    def killed(manifest: Manifest, part: Committed) -> None:
+        if part.number:
+            raise KeyboardInterrupt
+        commit(manifest, part)
+
+    load(triton_server, "doubles", REFUSES, 32)
+    values = np.arange(64, dtype=np.float32)
+    values[3] = -1  # so that some rows are recorded anyway
+    pq.write_table(pa.table({"X": values}), tmp_path / "in.parquet")
+    commit = Manifest.commit
+    with Gateway(triton_server.url, meddle=meddle) as gateway:
+        options: dict[str, Any] = {
+            "model": "doubles",
+            "url": gateway.url,
+            "on_error": "record",
+            "checkpoint": 32,
+            "progress": False,
+        }
+        with monkeypatch.context() as patch:
+            patch.setattr(Manifest, "commit", killed)
+            with pytest.raises(KeyboardInterrupt):
+                bulk.run(tmp_path / "in.parquet", tmp_path / name, **options)
+        failing = not at_first
+        report = bulk.run(tmp_path / "in.parquet", tmp_path / name, **options)
+    found = pq.read_table(tmp_path / name)["X"].to_pylist()
+    errors = tmp_path / ("out/_errors.jsonl" if name == "out" else f"{name}.errors.jsonl")
+    failed = [json.loads(line)["row"] for line in errors.read_text().splitlines()]
+    assert (report.rows, report.failed, report.resumed) == ((63, 1, 32) if at_first else (31, 33, 32))
+    assert found == [x for row, x in enumerate(values.tolist()) if row not in failed]
+    assert len(found) + len(failed) == 64
+
+
+def test_an_output_that_another_run_writes_to_is_not_overwritten(tmp_path: Path, score: Any) -> None:
+    def meanwhile(done: int, total: int | None) -> None:
+        with pytest.raises(InvalidRequest, match="another run writes to this output"):
+            score(path, tmp_path / "out", overwrite=True)
+
+    path = tmp_path / "in.parquet"
+    pq.write_table(table(), path)
+    for _ in range(2):
+        assert score(path, tmp_path / "out", checkpoint=64, progress=meanwhile, overwrite=True).rows == ROWS
+        assert pq.read_table(tmp_path / "out")["id"].to_pylist() == [*range(ROWS)]
+
+
+def test_an_output_that_is_gone_is_not_said_to_be_complete(tmp_path: Path, score: Any) -> None:
+    path = tmp_path / "in.parquet"
+    pq.write_table(table(), path)
+    for sink, gone in ((tmp_path / "a", "a/part-0000000.parquet"), (tmp_path / "b.csv", "b.csv")):
+        score(path, sink)
+        (tmp_path / gone).unlink()
+        with pytest.raises(BulkError, match=f"{gone}: .*committed this file, and it is gone; overwrite=True"):
+            score(path, sink)
+        assert score(path, sink, overwrite=True).rows == ROWS
+        assert (tmp_path / gone).exists()
+
+
+def test_a_function_that_leaves_rows_out_does_not_change_what_is_counted(tmp_path: Path, score: Any) -> None:
+    def some(batch: Any) -> Any:
+        return batch.slice(0, len(batch) // 2)
+
+    pq.write_table(table(), tmp_path / "in.parquet")
+    first = score(tmp_path / "in.parquet", tmp_path / "out", postprocess=some)
+    again = score(tmp_path / "in.parquet", tmp_path / "out", postprocess=some)
+    assert (first.rows, first.resumed, again.rows, again.resumed) == (ROWS, 0, ROWS, ROWS)
+    assert 0 < len(pq.read_table(tmp_path / "out")) < ROWS
+
+
+def test_a_source_that_gives_fewer_rows_than_it_said_is_an_error(
+    tmp_path: Path, score: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(table())
+    monkeypatch.setattr(source, "rows", ROWS + 1)
+    with pytest.raises(BulkError, match="the source has 701 rows, and 700 came of it"):
+        score(source, tmp_path / "out")
 
 
 def test_without_order_every_row_is_there_once(tmp_path: Path, score: Any) -> None:

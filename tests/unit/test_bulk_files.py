@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def test_a_file_that_is_not_complete_does_not_appear(tmp_path: Path) -> None:
 def test_a_line_that_was_not_written_whole_does_not_count(cut: int, tmp_path: Path) -> None:
     path = tmp_path / "lines"
     lines = Lines(place_of(path))
-    lines.open(True)
+    lines.open()
     lines.add(b"the first")
     lines.add(b"the second, longer")
     lines.close()
@@ -51,7 +52,7 @@ def test_a_line_that_was_not_written_whole_does_not_count(cut: int, tmp_path: Pa
     again = Lines(place_of(path))
     expected = [b"the first"] if cut < 29 else []
     assert again.found == expected[: 1 if cut <= 28 else 0]
-    again.open(True)
+    again.open()
     again.add(b"more")
     again.close()
     assert Lines(place_of(path)).found == [*again.found[:-1], b"more"]
@@ -59,25 +60,101 @@ def test_a_line_that_was_not_written_whole_does_not_count(cut: int, tmp_path: Pa
 
 def test_one_run_at_a_time_writes_to_an_output(tmp_path: Path) -> None:
     first, second = (Lines(place_of(tmp_path / "lines")) for _ in range(2))
-    first.open(True)
+    first.open()
     with pytest.raises(InvalidRequest, match="another run writes"):
-        second.open(True)
+        second.open()
+    first.add(b"done")
     first.close()
+    with pytest.raises(InvalidRequest, match="another run has just written"):
+        second.open()
+    again = Lines(place_of(tmp_path / "lines"))
+    again.open()
+    assert again.found == [b"done"]
+    again.clear()
+    again.add(b"anew")
+    again.close()
+    assert Lines(place_of(tmp_path / "lines")).found == [b"anew"]
 
 
 def test_a_manifest_tells_what_has_changed(tmp_path: Path) -> None:
     run = {"source": [{"name": "a", "size": 1}, {"name": "b", "size": 2}], "model": {"version": "1"}}
     manifest = Manifest(place_of(tmp_path / "m"))
-    manifest.begin(run, False)
-    manifest.commit(Committed(0, 7, 1, 0, 8))
+    manifest.open()
+    manifest.begin(run)
+    manifest.commit(Committed(0, 6, 7, 1, 0, 8))
     manifest.close()
     again = Manifest(place_of(tmp_path / "m"))
-    assert (again.is_begun, again.is_done, again.parts) == (True, False, [Committed(0, 7, 1, 0, 8)])
+    assert (again.is_begun, again.is_done, again.parts) == (True, False, [Committed(0, 6, 7, 1, 0, 8)])
     changed = {"source": [{"name": "a", "size": 3}, {"name": "c", "size": 2}], "model": {"version": "2"}}
     with pytest.raises(BulkError) as caught:
-        again.begin(changed, True)
+        again.begin(changed)
     for words in ("b is gone", "c is new", "a has changed (size)", "model version was '1' and is '2'"):
         assert words in str(caught.value)
+
+
+def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
+    lines = Lines(place_of(tmp_path / "m"))
+    lines.open()
+    lines.add(b'{"version":1,"model":"m"}')
+    lines.add(b'{"part":[0,7,1,0,8]}')
+    lines.close()
+    manifest = Manifest(place_of(tmp_path / "m"))
+    with pytest.raises(BulkError, match="the version was 1 and is 2"):
+        manifest.begin({"model": "m"})
+
+
+NUMBERS = pa.table({"x": [1, 2]})
+
+
+def write(sink: Sink, number: int, failed: int = 0) -> Committed:
+    """Write a part, as a run does before it commits it."""
+    part = sink.part(number, NUMBERS.schema)
+    for batch in NUMBERS.to_batches():
+        part.write(batch)
+    for row in range(failed):
+        part.fail({"row": row}, True)
+    part.commit()
+    return Committed(number, 2, 2, failed, 0, 2)
+
+
+@pytest.mark.parametrize("name", ["out", "out.arrow"])
+def test_what_was_written_and_not_committed_is_removed(name: str, tmp_path: Path) -> None:
+    sink = Sink(tmp_path / name)
+    sink.prepare()
+    committed = [write(sink, 0, failed=1), write(sink, 1)]
+    kept = {path for path in tmp_path.rglob("*") if path.is_file()}
+    write(sink, 2, failed=1)
+    folder = tmp_path / ("out" if name == "out" else "out.arrow.parts")
+    (folder / ".part-0000003.parquet.tmp").touch()
+    (folder / "notes.txt").touch()
+    sink.settle(committed, True, False)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*kept, folder / "notes.txt"}
+    # The run that goes on has all rows right, and fewer of them.
+    sink.finish(committed, NUMBERS.schema)
+    assert sink.errors.read() == b'{"row":0}\n'
+
+
+@pytest.mark.parametrize("name", ["out", "out.arrow"])
+def test_what_was_committed_and_is_gone_is_an_error(name: str, tmp_path: Path) -> None:
+    sink = Sink(tmp_path / name)
+    sink.prepare()
+    committed = [write(sink, 0, failed=1), write(sink, 1)]
+    for place in (sink._place_of(1), sink._errors_of(0)):
+        content = place.read()
+        place.remove()
+        with pytest.raises(BulkError, match=rf"{place.name}: .* is gone; overwrite=True begins anew"):
+            sink.settle(committed, True, False)
+        place.write(content)
+    sink.settle(committed, True, False)
+    sink.finish(committed, NUMBERS.schema)
+    sink.tidy()
+    sink.settle(committed, True, True)
+    for place in (sink.errors, sink._place_of(0) if name == "out" else sink.place):
+        content = place.read()
+        place.remove()
+        with pytest.raises(BulkError, match=rf"{place.name}: .* is gone"):
+            sink.settle(committed, True, True)
+        place.write(content)
 
 
 def test_a_function_with_other_code_is_another_one() -> None:
@@ -206,6 +283,32 @@ def test_calls_that_do_not_end_are_waited_for_once_and_not_once_each(monkeypatch
     finally:
         opened.set()
     assert not begun.acquire(timeout=0.2), "no thread begins another call"
+
+
+def test_threads_that_are_too_many_leave_one_by_one() -> None:
+    """If all of them saw at the same time that they are too many, none would be left for the other items."""
+    together = threading.Barrier(2)
+    lock, done = threading.Lock(), 0
+
+    def limit() -> int:
+        with lock:
+            if done < 2:
+                return 2
+        with suppress(threading.BrokenBarrierError):
+            together.wait(0.2)
+        return 1
+
+    def work(item: int) -> None:
+        nonlocal done
+        with lock:
+            done += 1
+            enough = done > 2
+        if not enough:
+            both.wait(60)
+
+    both = threading.Barrier(2)
+    Crew(iter(range(20)), work, limit).run(lambda: None)
+    assert done == 20
 
 
 def test_what_a_writing_thread_raises_comes_out() -> None:

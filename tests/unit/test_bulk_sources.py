@@ -15,11 +15,13 @@ import pytest
 from tritonhttp import InvalidRequest
 from tritonhttp._protocol.signature import Signature
 from tritonhttp._protocol.tensors import TensorInfo
+from tritonhttp.bulk._checkpoint import Committed
 from tritonhttp.bulk._chunks import Chunk
 from tritonhttp.bulk._columns import Columns
 from tritonhttp.bulk._given import source_of
 from tritonhttp.bulk._sinks import Sink
 from tritonhttp.bulk._sources import Piece
+from tritonhttp.errors import BulkError
 
 
 def rows_of(given: Any, columns: list[str] | None = None) -> list[dict[str, Any]]:
@@ -95,6 +97,10 @@ def test_batches_and_tables_may_be_mixed() -> None:
     [
         ([{"x": 1}, {"x": "a"}], "column 'x': rows that make no column"),
         ([{"x": number} for number in range(256)] + [{"x": "a"}], "column 'x': rows that make no column"),
+        (
+            [{"x": number} for number in range(256)] + [{"x": 1, "y": 1}],
+            "column 'y': the first 256 dicts, which tell the columns, do not have it; expected x",
+        ),
         ([1, 2], "expected dicts or record batches in the iterable, got int"),
         ({}, "got dict"),
         (7, "got int"),
@@ -103,6 +109,15 @@ def test_batches_and_tables_may_be_mixed() -> None:
 def test_what_makes_no_rows_is_refused(given: Any, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         rows_of(given)
+
+
+def test_a_field_that_comes_late_in_json_lines_is_refused_unless_others_are_wanted(tmp_path: Path) -> None:
+    lines = ['{"x": 1, "text": "' + "a" * 1000 + '"}'] * 2000 + ['{"x": 2, "text": "", "y": 1}']
+    path = tmp_path / "in.jsonl"
+    path.write_text("\n".join(lines))
+    with pytest.raises(BulkError, match=r"in\.jsonl: cannot be read from row \d+ on: .*unexpected field"):
+        rows_of(path)
+    assert sum(row["x"] for row in rows_of(path, ["x"])) == 2002
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -160,7 +175,7 @@ def written(path: Path, table: Any) -> Path:
     for batch in table.to_batches():
         part.write(batch)
     part.commit()
-    sink.finish([(0, len(table), 0)], table.schema)
+    sink.finish([Committed(0, len(table), len(table), 0, 0, 0)], table.schema)
     return path
 
 

@@ -13,14 +13,21 @@ from ._places import Lines, Place
 
 __all__ = ["Committed", "Manifest", "described"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 class Committed(NamedTuple):
-    """A part: its number, its rows and failed rows, and the place in the source behind it."""
+    """A part of an output, and the place in the source behind it.
+
+    Attributes
+    ----------
+    rows, computed, failed : int
+        Rows in its file, rows of the source that they are for, and rows of the source that failed.
+    """
 
     number: int
     rows: int
+    computed: int
     failed: int
     fragment: int
     row: int
@@ -43,6 +50,8 @@ class Manifest:
         self.is_done = False
         found = [orjson.loads(line) for line in self._lines.found]
         self._run: Mapping[str, Any] | None = found[0] if found else None
+        if self._run is None or self._run.get("version") != _VERSION:
+            return
         for entry in found[1:]:
             if "done" in entry:
                 self.is_done = True
@@ -54,8 +63,17 @@ class Manifest:
         """Whether a run has begun."""
         return self._run is not None
 
-    def begin(self, run: Mapping[str, Any], resume: bool) -> None:
-        """Begin a run, or go on with the one that is there.
+    def open(self) -> None:
+        """Open the file for this run alone; see `Lines.open`."""
+        self._lines.open()
+
+    def clear(self) -> None:
+        """Forget what was committed."""
+        self._lines.clear()
+        self._run, self.parts, self.is_done = None, [], False
+
+    def begin(self, run: Mapping[str, Any]) -> None:
+        """Go on with the run that is there, or begin it.
 
         Raises
         ------
@@ -63,18 +81,15 @@ class Manifest:
             If that one was another: says what has changed.
         """
         run = {"version": _VERSION, **run}
-        if resume and self._run is not None:
+        if self._run is None:
+            self._lines.add(orjson.dumps(run))
+        else:
             changes = _changes(self._run, orjson.loads(orjson.dumps(run)))
             if changes:
                 raise BulkError(
                     f"{self._place.name}: cannot go on, since this is another run than the one that was begun:"
                     f" {'; '.join(changes)}. Undo the change, or begin anew with overwrite=True"
                 )
-            self._lines.open(True)
-            return
-        self.parts, self.is_done = [], False
-        self._lines.open(False)
-        self._lines.add(orjson.dumps(run))
 
     def commit(self, part: Committed) -> None:
         """Add a part."""

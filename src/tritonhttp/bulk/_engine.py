@@ -97,7 +97,11 @@ class Engine:
         self, plan: Plan, manifest: Manifest, patience: Any, tell: Callable[[Tally], object]
     ) -> None:
         self._plan, self._manifest, self._patience, self._tell = plan, manifest, patience, tell
-        self.tally = Tally()
+        self.tally = Tally(
+            rows=sum(part.computed for part in manifest.parts),
+            failed=sum(part.failed for part in manifest.parts),
+        )
+        self.tally.resumed = self.tally.rows + self.tally.failed
         self._throttle = Throttle(plan.most, _START) if plan.in_flight == "auto" else None
         self._limit = plan.batch_size
         self._version: str | None = None
@@ -114,11 +118,14 @@ class Engine:
         self._next = len(manifest.parts)
 
     def run(self) -> None:
-        """Compute all rows that are not committed, and commit them."""
-        plan, parts = self._plan, self._manifest.parts
-        self.tally.resumed = sum(part.rows + part.failed for part in parts)
-        self.tally.rows = sum(part.rows for part in parts)
-        self.tally.failed = sum(part.failed for part in parts)
+        """Compute all rows that are not committed, and commit them.
+
+        Raises
+        ------
+        BulkError
+            If the source has given another number of rows than it said that it has.
+        """
+        plan, parts, tally = self._plan, self._manifest.parts, self.tally
         self._tell(self.tally)
         start = (parts[-1].fragment, parts[-1].row) if parts else (0, 0)
         found = ahead(self._prepared(*start), _AHEAD)
@@ -139,6 +146,11 @@ class Engine:
             raise
         finally:
             closed(found)
+        if plan.source.rows not in (None, tally.rows + tally.failed):
+            raise BulkError(
+                f"the source has {plan.source.rows:,} rows, and {tally.rows + tally.failed:,} came of it: it has"
+                " changed in the middle of the run"
+            )
 
     # -- reading --
 
@@ -332,7 +344,9 @@ class Engine:
     def _commit(self, number: int) -> None:
         part = self._parts.pop(number)
         part.commit()
-        self._manifest.commit(Committed(number, part.rows, part.failed, *self._places.pop(number)))
+        self._manifest.commit(
+            Committed(number, part.rows, part.computed, part.failed, *self._places.pop(number))
+        )
         del self._expected[number], self._written[number]
         self._next += 1
         self.tally.rows += part.computed

@@ -110,6 +110,12 @@ class Place:
         with self.system.open_input_stream(self.path) as stream:
             return bytes(stream.read())
 
+    def children(self) -> list[Place]:
+        """Return the files right below, also those that are hidden."""
+        found = self.system.get_file_info(filesystems.FileSelector(self.path, allow_not_found=True))
+        names = (each.base_name for each in found if each.type == filesystems.FileType.File)
+        return [self / name for name in names]
+
     def make_folder(self) -> None:
         """Make the folder, and those above it."""
         self.system.create_dir(self.path, recursive=True)
@@ -182,32 +188,44 @@ class Lines:
                 break
             self.found.append(rest)
             whole += len(line)
-        self._whole, self._kept = whole, content[:whole]
+        self._seen, self._kept = content, content[:whole]
 
-    def open(self, keep: bool) -> None:
-        """Open the file for more lines, once; without `keep` the lines that are there go.
+    def open(self) -> None:
+        """Open the file for more lines, once.
 
         Raises
         ------
         InvalidRequest
-            If another process has it open.
+            If another process has it open, or has written to it since it was read.
         """
-        if not keep:
-            self.found, self._whole, self._kept = [], 0, b""
         if not self._place.is_local:
             return
         new = not self._place.exists()
-        self._file = open(self._place.path, "r+b" if not new else "x+b")  # noqa: SIM115  closed by `close`
+        self._file = open(self._place.path, "a+b")  # noqa: SIM115  closed by `close`
         try:
             _lock(self._file)
         except OSError:
-            self._file.close()
+            self.close()
             raise InvalidRequest(f"{self._place.name}: another run writes to this output") from None
-        self._file.truncate(self._whole)
-        self._file.seek(self._whole)
-        os.fsync(self._file.fileno())
+        self._file.seek(0)
+        if self._file.read() != self._seen:
+            self.close()
+            raise InvalidRequest(f"{self._place.name}: another run has just written to this output")
+        self._cut()
         if new:
             _sync_folder(self._place.path.rpartition("/")[0])
+
+    def clear(self) -> None:
+        """Remove all lines."""
+        self.found, self._kept = [], b""
+        if self._file is not None:
+            self._cut()
+
+    def _cut(self) -> None:
+        """Cut the file behind the lines that count."""
+        assert self._file is not None
+        self._file.truncate(len(self._kept))
+        os.fsync(self._file.fileno())
 
     def add(self, line: bytes) -> None:
         """Add a line; it is there for good when this returns."""

@@ -212,7 +212,7 @@ def run(
             ordered=bool(ordered),
             on_error=on_error,
             checkpoint=None if checkpoint is None else positive(checkpoint, "checkpoint"),
-            needed=None if preprocess is not None else _needed(rows.schema, columns),
+            needed=None if preprocess is not None or keep is None else _needed(rows.schema, columns),
             preprocess=preprocess,
             postprocess=postprocess,
             options={"idempotent": True, **(options or {})},
@@ -252,34 +252,33 @@ def _carried_out(
     onward: str,
 ) -> Report:
     sink, name = plan.sink, plan.model.name
-    if overwrite:
-        sink.clear()
     manifest = Manifest(sink.manifest)
-    if not manifest.is_begun and sink.is_used():
+    if not overwrite and not manifest.is_begun and sink.is_used():
         raise InvalidRequest(
             f"{sink.place.name}: there is an output already, which no run has begun: overwrite=True replaces it"
         )
-    if manifest.is_begun and not resume:
+    if not overwrite and manifest.is_begun and not resume:
         raise InvalidRequest(
             f"{sink.place.name}: an earlier run has {'made' if manifest.is_done else 'begun'} this output:"
             " resume=True goes on with it, overwrite=True begins anew"
         )
     try:
         sink.prepare()
-        manifest.begin(state, resume)
+        manifest.open()
+        if overwrite:
+            manifest.clear()
+            sink.clear()
+        manifest.begin(state)
+        sink.settle(manifest.parts, plan.on_error == "record", manifest.is_done)
         with shown(progress, name, plan.source.rows) as tell:
             engine = Engine(plan, manifest, patience, tell)
             if not manifest.is_done:
                 engine.run()
-                sink.finish([(part.number, part.rows, part.failed) for part in manifest.parts], plan.schema)
+                sink.finish(manifest.parts, plan.schema)
                 manifest.end()
-            else:
-                engine.tally.rows = sum(part.rows for part in manifest.parts)
-                engine.tally.failed = sum(part.failed for part in manifest.parts)
-                engine.tally.resumed = engine.tally.rows + engine.tally.failed
         sink.tidy()
     except KeyboardInterrupt:
-        done = sum(part.rows + part.failed for part in manifest.parts)
+        done = sum(part.computed + part.failed for part in manifest.parts)
         words = f"interrupted with {done:,} rows committed to {sink.place.name}; {onward} goes on from there"
         logger.warning("%s: %s", name, words)
         raise KeyboardInterrupt(words) from None

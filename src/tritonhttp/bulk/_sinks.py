@@ -7,16 +7,18 @@ beside it meanwhile.
 from __future__ import annotations
 
 import contextlib
+import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, Protocol
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
-from ..errors import InvalidRequest
+from ..errors import BulkError, InvalidRequest
 from ._arrow import dtype_of
+from ._checkpoint import Committed
 from ._formats import IMAGES, KINDS
 from ._places import Place, place_of
 
@@ -24,6 +26,8 @@ __all__ = ["Part", "Sink"]
 
 #: A row group of Parquet is written when so many rows or bytes are there.
 _GROUP_ROWS, _GROUP_BYTES = 1 << 16, 16 << 20
+#: The name of a part's file, or of its failed rows; also while it is being written.
+_OF_PART = re.compile(r"\.?(part|errors)-\d{7,}\.\w+(\.tmp)?")
 
 
 class Writer(Protocol):
@@ -66,15 +70,46 @@ class Sink:
         return bool(self.place.files()) if self.kind == "folder" else self.place.exists()
 
     def clear(self) -> None:
-        """Remove what an earlier run has left."""
-        files = [Place(self.place.system, each.path, "") for each in self._files()]
-        for place in (self.manifest, self.parts, self.errors, *files):
-            place.remove()
-
-    def _files(self) -> list[Any]:
+        """Remove what an earlier run has left, but for its manifest."""
+        self.settle((), False, False)
+        self.errors.remove()
         if self.kind != "folder":
-            return [self.place.info()] if self.place.exists() else []
-        return [each for each in self.place.files() if each.path.rpartition("/")[2].startswith("part-")]
+            self.place.remove()
+
+    def settle(self, committed: Sequence[Committed], recorded: bool, is_done: bool) -> None:
+        """Remove what a run has written and not committed, before it was killed.
+
+        Parameters
+        ----------
+        committed : sequence of Committed
+        recorded : bool
+            Whether failed rows are recorded.
+        is_done : bool
+            Whether the output is complete.
+
+        Raises
+        ------
+        BulkError
+            If something that was committed is gone.
+        """
+        folder = self.place if self.kind == "folder" else self.parts
+        parts = [self._place_of(part.number) for part in committed if part.rows]
+        errors = [self._errors_of(part.number) for part in committed if recorded and part.failed]
+        if is_done:
+            errors = [self.errors] if errors else []
+            parts = parts if self.kind == "folder" else [self.place]
+        there = {each.path: each for each in (*folder.children(), *self.parts.children())}
+        for place in (*parts, *errors):
+            if place.path not in there and not place.exists():
+                raise BulkError(
+                    f"{place.name}: an earlier run has committed this file, and it is gone; overwrite=True begins"
+                    " anew"
+                )
+            there.pop(place.path, None)
+        if not is_done:
+            for place in there.values():
+                if _OF_PART.fullmatch(place.path.rpartition("/")[2]):
+                    place.remove()
 
     def prepare(self) -> None:
         """Make the folders."""
@@ -86,35 +121,39 @@ class Sink:
 
     def part(self, number: int, schema: Any) -> Part:
         """Begin a part."""
+        place, errors = self._place_of(number), self._errors_of(number)
         if self.kind == "folder":
-            place = self.place / f"part-{number:07}.parquet"
-            return Part(place, lambda stream: _Parquet(stream, schema), self._errors_of(number))
-        place = self.parts / f"part-{number:07}.arrow"
-        return Part(place, lambda stream: _Arrow(pa.ipc.new_file(stream, schema)), self._errors_of(number))
+            return Part(place, lambda stream: _Parquet(stream, schema), errors)
+        return Part(place, lambda stream: _Arrow(pa.ipc.new_file(stream, schema)), errors)
+
+    def _place_of(self, number: int) -> Place:
+        if self.kind == "folder":
+            return self.place / f"part-{number:07}.parquet"
+        return self.parts / f"part-{number:07}.arrow"
 
     def _errors_of(self, number: int) -> Place:
         return self.parts / f"errors-{number:07}.jsonl"
 
-    def finish(self, parts: list[tuple[int, int, int]], schema: Any) -> None:
-        """Make the output of its parts: the number, rows and failed rows of each."""
-        if any(self._errors_of(number).exists() for number, _, failed in parts if failed):
+    def finish(self, parts: Sequence[Committed], schema: Any) -> None:
+        """Make the output of its parts."""
+        if any(self._errors_of(part.number).exists() for part in parts if part.failed):
             with self.errors.written() as stream:
-                for number, _, _ in parts:
-                    stream.write(self._errors_of(number).read())
+                for part in parts:
+                    stream.write(self._errors_of(part.number).read())
         if self.kind != "folder":
-            rows = sum(rows for _, rows, _ in parts)
+            rows = sum(part.rows for part in parts)
             with self.place.written() as stream:
 
                 def batches() -> Iterator[Any]:
-                    for number, some, _ in parts:
-                        if some:
-                            yield from _read(self.parts / f"part-{number:07}.arrow")
+                    for part in parts:
+                        if part.rows:
+                            yield from _read(self._place_of(part.number))
 
                 _WRITE.get(self.kind, _one_after_the_other(self.kind))(stream, schema, rows, batches)
-        elif not any(rows for _, rows, _ in parts):
-            part = self.part(0, schema)
-            part.open()
-            part.commit()
+        elif not any(part.rows for part in parts):
+            empty = self.part(0, schema)
+            empty.open()
+            empty.commit()
 
     def tidy(self) -> None:
         """Remove the parts of a finished output."""
