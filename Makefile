@@ -39,7 +39,7 @@ test: export TRITONHTTP_IMPL ?= $(shell command -v cc >/dev/null && echo c)
 # numpy's library for linear algebra would start threads in each of the many processes.
 test: export OPENBLAS_NUM_THREADS = 1
 test: | $(BIN)/python ## everything that must pass: lint, types, and the tests below
-	$(MAKE) --no-print-directory $(BESIDE) triton adversity live-others unit signals cli types programs live-api lint
+	$(MAKE) --no-print-directory $(BESIDE) triton adversity live-others cli unit signals live-api types programs lint
 
 # The tests' own Triton, which they would otherwise make when they need it, and say why where it cannot be made. It needs
 # nothing but the interpreter.
