@@ -192,13 +192,7 @@ class Columns:
                 raise self._no_column(name, column, names)
             what = f"model {self._model!r}: input {name!r}, column {column!r}"
             check_type(input_schema.field(column).type, info.datatype, info.shape[1:], what, self._cast)
-        kept = names if self._keep is None else self._keep
-        for column in kept:
-            if column not in names:
-                raise InvalidRequest(
-                    f"keep: there is no column {column!r}; there are {names}{ask(column, names)}"
-                )
-        fields = [*map(input_schema.field, kept), *self.outputs.values()]
+        fields = [*map(input_schema.field, self.kept(names)), *self.outputs.values()]
         twice = [name for name, count in Counter(field.name for field in fields).items() if count > 1]
         if twice:
             raise self._refusal(

@@ -212,7 +212,7 @@ def run(
             ordered=bool(ordered),
             on_error=on_error,
             checkpoint=None if checkpoint is None else positive(checkpoint, "checkpoint"),
-            needed=None if preprocess is not None or keep is None else _needed(rows.schema, columns),
+            needed=None if preprocess is not None or keep is None else columns.reads(rows.schema.names),
             preprocess=preprocess,
             postprocess=postprocess,
             options={"idempotent": True, **(options or {})},
@@ -330,12 +330,6 @@ def _client(
     patience = Patience(retry if retry is not None else Retry(attempts=1))
     with InferenceServerClient(url, concurrency=most, retry=patience, **options) as client:
         yield client, patience, most
-
-
-def _needed(schema: Any, columns: Columns) -> list[str]:
-    """Return the columns of a source that are read."""
-    kept = set(columns.kept(schema.names)) | set(columns.inputs)
-    return [name for name in schema.names if name in kept]
 
 
 def _schema(source: Source, columns: Columns, preprocess: Any, postprocess: Any) -> Any:

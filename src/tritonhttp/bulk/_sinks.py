@@ -77,7 +77,7 @@ class Sink:
             self.place.remove()
 
     def settle(self, committed: Sequence[Committed], recorded: bool, is_done: bool) -> None:
-        """Remove what a run has written and not committed, before it was killed.
+        """See that what was committed is there, and remove what a run had written besides when it was killed.
 
         Parameters
         ----------
@@ -92,13 +92,13 @@ class Sink:
         BulkError
             If something that was committed is gone.
         """
-        folder = self.place if self.kind == "folder" else self.parts
+        folders = [self.place, self.parts] if self.kind == "folder" else [self.parts]
         parts = [self._place_of(part.number) for part in committed if part.rows]
         errors = [self._errors_of(part.number) for part in committed if recorded and part.failed]
         if is_done:
             errors = [self.errors] if errors else []
             parts = parts if self.kind == "folder" else [self.place]
-        there = {each.path: each for each in (*folder.children(), *self.parts.children())}
+        there = {each.path: each for folder in folders for each in folder.children()}
         for place in (*parts, *errors):
             if place.path not in there and not place.exists():
                 raise BulkError(
