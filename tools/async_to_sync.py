@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "tritonhttp" / "_clients"
 #: Modules in `blocking/` that are generated, each from the module of the same name in `awaited/`.
-MADE = ("calls.py", "drive.py", "execution.py", "management.py", "model.py", "stream.py")
+MADE = ("calls.py", "drive.py", "execution.py", "inspection.py", "management.py", "model.py", "stream.py")
 
 #: The module of `blocking/` whose `async_infer` has parts of the source's `infer`, and what encloses them in both.
 SHARED = "client.py"
